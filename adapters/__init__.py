@@ -1,0 +1,7 @@
+"""Small sets of tensors that are added to a frozen backbone: modules, injection, storage."""
+
+if __name__ != "medsam_app.adapters":
+    raise ImportError(
+        "This folder is a part of medsam_app and is imported as 'medsam_app.adapters', "
+        f"not as '{__name__}'."
+    )

@@ -1,0 +1,75 @@
+"""Errors that a user can cause and mend.
+
+Every message is one sentence or two that says what it was about, what was got, what was wanted and
+what to do next. The command line prints the message and exits with status 2; the browser shows it.
+
+    MedsamError
+    ├── VolumeError        a file or folder that cannot be used as a volume
+    │   └── SeriesChoice   it holds several series or frames: one must be chosen (carries the choices)
+    ├── GridMismatch       a mask and an image that do not lie on the same grid
+    ├── PromptError        a prompt that makes no sense on this volume
+    ├── PromptFileError    a prompt file that cannot be read or does not belong to this image
+    ├── ModelError         an unknown model, or weights that do not fit it
+    ├── SaveError          an output that could not be written or did not read back as written
+    └── SettingsError      an option or a setting out of its range
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class MedsamError(Exception):
+    """Base of every error that is the input's fault, not the program's."""
+
+
+class VolumeError(MedsamError):
+    """A file or folder that cannot be used as a volume."""
+
+
+class SeriesChoice(VolumeError):
+    """Several series, frames or channels were found and none was chosen.
+
+    Attributes:
+        option: name of the keyword argument of `load_volume` that makes the choice
+            ("series", "frame" or "channel").
+        choices: (value, description) pairs that may be given for it.
+    """
+
+    def __init__(self, message: str, *, option: str, choices: Sequence[tuple[str, str]]) -> None:
+        super().__init__(message)
+        self.option = option
+        self.choices = list(choices)
+
+
+class GridMismatch(MedsamError):
+    """A mask and an image that do not lie on the same grid."""
+
+
+class PromptError(MedsamError):
+    """A prompt that makes no sense on this volume."""
+
+
+class PromptFileError(MedsamError):
+    """A prompt file that cannot be read or does not belong to this image."""
+
+
+class ModelError(MedsamError):
+    """An unknown model, or weights that do not fit it."""
+
+
+class SaveError(MedsamError):
+    """An output that could not be written, or did not read back as written."""
+
+
+class SettingsError(MedsamError):
+    """An option or a setting out of its range."""
+
+
+def unknown_name(what: str, name: str, valid: Iterable[str]) -> str:
+    """Sentence for an unknown name: the valid ones and, where one is near, the closest."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"There is no {what} '{name}'.{hint} Known: {', '.join(names)}."

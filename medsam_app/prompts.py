@@ -1,0 +1,138 @@
+"""What a user says about an object: points, boxes and masks.
+
+Coordinates are voxel indices (i, j, k) of the file, in the file's own axis order. Prompts are
+immutable; a list of them, in order, determines a mask.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from medsam_app.errors import PromptError
+from medsam_app.geometry import Grid
+
+Coordinates = tuple[float, float, float]
+
+
+class _Prompt(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Point(_Prompt):
+    """A click: inside the object (positive) or outside it."""
+
+    kind: Literal["point"] = "point"
+    coordinates: Coordinates
+    positive: bool = True
+
+
+class Box(_Prompt):
+    """A box around the object, corners included.
+
+    A box whose corners agree along one axis lies on that slice: it bounds the object within the
+    slice and says nothing about its extent across.
+    """
+
+    kind: Literal["box"] = "box"
+    lower: Coordinates
+    upper: Coordinates
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sort_corners(cls, values: object) -> object:
+        if isinstance(values, dict) and "lower" in values and "upper" in values:
+            lower, upper = values["lower"], values["upper"]
+            if len(lower) == 3 == len(upper):
+                pairs = [sorted((a, b)) for a, b in zip(lower, upper, strict=True)]
+                values = values | {"lower": tuple(p[0] for p in pairs), "upper": tuple(p[1] for p in pairs)}
+        return values
+
+    @property
+    def slice_axis(self) -> int | None:
+        """The axis across which the box has no extent, or None for a 3D box."""
+        flat = [axis for axis in range(3) if round(self.lower[axis]) == round(self.upper[axis])]
+        return flat[0] if len(flat) == 1 else None
+
+
+class MaskPrompt(_Prompt):
+    """A mask to start from or to refine, stored within the bounding box of its voxels.
+
+    Attributes:
+        shape: voxels of the whole volume along (i, j, k).
+        start, stop: corners of the bounding box, `stop` excluded.
+        packed: base64 of the zlib-compressed bits inside the box, in C order.
+    """
+
+    kind: Literal["mask"] = "mask"
+    shape: tuple[int, int, int]
+    start: tuple[int, int, int]
+    stop: tuple[int, int, int]
+    packed: str
+
+    @classmethod
+    def from_array(cls, mask: NDArray) -> MaskPrompt:
+        """Pack an (i, j, k) array; voxels that are not zero are inside.
+
+        Raises:
+            PromptError: the array is not 3D or has no voxel inside.
+        """
+        if mask.ndim != 3:
+            raise PromptError(f"A mask prompt must be 3D (i, j, k); got {mask.ndim}D.")
+        inside = np.asarray(mask) != 0
+        spans = [np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+        if not all(len(span) for span in spans):
+            raise PromptError("The mask given as a prompt is empty; give a mask with at least one voxel inside.")
+        start = tuple(int(span[0]) for span in spans)
+        stop = tuple(int(span[-1]) + 1 for span in spans)
+        box = inside[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+        packed = base64.b64encode(zlib.compress(np.packbits(box).tobytes(), 9)).decode()
+        return cls(shape=tuple(int(n) for n in mask.shape), start=start, stop=stop, packed=packed)  # type: ignore[arg-type]
+
+    def to_array(self) -> NDArray[np.bool_]:
+        """The whole mask, (i, j, k) booleans."""
+        mask = np.zeros(self.shape, dtype=bool)
+        size = tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
+        count = int(np.prod(size))
+        limit = (count + 7) // 8
+        raw = zlib.decompressobj().decompress(base64.b64decode(self.packed), limit)
+        if len(raw) != limit:
+            raise PromptError(f"A mask prompt of {size} voxels is cut short; write the prompt file again.")
+        bits = np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=count).astype(bool)
+        mask[tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))] = bits.reshape(size)
+        return mask
+
+
+Prompt = Annotated[Point | Box | MaskPrompt, Field(discriminator="kind")]
+
+
+def check_prompts(prompts: Sequence[Point | Box | MaskPrompt], grid: Grid) -> None:
+    """Raise `PromptError` for the first prompt that does not lie on the grid."""
+    for number, prompt in enumerate(prompts, start=1):
+        if isinstance(prompt, MaskPrompt):
+            if prompt.shape != tuple(grid.shape):
+                raise PromptError(
+                    f"Prompt {number} is a mask of shape {prompt.shape}, but the image has shape "
+                    f"{tuple(grid.shape)}; give a mask on the image's own grid."
+                )
+            continue
+        corners = [prompt.coordinates] if isinstance(prompt, Point) else [prompt.lower, prompt.upper]
+        for corner in corners:
+            if not grid.contains(corner):
+                last = tuple(n - 1 for n in grid.shape)
+                what = "point" if isinstance(prompt, Point) else "box corner"
+                raise PromptError(
+                    f"Prompt {number}, a {what} at {format_voxel(corner)}, lies outside the image, "
+                    f"whose voxels run from (0, 0, 0) to {last}; click inside the image."
+                )
+
+
+def format_voxel(coordinates: Sequence[float]) -> str:
+    """Voxel indices for a message: '(12, 7.5, 30)'."""
+    return "(" + ", ".join(f"{value:g}" for value in coordinates) + ")"

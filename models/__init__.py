@@ -1,0 +1,7 @@
+"""The SAM backbones: modules, the table of models and the embedded weights."""
+
+if __name__ != "medsam_app.models":
+    raise ImportError(
+        "This folder is a part of medsam_app and is imported as 'medsam_app.models', "
+        f"not as '{__name__}'."
+    )
