@@ -44,7 +44,7 @@ MODELS: dict[str, ModelEntry] = {
             summary="3D SAM for two CPU cores; embedded, works offline",
             licence="CC-BY-SA-4.0",
             file="sam3d_tiny.safetensors",
-            sha256="",
+            sha256="d6bb47fb5af21ecefdabd6ed60bcc3b61683eed576ee8ae62e421e94bdcbc573",
             reference="3DSAM-adapter (arXiv:2306.13465); Segment Anything (arXiv:2304.02643)",
         ),
     ]

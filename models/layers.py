@@ -1,0 +1,138 @@
+"""Building blocks of the 3D SAM: norms, convolutions, attention and the spatial adapter.
+
+Tensors are channels first, (B, C, X, Y, Z), or token sequences, (B, N, C).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SpatialAdapter(nn.Module):
+    """Bottleneck with a depth-wise 3x3x3 convolution between its two projections.
+
+    The light adapter of 3DSAM-adapter (Gong et al., arXiv:2306.13465): it lets tokens see their
+    neighbours in space, and so also tells the attention where a token is. The up-projection starts at
+    zero, so that a fresh adapter changes nothing.
+
+    Args:
+        dim: width of the tokens.
+        bottleneck: width between the projections.
+    """
+
+    def __init__(self, dim: int, bottleneck: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(dim, bottleneck)
+        self.conv = nn.Conv3d(bottleneck, bottleneck, 3, padding=1, groups=bottleneck)
+        self.up = nn.Linear(bottleneck, dim)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Map (B, N, C) tokens, laid out on `grid` in C order, to (B, N, C)."""
+        x = F.relu(self.down(tokens))
+        x = x.transpose(1, 2).unflatten(2, grid)
+        x = F.relu(self.conv(x)).flatten(2).transpose(1, 2)
+        return tokens + self.up(x)
+
+
+class Attention(nn.Module):
+    """Multi-head attention through scaled_dot_product_attention; queries and keys may differ."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, query: Tensor, memory: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Attend from (B, N, C) to (B, M, C); `keep` (B, M) is False for padding."""
+        q = self.q(query).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        k, v = self.kv(memory).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mask = None if keep is None else keep[:, None, None, :]
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(x.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Sequential):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, dim: int, hidden: int, out: int | None = None) -> None:
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, out or dim))
+
+
+class Block(nn.Module):
+    """Transformer block preceded by a spatial adapter, as in 3DSAM-adapter."""
+
+    def __init__(self, dim: int, heads: int, adapter_dim: int) -> None:
+        super().__init__()
+        self.adapter = SpatialAdapter(dim, adapter_dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.attention = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, 4 * dim)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        tokens = self.adapter(tokens, grid)
+        x = self.norm1(tokens)
+        tokens = tokens + self.attention(x, x)
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class TwoWayBlock(nn.Module):
+    """SAM's two-way block: tokens attend to themselves and to the image, the image to the tokens."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.self_attention = Attention(dim, heads)
+        self.to_image = Attention(dim, heads)
+        self.to_tokens = Attention(dim, heads)
+        self.mlp = Mlp(dim, 2 * dim)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(5))
+
+    def forward(self, tokens: Tensor, image: Tensor, position: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        """Update (B, T, C) tokens, of which `keep` (B, T) are real, and (B, N, C) image features."""
+        x = self.norms[0](tokens)
+        tokens = tokens + self.self_attention(x, x, keep)
+        tokens = tokens + self.to_image(self.norms[1](tokens), self.norms[2](image) + position)
+        tokens = tokens + self.mlp(self.norms[3](tokens))
+        image = image + self.to_tokens(self.norms[2](image) + position, self.norms[4](tokens), keep)
+        return tokens, image
+
+
+class ConvNorm(nn.Sequential):
+    """3x3x3 convolution, group norm over all channels of a group of eight, SiLU."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv3d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False),
+            nn.GroupNorm(max(1, channels_out // 8), channels_out),
+            nn.SiLU(),
+        )
+
+
+class Residual(nn.Module):
+    """Two convolutions around a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = ConvNorm(channels, channels)
+        self.second = nn.Conv3d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(self.first(x))
+
+
+def resize_like(x: Tensor, target: Tensor) -> Tensor:
+    """Trilinear resize of (B, C, ...) to the spatial size of `target`."""
+    return F.interpolate(x, size=target.shape[2:], mode="trilinear", align_corners=False)
+
+
+def depth_to_space(x: Tensor) -> Tensor:
+    """Rearrange (B, 8 C, X, Y, Z) to (B, C, 2X, 2Y, 2Z)."""
+    b, c, i, j, k = x.shape
+    x = x.reshape(b, c // 8, 2, 2, 2, i, j, k).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.reshape(b, c // 8, 2 * i, 2 * j, 2 * k)

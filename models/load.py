@@ -1,0 +1,95 @@
+"""Loading a model by name, and choosing where it runs."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from medsam_app.errors import ModelError, SettingsError
+from medsam_app.models.sam3d import Sam3D, build_sam3d_tiny
+from medsam_app.models.table import DEFAULT_MODEL, model_entry
+
+_BUILDERS = {"sam3d_tiny": build_sam3d_tiny}
+
+
+def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
+    """Where to run, and a sentence that says so.
+
+    Args:
+        wanted: 'auto', or a device of torch: 'cpu', 'cuda', 'cuda:1', 'mps'.
+
+    Raises:
+        SettingsError: the device does not exist here.
+    """
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda"), f"Using the GPU {torch.cuda.get_device_name()}."
+        threads = torch.get_num_threads()
+        return torch.device("cpu"), f"Using the CPU with {threads} threads (no CUDA device found)."
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise SettingsError(f"There is no device '{wanted}'; give auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SettingsError(f"Device '{wanted}' was asked for, but torch sees no CUDA device; give cpu or auto.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SettingsError(
+            f"Device '{wanted}' was asked for, but there are {torch.cuda.device_count()} CUDA devices."
+        )
+    return device, f"Using {device}, as asked."
+
+
+def fast_dtype(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the device multiplies it faster than float32, else None."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if fast else None
+    return None
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_model(name: str = DEFAULT_MODEL, *, device: torch.device | str = "cpu") -> Sam3D:
+    """A model ready to predict.
+
+    Raises:
+        ModelError: unknown name, or weights that are missing, damaged or of another architecture.
+    """
+    entry = model_entry(name)
+    if not entry.path.is_file():
+        raise ModelError(f"The weights of '{name}' are missing at {entry.path}; install the package again.")
+    found = sha256_of(entry.path)
+    if found != entry.sha256:
+        raise ModelError(
+            f"The weights of '{name}' at {entry.path} have sha256 {found[:12]}… instead of "
+            f"{entry.sha256[:12]}…; install the package again."
+        )
+    model = _BUILDERS[name]()
+    weights = {key: tensor.float() for key, tensor in load_file(entry.path).items()}
+    result = model.load_state_dict(weights, strict=False)
+    wrong = sorted([*result.missing_keys, *result.unexpected_keys])
+    if wrong:
+        raise ModelError(
+            f"The weights at {entry.path} do not fit '{name}': {len(wrong)} entries differ, first {wrong[0]}."
+        )
+    return prepare(model, name=name, sha256=found, device=torch.device(device))
+
+
+def prepare(model: Sam3D, *, name: str, sha256: str, device: torch.device) -> Sam3D:
+    """Put a model in the state the predictor wants: evaluation, no gradients, fast layout and type."""
+    model.model_id, model.weights_sha256 = name, sha256
+    model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last_3d)
+    model.amp_dtype = fast_dtype(device)
+    return model

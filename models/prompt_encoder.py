@@ -1,0 +1,194 @@
+"""Prompt encoder: what points, boxes and a previous mask mean, as maps and as tokens.
+
+Sparse tokens alone learn slowly; a prompt is therefore also painted at full resolution, next to how
+alike every voxel is to the clicked ones and to what a random walker makes of the clicks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medsam_app.models.encoder import Embedding
+from medsam_app.models.walker import random_walker
+
+#: Widths, in voxels of the window, of the bumps painted at clicks.
+SIGMAS = (1.5, 6.0)
+#: near and far bump of inside and outside clicks, likeness to both in two views, previous mask, box, walker.
+DENSE_CHANNELS = 11
+
+
+@dataclass
+class RoiPrompts:
+    """Prompts in voxel indices of the window.
+
+    Attributes:
+        coords: (B, N, 3) float voxel indices (x, y, z).
+        labels: (B, N) integers: 1 inside, 0 outside, -1 padding.
+        boxes: (B, 2, 3) lower and upper corner, both inside the box; NaN where there is none. A box
+            on a slice has both corners on that slice.
+        mask: (B, 1, X, Y, Z) probability of a previous mask, or None.
+    """
+
+    coords: Tensor
+    labels: Tensor
+    boxes: Tensor | None = None
+    mask: Tensor | None = None
+
+
+def _bump(coords: Tensor, shape: torch.Size, sigma: float) -> Tensor:
+    """(B, X, Y, Z) Gaussian around one (B, 3) voxel per sample."""
+    lines = []
+    for axis, n in enumerate(shape):
+        offset = torch.arange(n, device=coords.device) - coords[:, axis, None]
+        lines.append(torch.exp(-offset.square() / (2 * sigma**2)))
+    return lines[0][:, :, None, None] * lines[1][:, None, :, None] * lines[2][:, None, None, :]
+
+
+def sample_at(features: Tensor, coords: Tensor) -> Tensor:
+    """Trilinear samples of (B, C, X, Y, Z) at (B, N, 3) voxel indices of the same grid: (B, N, C)."""
+    size = torch.tensor(features.shape[2:], device=coords.device, dtype=coords.dtype)
+    where = ((coords + 0.5) * 2 / size - 1).flip(-1)[:, :, None, None, :]
+    out = F.grid_sample(features.float(), where.float(), padding_mode="border", align_corners=False)
+    return out.flatten(2).transpose(1, 2)
+
+
+def _box_map(boxes: Tensor, shape: torch.Size) -> Tensor:
+    """(B, 1, X, Y, Z): 1 inside the box, 0 elsewhere and where there is no box.
+
+    A box on a slice says nothing across it: it is painted as wide across as its wider side.
+    """
+    lower, upper = boxes[:, 0], boxes[:, 1]
+    flat = upper - lower < 1
+    reach = (upper - lower).amax(dim=1, keepdim=True) / 2
+    lower = torch.where(flat, lower - reach, lower)
+    upper = torch.where(flat, upper + reach, upper)
+    inside = torch.ones(len(boxes), 1, *shape, dtype=torch.bool, device=boxes.device)
+    for axis, n in enumerate(shape):
+        index = torch.arange(n, device=boxes.device)
+        line = (index >= lower[:, axis, None] - 0.5) & (index <= upper[:, axis, None] + 0.5)
+        view = [len(boxes), 1, 1, 1, 1]
+        view[axis + 2] = n
+        inside &= line.view(view)
+    return inside.float()
+
+
+class PromptEncoder(nn.Module):
+    """Dense maps and sparse tokens of the prompts.
+
+    Args:
+        dim: width of the tokens.
+        coarse: width of the encoder's features at stride 8, sampled at the clicks.
+    """
+
+    def __init__(self, *, dim: int, coarse: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(3, dim // 2) * 1.5)
+        self.kinds = nn.Embedding(4, dim)  # outside click, inside click, lower corner, upper corner
+        self.from_image = nn.Linear(coarse, dim)
+
+    def position(self, coords: Tensor, shape: torch.Size) -> Tensor:
+        """Random Fourier features, as in SAM, of (..., 3) voxel indices: (..., dim)."""
+        size = torch.tensor(shape, device=coords.device, dtype=torch.float32)
+        unit = (coords.float() + 0.5) / size * 2 - 1
+        angle = 2 * torch.pi * unit @ self.frequencies
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+    def grid_position(self, shape: torch.Size) -> Tensor:
+        """(X Y Z, dim) positions of every voxel of a feature map, in C order."""
+        axes = [torch.arange(n, device=self.frequencies.device) for n in shape]
+        return self.position(torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 2), shape)
+
+    def tokens(self, embedding: Embedding, prompts: RoiPrompts) -> tuple[Tensor, Tensor]:
+        """(B, T, dim) tokens of clicks and box corners, and which of them are real (B, T)."""
+        shape = embedding.image.shape[2:]
+        coords, labels = prompts.coords.float(), prompts.labels
+        if prompts.boxes is not None:
+            corners = prompts.boxes.float()
+            there = ~torch.isnan(corners).any(-1)
+            kind = torch.tensor([2, 3], device=labels.device)
+            labels = torch.cat([labels, torch.where(there, kind, -1)], dim=1)
+            coords = torch.cat([coords, torch.nan_to_num(corners)], dim=1)
+        stride = shape[0] / embedding.coarse.shape[2]
+        looks = sample_at(embedding.coarse, (coords + 0.5) / stride - 0.5)
+        tokens = self.position(coords, shape) + self.kinds(labels.clamp_min(0)) + self.from_image(looks)
+        return tokens, labels >= 0
+
+    @torch.no_grad()
+    def dense(self, embedding: Embedding, prompts: RoiPrompts) -> tuple[Tensor, Tensor]:
+        """Prompts painted on the window.
+
+        Returns:
+            (B, 11, X, Y, Z) channels, and the walker's evidence (B, 1, X, Y, Z) in [-1, 1], zero where
+            there is nothing to walk from.
+        """
+        image, shape = embedding.image, embedding.image.shape[2:]
+        coords, labels = prompts.coords.float(), prompts.labels
+        batch = len(image)
+        channels = image.new_zeros(batch, DENSE_CHANNELS, *shape)
+        looks = sample_at(F.avg_pool3d(image, 3, 1, 1, count_include_pad=False), coords)
+        for kind, bump_at, alike_at in ((1, 0, 4), (0, 2, 6)):
+            chosen = labels == kind
+            channels[:, alike_at : alike_at + 2] = -1
+            for n in torch.nonzero(chosen.any(0)).flatten().tolist():
+                on = chosen[:, n].view(-1, 1, 1, 1)
+                for offset, sigma in enumerate(SIGMAS):
+                    bump = _bump(coords[:, n], shape, sigma) * on
+                    channels[:, bump_at + offset] = torch.maximum(channels[:, bump_at + offset], bump)
+                alike = 1 - (image - looks[:, n, :, None, None, None]).abs()
+                alike = torch.where(on[:, None], alike, -1.0)
+                channels[:, alike_at : alike_at + 2] = torch.maximum(
+                    channels[:, alike_at : alike_at + 2], alike
+                )
+            channels[:, alike_at : alike_at + 2] *= chosen.any(1).view(-1, 1, 1, 1, 1)
+        if prompts.mask is not None:
+            channels[:, 8:9] = prompts.mask
+        box = None
+        if prompts.boxes is not None:
+            box = _box_map(prompts.boxes.float(), shape)
+            channels[:, 9:10] = box
+        walk, there = self._walk(embedding, prompts, box)
+        channels[:, 10:11] = walk
+        return channels, (2 * walk - 1) * there
+
+    def _walk(self, embedding: Embedding, prompts: RoiPrompts, box: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Random walker at half resolution, and (B, 1, 1, 1, 1) whether there was an inside seed."""
+        image = F.avg_pool3d(embedding.image, 2)
+        valid = F.max_pool3d(embedding.valid.float(), 2) > 0
+        shape = image.shape[2:]
+        inside = torch.zeros_like(valid)
+        outside = torch.zeros_like(valid)
+        for axis, n in enumerate(shape):
+            outside.narrow(axis + 2, 0, 1).fill_(True)
+            outside.narrow(axis + 2, n - 1, 1).fill_(True)
+        coords, labels = (prompts.coords.float() + 0.5) / 2 - 0.5, prompts.labels
+        if box is not None:
+            around = F.max_pool3d(box, 2) > 0
+            there = around.flatten(1).any(1)
+            outside |= ~around & there.view(-1, 1, 1, 1, 1)
+            # A box alone is walked from its middle.
+            middle = (torch.nan_to_num(prompts.boxes.float()).mean(1, keepdim=True) + 0.5) / 2 - 0.5
+            alone = there & ~(labels == 1).any(1)
+            coords = torch.cat([coords, middle], dim=1)
+            labels = torch.cat([labels, torch.where(alone, 1, -1)[:, None]], dim=1)
+        first = torch.ones(len(image), dtype=torch.bool, device=image.device)
+        axes = torch.meshgrid(*[torch.arange(n, device=image.device) for n in shape], indexing="ij")
+        for n in range(labels.shape[1]):
+            here = labels[:, n] >= 0
+            radius = torch.where(first, 2.0, 1.0)
+            distance = sum(
+                (a - coords[:, n, i].round().view(-1, 1, 1, 1)).square() for i, a in enumerate(axes)
+            )
+            seed = (distance <= radius.square().view(-1, 1, 1, 1))[:, None] & here.view(-1, 1, 1, 1, 1)
+            positive = (labels[:, n] == 1).view(-1, 1, 1, 1, 1)
+            # The latest click wins where two seeds overlap.
+            inside = (inside & ~(seed & ~positive)) | (seed & positive)
+            outside = (outside & ~(seed & positive)) | (seed & ~positive)
+            first &= ~here
+        walk = random_walker(image, valid, inside, outside)
+        there = inside.flatten(1).any(1).view(-1, 1, 1, 1, 1)
+        walk = F.interpolate(walk, size=embedding.image.shape[2:], mode="trilinear", align_corners=False)
+        return walk * there, there
