@@ -116,7 +116,7 @@ def _paint_bowel(canvas: Canvas) -> None:
     for _ in range(16):
         x, y, z = centre = canvas.rng.uniform((-72, 14, -128), (72, 56, -18)).tolist()
         c = canvas.part((x - 50, x + 50), (y - 32, y + 32), (z - 40, z + 40))
-        radii = c.rng.uniform((16, 11, 12), (34, 17, 22))
+        radii = c.rng.uniform((16, 11, 12), (34, 17, 22)).tolist()
         loop = c.ellipsoid(centre, radii, tilt=c.rng.uniform(-0.6, 0.6)) + c.noise(30, 1.8)
         loop = np.maximum(loop, c.inner + 3)
         gas = c.y > y + c.rng.uniform(4, 14)

@@ -15,7 +15,7 @@ def phantom():
 
 
 def voxels(phantom, name):
-    volume, labels, names = phantom
+    _, labels, names = phantom
     value = {text: number for number, text in names.items()}[name]
     return labels == value
 
@@ -61,7 +61,7 @@ def test_organs_have_the_size_and_density_of_a_body(phantom, name, litres, houns
     assert hounsfield[0] < volume.array[mask].mean() < hounsfield[1]
 
 
-@pytest.mark.parametrize("name", ["liver", "spleen", "right kidney", "left kidney", "aorta", "stomach", "liver lesion"])
+@pytest.mark.parametrize("name", [name for name in LABEL_NAMES.values() if name != "spine and ribs"])
 def test_organs_are_in_one_piece(phantom, name):
     mask = voxels(phantom, name)
     pieces, count = ndimage.label(mask)
@@ -83,7 +83,8 @@ def test_sides_follow_the_affine(phantom):
 
 
 def test_lesion_lies_inside_the_liver(phantom):
-    around = ndimage.binary_dilation(voxels(phantom, "liver lesion"), iterations=2) & ~voxels(phantom, "liver lesion")
+    lesion = voxels(phantom, "liver lesion")
+    around = ndimage.binary_dilation(lesion, iterations=2) & ~lesion
     assert voxels(phantom, "liver")[around].mean() > 0.95
 
 
