@@ -1,0 +1,160 @@
+/**
+ * Talking to the server. Everything is same-origin; the session's token travels in a header, so no
+ * other site can use it and it never stands in an address.
+ */
+
+const BASE = new URL("../api/", import.meta.url);
+const HEADER = "X-Medsam-Session";
+const KEPT = "medsam-session";
+
+/** An answer that says what went wrong, in a sentence for the user. */
+export class ServerError extends Error {
+  constructor(message, status, choice) {
+    super(message);
+    this.status = status;
+    this.choice = choice;
+  }
+}
+
+export class Api {
+  constructor() {
+    this.token = null;
+  }
+
+  /** Take up this tab's session after a reload, or begin a new one. */
+  async connect() {
+    const kept = sessionStorage.getItem(KEPT);
+    const response = await fetch(new URL("session", BASE), { method: "POST", headers: kept ? { [HEADER]: kept } : {} });
+    const hello = await this.json(response);
+    this.token = hello.token;
+    sessionStorage.setItem(KEPT, hello.token);
+    return hello;
+  }
+
+  async request(path, options = {}) {
+    let response;
+    try {
+      response = await fetch(new URL(path, BASE), { ...options, headers: { [HEADER]: this.token, ...options.headers } });
+    } catch {
+      throw new ServerError("The server does not answer. Is it still running?", 0);
+    }
+    if (!response.ok) await this.json(response);
+    return response;
+  }
+
+  async json(response) {
+    const body = await response.json().catch(() => ({}));
+    if (response.ok) return body;
+    throw new ServerError(body.error ?? `The server answered with status ${response.status}.`, response.status, body.choice);
+  }
+
+  post(path, body) {
+    return this.request(path, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(body),
+    });
+  }
+
+  /** @returns {Promise<{volume: object|null, state: object}>} */
+  async open(source) {
+    return this.json(await this.post("open", source));
+  }
+
+  async files(folder, path) {
+    const query = new URLSearchParams({ root: String(folder), path });
+    return this.json(await this.request(`files?${query}`));
+  }
+
+  async progress() {
+    return this.json(await this.request("progress"));
+  }
+
+  /**
+   * Do something to the session.
+   * @param {object} action what to do, see medsam_app.browser.actions
+   * @param {string[]} have keys of the masks this page holds
+   */
+  async act(action, have) {
+    return decodeFrame(await (await this.post("act", { action, have })).arrayBuffer());
+  }
+
+  async openPrompts(file, have) {
+    const query = new URLSearchParams({ have: have.join(",") });
+    const response = await this.request(`prompts?${query}`, { method: "POST", body: file });
+    return decodeFrame(await response.arrayBuffer());
+  }
+
+  /** Voxels of the session's volume; `onProgress(fraction)` while they arrive. */
+  async voxels(bytes, onProgress) {
+    const response = await this.request("volume");
+    const buffer = new ArrayBuffer(bytes);
+    const target = new Uint8Array(buffer);
+    const reader = response.body.getReader();
+    let received = 0;
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      if (received + value.length > bytes) throw new ServerError("The server sent more voxels than it announced.", 0);
+      target.set(value, received);
+      received += value.length;
+      onProgress(received / bytes);
+    }
+    if (received !== bytes) throw new ServerError("The connection broke while the volume was loading; open it again.", 0);
+    return buffer;
+  }
+
+  /** Send a file in one piece; XMLHttpRequest because fetch does not report what was sent. */
+  upload(file, onProgress) {
+    return new Promise((resolve, reject) => {
+      const request = new XMLHttpRequest();
+      request.open("POST", new URL(`upload?${new URLSearchParams({ name: file.name })}`, BASE));
+      request.setRequestHeader(HEADER, this.token);
+      request.setRequestHeader("Content-Type", "application/octet-stream");
+      request.responseType = "json";
+      request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+      request.onload = () => {
+        if (request.status < 300) resolve(request.response);
+        else reject(new ServerError(request.response?.error ?? `The upload failed with status ${request.status}.`, request.status));
+      };
+      request.onerror = () => reject(new ServerError(`The upload of ${file.name} broke off; try it again.`, 0));
+      request.send(file);
+    });
+  }
+
+  /** Save what the server answers as a file of the user's. */
+  async download(path) {
+    const response = await this.request(path);
+    const disposition = response.headers.get("Content-Disposition") ?? "";
+    const name = decodeURIComponent(/filename\*=UTF-8''([^;]+)/.exec(disposition)?.[1] ?? "download");
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(await response.blob());
+    link.download = name;
+    document.body.append(link);
+    link.click();
+    link.remove();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    return name;
+  }
+}
+
+/**
+ * A frame: length of the header (uint32, little endian), the header in JSON, then the masks' bits,
+ * each raw or deflated, in the order of header.masks.
+ */
+async function decodeFrame(buffer) {
+  const length = new DataView(buffer).getUint32(0, true);
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  let offset = 4 + length;
+  for (const mask of header.masks) {
+    const stored = new Uint8Array(buffer, offset, mask.bytes);
+    offset += mask.bytes;
+    mask.bits = mask.deflated ? await inflate(stored) : stored;
+  }
+  return header;
+}
+
+async function inflate(bytes) {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}

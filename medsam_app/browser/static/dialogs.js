@@ -1,0 +1,173 @@
+/** Toasts, progress, help, and the dialogs that open a volume. */
+
+import { formatBytes, h, icon, iconButton } from "./dom.js";
+import { KEYS, MOUSE } from "./keys.js";
+
+/** Messages at the foot of the picture: they go by themselves, errors more slowly. */
+export class Toasts {
+  constructor() {
+    this.element = h("div.toasts", { role: "status", "aria-live": "polite" });
+  }
+
+  /** @param {string} message @param {"info"|"warning"|"error"} [kind] */
+  show(message, kind = "info") {
+    for (const other of this.element.children) if (other.dataset.message === message) other.remove();
+    const toast = h(
+      `div.toast.${kind}`,
+      { role: kind === "error" ? "alert" : null, "data-message": message },
+      kind === "info" ? null : icon("warning"),
+      h("span", { text: message }),
+      h("button.plain", { type: "button", "aria-label": "Dismiss", onclick: () => toast.remove() }, icon("close")),
+    );
+    this.element.append(toast);
+    while (this.element.children.length > 3) this.element.firstChild.remove();
+    setTimeout(() => toast.remove(), { info: 3500, warning: 7000, error: 10_000 }[kind]);
+  }
+}
+
+/** A thin bar and a sentence while something takes longer than a moment. */
+export class Progress {
+  constructor() {
+    this.bar = h("div.fill");
+    this.text = h("span");
+    this.element = h("div.progress", { hidden: true, role: "progressbar" }, this.text, h("div.track", {}, this.bar));
+    this.timer = 0;
+  }
+
+  /** Show after `delay` ms unless `done` comes first. @param {number|null} fraction null while unknown */
+  update(text, fraction, delay = 400) {
+    this.text.textContent = text;
+    this.bar.classList.toggle("unknown", fraction === null);
+    this.bar.style.width = fraction === null ? "" : `${Math.round(100 * fraction)}%`;
+    if (this.element.hidden && !this.timer) {
+      this.timer = setTimeout(() => (this.element.hidden = false), delay);
+    }
+  }
+
+  done() {
+    clearTimeout(this.timer);
+    this.timer = 0;
+    this.element.hidden = true;
+  }
+}
+
+/** @param {string} title @param {...Node} content @returns {HTMLDialogElement} */
+function dialog(title, ...content) {
+  const element = h(
+    "dialog.sheet",
+    { "aria-label": title },
+    h(
+      "header",
+      {},
+      h("h2", { text: title }),
+      iconButton({ icon: "close", label: "Close", class: "plain", onclick: () => element.close() }),
+    ),
+    ...content,
+  );
+  element.addEventListener("close", () => element.remove());
+  element.addEventListener("click", (event) => event.target === element && element.close());
+  return element;
+}
+
+export function openHelp(parent) {
+  const groups = [...new Set(KEYS.map(([group]) => group))];
+  const rows = (pairs) => pairs.map(([keys, text]) => h("div.row", {}, keycaps(keys), h("span", { text })));
+  const columns = groups.map((group) =>
+    h("section", {}, h("h3", { text: group }), ...rows(KEYS.filter(([g]) => g === group).map(([, k, t]) => [k, t]))),
+  );
+  const mouse = h("section.mouse", {}, h("h3", { text: "Mouse and touch" }), ...rows(MOUSE));
+  const element = dialog("Keys and mouse", h("div.help", {}, ...columns, mouse));
+  parent.append(element);
+  element.showModal();
+  return element;
+}
+
+function keycaps(text) {
+  return h("span.keys", {}, ...text.split(/\s{2,}/).map((key) => h("kbd", { text: key })));
+}
+
+/**
+ * Choose what to open.
+ * @param {{hello: object, files: (root: number, path: string) => Promise<object>, onopen: (source: object) => void, onupload: (file: File) => void}} options
+ */
+export function openChooser(parent, options) {
+  const { hello } = options;
+  const input = h("input", { type: "file", hidden: true, accept: hello.extensions.join(","), "data-id": "upload" });
+  input.addEventListener("change", () => {
+    if (!input.files.length) return;
+    element.close();
+    options.onupload(input.files[0]);
+  });
+  const drop = h(
+    "button.drop",
+    { type: "button", onclick: () => input.click() },
+    icon("up"),
+    h("strong", { text: "Choose a file, or drop one on the page" }),
+    h("span", { text: `NIfTI, NRRD, MetaImage, or a zip of DICOM slices; up to ${formatBytes(hello.upload_bytes)}` }),
+  );
+  const sample = h(
+    "button.wide",
+    { type: "button", "data-id": "sample", onclick: () => (element.close(), options.onopen({ source: "sample" })) },
+    icon("target"),
+    h("span", { text: "Sample: a torso phantom with several organs" }),
+  );
+  const folders = hello.roots.length ? folderList(hello.roots, options, () => element.close()) : null;
+  const element = dialog("Open a volume", drop, input, sample, folders);
+  parent.append(element);
+  element.showModal();
+  return element;
+}
+
+/** Files in the folders that the server was started with. */
+function folderList(roots, options, close) {
+  const list = h("div.files", { role: "list" });
+  const crumb = h("div.crumb");
+  const show = async (root, path) => {
+    let answer;
+    try {
+      answer = await options.files(root, path);
+    } catch (error) {
+      crumb.textContent = error.message;
+      return;
+    }
+    crumb.textContent = [roots[root], ...path.split("/").filter(Boolean)].join(" / ");
+    const rows = answer.entries.map((entry) => {
+      const inner = [path, entry.name].filter(Boolean).join("/");
+      const open = () => {
+        if (entry.kind === "folder") return show(root, inner);
+        close();
+        return options.onopen({ source: "folder", root, path: inner });
+      };
+      return h(
+        "button.file",
+        { type: "button", role: "listitem", onclick: open },
+        icon(entry.kind === "file" ? "file" : "open"),
+        h("span", { text: entry.name }),
+        h("small", { text: entry.kind === "file" ? formatBytes(entry.size) : entry.kind === "dicom" ? "DICOM" : "" }),
+      );
+    });
+    if (path) {
+      const parent = path.split("/").slice(0, -1).join("/");
+      rows.unshift(h("button.file", { type: "button", onclick: () => show(root, parent) }, icon("undo"), h("span", { text: "Up" })));
+    }
+    list.replaceChildren(...rows);
+    if (!rows.length) list.textContent = "No volumes here.";
+  };
+  show(0, "");
+  const tabs = roots.length > 1 && h("div.tabs", {}, ...roots.map((name, n) => h("button", { type: "button", text: name, onclick: () => show(n, "") })));
+  return h("section.folder", {}, h("h3", { text: "On the server" }), tabs, crumb, list);
+}
+
+/** Ask which series, frame or channel. @returns {Promise<string|null>} */
+export function askChoice(parent, message, choice) {
+  return new Promise((resolve) => {
+    let chosen = null;
+    const rows = choice.choices.map(([value, text]) =>
+      h("button.file", { type: "button", onclick: () => ((chosen = value), element.close()) }, icon("file"), h("span", { text })),
+    );
+    const element = dialog(`Which ${choice.option}?`, h("p", { text: message }), h("div.files", {}, ...rows));
+    element.addEventListener("close", () => resolve(chosen));
+    parent.append(element);
+    element.showModal();
+  });
+}

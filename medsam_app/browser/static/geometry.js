@@ -1,0 +1,94 @@
+/**
+ * Axes, planes and marks.
+ *
+ * The browser holds the volume in the axis order closest to RAS (x to the patient's right, y to
+ * anterior, z to superior), x running fastest. The server speaks in voxel indices (i, j, k) of the
+ * file; `toFile` and `toRas` go between the two. All three planes are drawn with both axes reversed,
+ * which is the radiological convention: the patient's right at the left of the screen, anterior (or
+ * superior) at the top, and in the sagittal plane anterior at the left.
+ */
+
+/** For each plane the RAS axes that run across (u), down (v) and through (w) it. */
+export const PLANES = {
+  axial: { name: "Axial", u: 0, v: 1, w: 2 },
+  coronal: { name: "Coronal", u: 0, v: 2, w: 1 },
+  sagittal: { name: "Sagittal", u: 1, v: 2, w: 0 },
+};
+
+const LETTERS = [["R", "L"], ["A", "P"], ["S", "I"]];
+
+export class Geometry {
+  /** @param {{shape: number[], spacing: number[], axes: number[], flips: boolean[], affine: number[][]}} meta
+   *  shape and spacing along the RAS axes; axes, flips: as in medsam_app.geometry.RasView; affine of the file */
+  constructor(meta) {
+    this.shape = meta.shape;
+    this.spacing = meta.spacing;
+    this.axes = meta.axes;
+    this.flips = meta.flips;
+    this.affine = meta.affine;
+  }
+
+  /** Voxel indices of the RAS-ordered volume to voxel indices of the file. */
+  toFile(xyz) {
+    const ijk = [0, 0, 0];
+    for (let axis = 0; axis < 3; axis++) {
+      ijk[this.axes[axis]] = this.flips[axis] ? this.shape[axis] - 1 - xyz[axis] : xyz[axis];
+    }
+    return ijk;
+  }
+
+  /** Voxel indices of the file to voxel indices of the RAS-ordered volume. */
+  toRas(ijk) {
+    return [0, 1, 2].map((axis) => {
+      const index = ijk[this.axes[axis]];
+      return this.flips[axis] ? this.shape[axis] - 1 - index : index;
+    });
+  }
+
+  /** Voxel indices of the file to millimetres in RAS. */
+  toWorld(ijk) {
+    return [0, 1, 2].map((row) => {
+      const [a, b, c, d] = this.affine[row];
+      return a * ijk[0] + b * ijk[1] + c * ijk[2] + d;
+    });
+  }
+
+  /** Whether voxel indices (RAS order) fall on a voxel. */
+  contains(xyz) {
+    return xyz.every((value, axis) => value >= -0.5 && value <= this.shape[axis] - 0.5);
+  }
+
+  /** The whole voxel nearest to `xyz`, kept inside the volume. */
+  nearest(xyz) {
+    return xyz.map((value, axis) => Math.max(0, Math.min(this.shape[axis] - 1, Math.round(value))));
+  }
+
+  /**
+   * Letters towards the positive and the negative end of a RAS axis, from the affine: two letters
+   * where the axis is oblique by more than about 20 degrees.
+   * @returns {[string, string]}
+   */
+  marks(axis) {
+    const column = this.axes[axis];
+    const sign = this.flips[axis] ? -1 : 1;
+    const direction = [0, 1, 2].map((row) => (sign * this.affine[row][column]) / this.spacing[axis]);
+    const order = [0, 1, 2].sort((a, b) => Math.abs(direction[b]) - Math.abs(direction[a]));
+    let ahead = "";
+    let behind = "";
+    for (const row of order) {
+      if (ahead && Math.abs(direction[row]) < 0.35) break;
+      const positive = direction[row] >= 0;
+      ahead += LETTERS[row][positive ? 0 : 1];
+      behind += LETTERS[row][positive ? 1 : 0];
+    }
+    return [ahead, behind];
+  }
+
+  /** @returns {{left: string, right: string, top: string, bottom: string}} marks at the edges of a plane */
+  planeMarks(plane) {
+    const { u, v } = PLANES[plane];
+    const [left, right] = this.marks(u);
+    const [top, bottom] = this.marks(v);
+    return { left, right, top, bottom };
+  }
+}

@@ -1,0 +1,88 @@
+/** Keys, in one table that the handler and the help both read. */
+
+import { CT_PRESETS } from "./image.js";
+
+/**
+ * [group, keys shown, what it does, matcher(event), action(viewer)]. The first match wins.
+ * @type {[string, string, string, (event: KeyboardEvent) => boolean, (viewer: any) => void][]}
+ */
+export const KEYS = [
+  ["Modes", "1  V", "Navigate: move the crosshair", plain("1", "v"), (viewer) => viewer.setMode("navigate")],
+  ["Modes", "2  A", "Add: a click inside the object", plain("2", "a"), (viewer) => viewer.setMode("positive")],
+  ["Modes", "3  S", "Subtract: a click outside it", plain("3", "s"), (viewer) => viewer.setMode("negative")],
+  ["Modes", "4  B", "Box: drag around the object", plain("4", "b"), (viewer) => viewer.setMode("box")],
+  ["Editing", "Z", "Undo", chord("z", false), (viewer) => viewer.undo()],
+  ["Editing", "Shift Z", "Redo", chord("z", true), (viewer) => viewer.redo()],
+  ["Editing", "Ctrl Y", "Redo", control("y"), (viewer) => viewer.redo()],
+  ["Editing", "X", "Delete the prompt under the pointer, or the last one", plain("x", "delete"), (viewer) => viewer.deletePromptAtHand()],
+  ["Editing", "N", "New object", plain("n"), (viewer) => viewer.addObject()],
+  ["Editing", "[  ]", "Previous, next object", plain("[", "]"), (viewer, event) => viewer.stepObject(event.key === "]" ? 1 : -1)],
+  ["Editing", "Ctrl S", "Save the mask", control("s"), (viewer) => viewer.saveMask()],
+  ["Moving", "↑  ↓", "Next, previous slice of the plane under the pointer", plain("arrowup", "arrowdown"), (viewer, event) => viewer.scrollActive(event.key === "ArrowUp" ? 1 : -1)],
+  ["Moving", "PgUp  PgDn", "Ten slices", plain("pageup", "pagedown"), (viewer, event) => viewer.scrollActive(event.key === "PageUp" ? 10 : -10)],
+  ["Moving", "Home  End", "First, last slice", plain("home", "end"), (viewer, event) => viewer.scrollActive(event.key === "Home" ? -1e6 : 1e6)],
+  ["Moving", "C", "Centre the crosshair on the object", plain("c"), (viewer) => viewer.centreOnObject()],
+  ["Moving", "M", "Enlarge the plane under the pointer, or back", plain("m"), (viewer) => viewer.toggleMaximised()],
+  ["Moving", "F", "Fit the planes to the window", plain("f"), (viewer) => viewer.fit()],
+  ["Seeing", "O", "Opacity of the masks: 0, 25, 45, 70 %", plain("o"), (viewer) => viewer.cycleOpacity()],
+  ["Seeing", "L", "Outlines on or off", plain("l"), (viewer) => viewer.toggle("outline")],
+  ["Seeing", "H", "Hide or show all masks", plain("h"), (viewer) => viewer.toggle("masksHidden")],
+  ["Seeing", "R", "Crosshair lines on or off", plain("r"), (viewer) => viewer.toggle("crosshair")],
+  ["Seeing", "W", "Next window preset", plain("w"), (viewer) => viewer.nextPreset()],
+  ["Seeing", "?", "This help", (event) => event.key === "?", (viewer) => viewer.toggleHelp()],
+];
+
+/** What the mouse does, for the help. */
+export const MOUSE = [
+  ["Wheel", "Scroll through the slices"],
+  ["Ctrl + wheel, pinch", "Zoom at the pointer"],
+  ["Middle drag, Space + drag", "Pan"],
+  ["Right drag", "Window (sideways) and level (up and down)"],
+  ["Shift + click", "The opposite sign: subtract in Add, add in Subtract"],
+  ["Double click (Navigate)", "Enlarge a plane, or back"],
+  [
+    "Box",
+    "Drag on any plane: a box on that slice. To give it depth, pull its sides on another plane, where it shows as a thin bar",
+  ],
+];
+
+/** Names of the presets, for the tooltip of the selector. */
+export const PRESET_NAMES = CT_PRESETS.map(([name]) => name);
+
+function plain(...keys) {
+  return (event) => !event.ctrlKey && !event.metaKey && !event.altKey && keys.includes(event.key.toLowerCase());
+}
+
+function chord(key, shift) {
+  return (event) => !event.altKey && event.key.toLowerCase() === key && event.shiftKey === shift;
+}
+
+function control(key) {
+  return (event) => (event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === key;
+}
+
+/** Attach the keys to the page; typing in a field is left alone. */
+export function listenToKeys(viewer) {
+  document.addEventListener("keydown", (event) => {
+    if (event.target.closest?.("input:not([type=range]):not([type=checkbox]), textarea, select")) return;
+    if (event.key === "Escape" && viewer.escape()) {
+      event.preventDefault();
+      return;
+    }
+    if (document.querySelector("dialog[open]") && event.key !== "?") return;
+    if (event.key === " ") {
+      if (event.target.closest?.("button, summary, a")) return;
+      viewer.setSpaceHeld(true);
+      event.preventDefault();
+      return;
+    }
+    for (const [, , , matches, action] of KEYS) {
+      if (!matches(event)) continue;
+      event.preventDefault();
+      action(viewer, event);
+      return;
+    }
+  });
+  document.addEventListener("keyup", (event) => event.key === " " && viewer.setSpaceHeld(false));
+  window.addEventListener("blur", () => viewer.setSpaceHeld(false));
+}

@@ -1,0 +1,168 @@
+/** The column at the right: the volume, its objects, and the prompts of the selected one. */
+
+import { formatMl, h, icon, iconButton } from "./dom.js";
+
+export class Sidebar {
+  /** @param {import("./viewer.js").Viewer} viewer */
+  constructor(viewer) {
+    this.viewer = viewer;
+    this.volume = h("section.volume");
+    this.objects = h("div.objects", { role: "listbox", "aria-label": "Objects" });
+    this.prompts = h("div.prompts", { role: "list" });
+    this.promptTitle = h("h2", { text: "Prompts" });
+    this.warning = h("div.compliance", { hidden: true, role: "status" });
+    this.clear = iconButton({ icon: "trash", label: "Delete all prompts of this object", class: "plain", onclick: () => viewer.clearObject(viewer.state.selected) });
+    this.model = h("p.model");
+    this.element = h(
+      "aside.sidebar",
+      { "aria-label": "Objects and prompts" },
+      this.volume,
+      h(
+        "section.panel",
+        {},
+        h("header", {}, h("h2", { text: "Objects" }), iconButton({ icon: "plus", text: "New", label: "New object", key: "N", id: "add-object", class: "small", onclick: () => viewer.addObject() })),
+        this.objects,
+      ),
+      h("section.panel.grow", {}, h("header", {}, this.promptTitle, this.clear), this.warning, this.prompts),
+      h("footer", {}, this.model, h("p", { text: "For research. Not a medical device." })),
+    );
+  }
+
+  setModel(hello) {
+    this.model.textContent = hello.model;
+  }
+
+  update() {
+    this.updateVolume();
+    this.updateObjects();
+    this.updatePrompts();
+  }
+
+  updateVolume() {
+    const { volume } = this.viewer;
+    if (!volume) return;
+    const size = volume.file_shape.join(" × ");
+    const spacing = volume.file_spacing.map((mm) => Number(mm.toFixed(2))).join(" × ");
+    this.volume.replaceChildren(
+      h("h1", { text: volume.name, title: volume.name }),
+      h("p", { text: [volume.modality, `${size} voxels`].filter(Boolean).join(" · ") }),
+      h("p", { text: `${spacing} mm · ${volume.orientation}` }),
+    );
+  }
+
+  updateObjects() {
+    const { state } = this.viewer;
+    if (this.objects.contains(document.activeElement) && document.activeElement.dataset.editing) return;
+    this.objects.replaceChildren(...state.objects.map((object) => this.objectRow(object)));
+    const selected = this.objects.querySelector("[aria-selected=true]");
+    selected?.scrollIntoView({ block: "nearest" });
+  }
+
+  objectRow(object) {
+    const { viewer } = this;
+    const selected = object.id === viewer.state.selected;
+    const hidden = viewer.view.hidden.has(object.id);
+    const stop = (event) => event.stopPropagation();
+    const colour = h("input.colour", {
+      type: "color", value: object.colour, title: "Colour", "aria-label": `Colour of ${object.name}`,
+      onclick: stop,
+      onchange: (event) => viewer.changeObject(object.id, { colour: event.target.value }),
+    });
+    const name = this.editable("name", object.name, `Name of ${object.name}`, (value) => viewer.changeObject(object.id, { name: value }));
+    const label = this.editable("label", String(object.label), "Label value in the saved mask", (value) => {
+      const number = Number(value);
+      if (Number.isInteger(number) && number > 0) viewer.changeObject(object.id, { label: number });
+      else viewer.toasts.show(`A label value is a whole number from 1 up; got '${value}'.`, "warning");
+    });
+    const facts = object.mask
+      ? [h("span", { text: formatMl(object.volume_ml), title: "Volume" }), scoreBar(object.score)]
+      : [h("span.muted", { text: object.prompts.length ? "No mask" : "No prompts yet" })];
+    const unmet = object.prompts.filter((prompt) => prompt.unmet).length;
+    return h(
+      "div.object",
+      {
+        role: "option", "aria-selected": String(selected), "data-object": object.id, tabIndex: 0,
+        onclick: () => viewer.selectObject(object.id),
+        onkeydown: (event) => event.key === "Enter" && event.target === event.currentTarget && viewer.selectObject(object.id),
+      },
+      h("div.line", {}, colour, name,
+        unmet ? h("span.alert", { title: `${unmet} prompt(s) not honoured` }, icon("warning")) : null,
+        iconButton({ icon: hidden ? "hidden" : "eye", label: hidden ? "Show" : "Hide", class: "plain", onclick: (event) => (stop(event), viewer.toggleObject(object.id)) }),
+        iconButton({ icon: "trash", label: `Delete ${object.name}`, class: "plain", onclick: (event) => (stop(event), viewer.deleteObject(object.id)) })),
+      h("div.line.facts", {}, h("span.tag", {}, label), ...facts),
+    );
+  }
+
+  /** A field that looks like text until it is edited. */
+  editable(kind, value, label, commit) {
+    const input = h(`input.editable.${kind}`, { type: "text", value, "aria-label": label, title: label, maxLength: kind === "label" ? 5 : 80, autocomplete: "off", spellcheck: false });
+    input.addEventListener("focus", () => (input.dataset.editing = "true"));
+    input.addEventListener("click", (event) => input.closest("[aria-selected=true]") && event.stopPropagation());
+    input.addEventListener("keydown", (event) => {
+      event.stopPropagation();
+      if (event.key === "Escape") input.value = value;
+      if (event.key === "Enter" || event.key === "Escape") input.blur();
+    });
+    input.addEventListener("blur", () => {
+      delete input.dataset.editing;
+      const text = input.value.trim();
+      if (text && text !== value) commit(text);
+      else input.value = value;
+    });
+    return input;
+  }
+
+  updatePrompts() {
+    const { viewer } = this;
+    const object = viewer.selected;
+    const prompts = object?.prompts ?? [];
+    this.promptTitle.textContent = object ? `Prompts of ${object.name}` : "Prompts";
+    this.clear.hidden = !prompts.length;
+    const unmet = prompts.filter((prompt) => prompt.unmet).length;
+    this.warning.hidden = !unmet;
+    this.warning.replaceChildren(
+      icon("warning"),
+      h("span", { text: unmet === 1 ? "The mask does not honour one prompt; it is marked below." : `The mask does not honour ${unmet} prompts; they are marked below.` }),
+    );
+    const rows = prompts.map((prompt, index) => this.promptRow(prompt, index));
+    const hint = h("p.hint", { text: "Click inside the object (2), outside it (3), or drag a box around it (4)." });
+    this.prompts.replaceChildren(...(rows.length ? rows.reverse() : [hint]));
+  }
+
+  promptRow(prompt, index) {
+    const { viewer } = this;
+    const remove = iconButton({ icon: "close", label: "Delete this prompt", class: "plain", onclick: (event) => (event.stopPropagation(), viewer.deletePrompt(index)) });
+    const [kind, text] = describe(prompt);
+    return h(
+      `div.prompt${prompt.unmet ? ".unmet" : ""}`,
+      {
+        role: "listitem", "data-index": String(index),
+        onclick: () => viewer.goToPrompt(prompt),
+        onmouseenter: () => viewer.setHotPrompt(index),
+        onmouseleave: () => viewer.setHotPrompt(null),
+      },
+      h(`span.badge.${kind}`, { text: { positive: "+", negative: "−", box: "▢", mask: "◧" }[kind] }),
+      h("span.what", { text }),
+      prompt.unmet ? h("span.alert", { title: "The mask does not honour this prompt" }, icon("warning")) : null,
+      remove,
+    );
+  }
+
+  markPrompt(index) {
+    for (const row of this.prompts.children) row.classList.toggle("hot", row.dataset.index === String(index));
+  }
+}
+
+function scoreBar(score) {
+  const percent = Math.round(100 * score);
+  return h("span.score", { title: "Quality that the model predicts for its own mask" }, h("span.bar", {}, h("i", { style: { width: `${percent}%` } })), h("span", { text: `${percent}%` }));
+}
+
+function describe(prompt) {
+  const list = (values) => values.map((value) => Math.round(value)).join(", ");
+  if (prompt.kind === "point") return [prompt.positive ? "positive" : "negative", list(prompt.coordinates)];
+  if (prompt.kind === "mask") return ["mask", "Initial mask"];
+  const size = prompt.upper.map((up, axis) => Math.round(up - prompt.lower[axis]) + 1);
+  const flat = prompt.slice_axis !== null && prompt.slice_axis !== undefined;
+  return ["box", `${size.join(" × ")}${flat ? "  on one slice" : ""}`];
+}

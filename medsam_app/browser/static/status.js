@@ -1,0 +1,44 @@
+/** The line at the foot: where the pointer is, in voxels and millimetres, and what is there. */
+
+import { h } from "./dom.js";
+
+export class StatusLine {
+  /** @param {import("./viewer.js").Viewer} viewer */
+  constructor(viewer) {
+    this.viewer = viewer;
+    this.voxel = h("span");
+    this.world = h("span");
+    this.value = h("span.strong");
+    this.object = h("span.what");
+    this.hint = h("span.hint");
+    this.element = h("footer.status", { "aria-label": "Position" }, this.voxel, this.world, this.value, this.object, h("span.spacer"), this.hint);
+  }
+
+  update() {
+    const { viewer } = this;
+    if (!viewer.image) return;
+    const xyz = viewer.voxelAtPointer ?? viewer.crosshair;
+    const ijk = viewer.geometry.toFile(xyz);
+    const world = viewer.geometry.toWorld(ijk);
+    const [r, a, s] = world;
+    this.voxel.textContent = `voxel ${ijk.join(", ")}`;
+    this.world.textContent = `${side(r, "R", "L")}  ${side(a, "A", "P")}  ${side(s, "S", "I")} mm`;
+    const value = viewer.image.value(...xyz);
+    this.value.textContent = `${viewer.image.integer ? value : Number(value.toPrecision(5))}${viewer.volume.ct ? " HU" : ""}`;
+    const here = viewer.visibleMasks().filter(({ mask }) => mask.has(xyz));
+    this.object.textContent = here.map(({ object }) => object.name).join(", ");
+    this.object.style.color = here[0]?.colour ?? "";
+    this.hint.textContent = HINTS[viewer.mode];
+  }
+}
+
+const HINTS = {
+  navigate: "Drag to move the crosshair · wheel scrolls · right-drag windows · ? for all keys",
+  positive: "Click inside the object · Shift-click subtracts · wheel scrolls · ? for all keys",
+  negative: "Click outside the object · Shift-click adds · wheel scrolls · ? for all keys",
+  box: "Drag a box on a slice; pull its sides on another plane to give it depth · ? for all keys",
+};
+
+function side(mm, positive, negative) {
+  return `${mm >= 0 ? positive : negative} ${Math.abs(mm).toFixed(1)}`;
+}

@@ -1,0 +1,252 @@
+/**
+ * The viewer: a scene, and what the user asks of the server.
+ *
+ * Looking (scrolling, zoom, pan, window) never leaves the browser; that is scene.js. Editing sends one
+ * request; its answer is the new state with the masks that this page does not hold yet.
+ */
+
+import { Api } from "./api.js";
+import { askChoice, openChooser } from "./dialogs.js";
+import { Geometry } from "./geometry.js";
+import { VolumeImage } from "./image.js";
+import { Mask } from "./masks.js";
+import { Scene } from "./scene.js";
+
+export class Viewer extends Scene {
+  /** @param {HTMLElement} root */
+  constructor(root) {
+    super(root);
+    this.api = new Api();
+    this.busy = 0;
+    this.queue = Promise.resolve();
+    this.listenToDrops();
+  }
+
+  /** Connect, and show the volume that the session holds or the one the server was started with. */
+  async start() {
+    await this.guard(async () => {
+      this.hello = await this.api.connect();
+      this.sidebar.setModel(this.hello);
+      if (this.hello.volume) await this.show(this.hello);
+      else await this.openNow(this.hello.start ?? { source: "sample" });
+    });
+    return this;
+  }
+
+  // ---- editing: each sends one request -----------------------------------------------------------
+
+  clickPoint(xyz, positive) {
+    if (!this.geometry.contains(xyz)) return this.outside();
+    const voxel = this.geometry.nearest(xyz);
+    this.setCrosshair(voxel);
+    this.pending.push({ xyz: voxel, positive, pending: true });
+    this.redrawOverlays();
+    const prompt = { kind: "point", coordinates: this.geometry.toFile(voxel), positive };
+    return this.act({ do: "add_prompt", prompt }, "Segmenting").finally(() => {
+      this.pending.shift();
+      this.redrawOverlays();
+    });
+  }
+
+  commitBox(box, index) {
+    const prompt = { kind: "box", lower: this.geometry.toFile(box.lower), upper: this.geometry.toFile(box.upper) };
+    if (index < 0) return this.act({ do: "add_prompt", prompt }, "Segmenting");
+    return this.act({ do: "replace_prompt", object: this.state.selected, index, prompt }, "Segmenting");
+  }
+
+  deletePrompt(index) {
+    return this.act({ do: "delete_prompt", object: this.state.selected, index }, "Segmenting");
+  }
+
+  deletePromptAtHand() {
+    const count = this.selected?.prompts.length ?? 0;
+    if (count) return this.deletePrompt(this.hotPrompt ?? count - 1);
+    return this.toasts.show("This object has no prompts to delete.");
+  }
+
+  undo() {
+    if (this.state.can_undo) return this.act({ do: "undo" }, "Undoing");
+    return this.toasts.show("Nothing to undo.");
+  }
+
+  redo() {
+    if (this.state.can_redo) return this.act({ do: "redo" }, "Redoing");
+    return this.toasts.show("Nothing to redo.");
+  }
+
+  addObject() {
+    return this.act({ do: "add_object" }, "Adding an object");
+  }
+
+  selectObject(id) {
+    if (id !== this.state.selected) return this.act({ do: "select", object: id }, "Selecting");
+  }
+
+  stepObject(step) {
+    const { objects } = this.state;
+    const at = objects.findIndex((object) => object.id === this.state.selected);
+    if (objects.length > 1) this.selectObject(objects[(at + step + objects.length) % objects.length].id);
+  }
+
+  changeObject(id, changes) {
+    return this.act({ do: "change_object", object: id, ...changes }, "Changing");
+  }
+
+  deleteObject(id) {
+    return this.act({ do: "delete_object", object: id }, "Deleting");
+  }
+
+  clearObject(id) {
+    return this.act({ do: "clear", object: id }, "Clearing");
+  }
+
+  /** Do one thing after the other: clicks made while the server thinks wait for their turn. */
+  act(action, what) {
+    const run = () => this.watch(what, async () => this.take(await this.api.act(action, this.masks.keys())));
+    this.queue = this.queue.then(run);
+    return this.queue;
+  }
+
+  saveMask() {
+    return this.watch("Saving", async () => this.saved(await this.api.download("mask")));
+  }
+
+  savePrompts() {
+    return this.watch("Saving", async () => this.saved(await this.api.download("prompts")));
+  }
+
+  saved(name) {
+    this.toasts.show(`Saved ${name}`);
+  }
+
+  // ---- opening -----------------------------------------------------------------------------------
+
+  chooseVolume() {
+    openChooser(this.root, {
+      hello: this.hello,
+      files: (root, path) => this.api.files(root, path),
+      onopen: (source) => this.open(source),
+      onupload: (file) => this.upload(file),
+    });
+  }
+
+  listenToDrops() {
+    this.root.addEventListener("dragover", (event) => event.preventDefault());
+    this.root.addEventListener("drop", (event) => {
+      event.preventDefault();
+      const [file] = event.dataTransfer.files;
+      if (file) this.upload(file);
+    });
+  }
+
+  /** Open a file of the user's: prompts are replayed, anything else is a volume. */
+  upload(file) {
+    if (file.name.toLowerCase().endsWith(".json")) {
+      return this.watch("Replaying the prompts", async () => {
+        this.take(await this.api.openPrompts(file, this.masks.keys()));
+        this.toasts.show(`Replayed ${file.name}`);
+      });
+    }
+    if (file.size > this.hello.upload_bytes) {
+      return this.toasts.show(`${file.name} is larger than this server takes.`, "error");
+    }
+    return this.guard(async () => {
+      const sent = await this.api.upload(file, (fraction) => this.progress.update(`Uploading ${file.name}`, fraction));
+      await this.openNow({ source: "upload", upload: sent.upload });
+    });
+  }
+
+  open(source) {
+    return this.guard(() => this.openNow(source));
+  }
+
+  async openNow(source) {
+    for (;;) {
+      try {
+        this.progress.update("Reading the volume", null);
+        await this.show(await this.api.open(source));
+        return;
+      } catch (error) {
+        if (!error.choice) throw error;
+        this.progress.done();
+        const value = await askChoice(this.root, error.message, error.choice);
+        if (value === null) return;
+        source = { ...source, [error.choice.option]: value };
+      }
+    }
+  }
+
+  async show({ volume, frame }) {
+    const buffer = await this.api.voxels(volume.bytes, (fraction) => this.progress.update("Loading the volume", fraction));
+    this.masks.clear();
+    this.volume = volume;
+    this.image = new VolumeImage(volume, buffer);
+    this.geometry = new Geometry(volume);
+    this.view.hidden.clear();
+    this.draft = null;
+    this.crosshair = this.geometry.shape.map((count) => Math.floor(count / 2));
+    for (const plane of Object.values(this.planes)) plane.reset();
+    this.toolbar.setVolume();
+    this.applyPreset(0);
+    this.take(frame ?? (await this.api.act({ do: "look" }, [])));
+    this.root.dataset.ready = "true";
+  }
+
+  /** Take the server's answer: the session's state, and masks not held yet. */
+  take(frame) {
+    for (const header of frame.masks) this.masks.put(new Mask(header, header.bits));
+    this.state = frame.state;
+    this.masks.trim(new Set(frame.state.objects.map((object) => object.mask)));
+    this.hotPrompt = null;
+    for (const message of frame.messages ?? []) this.toasts.show(message, "warning");
+    this.toolbar.updateState();
+    this.sidebar.update();
+    this.status.update();
+    this.redraw();
+  }
+
+  // ---- errors and progress -----------------------------------------------------------------------
+
+  /** Run something; what goes wrong becomes a message. */
+  async guard(work) {
+    this.busy += 1;
+    this.root.classList.add("busy");
+    try {
+      return await work();
+    } catch (error) {
+      if (error.status === undefined) console.error(error);
+      const lost = error.status === 401;
+      this.toasts.show(lost ? "This session has ended on the server; reload the page to begin a new one." : error.message, "error");
+      return undefined;
+    } finally {
+      this.busy -= 1;
+      if (!this.busy) {
+        this.root.classList.remove("busy");
+        this.progress.done();
+      }
+    }
+  }
+
+  /** Run something on the server and show how far it is. */
+  watch(what, work) {
+    return this.guard(async () => {
+      this.progress.update(what, null, 700);
+      const timer = setInterval(async () => {
+        const { text, fraction } = await this.api.progress().catch(() => ({}));
+        if (this.busy && text) this.progress.update(text, fraction);
+      }, 600);
+      try {
+        return await work();
+      } finally {
+        clearInterval(timer);
+      }
+    });
+  }
+}
+
+/** Build the viewer inside an element of the page. */
+export async function mount(element) {
+  const viewer = new Viewer(element);
+  window.medsamViewer = viewer;
+  return viewer.start();
+}
