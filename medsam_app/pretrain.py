@@ -260,9 +260,9 @@ class Trainer:
     def _average_gradients(self) -> None:
         if self.world == 1:
             return
-        flat = torch.cat([
-            (torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.parameters
-        ])
+        flat = torch.cat(
+            [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.parameters]
+        )
         dist.all_reduce(flat)
         flat /= self.world
         start = 0
@@ -297,8 +297,12 @@ class Trainer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--data", type=Path, help="folder with manifest.json; synthetic windows alone without it")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run; started again, it goes on")
+    parser.add_argument(
+        "--data", type=Path, help="folder with manifest.json; synthetic windows alone without it"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the run; started again, it goes on"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -86,9 +86,13 @@ class MaskPrompt(_Prompt):
         if mask.ndim != 3:
             raise PromptError(f"A mask prompt must be 3D (i, j, k); got {mask.ndim}D.")
         inside = np.asarray(mask) != 0
-        spans = [np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+        spans = [
+            np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)
+        ]
         if not all(len(span) for span in spans):
-            raise PromptError("The mask given as a prompt is empty; give a mask with at least one voxel inside.")
+            raise PromptError(
+                "The mask given as a prompt is empty; give a mask with at least one voxel inside."
+            )
         start = tuple(int(span[0]) for span in spans)
         stop = tuple(int(span[-1]) + 1 for span in spans)
         box = inside[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]

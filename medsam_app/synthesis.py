@@ -71,7 +71,9 @@ def _tube(draws: Draws, n: int, centre: Tensor, size: float) -> Tensor:
     radius = max(1.3 * 2 / n, size * draws.uniform(0.1, 0.35))
     nodes = [(start, direction, radius), (start, -direction, radius)]
     for _ in range(draws.integer(0, 3)):
-        nodes.append((start + draws.uniform(-1, 1) * direction, F.normalize(draws.normal(3), dim=0), radius * 0.7))
+        nodes.append(
+            (start + draws.uniform(-1, 1) * direction, F.normalize(draws.normal(3), dim=0), radius * 0.7)
+        )
     for start, direction, radius in nodes:
         for _ in range(5):
             step = size * 0.6
@@ -122,14 +124,18 @@ def random_anatomy(draws: Draws, n: int) -> tuple[Tensor, Tensor]:
     wanted = draws.integer(0, count - 1)
     for index in range(count):
         target = index == wanted
-        centre = draws.uniform(0, 0.45) * F.normalize(draws.normal(3), dim=0) if target else draws.rand(3) * 2 - 1
+        centre = (
+            draws.uniform(0, 0.45) * F.normalize(draws.normal(3), dim=0) if target else draws.rand(3) * 2 - 1
+        )
         size = draws.log_uniform(0.12, 0.8)
         field = _SHAPES[draws.integer(0, len(_SHAPES) - 1)](draws, n, centre, size)
         labels = torch.where(field < 0, next_label, labels)
         parts = [next_label]
         next_label += 1
         if draws.chance(0.3):  # a wall around a lumen, or a lesion within an organ
-            inner = field + draws.uniform(0.15, 0.5) if draws.chance(0.6) else _blob(draws, n, centre, size * 0.4)
+            inner = (
+                field + draws.uniform(0.15, 0.5) if draws.chance(0.6) else _blob(draws, n, centre, size * 0.4)
+            )
             labels = torch.where((inner < 0) & (field < 0), next_label, labels)
             parts.append(next_label)
             next_label += 1

@@ -104,7 +104,9 @@ class RealWindows:
 
     def _window(self, draws: Draws, n: int, case: LabelledCase, value: int) -> Window:
         inside = case.labels == value
-        spans = [np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+        spans = [
+            np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)
+        ]
         low, high = (np.array([s[end] for s in spans]) for end in (0, -1))
         extent = float(((high - low + 1) * case.grid.spacing).max())
         spacing = extent / (n * draws.log_uniform(0.12, 1.1))

@@ -2,6 +2,5 @@
 
 if __name__ != "medsam_app.models":
     raise ImportError(
-        "This folder is a part of medsam_app and is imported as 'medsam_app.models', "
-        f"not as '{__name__}'."
+        f"This folder is a part of medsam_app and is imported as 'medsam_app.models', not as '{__name__}'."
     )

@@ -82,7 +82,9 @@ class ImageEncoder(nn.Module):
     are, so that any window whose sides are multiples of 8 can be encoded.
     """
 
-    def __init__(self, *, widths: tuple[int, int, int, int], depth: int, heads: int, adapter_dim: int) -> None:
+    def __init__(
+        self, *, widths: tuple[int, int, int, int], depth: int, heads: int, adapter_dim: int
+    ) -> None:
         super().__init__()
         full, fine, middle, coarse = widths
         self.stem = ConvNorm(2, full)

@@ -5,7 +5,6 @@ Tensors are channels first, (B, C, X, Y, Z), or token sequences, (B, N, C).
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 

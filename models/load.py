@@ -34,7 +34,9 @@ def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
     except RuntimeError:
         raise SettingsError(f"There is no device '{wanted}'; give auto, cpu, cuda or cuda:N.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise SettingsError(f"Device '{wanted}' was asked for, but torch sees no CUDA device; give cpu or auto.")
+        raise SettingsError(
+            f"Device '{wanted}' was asked for, but torch sees no CUDA device; give cpu or auto."
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SettingsError(
             f"Device '{wanted}' was asked for, but there are {torch.cuda.device_count()} CUDA devices."

@@ -25,7 +25,9 @@ class Sam3D(nn.Module):
         weights_sha256: hash of the file the weights came from, or '' for fresh ones.
     """
 
-    def __init__(self, encoder: ImageEncoder, decoder: MaskDecoder, *, roi_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, encoder: ImageEncoder, decoder: MaskDecoder, *, roi_shape: tuple[int, int, int]
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder

@@ -49,7 +49,13 @@ def _neighbours(x: Tensor, weights: list[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def random_walker(
-    image: Tensor, valid: Tensor, inside: Tensor, outside: Tensor, *, iterations: int = 100, tolerance: float = 1e-3
+    image: Tensor,
+    valid: Tensor,
+    inside: Tensor,
+    outside: Tensor,
+    *,
+    iterations: int = 100,
+    tolerance: float = 1e-3,
 ) -> Tensor:
     """Probability of inside for every voxel.
 

@@ -1,0 +1,113 @@
+"""How the house is built: what may import what, and what a wheel holds."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+#: Floors of the house, lowest first; a module imports from its own floor and those below.
+FLOORS = [
+    {"errors", "geometry", "prompts"},
+    {"models"},
+    {"adapters"},
+    {"volume", "readers", "headers", "headers_text", "dicom", "saving", "loading", "canvas"},
+    {"roi", "cache", "prediction", "compliance", "framing", "predictor", "tiles", "phantom", "clicks"},
+    {"objects", "history", "editing", "session", "prompt_file", "synthesis", "training_data"},
+    {"pretrain", "evaluate"},
+    {"browser"},
+    {"cli", "commands", "__main__"},
+]
+
+
+def _modules() -> dict[str, list[Path]]:
+    parts: dict[str, list[Path]] = {}
+    for path in sorted((ROOT / "medsam_app").rglob("*.py")):
+        relative = path.relative_to(ROOT / "medsam_app")
+        name = relative.parts[0].removesuffix(".py")
+        if name != "__init__":
+            parts.setdefault(name, []).append(path)
+    for folder in ("models", "adapters"):
+        parts[folder] = sorted((ROOT / folder).rglob("*.py"))
+    return parts
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _floor(name: str) -> int:
+    floors = [n for n, names in enumerate(FLOORS) if name in names]
+    assert floors, f"module {name} stands on no floor of FLOORS"
+    return floors[0]
+
+
+def test_imports_go_one_way() -> None:
+    for name, paths in _modules().items():
+        for path in paths:
+            for target in _imports(path):
+                if target.startswith("medsam_app."):
+                    used = target.split(".")[1]
+                    if any(used in names for names in FLOORS):
+                        assert _floor(used) <= _floor(name), f"{path.name} ({name}) imports {target}"
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"), [("gradio", {"browser"}), ("monai", {"volume", "readers", "dicom"})]
+)
+def test_only_one_place_imports(library: str, allowed: set[str]) -> None:
+    users = {
+        name
+        for name, paths in _modules().items()
+        for path in paths
+        if any(target.split(".")[0] == library for target in _imports(path))
+    }
+    assert users <= allowed
+
+
+@pytest.mark.parametrize("name", ["models", "adapters"])
+def test_bare_names_are_refused(name: str) -> None:
+    run = subprocess.run([sys.executable, "-c", f"import {name}"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert f"imported as 'medsam_app.{name}'" in run.stderr
+
+
+def test_wheel_holds_medsam_app_alone(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), "."]
+    run = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"medsam_app"}
+    for needed in (
+        "medsam_app/py.typed",
+        "medsam_app/models/sam3d.py",
+        "medsam_app/models/weights/sam3d_tiny.safetensors",
+        "medsam_app/adapters/__init__.py",
+    ):
+        assert needed in names
+    scripts = {Path(name).name for name in names if name.startswith("medsam_app/browser/static/")}
+    assert scripts == {path.name for path in (ROOT / "medsam_app/browser/static").iterdir() if path.is_file()}
+
+
+def test_the_project_names_no_registry_and_no_path_of_a_machine() -> None:
+    hosts = ["files.python" + "hosted", "registry.npm" + "js", "py" + "pi.org", "deb.deb" + "ian"]
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    for name in files:
+        path = ROOT / name
+        if path.is_file() and path.suffix in {".py", ".md", ".toml", ".js", ".css", ".txt", ".yaml", ".json"}:
+            text = path.read_text()
+            assert not [host for host in hosts if host in text], name

@@ -1,0 +1,143 @@
+"""The small 3D SAM: what it promises whatever its weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medsam_app.errors import ModelError
+from medsam_app.models import load, table
+from medsam_app.models.encoder import normalise
+from medsam_app.models.layers import SpatialAdapter, depth_to_space
+from medsam_app.models.prompt_encoder import sample_at
+from medsam_app.models.sam3d import RoiPrompts, Sam3D, build_sam3d_tiny
+
+
+@pytest.fixture(scope="module")
+def model() -> Sam3D:
+    torch.manual_seed(0)
+    return build_sam3d_tiny().eval().requires_grad_(False)
+
+
+def _ball(n: int, radius: float = 0.5) -> torch.Tensor:
+    line = torch.linspace(-1, 1, n)
+    distance = torch.stack(torch.meshgrid(line, line, line, indexing="ij")).norm(dim=0)
+    return (distance < radius)[None, None]
+
+
+def _click(*voxels: tuple[float, float, float], labels: list[int] | None = None) -> RoiPrompts:
+    return RoiPrompts(torch.tensor([voxels]), torch.tensor([labels or [1] * len(voxels)]))
+
+
+def test_normalise_is_blind_to_scale_and_offset() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 1, 16, 16, 16, generator=generator)
+    valid = torch.ones_like(image, dtype=torch.bool)
+    valid[..., 12:] = False
+    one, other = normalise(image, valid), normalise(image * 1500 - 1000, valid)
+    torch.testing.assert_close(one, other, atol=2e-3, rtol=0)
+    assert one.amin() == -1
+    assert one.amax() <= 1
+    assert (one[..., 12:] == -1).all()
+
+
+def test_normalise_bears_constant_and_empty_windows() -> None:
+    image = torch.full((2, 1, 8, 8, 8), 7.0)
+    valid = torch.ones_like(image, dtype=torch.bool)
+    valid[1] = False
+    assert torch.isfinite(normalise(image, valid)).all()
+
+
+def test_fresh_spatial_adapter_changes_nothing() -> None:
+    tokens = torch.randn(2, 60, 16)
+    assert torch.equal(SpatialAdapter(16, 4)(tokens, (3, 4, 5)), tokens)
+
+
+def test_depth_to_space_is_the_inverse_of_folding() -> None:
+    x = torch.randn(2, 3, 4, 6, 8)
+    folded = x.reshape(2, 3, 2, 2, 3, 2, 4, 2).permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(2, 24, 2, 3, 4)
+    assert torch.equal(depth_to_space(folded), x)
+
+
+def test_sampling_at_voxel_centres_reads_the_voxel() -> None:
+    x = torch.randn(1, 2, 5, 6, 7)
+    coords = torch.tensor([[[1.0, 2.0, 3.0], [4.0, 0.0, 6.0]]])
+    torch.testing.assert_close(sample_at(x, coords)[0, 0], x[0, :, 1, 2, 3])
+    torch.testing.assert_close(sample_at(x, coords)[0, 1], x[0, :, 4, 0, 6])
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 32), (48, 32, 64)])
+def test_any_window_whose_sides_are_multiples_of_16(model: Sam3D, shape: tuple[int, int, int]) -> None:
+    image = torch.randn(1, 1, *shape)
+    embedding = model.encode_image(image, torch.ones_like(image, dtype=torch.bool))
+    found = model.decode(embedding, _click((10.0, 10.0, 10.0)))
+    assert found.logits.shape == (1, 3, *shape)
+    assert torch.isfinite(found.logits).all()
+    assert ((found.quality >= 0) & (found.quality <= 1)).all()
+
+
+def test_prompts_do_not_reach_the_embedding_and_decoding_repeats(model: Sam3D) -> None:
+    image = _ball(32).float() + 0.05 * torch.randn(1, 1, 32, 32, 32)
+    embedding = model.encode_image(image, torch.ones_like(image, dtype=torch.bool))
+    before = [t.clone() for t in embedding.tensors]
+    first = model.decode(embedding, _click((16.0, 16.0, 16.0))).logits
+    model.decode(embedding, _click((2.0, 2.0, 2.0), labels=[0]))
+    again = model.decode(embedding, _click((16.0, 16.0, 16.0))).logits
+    assert all(torch.equal(a, b) for a, b in zip(before, embedding.tensors, strict=True))
+    assert torch.equal(first, again)
+
+
+def test_padding_prompts_change_nothing(model: Sam3D) -> None:
+    image = _ball(32).float()
+    embedding = model.encode_image(image, torch.ones_like(image, dtype=torch.bool))
+    plain = model.decode(embedding, _click((16.0, 16.0, 16.0))).logits
+    padded = model.decode(embedding, _click((16.0, 16.0, 16.0), (0.0, 0.0, 0.0), labels=[1, -1])).logits
+    torch.testing.assert_close(plain, padded, atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_reach_every_part_that_is_used() -> None:
+    torch.manual_seed(0)
+    model = build_sam3d_tiny()
+    image = torch.randn(1, 1, 32, 32, 32)
+    embedding = model.encode_image(image, torch.ones_like(image, dtype=torch.bool))
+    prompts = _click((16.0, 16.0, 16.0))
+    prompts.boxes = torch.tensor([[[8.0, 8.0, 8.0], [24.0, 24.0, 24.0]]])
+    found = model.decode(embedding, prompts)
+    (found.logits.square().mean() + found.quality.sum()).backward()
+    idle = [name for name, p in model.named_parameters() if p.grad is None]
+    assert idle == []
+
+
+def test_embedded_weights_segment_a_ball() -> None:
+    model = load.load_model("sam3d_tiny")
+    truth = _ball(64, 0.4)
+    generator = torch.Generator().manual_seed(0)
+    image = truth.float() * 100 + 10 * torch.randn(truth.shape, generator=generator)
+    with torch.inference_mode():
+        embedding = model.encode_image(image, torch.ones_like(truth))
+        logits, _ = model.decode(embedding, _click((31.0, 31.0, 31.0))).best()
+    mask = logits > 0
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.9
+
+
+def test_every_model_of_the_table_has_hash_and_licence() -> None:
+    for entry in table.MODELS.values():
+        assert len(entry.sha256) == 64
+        assert entry.licence
+        assert entry.path.is_file()
+        assert entry.path.stat().st_size < 12_000_000
+        assert load.sha256_of(entry.path) == entry.sha256
+
+
+def test_damaged_weights_are_refused(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = bytearray(table.MODELS["sam3d_tiny"].path.read_bytes())
+    bad[-1] ^= 1
+    (tmp_path / "sam3d_tiny.safetensors").write_bytes(bad)
+    monkeypatch.setattr(table, "WEIGHTS_FOLDER", tmp_path)
+    with pytest.raises(ModelError, match="sha256"):
+        load.load_model("sam3d_tiny")
+
+
+def test_unknown_model_names_the_nearest() -> None:
+    with pytest.raises(ModelError, match="Did you mean 'sam3d_tiny'"):
+        load.load_model("sam3d_tini")

@@ -1,0 +1,91 @@
+"""The random walker against closed forms and scikit-image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from medsam_app.models import walker
+
+
+def _ends(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    inside = torch.zeros(1, 1, n, 2, 2, dtype=torch.bool)
+    outside = inside.clone()
+    inside[:, :, 0] = True
+    outside[:, :, -1] = True
+    return inside, outside
+
+
+def test_constant_image_gives_a_straight_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walker, "BACKGROUND_PULL", 0.0)
+    n = 9
+    image, valid = torch.zeros(1, 2, n, 2, 2), torch.ones(1, 1, n, 2, 2, dtype=torch.bool)
+    p = walker.random_walker(image, valid, *_ends(n), tolerance=1e-7)
+    expected = torch.linspace(1, 0, n).view(1, 1, n, 1, 1).expand_as(p)
+    torch.testing.assert_close(p, expected, atol=1e-4, rtol=0)
+
+
+def test_edge_in_the_image_holds_the_walk() -> None:
+    image = torch.zeros(1, 1, 12, 2, 2)
+    image[:, :, 7:] = 1.0
+    valid = torch.ones(1, 1, 12, 2, 2, dtype=torch.bool)
+    p = walker.random_walker(image, valid, *_ends(12))[0, 0, :, 0, 0]
+    assert (p[:7] > 0.95).all()
+    assert (p[7:] < 0.05).all()
+
+
+def test_no_seed_no_mask_and_the_edge_of_the_volume_is_a_wall() -> None:
+    image = torch.zeros(1, 1, 8, 4, 4)
+    valid = torch.ones(1, 1, 8, 4, 4, dtype=torch.bool)
+    nothing = torch.zeros_like(valid)
+    assert not walker.random_walker(image, valid, nothing, nothing).any()
+    valid[:, :, 4:] = False
+    inside = nothing.clone()
+    inside[:, :, 0, 0, 0] = True
+    p = walker.random_walker(image, valid, inside, nothing)
+    assert (p[:, :, :4] > 0.9).all()
+    assert (p[:, :, 4:] < 0.1).all()
+
+
+def test_batch_equals_each_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 2, 10, 10, 10, generator=generator)
+    valid = torch.ones(2, 1, 10, 10, 10, dtype=torch.bool)
+    inside, outside = torch.zeros_like(valid), torch.zeros_like(valid)
+    inside[:, :, 5, 5, 5] = True
+    outside[:, :, 0] = True
+    both = walker.random_walker(image, valid, inside, outside, iterations=400, tolerance=1e-6)
+    for n in range(2):
+        each = walker.random_walker(
+            image[n : n + 1],
+            valid[n : n + 1],
+            inside[n : n + 1],
+            outside[n : n + 1],
+            iterations=400,
+            tolerance=1e-6,
+        )
+        torch.testing.assert_close(both[n : n + 1], each, atol=1e-3, rtol=0)
+
+
+def test_agrees_with_scikit_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walker, "BETA", 300.0)
+    segmentation = pytest.importorskip("skimage.segmentation")
+    rng = np.random.default_rng(0)
+    x = np.stack(np.meshgrid(*[np.linspace(-1, 1, 16)] * 3, indexing="ij"))
+    data = (np.sqrt((x**2).sum(0)) < 0.6) * 1.0 + 0.1 * rng.normal(size=(16, 16, 16))
+    seeds = np.zeros(data.shape, dtype=int)
+    seeds[8, 8, 8] = 1
+    seeds[0] = seeds[-1] = 2
+    reference = segmentation.random_walker(data, seeds, beta=walker.BETA, mode="bf") == 1
+    image = torch.from_numpy(data).float()[None, None]
+    ours = walker.random_walker(
+        image,
+        torch.ones_like(image, dtype=torch.bool),
+        torch.from_numpy(seeds == 1)[None, None],
+        torch.from_numpy(seeds == 2)[None, None],
+        iterations=1000,
+        tolerance=1e-6,
+    )
+    mask = (ours[0, 0] > 0.5).numpy()
+    assert 2 * (mask & reference).sum() / (mask.sum() + reference.sum()) > 0.97
