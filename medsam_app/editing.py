@@ -1,0 +1,264 @@
+"""The objects of a volume, changed in any way and back again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
+from threading import RLock
+
+from medsam_app.errors import PromptError
+from medsam_app.geometry import Grid
+from medsam_app.history import History
+from medsam_app.objects import (
+    LARGEST_LABEL,
+    AnyPrompt,
+    SegmentedObject,
+    checked_colour,
+    checked_index,
+    checked_label,
+    checked_name,
+    next_colour,
+    prompt_words,
+)
+from medsam_app.prompts import check_prompts
+
+
+class ObjectEditor:
+    """Objects on a grid, with unlimited undo and redo.
+
+    Safe to call from several threads. A call that raises has changed nothing.
+
+    Args:
+        grid: prompts must lie on it.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self._lock = RLock()
+        self._history: History[tuple[SegmentedObject, ...]] = History(())
+        self._selected: str | None = None
+        self._last_id = 0
+
+    # Looking
+
+    @property
+    def objects(self) -> tuple[SegmentedObject, ...]:
+        """The objects, in the order they were added."""
+        with self._lock:
+            return self._history.state
+
+    @property
+    def selected(self) -> SegmentedObject | None:
+        """The object that the next click belongs to."""
+        with self._lock:
+            return next((each for each in self.objects if each.id == self._selected), None)
+
+    def get(self, object_id: str) -> SegmentedObject:
+        """The object of an id.
+
+        Raises:
+            PromptError: there is none (any more).
+        """
+        return self.objects[self._index(object_id)]
+
+    def select(self, object_id: str) -> SegmentedObject:
+        """Choose the object that the next click belongs to. Not a step of the history."""
+        with self._lock:
+            found = self.get(object_id)
+            self._selected = found.id
+            return found
+
+    # Changing objects
+
+    def add_object(
+        self, name: str | None = None, *, label: int | None = None, colour: str | None = None
+    ) -> SegmentedObject:
+        """Add an object and select it.
+
+        Args:
+            name: by default 'object 1', 'object 2', ...
+            label: by default the smallest free value.
+            colour: '#rrggbb', by default the next of a palette that colour-blind people can tell apart.
+
+        Raises:
+            SettingsError: a name or a label that another object has, or that is no name, label or colour.
+        """
+        with self._lock:
+            others = self.objects
+            if label is None:
+                taken = {each.label for each in others}
+                label = next(value for value in range(1, LARGEST_LABEL + 2) if value not in taken)
+            if name is None:
+                names = {each.name for each in others}
+                number = len(others) + 1
+                while f"object {number}" in names:
+                    number += 1
+                name = f"object {number}"
+            name, label = checked_name(name, others), checked_label(label, others)
+            colour = (
+                next_colour([each.colour for each in others]) if colour is None else checked_colour(colour)
+            )
+            self._last_id += 1
+            added = SegmentedObject(id=f"o{self._last_id}", name=name, label=label, colour=colour)
+            self._history.push((*others, added), f"add {name}")
+            self._selected = added.id
+            return added
+
+    def rename(self, object_id: str, name: str) -> SegmentedObject:
+        """Give an object another name. Raises as `add_object`."""
+        with self._changing(object_id) as (old, others):
+            return self._swap(replace(old, name=checked_name(name, others)), f"rename {old.name}")
+
+    def set_label(self, object_id: str, label: int) -> SegmentedObject:
+        """Give an object another label value. Raises as `add_object`."""
+        with self._changing(object_id) as (old, others):
+            return self._swap(replace(old, label=checked_label(label, others)), f"change label of {old.name}")
+
+    def set_colour(self, object_id: str, colour: str) -> SegmentedObject:
+        """Give an object another colour. Raises as `add_object`."""
+        with self._changing(object_id) as (old, _):
+            return self._swap(replace(old, colour=checked_colour(colour)), f"change colour of {old.name}")
+
+    def delete_object(self, object_id: str) -> None:
+        """Delete an object and its prompts; the one before it is selected."""
+        with self._changing(object_id) as (old, others):
+            at = self._index(object_id)
+            self._history.push(others, f"delete {old.name}")
+            if self._selected == object_id:
+                self._selected = others[max(at - 1, 0)].id if others else None
+
+    # Changing prompts
+
+    def add_prompt(self, object_id: str, prompt: AnyPrompt) -> SegmentedObject:
+        """Append a prompt.
+
+        Raises:
+            PromptError: it does not lie on the volume.
+        """
+        with self._changing(object_id) as (old, _):
+            prompts = (*old.prompts, prompt)
+            check_prompts(prompts, self.grid)
+            changed = replace(old, prompts=prompts, times=(*old.times, _now()))
+            return self._swap(changed, f"add {prompt_words(prompt)} to {old.name}")
+
+    def replace_prompt(self, object_id: str, index: int, prompt: AnyPrompt) -> SegmentedObject:
+        """Put another prompt in the place of one, as when a click is moved. Raises as `add_prompt`."""
+        with self._changing(object_id) as (old, _):
+            at = checked_index(old, index)
+            prompts = (*old.prompts[:at], prompt, *old.prompts[at + 1 :])
+            check_prompts(prompts, self.grid)
+            times = (*old.times[:at], _now(), *old.times[at + 1 :])
+            return self._swap(
+                replace(old, prompts=prompts, times=times), f"move {prompt_words(prompt)} of {old.name}"
+            )
+
+    def delete_prompt(self, object_id: str, index: int) -> SegmentedObject:
+        """Delete one prompt, whichever it is.
+
+        Raises:
+            PromptError: there is no prompt of that index.
+        """
+        with self._changing(object_id) as (old, _):
+            at = checked_index(old, index)
+            prompts = (*old.prompts[:at], *old.prompts[at + 1 :])
+            times = (*old.times[:at], *old.times[at + 1 :])
+            changed = replace(old, prompts=prompts, times=times)
+            return self._swap(changed, f"delete {prompt_words(old.prompts[at])} of {old.name}")
+
+    def clear(self, object_id: str) -> SegmentedObject:
+        """Delete all prompts of an object."""
+        with self._changing(object_id) as (old, _):
+            return self._swap(replace(old, prompts=(), times=()), f"clear {old.name}")
+
+    def replace_objects(self, objects: Sequence[SegmentedObject], *, change: str) -> None:
+        """Put these objects in the place of all, as one step of the history; the first is selected.
+
+        Raises:
+            PromptError: a prompt that does not lie on the volume.
+            SettingsError: names or labels that are given twice, or that are no names, labels or colours.
+        """
+        with self._lock:
+            for at, each in enumerate(objects):
+                checked_name(each.name, objects[:at])
+                checked_label(each.label, objects[:at])
+                checked_colour(each.colour)
+                check_prompts(each.prompts, self.grid)
+            numbers = [int(each.id[1:]) for each in objects if re.fullmatch(r"o[0-9]{1,9}", each.id)]
+            self._last_id = max([self._last_id, *numbers])
+            self._history.push(tuple(objects), change)
+            self._selected = objects[0].id if objects else None
+
+    # History
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a step to take back."""
+        return self.undo_text is not None
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a step that was taken back."""
+        return self.redo_text is not None
+
+    @property
+    def undo_text(self) -> str | None:
+        """The change that `undo` would take back, such as 'add positive click to liver'."""
+        with self._lock:
+            return self._history.undo_text
+
+    @property
+    def redo_text(self) -> str | None:
+        """The change that `redo` would make again."""
+        with self._lock:
+            return self._history.redo_text
+
+    def undo(self) -> bool:
+        """Take back the last change; False when there is none."""
+        return self._move(self._history.undo)
+
+    def redo(self) -> bool:
+        """Make the change again that was taken back; False when there is none."""
+        return self._move(self._history.redo)
+
+    # Inside
+
+    def _index(self, object_id: str) -> int:
+        for at, each in enumerate(self.objects):
+            if each.id == object_id:
+                return at
+        known = ", ".join(f"'{each.id}' ({each.name})" for each in self.objects) or "none"
+        raise PromptError(f"There is no object '{object_id}'; objects here: {known}.")
+
+    @contextmanager
+    def _changing(self, object_id: str) -> Iterator[tuple[SegmentedObject, tuple[SegmentedObject, ...]]]:
+        """The lock, the object to change and all others."""
+        with self._lock:
+            old = self.get(object_id)
+            yield old, tuple(each for each in self.objects if each.id != object_id)
+
+    def _swap(self, changed: SegmentedObject, change: str) -> SegmentedObject:
+        if changed != self.get(changed.id):
+            self._history.push(
+                tuple(changed if each.id == changed.id else each for each in self.objects), change
+            )
+        return changed
+
+    def _move(self, move: Callable[[], bool]) -> bool:
+        with self._lock:
+            before = self.objects
+            if not move():
+                return False
+            # What came back or changed is what the person now looks at.
+            touched = [each for each in self.objects if each not in before]
+            if touched:
+                self._selected = touched[-1].id
+            elif self.selected is None:
+                self._selected = self.objects[-1].id if self.objects else None
+            return True
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,59 @@
+"""Unlimited undo and redo of immutable states."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+State = TypeVar("State")
+
+
+class History(Generic[State]):
+    """States one after another, and a position among them.
+
+    Args:
+        start: the state before any change.
+    """
+
+    def __init__(self, start: State) -> None:
+        self._states = [start]
+        self._changes: list[str] = []  # one between every two states
+        self._position = 0
+
+    @property
+    def state(self) -> State:
+        """Where the history stands."""
+        return self._states[self._position]
+
+    def push(self, state: State, change: str) -> None:
+        """Go to a new state; what had been undone can no longer be redone.
+
+        Args:
+            state: immutable.
+            change: in words, what led to it.
+        """
+        del self._states[self._position + 1 :], self._changes[self._position :]
+        self._states.append(state)
+        self._changes.append(change)
+        self._position += 1
+
+    @property
+    def undo_text(self) -> str | None:
+        """The change that `undo` takes back, or None when there is none."""
+        return self._changes[self._position - 1] if self._position else None
+
+    @property
+    def redo_text(self) -> str | None:
+        """The change that `redo` makes again, or None when there is none."""
+        return self._changes[self._position] if self._position < len(self._changes) else None
+
+    def undo(self) -> bool:
+        """Go one state back; False when there is none."""
+        possible = self.undo_text is not None
+        self._position -= possible
+        return possible
+
+    def redo(self) -> bool:
+        """Go one state forward; False when there is none."""
+        possible = self.redo_text is not None
+        self._position += possible
+        return possible

@@ -1,0 +1,111 @@
+"""One person's work on one volume: objects with prompts, and the masks they make.
+
+A session's state is a tuple of immutable objects, so undo and redo only go back and forth among states.
+Masks are no part of the state: each is a pure function of the volume, the model and the prompts,
+and the predictor remembers what the prompts before gave.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam_app.editing import ObjectEditor
+from medsam_app.errors import PromptError, SettingsError
+from medsam_app.objects import AnyPrompt, SegmentedObject
+
+if TYPE_CHECKING:  # these import torch, which a session does not need
+    from medsam_app.prediction import MaskPrediction
+    from medsam_app.predictor import Progress, VolumePredictor
+    from medsam_app.volume import Volume
+
+#: Which object a voxel belongs to where masks overlap: the later one in the list, or the earlier one.
+Overlap = Literal["later", "earlier"]
+
+
+class Session(ObjectEditor):
+    """Objects of one volume and their masks. Safe to call from several threads.
+
+    Args:
+        volume: what is segmented.
+        predictor: makes the masks; without one, prompts can be edited and saved but not run.
+        overlap: who owns a voxel of two masks in the label map. Objects are layers in the order of the
+            list: with 'later' the later one covers the earlier, so that a lesion drawn after its organ
+            is seen; with 'earlier' it is the other way round.
+    """
+
+    def __init__(
+        self, volume: Volume, predictor: VolumePredictor | None = None, *, overlap: Overlap = "later"
+    ) -> None:
+        if overlap not in ("later", "earlier"):
+            raise SettingsError(f"overlap must be 'later' or 'earlier'; got '{overlap}'.")
+        super().__init__(volume.grid)
+        self.volume = volume
+        self.predictor = predictor
+        self.overlap: Overlap = overlap
+        if predictor is not None:
+            predictor.set_volume(volume)
+        self._predictions: dict[str, tuple[tuple[AnyPrompt, ...], MaskPrediction]] = {}
+
+    def prediction(self, object_id: str, *, progress: Progress | None = None) -> MaskPrediction | None:
+        """The mask of an object's prompts; None while nothing says where it is.
+
+        Raises:
+            PromptError: no such object, or the session has no predictor.
+        """
+        with self._lock:
+            asked = self.get(object_id)
+            known = self._predictions.get(object_id)
+        if not asked.has_start:
+            return None
+        if known is not None and known[0] == asked.prompts:
+            return known[1]
+        if self.predictor is None:
+            raise PromptError("This session has no model to make masks with; give it a predictor.")
+        # Outside the lock: somebody who looks at the objects does not wait for the model.
+        made = self.predictor.predict_prompts(asked.prompts, progress=progress)
+        with self._lock:
+            self._predictions[object_id] = (asked.prompts, made)
+        return made
+
+    def label_map(self, *, progress: Progress | None = None) -> NDArray[np.uint16]:
+        """(i, j, k) label values of all objects, 0 where there is none; see `overlap` for voxels of two."""
+        out = np.zeros(self.volume.grid.shape, dtype=np.uint16)
+        objects = self.objects
+        for each in objects if self.overlap == "later" else reversed(objects):
+            made = self.prediction(each.id, progress=progress)
+            if made is not None:
+                place = tuple(slice(s, s + n) for s, n in zip(made.start, made.patch.shape, strict=True))
+                out[place][made.patch] = each.label
+        return out
+
+    @property
+    def label_names(self) -> dict[int, str]:
+        """Name of each label value."""
+        return {each.label: each.name for each in self.objects}
+
+    def overlaps(self) -> list[tuple[SegmentedObject, SegmentedObject, int]]:
+        """Pairs of objects whose masks share voxels, and how many; the earlier object comes first."""
+        found = []
+        for first, second in combinations(self.objects, 2):
+            shared = _shared_voxels(self.prediction(first.id), self.prediction(second.id))
+            if shared:
+                found.append((first, second, shared))
+        return found
+
+
+def _shared_voxels(a: MaskPrediction | None, b: MaskPrediction | None) -> int:
+    if a is None or b is None:
+        return 0
+    low = np.maximum(a.start, b.start)
+    high = np.minimum(np.add(a.start, a.patch.shape), np.add(b.start, b.patch.shape))
+    if (low >= high).any():
+        return 0
+    parts = [
+        m.patch[tuple(slice(x - s, y - s) for x, y, s in zip(low, high, m.start, strict=True))]
+        for m in (a, b)
+    ]
+    return int((parts[0] & parts[1]).sum())
