@@ -8,6 +8,7 @@ and the predictor remembers what the prompts before gave.
 from __future__ import annotations
 
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from medsam_app.editing import ObjectEditor
 from medsam_app.errors import PromptError, SettingsError
 from medsam_app.objects import AnyPrompt, SegmentedObject
+from medsam_app.prompt_file import open_prompt_file, save_prompt_file
 
 if TYPE_CHECKING:  # these import torch, which a session does not need
     from medsam_app.prediction import MaskPrediction
@@ -95,6 +97,34 @@ class Session(ObjectEditor):
             if shared:
                 found.append((first, second, shared))
         return found
+
+    def save_prompts(self, path: str | Path) -> Path:
+        """Write the prompt file; see `save_prompt_file`."""
+        return save_prompt_file(self, path)
+
+    def load_prompts(self, path: str | Path, *, other_image: bool = False) -> list[str]:
+        """Put the objects of a prompt file in the place of all, as one step of the history.
+
+        Args:
+            path: the prompt file.
+            other_image: accept a file that was made on another image of the same grid.
+
+        Returns:
+            Sentences for the user: why masks may differ from those of the time of writing.
+
+        Raises:
+            PromptFileError: the file cannot be read or does not belong to this image.
+        """
+        model = None
+        refine = True
+        if self.predictor is not None:
+            model = (self.predictor.model.model_id, self.predictor.model.weights_sha256)
+            refine = self.predictor.refine
+        found = open_prompt_file(path, self.volume, model=model, refine=refine, other_image=other_image)
+        with self._lock:
+            self.replace_objects(found.objects, change=f"open {Path(path).name}")
+            self.overlap = found.settings.overlap
+        return list(found.notes)
 
 
 def _shared_voxels(a: MaskPrediction | None, b: MaskPrediction | None) -> int:

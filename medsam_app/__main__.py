@@ -1,0 +1,10 @@
+"""`python -m medsam_app` is `medsam-app`."""
+
+from __future__ import annotations
+
+import sys
+
+from medsam_app.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

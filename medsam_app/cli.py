@@ -1,0 +1,235 @@
+"""The command line `medsam-app`: what it takes; what it does is in `medsam_app.commands`.
+
+Nothing here imports torch, MONAI or gradio before a command that needs it runs, so that help and
+tables appear at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+
+from medsam_app import __version__
+from medsam_app.errors import MedsamError, SeriesChoice
+from medsam_app.models.table import DEFAULT_MODEL
+
+#: Exit status of a mistake in the input, and of Ctrl-C, as shells have it.
+MISTAKE, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    name="medsam-app",
+    help="Segment medical volumes by clicking, from files, or in bulk. Research use, not a medical device.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Plain help: the same in a terminal and in the log of a machine.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+ImageArgument = Annotated[
+    Path,
+    typer.Argument(help="NIfTI, NRRD, MetaImage, or a folder or zip of DICOM slices.", show_default=False),
+]
+ModelOption = Annotated[str, typer.Option("--model", help="Name of a model; see 'medsam-app models'.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+SeriesOption = Annotated[str | None, typer.Option("--series", help="Which DICOM series, of several.")]
+FrameOption = Annotated[int | None, typer.Option("--frame", min=0, help="Which frame of a 4D image, from 0.")]
+ChannelOption = Annotated[int | None, typer.Option("--channel", min=0, help="Which channel, from 0.")]
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"medsam-app {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def serve(
+    image: Annotated[
+        Path | None, typer.Argument(help="Opened at the start; without it, a sample.", show_default=False)
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 7860,
+    root: Annotated[
+        list[Path] | None, typer.Option(help="Folder whose files may be opened in the browser; repeatable.")
+    ] = None,
+    model: ModelOption = DEFAULT_MODEL,
+    device: DeviceOption = "auto",
+    auth: Annotated[str | None, typer.Option(help="USER:PASSWORD that the page asks for.")] = None,
+    open_browser: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
+    ] = True,
+) -> None:
+    """Start the browser app."""
+    from medsam_app import commands
+
+    commands.serve(
+        image,
+        host=host,
+        port=port,
+        roots=root or [],
+        model=model,
+        device=device,
+        auth=auth,
+        open_browser=open_browser,
+    )
+
+
+@app.command()
+def segment(
+    image: ImageArgument,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", help="Mask to write: .nii, .nii.gz, .nrrd, .mha or .mhd.", show_default=False
+        ),
+    ],
+    point: Annotated[
+        list[str] | None,
+        typer.Option("--point", metavar="I,J,K", help="Voxel inside the object; repeatable."),
+    ] = None,
+    negative: Annotated[
+        list[str] | None, typer.Option("--negative", metavar="I,J,K", help="Voxel outside it; repeatable.")
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--box",
+            metavar="I,J,K,I,J,K",
+            help="Box by two opposite corners; flat along one axis, it lies on that slice; repeatable.",
+        ),
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="Mask to refine, on the image's grid.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompt file with any number of objects, instead of the above.")
+    ] = None,
+    world: Annotated[
+        bool, typer.Option("--world", help="Points and boxes are mm in RAS+ (x,y,z), not voxel indices.")
+    ] = False,
+    label: Annotated[int | None, typer.Option(help="Value of the object in the mask; 1 by default.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the object.")] = None,
+    series: SeriesOption = None,
+    frame: FrameOption = None,
+    channel: ChannelOption = None,
+    model: ModelOption = DEFAULT_MODEL,
+    device: DeviceOption = "auto",
+    save_prompts: Annotated[Path | None, typer.Option(help="Write a prompt file that replays this.")] = None,
+    other_image: Annotated[
+        bool, typer.Option("--other-image", help="Accept a prompt file of another image on the same grid.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that are there already.")
+    ] = False,
+) -> None:
+    """Segment an image from prompts; the mask lies on the image's own grid.
+
+    Order: the mask, then boxes, then points, then negative points.
+    """
+    from medsam_app import commands
+
+    commands.segment(
+        commands.Segmentation(
+            image=image,
+            output=output,
+            points=point or [],
+            negatives=negative or [],
+            boxes=box or [],
+            mask=mask,
+            prompt_file=prompts,
+            world=world,
+            label=label,
+            name=name,
+            series=series,
+            frame=frame,
+            channel=channel,
+            model=model,
+            device=device,
+            save_prompts=save_prompts,
+            other_image=other_image,
+            overwrite=overwrite,
+        )
+    )
+
+
+@app.command()
+def info(
+    image: ImageArgument,
+    series: SeriesOption = None,
+    frame: FrameOption = None,
+    channel: ChannelOption = None,
+) -> None:
+    """Print shape, spacing, orientation, intensities and series of an image."""
+    from medsam_app import commands
+
+    commands.info(image, series=series, frame=frame, channel=channel)
+
+
+@app.command()
+def models() -> None:
+    """Print the models: licence, size, and whether they are on this machine."""
+    from medsam_app import commands
+
+    commands.models()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; by default those of the process.
+
+    Returns:
+        Exit status: 0, 2 for a mistake in the input, 130 for Ctrl-C.
+    """
+    # Both Click and the copy of it in newer versions of typer: BadParameter < UsageError < ClickException.
+    usage_error: type[Exception] = cast(Any, typer.BadParameter).__mro__[2]
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def complain(message: str) -> int:
+        errors.print("Error: ", style="bold red", end="")
+        errors.print(message, markup=False)
+        return MISTAKE
+
+    try:
+        # Typer reads the arguments of the process when given None.
+        given = None if arguments is None else list(arguments)
+        status = typer.main.get_command(app).main(given, prog_name="medsam-app", standalone_mode=False)
+        # Written out here, so that a pipe closed early is noticed here and not at exit.
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except SeriesChoice as error:
+        complain(str(error))
+        for value, description in error.choices:
+            errors.print(f"  --{error.option} {value}   {description}", markup=False)
+        return MISTAKE
+    except MedsamError as error:
+        return complain(str(error))
+    except usage_error as error:
+        said = cast(Any, error).format_message()
+        where = getattr(getattr(error, "ctx", None), "command_path", "medsam-app")
+        return complain(f"{said.rstrip('.')}. See '{where} --help'.")
+    except (KeyboardInterrupt, typer.Abort):
+        errors.print("Stopped.")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # As with `medsam-app info x | head -1`; the interpreter must not flush to it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

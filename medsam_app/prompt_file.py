@@ -1,0 +1,263 @@
+"""`<case>.prompts.json`: what was said about an image, from which its masks can be made again."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from medsam_app import __version__
+from medsam_app.errors import PromptFileError, SaveError
+from medsam_app.objects import SegmentedObject
+from medsam_app.prompt_schema import (
+    ImageEntry,
+    PromptFile,
+    SettingsEntry,
+    WeightsEntry,
+    object_entry,
+    read_objects,
+)
+
+if TYPE_CHECKING:
+    from medsam_app.session import Session
+    from medsam_app.volume import Volume
+
+SUFFIX = ".prompts.json"
+FORMAT: str = PromptFile.model_fields["format"].default
+VERSION: int = PromptFile.model_fields["version"].default
+#: No more problems than this are spelled out in one message.
+MOST_PROBLEMS = 12
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A prompt file that was read for an image.
+
+    Attributes:
+        objects: with prompts in voxel indices.
+        settings: the settings they were made with.
+        notes: sentences for the user: why the masks may differ from those of the time of writing.
+    """
+
+    objects: Sequence[SegmentedObject]
+    settings: SettingsEntry
+    notes: Sequence[str]
+
+
+def default_path(image: Path) -> Path:
+    """Where the prompt file of an image is expected: beside it, as `<case>.prompts.json`."""
+    name = image.name
+    for ending in (".nii.gz", *reversed(image.suffixes)):
+        if name.lower().endswith(ending.lower()):
+            name = name[: -len(ending)]
+            break
+    return image.with_name((name or image.name) + SUFFIX)
+
+
+def save_prompt_file(session: Session, path: str | Path) -> Path:
+    """Write the objects and prompts of a session.
+
+    The file is written under a temporary name, read back, compared, and then renamed.
+
+    Raises:
+        SaveError: the file could not be written, or did not read back as written.
+    """
+    path = Path(path)
+    written = _describe(session, path)
+    text = json.dumps(written.model_dump(mode="json"), indent=1) + "\n"
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".tmp", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if read_prompt_file(temporary) != written:
+            raise SaveError(
+                f"The prompt file {path} did not read back as written; nothing was changed there."
+            )
+        # mkstemp makes files that only their owner reads; the umask says what is wanted here.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise SaveError(
+            f"The prompt file {path} could not be written: {error.strerror or error}; "
+            "give a path in a folder that exists and that you may write to."
+        ) from None
+    except PromptFileError as error:
+        raise SaveError(f"The prompt file {path} did not read back as written: {error}") from None
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def read_prompt_file(path: str | Path) -> PromptFile:
+    """Read and check a prompt file, not yet against an image.
+
+    Raises:
+        PromptFileError: it cannot be read, or with every problem of its contents.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PromptFileError(f"The prompt file {path} cannot be read: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        raise PromptFileError(
+            f"{path} is not a prompt file: it is not JSON text; give a {SUFFIX} file."
+        ) from None
+    try:
+        data = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = f" (line {error.lineno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
+        raise PromptFileError(f"{path} is not a prompt file: it is not JSON{where}.") from None
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise PromptFileError(
+            f'{path} is JSON but not a prompt file: it does not say "format": "{FORMAT}"; '
+            "give a file that this program saved."
+        )
+    if data.get("version") != VERSION:
+        raise PromptFileError(
+            f"The prompt file {path} has version {data.get('version')!r}, but this program reads version "
+            f"{VERSION}; use the program that wrote it ({str(data.get('written_by', 'unknown'))[:60]})."
+        )
+    try:
+        return PromptFile.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise PromptFileError(_listed(path, [_readable(each, data) for each in error.errors()])) from None
+
+
+def open_prompt_file(
+    path: str | Path,
+    volume: Volume,
+    *,
+    model: tuple[str, str | None] | None = None,
+    refine: bool = True,
+    other_image: bool = False,
+) -> Replay:
+    """Read a prompt file for an image.
+
+    Args:
+        path: the file.
+        volume: the image; its shape, affine and voxels must be those the prompts were given on.
+        model: name and sha256 of the model that will make the masks.
+        refine: whether that model's predictor refines large objects.
+        other_image: accept an image on the same grid whose voxels differ.
+
+    Raises:
+        PromptFileError: it cannot be read, belongs to another image, or holds prompts that make no sense.
+    """
+    path = Path(path)
+    held = read_prompt_file(path)
+    notes = _compare_image(path, held.image, volume, other_image)
+    objects, problems = read_objects(held.objects, volume.grid)
+    if problems:
+        raise PromptFileError(_listed(path, problems))
+    if held.model is not None and model is not None and (held.model.id, held.model.sha256) != model:
+        other = f"model {held.model.id}" if held.model.id != model[0] else f"other weights of {held.model.id}"
+        notes.append(f"{path.name} was written with {other}, not {model[0]} as here: masks may differ.")
+    if held.adapter is not None:
+        notes.append(
+            f"{path.name} was written with the adapter {held.adapter.id}, unused here: masks may differ."
+        )
+    if held.settings.refine != refine:
+        notes.append(f"{path.name} was written with refine={held.settings.refine}: masks may differ.")
+    return Replay(objects, held.settings, notes)
+
+
+def image_path(path: str | Path) -> Path | None:
+    """The image that a prompt file belongs to, where it can be found: as written, or beside the file."""
+    path = Path(path)
+    image = read_prompt_file(path).image
+    for name in (image.path, image.name):
+        if name is not None and (found := path.parent / name).exists():
+            return found
+    return None
+
+
+def _describe(session: Session, path: Path) -> PromptFile:
+    volume, predictor = session.volume, session.predictor
+    source = volume.source
+    relative = None
+    if source is not None:
+        try:
+            relative = Path(os.path.relpath(Path(source).resolve(), path.parent.resolve())).as_posix()
+        except ValueError:  # on another drive there is no relative path
+            relative = Path(source).resolve().as_posix()
+    image = ImageEntry(
+        path=relative,
+        name=Path(source).name if source is not None else "unnamed",
+        shape=tuple(int(n) for n in volume.grid.shape),  # type: ignore[arg-type]
+        affine=tuple(tuple(float(v) for v in row) for row in volume.grid.affine),  # type: ignore[arg-type]
+        sha256=volume.fingerprint,
+    )
+    model = None
+    if predictor is not None:
+        model = WeightsEntry(id=predictor.model.model_id, sha256=predictor.model.weights_sha256 or "")
+    return PromptFile(
+        written_by=f"medsam_app {__version__}",
+        image=image,
+        model=model,
+        adapter=None,
+        settings=SettingsEntry(overlap=session.overlap, refine=predictor.refine if predictor else True),
+        objects=tuple(object_entry(each) for each in session.objects),
+    )
+
+
+def _compare_image(path: Path, image: ImageEntry, volume: Volume, other_image: bool) -> list[str]:
+    """Notes on an image that is accepted although it is another one."""
+    difference = image.grid.difference(volume.grid)
+    if difference is not None:
+        raise PromptFileError(
+            f"The prompt file {path} belongs to '{image.name}', which lies on another grid: this image has "
+            f"{difference}; give the image that the prompts were made on."
+        )
+    if image.sha256 == volume.fingerprint:
+        return []
+    if not other_image:
+        raise PromptFileError(
+            f"The prompt file {path} belongs to '{image.name}', which has the same grid but other voxels "
+            f"(sha256 {image.sha256[:12]}… instead of {volume.fingerprint[:12]}…); give that image, or "
+            "say that another one is meant (--other-image)."
+        )
+    return [f"{path.name} was made on another image of the same grid ('{image.name}'): masks will differ."]
+
+
+def _readable(problem: ErrorDetails, data: Any) -> str:
+    """One of pydantic's errors in words: where, and what is wrong."""
+    where: list[str] = []
+    at = data
+    for step in problem["loc"]:
+        if isinstance(step, int):
+            what = where.pop().rstrip("s") if where else "entry"
+            where.append(f"{what} {step + 1}")
+        elif not (step in ("point", "box", "mask") and isinstance(at, dict) and at.get("kind") == step):
+            where.append(str(step))
+        if isinstance(at, dict):
+            at = at.get(step, at)
+        elif isinstance(at, list) and isinstance(step, int) and step < len(at):
+            at = at[step]
+    message = {
+        "extra_forbidden": "is not a field of this format",
+        "missing": "is missing",
+        "too_long": "has too many entries",
+    }.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
+    got = problem.get("input")
+    shown = f" (got {str(got)[:40]!r})" if isinstance(got, str | int | float | None) else ""
+    return f"{', '.join(where) or 'file'}: {message}{shown}"
+
+
+def _listed(path: Path, problems: Sequence[str]) -> str:
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    more = f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
+    return f"The prompt file {path} has {count}: {'; '.join(problems[:MOST_PROBLEMS])}{more}."
