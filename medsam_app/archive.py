@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from medsam_app.dicom import looks_like_dicom
 from medsam_app.errors import VolumeError
-from medsam_app.headers import format_bytes
+from medsam_app.memory import format_bytes
 
 #: Bytes that a zip may unpack to, and files it may hold.
 MAX_UNPACKED = 8 * 10**9
@@ -37,7 +37,9 @@ def unpacked(path: Path) -> Iterator[tuple[Path, list[Path] | None]]:
             try:
                 _extract(path, Path(folder))
             except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-                raise VolumeError(f"'{path.name}' is not a .zip file or is damaged; make it again.") from error
+                raise VolumeError(
+                    f"'{path.name}' is not a .zip file or is damaged; make it again."
+                ) from error
             yield Path(folder), None
 
 
@@ -49,12 +51,18 @@ def _extract(path: Path, folder: Path) -> None:
         total = sum(item.file_size for item in items)
         if total > MAX_UNPACKED:
             raise VolumeError(
-                f"'{path.name}' would unpack to {format_bytes(total)}, but at most {format_bytes(MAX_UNPACKED)} is "
+                f"'{path.name}' would unpack to {format_bytes(total)}, but at most "
+                f"{format_bytes(MAX_UNPACKED)} is "
                 "unpacked; put one series in it, or give the unpacked folder."
             )
         for number, item in enumerate(items):
             name = PurePosixPath(item.filename.replace("\\", "/"))
-            if name.is_absolute() or ".." in name.parts or ":" in name.parts[0] or stat.S_ISLNK(item.external_attr >> 16):
+            if (
+                name.is_absolute()
+                or ".." in name.parts
+                or ":" in name.parts[0]
+                or stat.S_ISLNK(item.external_attr >> 16)
+            ):
                 raise VolumeError(
                     f"'{path.name}' holds a file that would land outside its folder ('{item.filename}'); "
                     "make the .zip again from the folder of slices."

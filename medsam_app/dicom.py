@@ -1,7 +1,7 @@
-"""DICOM slices: which files of a folder or zip belong together, and whether they make a volume.
+"""DICOM slices: which files of a folder or zip belong together.
 
-SimpleITK (GDCM) reads the files; what lies between the files is decided here: series, order along the
-normal, missing slices, mixed geometry, repeated positions (frames).
+SimpleITK (GDCM) reads the files; which of them are images and which series they belong to is found here,
+and `medsam_app.dicom_stack` decides whether a series makes a volume.
 """
 
 from __future__ import annotations
@@ -11,22 +11,17 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from medsam_app.errors import SeriesChoice, VolumeError
-from medsam_app.headers import machine_memory, sitk_reader
+from medsam_app.headers import sitk_reader
 
-#: A slice may lie this fraction of the slice distance beside its place.
-_TOLERANCE = 0.05
-#: Multi-frame objects whose frames are slices of one volume: enhanced CT, MR, PET, legacy converted ones.
-_ENHANCED = {f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2.1", "2.2", "4.1", "4.4", "130", "128.1")}
 #: Not images: segmentations, presentation states, reports, radiotherapy, directories, raw data.
 _NOT_IMAGES = re.compile(
-    r"1\.2\.840\.10008\.(1\.3\.10|5\.1\.4\.1\.1\.(66|88|11|104|481\.[23456789]|9)(\.|$)|5\.1\.4\.(34|38|39|43|44|45))"
+    r"1\.2\.840\.10008\."
+    r"(1\.3\.10|5\.1\.4\.1\.1\.(66|88|11|104|481\.[2-9]|9)(\.|$)|5\.1\.4\.(34|38|39|43|44|45))"
 )
 
 
@@ -74,7 +69,8 @@ class SeriesInfo:
     def label(self) -> str:
         """One line for a list of choices."""
         name = self.description or "without description"
-        return f"{self.modality or 'unknown modality'}, {name}, {self.slices} slices of {self.columns} x {self.rows}"
+        size = f"{self.slices} slices of {self.columns} x {self.rows}"
+        return f"{self.modality or 'unknown modality'}, {name}, {size}"
 
 
 def looks_like_dicom(start: bytes) -> bool:
@@ -82,7 +78,9 @@ def looks_like_dicom(start: bytes) -> bool:
     return start[128:132] == b"DICM" or (start[:2] in (b"\x02\0", b"\x08\0") and len(start) == 132)
 
 
-def scan(name: str, folder: Path, files: Iterable[Path] | None = None) -> tuple[dict[str, list[Slice]], tuple[str, ...]]:
+def scan(
+    name: str, folder: Path, files: Iterable[Path] | None = None
+) -> tuple[dict[str, list[Slice]], tuple[str, ...]]:
     """Slices of every image series under a folder, by series UID, and notes on what was passed over.
 
     Args:
@@ -121,9 +119,14 @@ def scan(name: str, folder: Path, files: Iterable[Path] | None = None) -> tuple[
         series.setdefault(item.series, []).append(item)
     passed = ", ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in sorted(skipped.items()))
     if not series:
-        found = passed or ", ".join(f"{count} {name} file(s)" for name, count in others.most_common(4)) or "nothing"
+        found = (
+            passed
+            or ", ".join(f"{count} {name} file(s)" for name, count in others.most_common(4))
+            or "nothing"
+        )
         raise VolumeError(
-            f"'{name}' holds no DICOM images (found: {found}); give the folder or .zip that holds the slices, "
+            f"'{name}' holds no DICOM images (found: {found}); give the folder or .zip that holds the "
+            "slices, "
             "or a single .nii.gz, .nrrd, .mha or .mhd file."
         )
     notes = [f"Passed over beside the images: {passed}."] if passed else []
@@ -132,7 +135,7 @@ def scan(name: str, folder: Path, files: Iterable[Path] | None = None) -> tuple[
     return series, tuple(notes)
 
 
-_TAGS = {
+TAGS = {
     "series": "0020|000e", "uid": "0008|0018", "class": "0008|0016", "modality": "0008|0060",
     "description": "0008|103e", "position": "0020|0032", "orientation": "0020|0037", "spacing": "0028|0030",
     "instance": "0020|0013", "acquisition": "0020|0012", "time": "0008|0032", "echo": "0018|0081",
@@ -146,21 +149,20 @@ def _read_tags(path: Path) -> Slice:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise VolumeError(
-            f"The DICOM slice '{path.name}' cannot be read: it is cut short, damaged or compressed in an unknown way; "
+            f"The DICOM slice '{path.name}' cannot be read: it is cut short, damaged or compressed in an "
+            "unknown way; "
             "export the series again."
         ) from error
-    tags = {
-        key: reader.GetMetaData(key).strip(" \0") for key in _TAGS.values() if reader.HasMetaDataKey(key)
-    }
+    tags = {key: reader.GetMetaData(key).strip(" \0") for key in TAGS.values() if reader.HasMetaDataKey(key)}
     size = [*(int(n) for n in reader.GetSize()), 1, 1][:3]
-    position = _numbers(tags.get(_TAGS["position"]), 3)
-    cosines = _numbers(tags.get(_TAGS["orientation"]), 6)
+    position = numbers(tags.get(TAGS["position"]), 3)
+    cosines = numbers(tags.get(TAGS["orientation"]), 6)
     spacing = reader.GetSpacing()
     return Slice(
         path=path,
-        uid=tags.get(_TAGS["uid"], ""),
-        series=tags.get(_TAGS["series"], ""),
-        sop_class=tags.get(_TAGS["class"], ""),
+        uid=tags.get(TAGS["uid"], ""),
+        series=tags.get(TAGS["series"], ""),
+        sop_class=tags.get(TAGS["class"], ""),
         tags=tags,
         size=(size[0], size[1], size[2]),
         pixel=reader.GetPixelIDValue(),
@@ -171,7 +173,7 @@ def _read_tags(path: Path) -> Slice:
     )
 
 
-def _numbers(text: str | None, count: int) -> NDArray[np.float64] | None:
+def numbers(text: str | None, count: int) -> NDArray[np.float64] | None:
     try:
         values = np.array([float(part) for part in (text or "").split("\\")])
     except ValueError:
@@ -188,8 +190,8 @@ def series_list(series: dict[str, list[Slice]]) -> list[SeriesInfo]:
             SeriesInfo(
                 uid=uid,
                 number=number,
-                description=first.tags.get(_TAGS["description"], ""),
-                modality=first.tags.get(_TAGS["modality"], ""),
+                description=first.tags.get(TAGS["description"], ""),
+                modality=first.tags.get(TAGS["modality"], ""),
                 slices=sum(item.size[2] for item in slices),
                 columns=first.size[0],
                 rows=first.size[1],
@@ -207,7 +209,8 @@ def pick_series(name: str, series: dict[str, list[Slice]], wanted: str | None) -
             return next(iter(series.values()))
         listing = "; ".join(text for _, text in choices[:8]) + ("; ..." if len(choices) > 8 else "")
         raise SeriesChoice(
-            f"'{name}' holds {len(series)} series; choose one by its number or UID with the option 'series': {listing}.",
+            f"'{name}' holds {len(series)} series; choose one by its number or UID "
+            f"with the option 'series': {listing}.",
             option="series",
             choices=choices,
         )
@@ -219,186 +222,3 @@ def pick_series(name: str, series: dict[str, list[Slice]], wanted: str | None) -
         option="series",
         choices=choices,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Stack:
-    """Slices in order, proven to make volumes.
-
-    Attributes:
-        frames: for each frame, its slices along the normal.
-        affine: (4, 4) voxel indices (column, row, slice) to mm in RAS+; None: as the one multi-frame file has it.
-    """
-
-    frames: list[list[Slice]]
-    affine: NDArray[np.float64] | None
-    modality: str | None
-    notes: tuple[str, ...]
-
-
-def stack(name: str, slices: list[Slice]) -> Stack:
-    """Order the slices of a series; `VolumeError` when they do not make a volume.
-
-    Args:
-        name: of the folder or zip, for messages.
-    """
-    first = slices[0]
-    modality = first.tags.get(_TAGS["modality"]) or None
-    if any(item.components > 1 for item in slices):
-        raise VolumeError(
-            f"The series in '{name}' holds colours (RGB), but one intensity a voxel is needed; "
-            "take the original scan, not a screenshot or a report."
-        )
-    if len(slices) == 1 and first.size[2] > 1:
-        return _multi_frame(name, first, modality)
-    _check_alike(name, slices)
-    _check_memory(name, slices)
-    frames, notes = _split_frames(name, slices)
-    affine, more = _affine(name, frames[0])
-    return Stack(frames, affine, modality, tuple(notes + more))
-
-
-def _multi_frame(name: str, item: Slice, modality: str | None) -> Stack:
-    if item.sop_class not in _ENHANCED:
-        raise VolumeError(
-            f"'{name}' is a multi-frame DICOM file whose {item.size[2]} frames are not known to be slices of one "
-            "volume (a film, for example); convert it to .nii.gz."
-        )
-    note = "Slice positions of a multi-frame DICOM file are taken as evenly spaced; compare with another viewer."
-    return Stack([[item]], None, modality, (note,))
-
-
-def _check_alike(name: str, slices: list[Slice]) -> None:
-    missing = [item for item in slices if item.axes is None or item.position is None]
-    if missing:
-        raise VolumeError(
-            f"{len(missing)} of {len(slices)} slices in '{name}' do not say where they lie (no position or "
-            f"orientation, '{missing[0].path.name}' for one); export the series with full headers."
-        )
-    sizes = Counter(f"{item.size[0]} x {item.size[1]}" for item in slices)
-    spacings = Counter(f"{item.spacing[0]:.4g} x {item.spacing[1]:.4g} mm" for item in slices)
-    orientations = Counter(_orientation(item) for item in slices)
-    for what, found in (("sizes", sizes), ("voxel spacings", spacings), ("orientations", orientations)):
-        if len(found) > 1:
-            listing = ", ".join(f"{count} of {value}" for value, count in found.most_common(4))
-            raise VolumeError(
-                f"The slices of one series in '{name}' have mixed {what} ({listing}); "
-                "put slices of one geometry in a folder of their own (scouts are often the odd ones)."
-            )
-    if any(item.size[2] > 1 for item in slices):
-        raise VolumeError(f"'{name}' mixes several multi-frame DICOM files; give one of them.")
-
-
-def _orientation(item: Slice) -> str:
-    """Direction of the slice's normal and columns, rounded, for comparison and for messages."""
-    assert item.axes is not None
-    normal = np.cross(item.axes[0], item.axes[1])
-    plane = ("sagittal", "coronal", "axial")[int(np.abs(normal).argmax())]
-    return f"{plane} [{' '.join(f'{value + 0.0:.3f}' for value in np.round(item.axes.ravel(), 3))}]"
-
-
-def _check_memory(name: str, slices: list[Slice]) -> None:
-    need = sum(item.size[0] * item.size[1] for item in slices) * 2
-    memory = machine_memory()
-    if memory is not None and need > memory:
-        raise VolumeError(f"'{name}' does not fit the memory of this machine; crop or downsample it first.")
-
-
-def _distance(item: Slice) -> float:
-    assert item.axes is not None and item.position is not None
-    return float(np.cross(item.axes[0], item.axes[1]) @ item.position)
-
-
-def _split_frames(name: str, slices: list[Slice]) -> tuple[list[list[Slice]], list[str]]:
-    """Slices by position along the normal; positions that come back several times are frames."""
-
-    def order(item: Slice) -> tuple[Any, ...]:
-        keys = [_numbers(item.tags.get(_TAGS[key]), 1) for key in ("acquisition", "echo", "time", "instance")]
-        return tuple(0.0 if key is None else float(key[0]) for key in keys)
-
-    places: list[list[Slice]] = []
-    for item in sorted(slices, key=_distance):
-        if places and abs(_distance(item) - _distance(places[-1][0])) < 1e-3:
-            places[-1].append(item)
-        else:
-            places.append([item])
-    counts = Counter(len(place) for place in places)
-    if len(counts) > 1:
-        usual = counts.most_common(1)[0][0]
-        odd = next(place for place in places if len(place) != usual)
-        raise VolumeError(
-            f"In '{name}' most slice positions come {usual} time(s) but {sum(len(p) != usual for p in places)} do not "
-            f"(at {_distance(odd[0]):.2f} mm there are {len(odd)}); slices are missing or two series are mixed."
-        )
-    if len(places) < 2:
-        raise VolumeError(
-            f"'{name}' holds a single DICOM slice position (2D), but a 3D volume of two slices or more is needed; "
-            "give the folder with the whole series."
-        )
-    return [list(frame) for frame in zip(*(sorted(place, key=order) for place in places), strict=True)], []
-
-
-def _affine(name: str, slices: list[Slice]) -> tuple[NDArray[np.float64], list[str]]:
-    """Affine of ordered slices; `VolumeError` when one is missing or out of line."""
-    positions = np.array([item.position for item in slices])
-    axes = slices[0].axes
-    assert axes is not None
-    gaps = np.diff([_distance(item) for item in slices])
-    usual = float(np.median(gaps))
-    holes = np.flatnonzero(gaps > 1.5 * usual)
-    if len(holes):
-        count = int(sum(round(gaps[hole] / usual) - 1 for hole in holes))
-        at = _distance(slices[holes[0]])
-        raise VolumeError(
-            f"About {count} of {len(slices) + count} slices are missing in '{name}' (the first after {at:.2f} mm along "
-            f"the normal, where the distance is {gaps[holes[0]]:.2f} mm instead of {usual:.2f} mm); "
-            "copy the whole series."
-        )
-    step = (positions[-1] - positions[0]) / (len(slices) - 1)
-    residual = np.linalg.norm(positions - positions[0] - np.arange(len(slices))[:, None] * step, axis=1)
-    if residual.max() > _TOLERANCE * usual + 0.01:
-        raise VolumeError(
-            f"The slices in '{name}' are not evenly spaced (distances from {gaps.min():.2f} to {gaps.max():.2f} mm, "
-            f"up to {residual.max():.2f} mm off their place); resample the series to even slices or split it."
-        )
-    lps = np.eye(4)
-    lps[:3, 0] = axes[0] * slices[0].spacing[0]
-    lps[:3, 1] = axes[1] * slices[0].spacing[1]
-    lps[:3, 2] = step
-    lps[:3, 3] = positions[0]
-    notes = []
-    normal = np.cross(axes[0], axes[1])
-    lean = np.degrees(np.arccos(np.clip(normal @ step / np.linalg.norm(step), -1, 1)))
-    if lean > 0.5:
-        notes.append(f"The slices are stacked {lean:.1f} degrees off their normal (gantry tilt); the affine is sheared.")
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps, notes
-
-
-def pick_frame(name: str, stack: Stack, wanted: int | None) -> int:
-    """The chosen frame, or the only one."""
-    count = len(stack.frames)
-    if wanted is None:
-        if count == 1:
-            return 0
-        raise SeriesChoice(
-            f"The series in '{name}' holds {count} frames (each slice position comes {count} times); "
-            f"choose one of 0 to {count - 1} with the option 'frame'.",
-            option="frame",
-            choices=[(str(number), f"frame {number} of {count}") for number in range(count)],
-        )
-    if not 0 <= wanted < count:
-        raise VolumeError(f"The series in '{name}' has no frame {wanted}; it has {count}, counted from 0.")
-    return wanted
-
-
-def result_type(slices: list[Slice]) -> np.dtype:
-    """Type that holds every slice: the files' integer type, or float32 where rescaling makes fractions."""
-    found = {item.pixel for item in slices}
-    types = {sitk.sitkUInt8: "u1", sitk.sitkInt8: "i1", sitk.sitkUInt16: "u2", sitk.sitkInt16: "i2",
-             sitk.sitkUInt32: "u4", sitk.sitkInt32: "i4"}  # fmt: skip
-    if found <= set(types):
-        common = np.result_type(*[np.dtype(types[pixel]) for pixel in found])
-        return common if common.kind in "iu" else np.dtype(np.float32)
-    return np.dtype(np.float32)
-
-

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,13 @@ from nibabel.spatialimages import HeaderDataError
 
 from medsam_app.errors import SeriesChoice, VolumeError
 from medsam_app.headers_text import check_text_header
+from medsam_app.memory import format_bytes, machine_memory
 
 Format = Literal["nifti", "nrrd", "meta", "dicom"]
 
 SUFFIXES: dict[str, Format] = {
-    ".nii": "nifti", ".nii.gz": "nifti", ".nrrd": "nrrd", ".mha": "meta", ".mhd": "meta", ".zip": "dicom", ".dcm": "dicom",
+    ".nii": "nifti", ".nii.gz": "nifti", ".nrrd": "nrrd", ".mha": "meta", ".mhd": "meta",
+    ".zip": "dicom", ".dcm": "dicom",
 }  # fmt: skip
 READABLE = ".nii, .nii.gz, .nrrd, .mha, .mhd, a folder or a .zip of DICOM slices"
 
@@ -94,7 +95,7 @@ def cut_short(path: Path) -> VolumeError:
     )
 
 
-def read_nifti_header(path: Path) -> tuple[Any, type]:
+def read_nifti_header(path: Path) -> tuple[Any, Any]:
     """Header of a single-file NIfTI and the nibabel image class that reads it, unchecked."""
     try:
         with open_nifti(path) as file:
@@ -128,7 +129,8 @@ def inspect_nifti(path: Path) -> HeaderInfo:
         dtype = header.get_data_dtype()
     except HeaderDataError as error:
         raise VolumeError(
-            f"'{path.name}' holds values of NIfTI datatype {code}, which cannot be read; save it as int16 or float32."
+            f"'{path.name}' holds values of NIfTI datatype {code}, which cannot be read; save it as int16 "
+            "or float32."
         ) from error
     if dtype.fields is not None:
         raise _refuse_rgb(path)
@@ -140,9 +142,16 @@ def inspect_nifti(path: Path) -> HeaderInfo:
         )
     offset = float(header["vox_offset"])
     if not 0 <= offset < 2**40:
-        raise VolumeError(f"'{path.name}' is damaged: its header puts the voxels at byte {offset:g}; export it again.")
+        raise VolumeError(
+            f"'{path.name}' is damaged: its header puts the voxels at byte {offset:g}; export it again."
+        )
     info = HeaderInfo(
-        "nifti", (sizes[0], sizes[1], sizes[2]), sizes[3], sizes[4], dtype, max(int(offset), header.single_vox_offset)
+        "nifti",
+        (sizes[0], sizes[1], sizes[2]),
+        sizes[3],
+        sizes[4],
+        dtype,
+        max(int(offset), header.single_vox_offset),
     )
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
@@ -157,7 +166,9 @@ def inspect_itk(path: Path, format: Format) -> HeaderInfo:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise VolumeError(f"'{path.name}' could not be read as {title(format)}: {itk_reason(error)}") from error
+        raise VolumeError(
+            f"'{path.name}' could not be read as {title(format)}: {itk_reason(error)}"
+        ) from error
     size = [int(n) for n in reader.GetSize()]
     if len(size) > 4:
         raise VolumeError(f"'{path.name}' has {len(size)} dimensions; at most a frame axis may follow space.")
@@ -168,10 +179,13 @@ def inspect_itk(path: Path, format: Format) -> HeaderInfo:
     dtype = _SITK_TYPES.get(pixel)
     if dtype is None:
         raise VolumeError(
-            f"'{path.name}' holds values of type {sitk.GetPixelIDValueAsString(pixel)}; save it as int16 or float32."
+            f"'{path.name}' holds values of type {sitk.GetPixelIDValueAsString(pixel)}; save it as int16 "
+            "or float32."
         )
     _check_shape(path, size[:3])
-    info = HeaderInfo(format, (size[0], size[1], size[2]), size[3], reader.GetNumberOfComponents(), np.dtype(dtype))
+    info = HeaderInfo(
+        format, (size[0], size[1], size[2]), size[3], reader.GetNumberOfComponents(), np.dtype(dtype)
+    )
     check_size(path, info, expansion, data_file)
     return info
 
@@ -211,7 +225,8 @@ def itk_reason(error: RuntimeError) -> str:
 
 def _refuse_rgb(path: Path) -> VolumeError:
     return VolumeError(
-        f"'{path.name}' holds colours (RGB), but one intensity a voxel is needed; convert it to grey values first, "
+        f"'{path.name}' holds colours (RGB), but one intensity a voxel is needed; convert it to grey "
+        "values first, "
         "or take the original scan if this is a screenshot or an overlay."
     )
 
@@ -246,32 +261,17 @@ def check_size(path: Path, info: HeaderInfo, expansion: float, data_file: Path |
     size = (data_file or path).stat().st_size
     if need + info.offset > size * expansion:
         raise VolumeError(
-            f"'{path.name}' is cut short or its header is wrong: the header promises {format_bytes(need)} of voxels, "
+            f"'{path.name}' is cut short or its header is wrong: the header promises {format_bytes(need)} "
+            "of voxels, "
             f"which a file of {format_bytes(size)} cannot hold; copy or download it again."
         )
     memory = machine_memory()
     if memory is not None and need > memory:
         raise VolumeError(
-            f"'{path.name}' needs {format_bytes(need)} of memory, but this machine has {format_bytes(memory)}; "
+            f"'{path.name}' needs {format_bytes(need)} of memory, but this machine has "
+            f"{format_bytes(memory)}; "
             "crop or downsample it first."
         )
-
-
-def machine_memory() -> int | None:
-    """Bytes of memory of this machine, None where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not on Windows
-        return None
-
-
-def format_bytes(count: float) -> str:
-    """Bytes for a message: '3.2 GB'."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def choose(path: Path, info: HeaderInfo, *, frame: int | None, channel: int | None) -> tuple[int, int]:
@@ -282,7 +282,8 @@ def choose(path: Path, info: HeaderInfo, *, frame: int | None, channel: int | No
     for option, count, given in (("frame", info.frames, frame), ("channel", info.channels, channel)):
         if given is None and count > 1:
             raise SeriesChoice(
-                f"'{path.name}' holds {count} {option}s; choose one of 0 to {count - 1} with the option '{option}'.",
+                f"'{path.name}' holds {count} {option}s; "
+                f"choose one of 0 to {count - 1} with the option '{option}'.",
                 option=option,
                 choices=[(str(number), f"{option} {number} of {count}") for number in range(count)],
             )

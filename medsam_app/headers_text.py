@@ -27,9 +27,15 @@ def check_text_header(path: Path, format: str) -> tuple[float, Path | None]:
     fields = _nrrd_fields(path) if format == "nrrd" else _meta_fields(path)
     if format == "nrrd":
         encoding = fields.get("encoding", "raw").lower()
-        expansion = {"raw": 1.0, "gzip": 1032.0, "gz": 1032.0, "txt": 8.0, "text": 8.0, "ascii": 8.0, "hex": 1.0}.get(
-            encoding, math.inf
-        )
+        expansion = {
+            "raw": 1.0,
+            "gzip": 1032.0,
+            "gz": 1032.0,
+            "txt": 8.0,
+            "text": 8.0,
+            "ascii": 8.0,
+            "hex": 1.0,
+        }.get(encoding, math.inf)
         name = fields.get("data file", fields.get("datafile"))
     else:
         # eight bytes at most come of a one-digit number and its blank
@@ -43,14 +49,20 @@ def check_text_header(path: Path, format: str) -> tuple[float, Path | None]:
 
 def _data_file(path: Path, name: str) -> Path:
     if name.upper().startswith("LIST") or "%" in name:
-        raise VolumeError(f"'{path.name}' is spread over several data files; save it as one .nii.gz or .nrrd file.")
+        raise VolumeError(
+            f"'{path.name}' is spread over several data files; save it as one .nii.gz or .nrrd file."
+        )
     folder = path.parent.resolve()
     data = (folder / name).resolve()
     # A header from elsewhere must not make the program read any file of this machine.
     if not data.is_relative_to(folder):
-        raise VolumeError(f"'{path.name}' points to voxels outside its own folder ('{name}'); put both in one folder.")
+        raise VolumeError(
+            f"'{path.name}' points to voxels outside its own folder ('{name}'); put both in one folder."
+        )
     if not data.is_file():
-        raise VolumeError(f"'{path.name}' keeps its voxels in '{name}', which is missing; put it in the same folder.")
+        raise VolumeError(
+            f"'{path.name}' keeps its voxels in '{name}', which is missing; put it in the same folder."
+        )
     return data
 
 

@@ -19,7 +19,8 @@ from monai.utils import MetaKeys, SpaceKeys
 from nibabel.fileslice import fileslice
 from numpy.typing import NDArray
 
-from medsam_app.dicom import Slice, result_type
+from medsam_app.dicom import Slice
+from medsam_app.dicom_stack import result_type
 from medsam_app.headers import HeaderInfo, find_format, open_nifti, read_nifti_header, sitk_reader
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -141,14 +142,13 @@ def itk_affine(img: sitk.Image) -> NDArray[np.float64]:
 
 
 class DicomReader(ImageReader):
-    """Ordered DICOM slices through SimpleITK (GDCM: compressed transfer syntaxes, rescale slope and intercept).
+    """Ordered DICOM slices through SimpleITK (GDCM: compressed syntaxes, rescale slope and intercept).
 
     Each slice is read by itself, since slope and intercept may differ between slices (PET).
-    Orders no slices: give them as `medsam_app.dicom.stack` ordered them.
 
     Args:
-        affine: (4, 4) to RAS, as `medsam_app.dicom.stack` found it; None: of the one multi-frame file.
-        slices: what was scanned, in order.
+        affine: (4, 4) to RAS, as `medsam_app.dicom_stack.stack` found it; None: of the one multi-frame file.
+        slices: in the order that `stack` gave them.
     """
 
     def __init__(self, slices: Sequence[Slice], affine: NDArray[np.float64] | None) -> None:

@@ -52,15 +52,21 @@ def save_mask(
     path = Path(path).expanduser()
     suffix = next((end for end in WRITABLE if path.name.lower().endswith(end)), None)
     if suffix is None:
-        raise SaveError(f"A mask cannot be saved as '{path.name}'; let its name end in {', '.join(WRITABLE)}.")
+        raise SaveError(
+            f"A mask cannot be saved as '{path.name}'; let its name end in {', '.join(WRITABLE)}."
+        )
     labels = smallest_labels(label_map, volume.shape)
     if volume.source is not None and path.exists() and path.samefile(volume.source):
-        raise SaveError(f"Saving to '{path.name}' would overwrite the image itself; give the mask another name.")
+        raise SaveError(
+            f"Saving to '{path.name}' would overwrite the image itself; give the mask another name."
+        )
     if path.is_dir():
         raise SaveError(f"'{path.name}' is a folder; give the name of a file in it.")
     if not path.parent.is_dir():
         raise SaveError(f"The folder '{path.parent}' does not exist; make it first or save elsewhere.")
-    names = json.dumps({"labels": {str(k): v for k, v in (label_names or {}).items()}}) if label_names else None
+    names = (
+        json.dumps({"labels": {str(k): v for k, v in (label_names or {}).items()}}) if label_names else None
+    )
     try:
         folder = Path(tempfile.mkdtemp(prefix=".saving-", dir=path.parent))
     except OSError as error:
@@ -82,7 +88,9 @@ def save_mask(
     except OSError as error:
         raise _not_written(path, error) from error
     except RuntimeError as error:  # SimpleITK
-        raise SaveError(f"'{path.name}' could not be written; look for free space and permissions.") from error
+        raise SaveError(
+            f"'{path.name}' could not be written; look for free space and permissions."
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return path
@@ -106,14 +114,17 @@ def smallest_labels(label_map: NDArray, shape: tuple[int, int, int]) -> NDArray:
     if low < 0:
         raise SaveError(f"The mask has negative labels (down to {int(low)}); labels count from 0.")
     if high > 2**32 - 1:
-        raise SaveError(f"The mask has labels up to {int(high)}; the largest that can be saved is {2**32 - 1}.")
+        raise SaveError(
+            f"The mask has labels up to {int(high)}; the largest that can be saved is {2**32 - 1}."
+        )
     return label_map.astype(np.min_scalar_type(int(high)), copy=False)
 
 
 def _not_written(path: Path, error: OSError) -> SaveError:
     reason = error.strerror or "unknown reason"
     return SaveError(
-        f"'{path.name}' could not be written to '{path.parent}' ({reason}); free some space, change the permissions "
+        f"'{path.name}' could not be written to '{path.parent}' ({reason}); free some space, change the "
+        "permissions "
         "or save elsewhere."
     )
 
@@ -127,7 +138,9 @@ def _flush(file: Path) -> None:
 def _keep_image_data(target: Path, source: Path) -> None:
     """Refuse to replace the image, or the data file of a .mhd image."""
     if target.samefile(source) or (source.suffix.lower() == ".mhd" and target.stem == source.stem):
-        raise SaveError(f"Saving would overwrite '{target.name}' of the image itself; give the mask another name.")
+        raise SaveError(
+            f"Saving would overwrite '{target.name}' of the image itself; give the mask another name."
+        )
 
 
 def _write_nifti(labels: NDArray, volume: Volume, path: Path, names: str | None) -> None:
@@ -167,7 +180,9 @@ def _read_nifti(path: Path, volume: Volume) -> tuple[NDArray, NDArray[np.float64
     if volume.nifti_geometry is not None:
         codes = (int(image.header["qform_code"]), int(image.header["sform_code"]))
         if codes != volume.nifti_codes:
-            raise SaveError(f"'{path.name}' did not keep the image's qform and sform codes; nothing was saved.")
+            raise SaveError(
+                f"'{path.name}' did not keep the image's qform and sform codes; nothing was saved."
+            )
     return np.asanyarray(image.dataobj), image.affine
 
 
@@ -192,8 +207,10 @@ def _read_itk(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
 
 
 def _prove(path: Path, labels: NDArray, grid: Grid, found: NDArray, affine: NDArray[np.float64]) -> None:
-    difference = grid.difference(Grid(found.shape, affine))  # type: ignore[arg-type]
+    difference = grid.difference(Grid(found.shape, affine))
     if difference:
-        raise SaveError(f"'{path.name}' did not read back on the grid of the image ({difference}); nothing was saved.")
+        raise SaveError(
+            f"'{path.name}' did not read back on the grid of the image ({difference}); nothing was saved."
+        )
     if found.dtype != labels.dtype or not np.array_equal(found, labels):
         raise SaveError(f"'{path.name}' did not read back as written; nothing was saved. Look at the disk.")

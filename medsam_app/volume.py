@@ -20,7 +20,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import ArrayLike, NDArray
 
-from medsam_app import dicom
+from medsam_app import dicom, dicom_stack
 from medsam_app.archive import unpacked
 from medsam_app.dicom import SeriesInfo
 from medsam_app.errors import GridMismatch, VolumeError
@@ -79,7 +79,7 @@ class Volume:
         digest = hashlib.sha256(f"{self.array.dtype.str} {self.shape} ".encode())
         digest.update(np.ascontiguousarray(self.affine, dtype="<f8").tobytes())
         for k in range(self.shape[2]):  # slice by slice: no second copy of the volume
-            digest.update(np.ascontiguousarray(self.array[:, :, k].T))
+            digest.update(np.ascontiguousarray(self.array[:, :, k].T).data)
         return digest.hexdigest()
 
     @classmethod
@@ -155,10 +155,14 @@ def _reading(path: Path, format: str) -> Iterator[None]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise cut_short(path) from error
     except MemoryError as error:
-        raise VolumeError(f"'{path.name}' does not fit the free memory; crop or downsample it first.") from error
+        raise VolumeError(
+            f"'{path.name}' does not fit the free memory; crop or downsample it first."
+        ) from error
     except (OSError, HeaderDataError) as error:
         if isinstance(error, PermissionError):
-            raise VolumeError(f"'{path.name}' may not be read by this user; change its permissions.") from error
+            raise VolumeError(
+                f"'{path.name}' may not be read by this user; change its permissions."
+            ) from error
         raise cut_short(path) from error
     except RuntimeError as error:  # SimpleITK
         raise VolumeError(f"'{path.name}' could not be read as {format}: {itk_reason(error)}") from error
@@ -166,12 +170,14 @@ def _reading(path: Path, format: str) -> Iterator[None]:
 
 def _load_dicom(path: Path, series: str | None, frame: int | None, channel: int | None) -> Volume:
     if channel not in (None, 0):
-        raise VolumeError(f"'{path.name}' is DICOM with one channel (number 0); leave the option 'channel' out.")
+        raise VolumeError(
+            f"'{path.name}' is DICOM with one channel (number 0); leave the option 'channel' out."
+        )
     with _reading(path, "DICOM"), unpacked(path) as (folder, files):
         found, notes = dicom.scan(path.name, folder, files)
         slices = dicom.pick_series(path.name, found, series)
-        stack = dicom.stack(path.name, slices)
-        number = dicom.pick_frame(path.name, stack, frame)
+        stack = dicom_stack.stack(path.name, slices)
+        number = dicom_stack.pick_frame(path.name, stack, frame)
         from medsam_app.readers import DicomReader  # imports MONAI, seconds
 
         reader = DicomReader(stack.frames[number], stack.affine)
@@ -204,7 +210,9 @@ def load_mask(path: str | Path, grid: Grid) -> NDArray:
     """
     path = Path(path).expanduser()
     if find_format(path) == "dicom":
-        raise VolumeError(f"'{path.name}' is DICOM; give the mask as .nii.gz, .nrrd or .mha on the image's grid.")
+        raise VolumeError(
+            f"'{path.name}' is DICOM; give the mask as .nii.gz, .nrrd or .mha on the image's grid."
+        )
     array, meta, _ = _read_file(path, None, None)
     affine = checked_affine(path.name, meta["affine"])
     difference = grid.difference(Grid(array.shape, affine))
@@ -217,11 +225,12 @@ def load_mask(path: str | Path, grid: Grid) -> NDArray:
         whole = np.isfinite(array).all() and bool((array == np.rint(array)).all())
         if not whole:
             raise VolumeError(
-                f"The mask '{path.name}' has values that are not whole numbers; give a label map, not probabilities."
+                f"The mask '{path.name}' has values that are not whole numbers; give a label map, not "
+                "probabilities."
             )
     low, high = array.min(), array.max()
     if low < 0:
-        raise VolumeError(f"The mask '{path.name}' has negative values (down to {low:g}); labels count from 0.")
+        raise VolumeError(
+            f"The mask '{path.name}' has negative values (down to {low:g}); labels count from 0."
+        )
     return array.astype(np.min_scalar_type(int(high)), copy=False)
-
-
