@@ -1,0 +1,204 @@
+"""What a page may ask of its session, one pydantic model an action, and what it is told back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from medsam_app.browser.wire import frame, mask_part
+from medsam_app.browser.workspaces import Workspace
+from medsam_app.errors import MedsamError, PromptError
+from medsam_app.prompts import Box, Prompt
+from medsam_app.session import Session
+
+
+class _Action(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def apply(self, session: Session) -> None:
+        """Change the session."""
+
+
+class Look(_Action):
+    """Nothing: only the state is wanted."""
+
+    do: Literal["look"]
+
+
+class AddPrompt(_Action):
+    """A click or a box for the selected object; the first one makes an object."""
+
+    do: Literal["add_prompt"]
+    prompt: Prompt
+
+    def apply(self, session: Session) -> None:
+        owner = session.selected or session.add_object()
+        session.add_prompt(owner.id, self.prompt)
+
+
+class ReplacePrompt(_Action):
+    """A box that was pulled to another size, a point that was moved."""
+
+    do: Literal["replace_prompt"]
+    object: str
+    index: int
+    prompt: Prompt
+
+    def apply(self, session: Session) -> None:
+        session.replace_prompt(self.object, self.index, self.prompt)
+
+
+class DeletePrompt(_Action):
+    do: Literal["delete_prompt"]
+    object: str
+    index: int
+
+    def apply(self, session: Session) -> None:
+        session.delete_prompt(self.object, self.index)
+
+
+class Clear(_Action):
+    do: Literal["clear"]
+    object: str
+
+    def apply(self, session: Session) -> None:
+        session.clear(self.object)
+
+
+class AddObject(_Action):
+    do: Literal["add_object"]
+    name: str | None = None
+
+    def apply(self, session: Session) -> None:
+        session.add_object(self.name)
+
+
+class ChangeObject(_Action):
+    """Another name, label value or colour."""
+
+    do: Literal["change_object"]
+    object: str
+    name: str | None = None
+    label: int | None = None
+    colour: str | None = None
+
+    def apply(self, session: Session) -> None:
+        if self.name is not None:
+            session.rename(self.object, self.name)
+        if self.label is not None:
+            session.set_label(self.object, self.label)
+        if self.colour is not None:
+            session.set_colour(self.object, self.colour)
+
+
+class DeleteObject(_Action):
+    do: Literal["delete_object"]
+    object: str
+
+    def apply(self, session: Session) -> None:
+        session.delete_object(self.object)
+
+
+class Select(_Action):
+    do: Literal["select"]
+    object: str
+
+    def apply(self, session: Session) -> None:
+        session.select(self.object)
+
+
+class Undo(_Action):
+    do: Literal["undo"]
+
+    def apply(self, session: Session) -> None:
+        session.undo()
+
+
+class Redo(_Action):
+    do: Literal["redo"]
+
+    def apply(self, session: Session) -> None:
+        session.redo()
+
+
+Action = Annotated[
+    Look | AddPrompt | ReplacePrompt | DeletePrompt | Clear | AddObject | ChangeObject | DeleteObject | Select
+    | Undo | Redo,
+    Field(discriminator="do"),
+]  # fmt: skip
+
+
+class Request(BaseModel):
+    """An action, and the keys of the masks that the page holds."""
+
+    model_config = ConfigDict(extra="forbid")
+    action: Action
+    have: list[str] = Field(default_factory=list, max_length=100_000)
+
+
+def perform(workspace: Workspace, action: Action, have: list[str]) -> bytes:
+    """Apply an action and answer with the state, or change nothing and raise.
+
+    Raises:
+        PromptError: no volume is open, or the prompt makes no sense on it.
+    """
+    with workspace.lock:
+        session = workspace.session
+        if session is None:
+            raise PromptError("No volume is open; open one first.")
+        workspace.show("Segmenting")
+        before = session.objects
+        try:
+            action.apply(session)
+            return state_frame(workspace, have)
+        except MedsamError:
+            # Accepted by the session but refused by the model: taken back, so that the page and the
+            # session agree.
+            if session.objects != before:
+                session.undo()
+            raise
+        finally:
+            workspace.show("")
+
+
+def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | None = None) -> bytes:
+    """The session's state, with the masks that the page does not hold."""
+    session = workspace.session
+    assert session is not None
+    masks, held = workspace.masks(), set(have)
+    objects: list[dict[str, Any]] = []
+    for each in session.objects:
+        key, made = masks.get(each.id, (None, None))
+        unmet = set(made.unmet) if made is not None else set()
+        prompts = []
+        for index, prompt in enumerate(each.prompts):
+            shown = prompt.model_dump(exclude={"packed"}) | {"unmet": index in unmet}
+            if isinstance(prompt, Box):
+                shown["slice_axis"] = prompt.slice_axis
+            prompts.append(shown)
+        objects.append(
+            {
+                "id": each.id,
+                "name": each.name,
+                "label": each.label,
+                "colour": each.colour,
+                "prompts": prompts,
+                "mask": key,
+                "volume_ml": made.volume_ml if made is not None else 0.0,
+                "score": made.score if made is not None else 0.0,
+            }
+        )
+    selected = session.selected
+    state = {
+        "objects": objects,
+        "selected": selected.id if selected else None,
+        "can_undo": session.can_undo,
+        "can_redo": session.can_redo,
+        "undo_text": session.undo_text,
+        "redo_text": session.redo_text,
+    }
+    grid = session.volume.grid
+    wanted = {key: made for key, made in masks.values() if key not in held}
+    parts = [mask_part(key, made.start, made.patch, grid) for key, made in wanted.items()]
+    return frame({"state": state, "messages": messages or []}, parts)

@@ -1,0 +1,188 @@
+"""The browser app: a Gradio page whose one component is our own viewer, and the server behind it.
+
+Why so. The page is a Gradio `Blocks` with a `gr.HTML`, whose `js_on_load` imports the viewer's modules
+from this server. Gradio's server functions and props carry JSON only: a volume of 150 MB, or a mask a
+click, would travel as base64 through its queue. So voxels and masks come in binary from routes of our
+own (routes.py), which `fetch` turns into typed arrays, and Gradio is mounted beside them in the same
+FastAPI app. Controls stand in the viewer itself: they must answer within a frame, and Gradio's would
+ask the server. Nothing comes from another host: analytics off, system fonts, and a content security
+policy that lets the page reach this server only.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import mimetypes
+import os
+import socket
+import threading
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+# Before Gradio is imported: it asks its makers for news otherwise.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
+
+from medsam_app.browser.guard import LOOPBACK, Guard
+from medsam_app.browser.routes import add_error_pages, make_router
+from medsam_app.browser.service import UPLOAD_BYTES, Service
+from medsam_app.errors import SettingsError
+
+STATIC = Path(__file__).parent / "static"
+_SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]
+_MONO_FONTS = ["ui-monospace", "DejaVu Sans Mono", "monospace"]
+#: The page is dark before the viewer's own style sheet is there.
+_PAGE_CSS = "body, gradio-app, .gradio-container { background: #0b0e13 !important; }"
+_HEAD = '<link rel="stylesheet" href="medsam/static/viewer.css">'
+_LOAD = """
+const page = document.baseURI;
+import(new URL("medsam/static/viewer.js", page).href)
+  .then((viewer) => viewer.mount(element.querySelector(".medsam")))
+  .catch((error) => {
+    console.error(error);
+    element.querySelector(".medsam").textContent = "The viewer could not be loaded; reload the page.";
+  });
+"""
+
+
+def build(title: str = "medsam_app") -> gr.Blocks:
+    """The page. It works only where the viewer's routes are, that is in `create_app`."""
+    with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, fill_width=True) as blocks:
+        gr.HTML(
+            html_template='<div class="medsam" role="application" aria-label="Volume viewer"></div>',
+            js_on_load=_LOAD,
+            apply_default_css=False,
+            elem_id="medsam-viewer",
+        )
+    return blocks
+
+
+def create_app(
+    service: Service,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    auth: Sequence[tuple[str, str]] | None = None,
+) -> FastAPI:
+    """The server: our routes, then Gradio, behind a guard.
+
+    Args:
+        service: what the pages share.
+        host, port: where it will listen; on a loopback address only loopback names are answered.
+        auth: (name, password) pairs that are let in; None lets everybody in.
+    """
+    mimetypes.add_type("text/javascript", ".js")  # some systems' registries say otherwise
+    app = FastAPI(title="medsam_app", docs_url=None, redoc_url=None, openapi_url=None)
+    add_error_pages(app)
+    app.include_router(make_router(service))
+    app.mount("/medsam/static", StaticFiles(directory=STATIC))
+    app.add_middleware(Guard, hosts=LOOPBACK if is_loopback(host) else None, auth=auth)
+    theme = gr.themes.Base(font=_SYSTEM_FONTS, font_mono=_MONO_FONTS)
+    return gr.mount_gradio_app(
+        app,
+        build(),
+        path="/",
+        server_name=host,
+        server_port=port,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        max_file_size=1,  # uploads go through our own route; Gradio's is not for use
+        theme=theme,
+        css=_PAGE_CSS,
+        head=_HEAD,
+    )
+
+
+def serve(
+    image: Path | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    roots: Sequence[Path] = (),
+    model: str = "sam3d_tiny",
+    device: str = "auto",
+    open_browser: bool = True,
+    auth: Sequence[tuple[str, str]] | None = None,
+    upload_bytes: int = UPLOAD_BYTES,
+) -> None:
+    """Serve the browser app until it is interrupted.
+
+    Args:
+        image: the volume pages begin with; the bundled sample by default.
+        host: address to listen on; by default only this machine can reach it.
+        port: port to listen on; when it is taken, the next free one of ten.
+        roots: folders of the server that pages may browse and open files from.
+        model, device: what segments, and where it runs.
+        open_browser: open the page in this machine's browser.
+        auth: (name, password) pairs that are let in; None lets everybody in.
+        upload_bytes: largest upload.
+
+    Raises:
+        SettingsError: a root that is no folder, or no free port.
+        VolumeError: the image is not there.
+    """
+    for root in roots:
+        if not Path(root).is_dir():
+            raise SettingsError(
+                f"The folder '{root}' does not exist; give a folder that pages may open files from."
+            )
+    if image is not None and not Path(image).exists():
+        raise SettingsError(f"The image '{image}' does not exist; give a volume or a folder of DICOM slices.")
+    listener = _listen(host, port)
+    port = listener.getsockname()[1]
+    service = Service(image=image, roots=roots, model=model, device=device, upload_bytes=upload_bytes)
+    if image is None:
+        threading.Thread(target=service.sample, daemon=True).start()
+    app = create_app(service, host=host, port=port, auth=auth)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    shown = "localhost" if host in ("127.0.0.1", "::1", "0.0.0.0", "::") else host
+    url = f"http://{shown}:{port}/"
+    print(f"medsam_app is at {url}  (Ctrl+C stops it)\n{service.device_sentence}", flush=True)
+    if not is_loopback(host):
+        logging.getLogger(__name__).warning(
+            "Everybody who can reach %s can use it%s.", host, "" if auth is None else " with a password"
+        )
+    if open_browser:
+        threading.Timer(0.8, webbrowser.open, [url]).start()
+    try:
+        server.run(sockets=[listener])
+    finally:
+        service.close()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name is of this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket on the port, or on the next free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    last: OSError | None = None
+    for candidate in [port] if port == 0 else range(port, port + 10):
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        if os.name != "nt":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, candidate))
+            listener.listen(128)
+            return listener
+        except OSError as error:
+            listener.close()
+            last = error
+    raise SettingsError(f"No free port at {host} from {port} to {port + 9} ({last}); give another --port.")

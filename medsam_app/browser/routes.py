@@ -1,0 +1,228 @@
+"""Our own routes beside Gradio's: voxels and masks in binary, actions and files in JSON.
+
+A page proves whose it is with its token in a header, never in an address. Handlers that work are plain
+functions in threads; the model runs in its own (see worker.py), so nobody's click blocks the rest.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query
+from fastapi import Request as HttpRequest
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from medsam_app.browser import files
+from medsam_app.browser.actions import Request, perform, state_frame
+from medsam_app.browser.service import Service, Source
+from medsam_app.browser.wire import voxel_blocks
+from medsam_app.browser.workspaces import Workspace
+from medsam_app.errors import MedsamError, PromptError, PromptFileError, SeriesChoice
+from medsam_app.prompt_file import open_prompt_file, save_prompt_file
+from medsam_app.saving import save_mask
+
+#: Largest body of an action, and of a prompt file (which may hold masks).
+ACTION_BYTES = 8 << 20
+PROMPT_FILE_BYTES = 128 << 20
+
+
+def make_router(service: Service) -> APIRouter:
+    """The routes of a server."""
+    router = APIRouter(prefix="/medsam/api")
+
+    def workspace_of(x_medsam_session: Annotated[str | None, Header()] = None) -> Workspace:
+        workspace = service.workspaces.get(x_medsam_session)
+        if workspace is None:
+            raise HTTPException(401, "This session has ended; reload the page to begin a new one.")
+        return workspace
+
+    Mine = Annotated[Workspace, Depends(workspace_of)]
+
+    @router.post("/session")
+    def session(x_medsam_session: Annotated[str | None, Header()] = None) -> dict[str, Any]:
+        workspace = service.workspaces.get(x_medsam_session) or service.workspaces.create()
+        return service.hello(workspace)
+
+    @router.get("/progress")
+    def progress(workspace: Mine) -> dict[str, Any]:
+        text, fraction = workspace.progress
+        waiting = service.worker.waiting
+        if text and waiting > 1:
+            text += f" ({waiting} requests in turn)"
+        return {"text": text, "fraction": fraction}
+
+    @router.get("/files")
+    def folder(workspace: Mine, root: int = 0, path: str = "") -> dict[str, Any]:
+        return {"entries": files.listing(service.roots, root, path)}
+
+    @router.post("/open")
+    async def open_volume(request: HttpRequest, workspace: Mine) -> dict[str, Any]:
+        source = _parse(Source, await _body(request, ACTION_BYTES))
+        return {"volume": await run_in_threadpool(service.open, workspace, source)}
+
+    @router.post("/upload")
+    async def upload(request: HttpRequest, workspace: Mine, name: str) -> dict[str, str]:
+        announced = request.headers.get("content-length", "")
+        limit = service.upload_bytes
+        too_large = HTTPException(413, f"'{name}' is larger than the {limit / 1e9:g} GB this server takes.")
+        if announced.isdigit() and int(announced) > limit:
+            raise too_large
+        workspace.drop_uploads()
+        path = service.place_upload(workspace, name)
+        received = 0
+        try:
+            with path.open("wb") as out:
+                async for block in request.stream():
+                    received += len(block)
+                    if received > limit:
+                        raise too_large
+                    await run_in_threadpool(out.write, block)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        key = secrets.token_urlsafe(8)
+        workspace.uploads[key] = (path, name)
+        return {"upload": key}
+
+    @router.get("/volume")
+    def voxels(workspace: Mine) -> StreamingResponse:
+        if workspace.session is None:
+            raise PromptError("No volume is open; open one first.")
+        volume = workspace.volume
+        header = service.header(workspace)
+        return StreamingResponse(
+            voxel_blocks(volume.array, volume.grid),
+            media_type="application/octet-stream",
+            headers={"Content-Length": str(header["bytes"])},
+        )
+
+    @router.post("/act")
+    async def act(request: HttpRequest, workspace: Mine) -> Response:
+        asked = _parse(Request, await _body(request, ACTION_BYTES))
+        work: Callable[[], bytes] = lambda: perform(workspace, asked.action, asked.have)  # noqa: E731
+        if asked.action.do in ("look", "select", "change_object", "add_object"):
+            return _binary(await run_in_threadpool(work))
+        workspace.show("Waiting for the model" if service.worker.waiting else "Segmenting")
+        return _binary(await run_in_threadpool(service.worker.run, work))
+
+    @router.post("/prompts")
+    async def replay(request: HttpRequest, workspace: Mine, have: str = Query("")) -> Response:
+        body = await _body(request, PROMPT_FILE_BYTES)
+        work: Callable[[], bytes] = lambda: _replay(workspace, body, have.split(","))  # noqa: E731
+        return _binary(await run_in_threadpool(service.worker.run, work))
+
+    @router.get("/prompts")
+    def prompts(workspace: Mine) -> Response:
+        return _saved(workspace, f"{workspace.name}.prompts.json", _write_prompts, "application/json")
+
+    @router.get("/mask")
+    def mask(workspace: Mine) -> Response:
+        return _saved(workspace, f"{workspace.name}_mask.nii.gz", _write_mask, "application/gzip")
+
+    return router
+
+
+def add_error_pages(app: FastAPI) -> None:
+    """Answer errors with a sentence, and those of the program without what is inside it."""
+
+    @app.exception_handler(MedsamError)
+    def user_error(request: HttpRequest, error: MedsamError) -> JSONResponse:
+        body: dict[str, Any] = {"error": str(error)}
+        if isinstance(error, SeriesChoice):
+            body["choice"] = {"option": error.option, "choices": error.choices}
+        return JSONResponse(body, 422)
+
+    @app.exception_handler(HTTPException)
+    def http_error(request: HttpRequest, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": str(error.detail)}, error.status_code, headers=error.headers)
+
+    @app.exception_handler(500)
+    def own_error(request: HttpRequest, error: Exception) -> JSONResponse:
+        return JSONResponse(
+            {"error": "Something went wrong on the server; its log says what. Your prompts are kept."}, 500
+        )
+
+
+def _binary(body: bytes) -> Response:
+    return Response(body, media_type="application/octet-stream")
+
+
+async def _body(request: HttpRequest, most: int) -> bytes:
+    """A request's body, refused as soon as it is too large."""
+    parts, size = [], 0
+    async for block in request.stream():
+        size += len(block)
+        if size > most:
+            raise HTTPException(413, f"This request is larger than the {most >> 20} MiB allowed.")
+        parts.append(block)
+    return b"".join(parts)
+
+
+def _parse(kind: type[Any], body: bytes) -> Any:
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        what = f"{where}: {first['msg']}"
+        raise HTTPException(
+            422, f"The server does not understand this request ({what}); reload the page."
+        ) from None
+
+
+def _replay(workspace: Workspace, body: bytes, have: list[str]) -> bytes:
+    with workspace.lock:
+        session = workspace.session
+        if session is None:
+            raise PromptError("No volume is open; open the image that the prompts belong to first.")
+        path = workspace.folder / "opened.prompts.json"
+        path.write_bytes(body)
+        try:
+            model = session.predictor.model if session.predictor else None
+            named = (model.model_id, model.weights_sha256) if model is not None else None
+            found = open_prompt_file(path, session.volume, model=named)
+        except PromptFileError as error:
+            raise PromptFileError(str(error).replace(str(path), "you opened")) from None
+        finally:
+            path.unlink(missing_ok=True)
+        session.replace_objects(found.objects, change="open a prompt file")
+        try:
+            return state_frame(workspace, have, messages=list(found.notes))
+        except MedsamError:
+            session.undo()
+            raise
+
+
+def _write_prompts(workspace: Workspace, path: Path) -> None:
+    assert workspace.session is not None
+    save_prompt_file(workspace.session, path)
+
+
+def _write_mask(workspace: Workspace, path: Path) -> None:
+    session = workspace.session
+    assert session is not None
+    save_mask(session.label_map(), session.volume, path, label_names=session.label_names)
+
+
+def _saved(workspace: Workspace, name: str, write: Callable[[Workspace, Path], None], kind: str) -> Response:
+    """A file written by the same functions as everywhere, checked by them, and sent."""
+    with workspace.lock:
+        if workspace.session is None:
+            raise PromptError("No volume is open; open one first.")
+        folder = workspace.folder / "out"
+        folder.mkdir(exist_ok=True)
+        path = folder / ("saved.nii.gz" if name.endswith(".nii.gz") else "saved.prompts.json")
+        try:
+            write(workspace, path)
+            body = path.read_bytes()
+        finally:
+            path.unlink(missing_ok=True)
+    return Response(
+        body, media_type=kind, headers={"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
+    )

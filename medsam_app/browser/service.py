@@ -1,0 +1,168 @@
+"""What all pages share: the model, its worker, the volumes everybody opens, the workspaces."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from medsam_app.browser import files
+from medsam_app.browser.wire import volume_header
+from medsam_app.browser.worker import ModelWorker
+from medsam_app.browser.workspaces import Workspace, Workspaces
+from medsam_app.cache import EmbeddingCache
+from medsam_app.errors import ModelError, VolumeError
+from medsam_app.models.load import choose_device, load_model
+from medsam_app.models.sam3d import Sam3D
+from medsam_app.phantom import torso_phantom
+from medsam_app.predictor import CACHE_BYTES, VolumePredictor
+from medsam_app.session import Session
+from medsam_app.volume import Volume, load_volume
+
+log = logging.getLogger(__name__)
+
+#: Largest upload in bytes unless told otherwise.
+UPLOAD_BYTES = 2_000_000_000
+SAMPLE_NAME = "torso_phantom"
+
+
+class Source(BaseModel):
+    """What to open: the sample, what the server was started with, a file of a folder, or an upload."""
+
+    model_config = ConfigDict(extra="forbid")
+    source: Literal["sample", "start", "folder", "upload"]
+    root: int = 0
+    path: str = ""
+    upload: str = ""
+    series: str | None = None
+    frame: int | None = None
+    channel: int | None = None
+
+
+class Service:
+    """State of one server.
+
+    Args:
+        image: the volume pages begin with; None for the sample.
+        roots: folders that may be browsed.
+        model, device: as for `VolumePredictor`.
+        upload_bytes: largest upload.
+        workspaces: where the pages' work is kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        image: Path | None = None,
+        roots: Sequence[Path] = (),
+        model: str | Sam3D = "sam3d_tiny",
+        device: str = "auto",
+        upload_bytes: int = UPLOAD_BYTES,
+        workspaces: Workspaces | None = None,
+    ) -> None:
+        self.image = image
+        self.roots = [Path(root) for root in roots]
+        self.upload_bytes = upload_bytes
+        self.workspaces = Workspaces() if workspaces is None else workspaces
+        self.worker = ModelWorker()
+        self.cache = EmbeddingCache(CACHE_BYTES)
+        self._device, self.device_sentence = choose_device(device)
+        self._wanted = model
+        self._model: Future[Sam3D] = self.worker.submit(self._load)
+        self._shared: dict[str, Volume] = {}
+        self._shared_lock = Lock()
+
+    def _load(self) -> Sam3D:
+        if isinstance(self._wanted, Sam3D):
+            return self._wanted
+        try:
+            return load_model(self._wanted, device=self._device)
+        except ModelError as error:
+            log.error("%s", error)
+            raise
+
+    def hello(self, workspace: Workspace) -> dict[str, Any]:
+        """What a page is told first."""
+        name = self._wanted if isinstance(self._wanted, str) else self._wanted.model_id
+        return {
+            "token": workspace.token,
+            "upload_bytes": self.upload_bytes,
+            "extensions": [*files.UPLOAD_EXTENSIONS, ".gz", ".json"],
+            "roots": [root.resolve().name or str(root) for root in self.roots],
+            "model": f"{name}. {self.device_sentence}",
+            "start": {"source": "start" if self.image is not None else "sample"},
+            "volume": self.header(workspace) if workspace.session is not None else None,
+        }
+
+    def header(self, workspace: Workspace) -> dict[str, Any]:
+        """What a page must know of its volume."""
+        volume = workspace.volume
+        return volume_header(volume.array, volume.grid, name=workspace.name, modality=volume.modality)
+
+    def sample(self) -> Volume:
+        """The bundled sample, made once."""
+        with self._shared_lock:
+            if "sample" not in self._shared:
+                self._shared["sample"] = torso_phantom()[0]
+            return self._shared["sample"]
+
+    def open(self, workspace: Workspace, source: Source) -> dict[str, Any]:
+        """Open a volume in a workspace; what it held before is gone.
+
+        Raises:
+            VolumeError: it cannot be used, or (SeriesChoice) one of several must be chosen.
+        """
+        workspace.show("Reading the volume")
+        try:
+            volume, name = self._read(workspace, source)
+            workspace.show("Loading the model")
+            predictor = VolumePredictor(self._model.result(), cache=self.cache)
+            with workspace.lock:
+                workspace.take(Session(volume, predictor), name)
+                workspace.drop_uploads()
+                return self.header(workspace)
+        finally:
+            workspace.show("")
+
+    def _read(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
+        if source.source == "sample":
+            return self.sample(), SAMPLE_NAME
+        choice = {"series": source.series, "frame": source.frame, "channel": source.channel}
+        if source.source == "start":
+            if self.image is None:
+                raise VolumeError("This server was not started with an image; open one from the list.")
+            return load_volume(self.image, **choice), files.stem(self.image.name)  # type: ignore[arg-type]
+        if source.source == "folder":
+            path = files.resolve(self.roots, source.root, source.path)
+            return load_volume(path, **choice), files.stem(path.name)  # type: ignore[arg-type]
+        if source.upload not in workspace.uploads:
+            raise VolumeError("That upload is not on the server any more; choose the file again.")
+        path, name = workspace.uploads[source.upload]
+        return load_volume(path, **choice), files.stem(name)  # type: ignore[arg-type]
+
+    def place_upload(self, workspace: Workspace, name: str) -> Path:
+        """Where a file that is being sent goes.
+
+        Raises:
+            VolumeError: its ending is none that can be opened.
+        """
+        if files.ending(name) is None:
+            raise VolumeError(
+                f"'{name}' is no volume that can be opened here; choose a file that ends in "
+                f"{', '.join(files.UPLOAD_EXTENSIONS)} (DICOM slices: as a .zip)."
+            )
+        folder = workspace.folder / f"upload{len(workspace.uploads)}"
+        folder.mkdir(exist_ok=True)
+        # The name is kept, since a prompt file mentions it, but nothing of it that is not plain.
+        return folder / re.sub(r"[^\w.\- ]", "_", Path(name).name)[-120:].lstrip(".")
+
+    def close(self) -> None:
+        """Stop the worker and free the workspaces."""
+        self.worker.close()
+        self.workspaces.close()

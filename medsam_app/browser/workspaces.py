@@ -1,0 +1,141 @@
+"""Workspaces: what the server keeps for each page, behind a token nobody can guess."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+import time
+from collections import OrderedDict
+from pathlib import Path
+from threading import RLock
+from typing import TYPE_CHECKING
+
+from medsam_app.objects import AnyPrompt
+from medsam_app.prediction import MaskPrediction
+from medsam_app.session import Session
+
+if TYPE_CHECKING:
+    from medsam_app.volume import Volume
+
+#: Workspaces kept at a time, and seconds after which an idle one is freed.
+MOST_WORKSPACES = 12
+IDLE_SECONDS = 6 * 3600.0
+
+
+class Workspace:
+    """One page's session, uploads and progress. `lock` is held while its session is changed."""
+
+    def __init__(self) -> None:
+        self.token = secrets.token_urlsafe(32)
+        self.lock = RLock()
+        self.session: Session | None = None
+        self.name = ""
+        self.uploads: dict[str, tuple[Path, str]] = {}
+        self.progress: tuple[str, float | None] = ("", None)
+        self.last_used = time.monotonic()
+        self._folder: Path | None = None
+        self._keys: dict[tuple[AnyPrompt, ...], str] = {}
+        self._volumes = 0
+
+    @property
+    def folder(self) -> Path:
+        """A folder for this workspace's files, gone with it."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="medsam-"))
+        return self._folder
+
+    def take(self, session: Session, name: str) -> None:
+        """Work on another volume from now on."""
+        self.session, self.name = session, name
+        self._keys = {}
+        self._volumes += 1
+
+    def show(self, text: str, fraction: float | None = None) -> None:
+        """Say how far a job is."""
+        self.progress = (text, fraction)
+
+    @property
+    def volume(self) -> Volume:
+        """The volume worked on."""
+        assert self.session is not None
+        return self.session.volume
+
+    def masks(self) -> dict[str, tuple[str, MaskPrediction]]:
+        """For each object that has a mask, by id: the mask's key and the mask.
+
+        A mask is a function of its prompts, so equal prompts have equal keys: the browser keeps what
+        it has seen, and undo and redo send nothing.
+        """
+        assert self.session is not None
+        found = {}
+        for each in self.session.objects:
+            made = self.session.prediction(each.id, progress=self.show)
+            if made is not None:
+                key = self._keys.setdefault(each.prompts, f"v{self._volumes}m{len(self._keys)}")
+                found[each.id] = (key, made)
+        return found
+
+    def drop_uploads(self) -> None:
+        """Delete the files that were sent; volumes are in memory by then."""
+        for path, _ in self.uploads.values():
+            path.unlink(missing_ok=True)
+        self.uploads.clear()
+
+    def close(self) -> None:
+        """Free everything."""
+        self.session = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Workspaces:
+    """Workspaces by token; the least recently used goes when there are too many or it idles too long.
+
+    Args:
+        most: workspaces kept at a time.
+        idle_seconds: how long one is kept without a request.
+    """
+
+    def __init__(self, *, most: int = MOST_WORKSPACES, idle_seconds: float = IDLE_SECONDS) -> None:
+        self.most = most
+        self.idle_seconds = idle_seconds
+        self._lock = RLock()
+        self._by_token: OrderedDict[str, Workspace] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._by_token)
+
+    def create(self) -> Workspace:
+        """A new workspace; old ones make room."""
+        with self._lock:
+            workspace = Workspace()
+            self._by_token[workspace.token] = workspace
+            self._free()
+            return workspace
+
+    def get(self, token: str | None) -> Workspace | None:
+        """The workspace of a token, or None."""
+        with self._lock:
+            self._free()
+            workspace = self._by_token.get(token or "")
+            if workspace is not None:
+                workspace.last_used = time.monotonic()
+                self._by_token.move_to_end(workspace.token)
+            return workspace
+
+    def close(self) -> None:
+        """Free all."""
+        with self._lock:
+            for workspace in self._by_token.values():
+                workspace.close()
+            self._by_token.clear()
+
+    def _free(self) -> None:
+        oldest = time.monotonic() - self.idle_seconds
+        while self._by_token:
+            first = next(iter(self._by_token.values()))
+            if len(self._by_token) <= self.most and first.last_used >= oldest:
+                return
+            self._by_token.popitem(last=False)
+            first.close()
