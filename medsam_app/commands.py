@@ -114,7 +114,9 @@ def segment(asked: Segmentation) -> None:
         from medsam_app.volume import load_volume
 
         volume = load_volume(asked.image, series=asked.series, frame=asked.frame, channel=asked.channel)
-    prompts = () if asked.prompt_file else _prompts(asked, volume.grid)
+    for remark in volume.notes:
+        note(f"Note: {remark}")
+    prompts = [] if asked.prompt_file else _prompts(asked, volume.grid)
     with step(f"Loading {asked.model}"):
         from medsam_app.models.load import choose_device, load_model
         from medsam_app.predictor import VolumePredictor

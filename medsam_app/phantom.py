@@ -61,7 +61,7 @@ def torso_phantom(seed: int = 0) -> tuple[Volume, NDArray[np.uint8], dict[int, s
     strength = 8 + 6 * np.exp(-((canvas.x / 110) ** 2 + (canvas.y / 80) ** 2))
     blurred += grain * (strength / grain.std())
     array = np.clip(np.rint(blurred), -1024, 3071).astype(np.int16)
-    return Volume.from_array(array, affine), canvas.labels, dict(LABEL_NAMES)
+    return Volume.from_array(array, affine, modality="CT"), canvas.labels, dict(LABEL_NAMES)
 
 
 def _paint_body(c: Canvas) -> None:

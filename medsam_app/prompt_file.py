@@ -200,6 +200,9 @@ def _describe(session: Session, path: Path) -> PromptFile:
         shape=tuple(int(n) for n in volume.grid.shape),  # type: ignore[arg-type]
         affine=tuple(tuple(float(v) for v in row) for row in volume.grid.affine),  # type: ignore[arg-type]
         sha256=volume.fingerprint,
+        series=volume.series,
+        frame=volume.frame,
+        channel=volume.channel,
     )
     model = None
     if predictor is not None:

@@ -39,6 +39,7 @@ class ImageEntry(_Part):
         shape: voxels along (i, j, k).
         affine: 4 rows, voxel indices to mm in RAS+.
         sha256: `Volume.fingerprint`, of the voxels and the affine.
+        series, frame, channel: which part of a file with several; as for `load_volume`.
     """
 
     path: str | None
@@ -46,9 +47,13 @@ class ImageEntry(_Part):
     shape: Index
     affine: tuple[Row, Row, Row, Row]
     sha256: Sha256
+    series: str | None = None
+    frame: int = Field(default=0, ge=0)
+    channel: int = Field(default=0, ge=0)
 
     @property
     def grid(self) -> Grid:
+        """Where the image's voxels lie."""
         return Grid(self.shape, np.asarray(self.affine, dtype=np.float64))
 
 

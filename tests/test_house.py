@@ -19,7 +19,7 @@ FLOORS = [
     {"adapters"},
     {"volume", "readers", "headers", "headers_text", "dicom", "saving", "loading", "canvas"},
     {"roi", "cache", "prediction", "compliance", "framing", "predictor", "tiles", "phantom", "clicks"},
-    {"objects", "history", "editing", "session", "prompt_file", "synthesis", "training_data"},
+    {"objects", "history", "editing", "session", "prompt_file", "prompt_schema", "synthesis", "training_data"},
     {"pretrain", "evaluate"},
     {"browser"},
     {"cli", "commands", "__main__"},
