@@ -20,7 +20,7 @@ FLOORS = [
     {"volume", "readers", "headers", "headers_text", "dicom", "saving", "loading", "canvas"},
     {"roi", "cache", "prediction", "compliance", "framing", "predictor", "tiles", "phantom", "clicks"},
     {"objects", "history", "editing", "session", "prompt_file", "prompt_schema", "synthesis", "training_data"},
-    {"pretrain", "evaluate"},
+    {"pretrain", "export_weights", "evaluate"},
     {"browser"},
     {"cli", "commands", "__main__"},
 ]

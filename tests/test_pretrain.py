@@ -1,0 +1,130 @@
+"""Training windows and the training loop: the same seed gives the same thing, and it learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medsam_app.export_weights import export
+from medsam_app.models.sam3d import MaskCandidates
+from medsam_app.pretrain import Interaction, Recipe, Trainer, dice_of, loss_of
+from medsam_app.synthesis import Draws, degrade, paint, random_anatomy
+from medsam_app.training_data import Mixture, load_cases
+
+DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+def _recipe(**more: object) -> Recipe:
+    settings = {
+        "hours": 1,
+        "shares": {"synthetic": 1},
+        "windows": [(16, 2)],
+        "rounds": (2, 2),
+        "learning_rate": 1e-3,
+    }
+    return Recipe.model_validate(settings | more)
+
+
+def test_recipe_in_the_repository_is_valid() -> None:
+    recipes = Path(__file__).parent.parent / "models" / "recipes"
+    for file in recipes.glob("*.json"):
+        Recipe.model_validate_json(file.read_text())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_synthetic_window_repeats_and_its_target_can_be_told(seed: int) -> None:
+    windows = []
+    for _ in range(2):
+        draws = Draws(seed)
+        labels, target = random_anatomy(draws, 24)
+        windows.append((degrade(draws, paint(draws, labels)), target))
+    (image, target), (again, _) = windows
+    assert torch.equal(image, again)
+    assert torch.isfinite(image).all()
+    assert target.any()
+    assert not target.all()
+
+
+def test_windows_of_real_cases_hold_their_target() -> None:
+    if not DATA.is_dir():
+        pytest.skip("needs the labelled volumes in ../shared/data")
+    mixture = Mixture(DATA, {"real": 0.7, "heads": 0.3})
+    for seed in range(12):
+        window, again = mixture.draw(seed, 32), mixture.draw(seed, 32)
+        assert torch.equal(window.image, again.image)
+        assert torch.equal(window.target, again.target)
+        assert window.target.any()
+        assert window.valid[window.target].all()
+        assert torch.isfinite(window.image).all()
+
+
+def test_only_train_cases_are_trained_on() -> None:
+    if not DATA.is_dir():
+        pytest.skip("needs the labelled volumes in ../shared/data")
+    train = {(case.dataset, case.name) for case in load_cases(DATA, "train")}
+    dev = {(case.dataset, case.name) for case in load_cases(DATA, "dev")}
+    assert train
+    assert dev
+    assert not train & dev
+
+
+def test_dice_and_loss_of_known_masks() -> None:
+    target = torch.zeros(1, 1, 4, 4, 4)
+    target[:, :, :2] = 1
+    valid = torch.ones_like(target)
+    half = torch.zeros_like(target)
+    half[:, :, :1] = 1
+    assert float(dice_of(half, target, valid)) == pytest.approx((2 * 16 + 1) / (16 + 32 + 1))
+    good, bad = (target * 2 - 1) * 20, (1 - target * 2) * 20
+    perfect, dice = loss_of(MaskCandidates(good, torch.ones(1, 1)), target, valid)
+    awful, _ = loss_of(MaskCandidates(bad, torch.ones(1, 1)), target, valid)
+    assert float(dice) == 1
+    assert float(perfect) < 1e-4
+    assert float(awful) > 10
+    valid[:, :, 3] = 0
+    ignored = good.clone()
+    ignored[:, :, 3] = 20
+    assert float(loss_of(MaskCandidates(ignored, torch.ones(1, 1)), target, valid)[0]) < 1e-4
+
+
+def test_simulated_person_clicks_where_the_mask_is_wrong() -> None:
+    target = torch.zeros(8, 1, 16, 16, 16, dtype=torch.bool)
+    target[:, :, 4:12, 4:12, 4:12] = True
+    person = Interaction(target, np.random.default_rng(0))
+    prompts = person.prompts()
+    boxes = torch.zeros(8, dtype=torch.bool) if prompts.boxes is None else ~prompts.boxes.isnan().any((1, 2))
+    masks = torch.zeros(8, dtype=torch.bool) if prompts.mask is None else prompts.mask.flatten(1).any(1)
+    clicks = (prompts.labels == 1).any(1)
+    assert (boxes.int() + masks.int() + clicks.int() == 1).all()
+    person.correct(torch.full(target.shape, -1.0), careful=True)
+    after = person.prompts()
+    assert ((after.labels == 1).sum(1) == (prompts.labels == 1).sum(1) + 1).all()
+    person.correct(torch.full(target.shape, 1.0), careful=True)
+    assert (person.prompts().labels == 0).any(1).all()
+
+
+def test_resumed_run_goes_on_as_if_uninterrupted(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    trainer = Trainer(_recipe(), None, tmp_path, torch.device("cpu"))
+    for _ in range(2):
+        trainer.train_step()
+    trainer.save()
+    again = Trainer(_recipe(), None, tmp_path, torch.device("cpu"))
+    for _ in range(2):
+        assert trainer.train_step()["loss"] == again.train_step()["loss"]
+    out = tmp_path / "weights.safetensors"
+    assert len(export(tmp_path, out)) == 64
+    assert out.stat().st_size < 12_000_000
+
+
+def test_training_lowers_the_loss_on_one_window(tmp_path: Path) -> None:
+    recipe = _recipe(warmup_steps=1, learning_rate=3e-3)
+    trainer = Trainer(recipe, None, tmp_path, torch.device("cpu"))
+    losses = []
+    for _ in range(30):
+        trainer.step = 0  # the same examples again and again
+        losses.append(trainer.train_step()["loss"])
+    assert losses[-1] < 0.8 * losses[0]
