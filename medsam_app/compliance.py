@@ -1,0 +1,227 @@
+"""Prompt compliance: every positive click inside the mask, every negative one outside, boxes kept.
+
+The repair is local and no larger than needed: a bump of the logits around a click that was not
+honoured, narrow where the image differs from the clicked voxel, wider where it looks alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medsam_app.prompts import Box, MaskPrompt, Point
+from medsam_app.roi import Index, Roi, tight, write_box
+
+#: Logit that a repaired click reaches.
+CONFIDENT = 0.5
+#: Logit of voxels that a box excludes, at most.
+EXCLUDED = -6.0
+#: How far beyond a box the mask may reach on each side, as a fraction of the box's size.
+BOX_TOLERANCE = 0.1
+
+Ranges = list[tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+
+def nearest_voxel(point: Point, shape: Sequence[int]) -> Index:
+    """The voxel that a click falls on."""
+    voxel = np.clip(np.floor(np.asarray(point.coordinates) + 0.5), 0, np.asarray(shape) - 1)
+    return tuple(int(v) for v in voxel)  # type: ignore[return-value]
+
+
+def honour_points(
+    logits: torch.Tensor, image: torch.Tensor, roi: Roi, points: Sequence[Point], shape: Sequence[int]
+) -> torch.Tensor:
+    """Repair logits so that clicks are honoured on the file's grid.
+
+    Args:
+        logits, image: (X, Y, Z) on the window.
+        roi: the window; clicks outside it are left alone.
+        points: in the order they were given: where two contradict each other, the later one wins.
+        shape: voxels of the volume along (i, j, k).
+
+    Returns:
+        (X, Y, Z) logits; the same tensor when nothing had to be repaired.
+    """
+    inside = [p for p in points if _reached(roi, p)]
+    for _ in range(3):
+        repaired = False
+        for point in inside:
+            sign = 1.0 if point.positive else -1.0
+            voxel = nearest_voxel(point, shape)
+            value = _value_at(logits, roi, voxel)
+            if sign * value > 0:
+                continue
+            bump = _bump(image, roi.to_roi(voxel))
+            # The value at the click is linear in the bump's height: no search is needed.
+            height = (sign * CONFIDENT - value) / max(_value_at(bump, roi, voxel), 1e-3)
+            logits, repaired = logits + height * bump, True
+        if not repaired:
+            break
+    return logits
+
+
+def _reached(roi: Roi, point: Point) -> bool:
+    coords = roi.to_roi(point.coordinates)
+    return bool(np.all((coords >= -0.5) & (coords <= np.asarray(roi.shape) - 0.5)))
+
+
+def _value_at(values: torch.Tensor, roi: Roi, voxel: Index) -> float:
+    """What a window's values become on one voxel of the file."""
+    stop = (voxel[0] + 1, voxel[1] + 1, voxel[2] + 1)
+    return float(write_box(values, roi, voxel, stop)[0, 0, 0])
+
+
+def _bump(image: torch.Tensor, coords: NDArray[np.float64]) -> torch.Tensor:
+    """(X, Y, Z) weights around a voxel index of the window, at most 1."""
+    axes = [torch.arange(n, dtype=torch.float32) - float(c) for n, c in zip(image.shape, coords, strict=True)]
+    distance = axes[0][:, None, None] ** 2 + axes[1][None, :, None] ** 2 + axes[2][None, None, :] ** 2
+    near, wide = torch.exp(-distance / (2 * 0.8**2)), torch.exp(-distance / (2 * 2.5**2))
+    clicked = (near * image).sum() / near.sum()
+    spread = image[distance < 6.0**2].std().clamp_min(1e-6)
+    alike = torch.exp(-(((image - clicked) / (0.7 * spread)) ** 2))
+    return torch.maximum(near, wide * alike)
+
+
+def box_ranges(prompts: Sequence[Point | Box | MaskPrompt]) -> list[tuple[int | None, NDArray, NDArray]]:
+    """What boxes allow: (slice axis or None, lowest, highest index along (i, j, k)), tolerance included.
+
+    The last 3D box is widened to hold positive clicks outside all 3D boxes: a later click overrules.
+    """
+    ranges: list[tuple[int | None, NDArray, NDArray]] = []
+    for prompt in prompts:
+        if isinstance(prompt, Box):
+            low, high = np.asarray(prompt.lower, float), np.asarray(prompt.upper, float)
+            slack = BOX_TOLERANCE * (high - low)
+            ranges.append((prompt.slice_axis, np.round(low) - slack, np.round(high) + slack))
+    solid = [n for n, (axis, _, _) in enumerate(ranges) if axis is None]
+    if solid:
+        for prompt in prompts:
+            if not (isinstance(prompt, Point) and prompt.positive):
+                continue
+            at = np.round(prompt.coordinates)
+            if not any(((at >= ranges[n][1]) & (at <= ranges[n][2])).all() for n in solid):
+                _, low, high = ranges[solid[-1]]
+                ranges[solid[-1]] = (None, np.minimum(low, at), np.maximum(high, at))
+    return ranges
+
+
+def allowed_by_boxes(
+    ranges: Sequence[tuple[int | None, NDArray, NDArray]],
+    positions: Sequence[NDArray[np.float64]],
+    half: Sequence[float],
+) -> NDArray[np.bool_] | None:
+    """Where the mask may be, on a grid of positions along (i, j, k); None when everywhere.
+
+    With 3D boxes: inside one of them. On a slice that carries boxes: inside one of those.
+
+    Args:
+        ranges: from `box_ranges`.
+        positions: three arrays of voxel indices of the file, one an axis.
+        half: (3,) half the distance between positions, for telling which lie on a slice.
+    """
+    allowed: NDArray[np.bool_] | None = None
+    inside_of = []
+    for axis, low, high in ranges:
+        lines = [(p >= a) & (p <= b) for p, a, b in zip(positions, low, high, strict=True)]
+        if axis is not None:
+            lines[axis] = np.abs(positions[axis] - low[axis]) <= half[axis]
+        inside_of.append(lines[0][:, None, None] & lines[1][None, :, None] & lines[2][None, None, :])
+    solid = [inside for (axis, _, _), inside in zip(ranges, inside_of, strict=True) if axis is None]
+    if solid:
+        allowed = np.logical_or.reduce(solid)
+    for flat in range(3):
+        of_axis = [n for n, (axis, _, _) in enumerate(ranges) if axis == flat]
+        if of_axis:
+            on_slice = np.zeros(len(positions[flat]), dtype=bool)
+            for n in of_axis:
+                on_slice |= np.abs(positions[flat] - ranges[n][1][flat]) <= half[flat]
+            view = [1, 1, 1]
+            view[flat] = -1
+            part = np.logical_or.reduce([inside_of[n] for n in of_axis]) | ~on_slice.reshape(view)
+            allowed = part if allowed is None else allowed & part
+    return allowed
+
+
+def keep_to_boxes(
+    logits: torch.Tensor, roi: Roi, prompts: Sequence[Point | Box | MaskPrompt]
+) -> torch.Tensor:
+    """Lower the logits where the boxes do not allow the mask."""
+    ranges = box_ranges(prompts)
+    if not ranges:
+        return logits
+    positions, half = [], []
+    for axis, origin, step in roi.file_lines():
+        positions.append(origin + step * np.arange(roi.shape[axis]))
+        half.append(max(0.5, abs(step) / 2))
+    allowed = allowed_by_boxes(ranges, positions, half)
+    if allowed is None:
+        return logits
+    keep = torch.from_numpy(np.ascontiguousarray(allowed.transpose(roi.ras.axes)))
+    return torch.where(keep, logits, logits.clamp_max(EXCLUDED))
+
+
+def settle(
+    start: Index, patch: NDArray[np.bool_], prompts: Sequence[Point | Box | MaskPrompt], shape: Sequence[int]
+) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
+    """Last word on the file's grid: clip to boxes, set clicked voxels, and say what is not honoured.
+
+    Returns:
+        start, patch: the mask, see `MaskPrediction`.
+        unmet: indices of the prompts that the mask does not honour.
+    """
+    ranges = box_ranges(prompts)
+    if ranges and patch.size:
+        positions = [np.arange(s, s + n, dtype=float) for s, n in zip(start, patch.shape, strict=True)]
+        allowed = allowed_by_boxes(ranges, positions, (0.5, 0.5, 0.5))
+        if allowed is not None:
+            start, patch = tight(start, patch & allowed)
+    for prompt in prompts:
+        if isinstance(prompt, Point):
+            start, patch = _set_voxel(start, patch, nearest_voxel(prompt, shape), prompt.positive)
+    start, patch = tight(start, patch)
+    unmet = []
+    for number, prompt in enumerate(prompts):
+        if isinstance(prompt, Point):
+            if value_of(start, patch, nearest_voxel(prompt, shape)) != prompt.positive:
+                unmet.append(number)
+        elif isinstance(prompt, Box) and not _overlaps(start, patch, prompt):
+            unmet.append(number)
+    return start, patch, tuple(unmet)
+
+
+def value_of(start: Index, patch: NDArray[np.bool_], voxel: Index) -> bool:
+    """The mask at a voxel of the file."""
+    at = tuple(v - s for v, s in zip(voxel, start, strict=True))
+    return all(0 <= a < n for a, n in zip(at, patch.shape, strict=True)) and bool(patch[at])
+
+
+def _set_voxel(
+    start: Index, patch: NDArray[np.bool_], voxel: Index, value: bool
+) -> tuple[Index, NDArray[np.bool_]]:
+    if value_of(start, patch, voxel) == value:
+        return start, patch
+    if not value:
+        patch = patch.copy()
+    elif not patch.size:
+        start, patch = voxel, np.zeros((1, 1, 1), dtype=bool)
+    else:
+        stop = [max(s + n, v + 1) for s, n, v in zip(start, patch.shape, voxel, strict=True)]
+        low = [min(s, v) for s, v in zip(start, voxel, strict=True)]
+        grown = np.zeros([b - a for a, b in zip(low, stop, strict=True)], dtype=bool)
+        place = tuple(slice(s - a, s - a + n) for s, a, n in zip(start, low, patch.shape, strict=True))
+        grown[place] = patch
+        start, patch = (low[0], low[1], low[2]), grown
+    patch[tuple(v - s for v, s in zip(voxel, start, strict=True))] = value
+    return start, patch
+
+
+def _overlaps(start: Index, patch: NDArray[np.bool_], box: Box) -> bool:
+    """Whether any voxel of the mask lies inside a box."""
+    low = np.maximum(np.round(box.lower).astype(int) - start, 0)
+    high = np.minimum(np.round(box.upper).astype(int) + 1 - np.asarray(start), patch.shape)
+    return bool((low < high).all()) and bool(
+        patch[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].any()
+    )

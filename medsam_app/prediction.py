@@ -1,0 +1,121 @@
+"""What a prediction is: a mask within a patch of the file's grid, and what is known of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medsam_app.geometry import Grid
+from medsam_app.roi import Index, Roi, mask_bounds
+
+Corners = tuple[Index, Index]
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPrediction:
+    """The mask of one object.
+
+    Attributes:
+        grid: the volume's grid.
+        start: (i, j, k) first voxel of the patch.
+        patch: (a, b, c) bool in the file's axis order; the mask is zero outside the patch.
+        score: predicted quality in [0, 1].
+        unmet: indices of the prompts that the mask does not honour; empty when all are.
+        changed_box: start and stop (excluded) of the voxels that differ from the mask before the last
+            prompt; None when nothing changed.
+        roi: the window that was looked at last.
+        encoded: windows encoded by this call; 0 when everything was cached.
+        seconds: time this call took.
+    """
+
+    grid: Grid
+    start: Index
+    patch: NDArray[np.bool_]
+    score: float
+    unmet: tuple[int, ...]
+    changed_box: Corners | None
+    roi: Roi
+    encoded: int
+    seconds: float
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(i, j, k) the mask on the whole volume; a new array each time."""
+        full = np.zeros(self.grid.shape, dtype=bool)
+        full[box_slices(self.start, self.patch)] = self.patch
+        return full
+
+    @property
+    def voxels(self) -> int:
+        """Voxels inside the mask."""
+        return int(self.patch.sum())
+
+    @property
+    def volume_ml(self) -> float:
+        """Volume of the mask in millilitres."""
+        return self.voxels * self.grid.voxel_volume_ml
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What one prefix of the prompts gave, and all that the next prompt needs of it.
+
+    Attributes:
+        roi, logits: the window and its (X, Y, Z) logits.
+        detailed: whether the patch holds more than the logits do (a mask prompt, tiles).
+        start, patch, score, unmet, changed: as in `MaskPrediction`.
+    """
+
+    roi: Roi
+    logits: torch.Tensor
+    detailed: bool
+    start: Index
+    patch: NDArray[np.bool_]
+    score: float
+    unmet: tuple[int, ...]
+    changed: Corners | None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return self.logits.numel() * self.logits.element_size() + self.patch.nbytes
+
+
+def box_slices(start: Index, patch: NDArray) -> tuple[slice, ...]:
+    """Where a patch lies in the whole volume."""
+    return tuple(slice(s, s + n) for s, n in zip(start, patch.shape, strict=True))
+
+
+def union_box(*patches: tuple[Index, NDArray]) -> Corners:
+    """Start and stop of the box that holds several patches; patches of size zero count for nothing."""
+    solid = [(start, patch) for start, patch in patches if patch.size]
+    if not solid:
+        return (0, 0, 0), (0, 0, 0)
+    low = np.min([start for start, _ in solid], axis=0)
+    high = np.max([np.add(start, patch.shape) for start, patch in solid], axis=0)
+    return tuple(low.tolist()), tuple(high.tolist())
+
+
+def on_box(start: Index, patch: NDArray[np.bool_], box: Corners) -> NDArray[np.bool_]:
+    """A patch's mask on a box that holds the patch."""
+    low, high = box
+    out = np.zeros(np.subtract(high, low), dtype=bool)
+    if patch.size:
+        shifted = (start[0] - low[0], start[1] - low[1], start[2] - low[2])
+        out[box_slices(shifted, patch)] = patch
+    return out
+
+
+def difference_box(
+    start_a: Index, patch_a: NDArray[np.bool_], start_b: Index, patch_b: NDArray[np.bool_]
+) -> Corners | None:
+    """Start and stop of the voxels where two masks differ, or None when they are the same."""
+    box = union_box((start_a, patch_a), (start_b, patch_b))
+    bounds = mask_bounds(on_box(start_a, patch_a, box) != on_box(start_b, patch_b, box))
+    if bounds is None:
+        return None
+    low, high = (tuple((np.asarray(corner) + box[0]).tolist()) for corner in bounds)
+    return low, high
