@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException
 from fastapi import Request as HttpRequest
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -42,7 +43,7 @@ def make_router(service: Service) -> APIRouter:
             raise HTTPException(401, "This session has ended; reload the page to begin a new one.")
         return workspace
 
-    Mine = Annotated[Workspace, Depends(workspace_of)]
+    mine = Depends(workspace_of)
 
     @router.post("/session")
     def session(x_medsam_session: Annotated[str | None, Header()] = None) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def make_router(service: Service) -> APIRouter:
         return service.hello(workspace)
 
     @router.get("/progress")
-    def progress(workspace: Mine) -> dict[str, Any]:
+    def progress(workspace: Workspace = mine) -> dict[str, Any]:
         text, fraction = workspace.progress
         waiting = service.worker.waiting
         if text and waiting > 1:
@@ -58,16 +59,16 @@ def make_router(service: Service) -> APIRouter:
         return {"text": text, "fraction": fraction}
 
     @router.get("/files")
-    def folder(workspace: Mine, root: int = 0, path: str = "") -> dict[str, Any]:
+    def folder(root: int = 0, path: str = "", workspace: Workspace = mine) -> dict[str, Any]:
         return {"entries": files.listing(service.roots, root, path)}
 
     @router.post("/open")
-    async def open_volume(request: HttpRequest, workspace: Mine) -> dict[str, Any]:
+    async def open_volume(request: HttpRequest, workspace: Workspace = mine) -> dict[str, Any]:
         source = _parse(Source, await _body(request, ACTION_BYTES))
         return {"volume": await run_in_threadpool(service.open, workspace, source)}
 
     @router.post("/upload")
-    async def upload(request: HttpRequest, workspace: Mine, name: str) -> dict[str, str]:
+    async def upload(request: HttpRequest, name: str, workspace: Workspace = mine) -> dict[str, str]:
         announced = request.headers.get("content-length", "")
         limit = service.upload_bytes
         too_large = HTTPException(413, f"'{name}' is larger than the {limit / 1e9:g} GB this server takes.")
@@ -91,7 +92,7 @@ def make_router(service: Service) -> APIRouter:
         return {"upload": key}
 
     @router.get("/volume")
-    def voxels(workspace: Mine) -> StreamingResponse:
+    def voxels(workspace: Workspace = mine) -> StreamingResponse:
         if workspace.session is None:
             raise PromptError("No volume is open; open one first.")
         volume = workspace.volume
@@ -103,7 +104,7 @@ def make_router(service: Service) -> APIRouter:
         )
 
     @router.post("/act")
-    async def act(request: HttpRequest, workspace: Mine) -> Response:
+    async def act(request: HttpRequest, workspace: Workspace = mine) -> Response:
         asked = _parse(Request, await _body(request, ACTION_BYTES))
         work: Callable[[], bytes] = lambda: perform(workspace, asked.action, asked.have)  # noqa: E731
         if asked.action.do in ("look", "select", "change_object", "add_object"):
@@ -112,17 +113,17 @@ def make_router(service: Service) -> APIRouter:
         return _binary(await run_in_threadpool(service.worker.run, work))
 
     @router.post("/prompts")
-    async def replay(request: HttpRequest, workspace: Mine, have: str = Query("")) -> Response:
+    async def replay(request: HttpRequest, have: str = "", workspace: Workspace = mine) -> Response:
         body = await _body(request, PROMPT_FILE_BYTES)
         work: Callable[[], bytes] = lambda: _replay(workspace, body, have.split(","))  # noqa: E731
         return _binary(await run_in_threadpool(service.worker.run, work))
 
     @router.get("/prompts")
-    def prompts(workspace: Mine) -> Response:
+    def prompts(workspace: Workspace = mine) -> Response:
         return _saved(workspace, f"{workspace.name}.prompts.json", _write_prompts, "application/json")
 
     @router.get("/mask")
-    def mask(workspace: Mine) -> Response:
+    def mask(workspace: Workspace = mine) -> Response:
         return _saved(workspace, f"{workspace.name}_mask.nii.gz", _write_mask, "application/gzip")
 
     return router
@@ -141,6 +142,10 @@ def add_error_pages(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def http_error(request: HttpRequest, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": str(error.detail)}, error.status_code, headers=error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    def unclear(request: HttpRequest, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"error": "The server does not understand this request; reload the page."}, 422)
 
     @app.exception_handler(500)
     def own_error(request: HttpRequest, error: Exception) -> JSONResponse:
