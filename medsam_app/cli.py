@@ -69,7 +69,9 @@ def serve(
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
     device: DeviceOption = "auto",
-    auth: Annotated[str | None, typer.Option(help="USER:PASSWORD that the page asks for.")] = None,
+    auth: Annotated[
+        list[str] | None, typer.Option(metavar="USER:PASSWORD", help="Who is let in; repeatable.")
+    ] = None,
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
     ] = True,
@@ -84,7 +86,7 @@ def serve(
         roots=root or [],
         model=model,
         device=device,
-        auth=auth,
+        auth=auth or [],
         open_browser=open_browser,
     )
 

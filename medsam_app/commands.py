@@ -79,7 +79,7 @@ def serve(
     roots: Sequence[Path],
     model: str,
     device: str,
-    auth: str | None,
+    auth: Sequence[str],
     open_browser: bool,
 ) -> None:
     model_entry(model)
@@ -88,9 +88,9 @@ def serve(
     for root in roots:
         if not root.is_dir():
             raise SettingsError(f"--root {root} is not a folder; give a folder whose files may be opened.")
-    user, colon, password = (auth or "").partition(":")
-    if auth is not None and not (user and colon and password):
-        raise SettingsError("--auth is written USER:PASSWORD, both not empty.")
+    pairs = [(user, password) for user, _, password in (each.partition(":") for each in auth)]
+    if not all(user and password for user, password in pairs):
+        raise SettingsError("--auth is written USER:PASSWORD, neither of them empty.")
     with step("Loading the browser app"):
         from medsam_app.browser import app
     app.serve(
@@ -101,7 +101,7 @@ def serve(
         model=model,
         device=device,
         open_browser=open_browser,
-        auth=(user, password) if auth is not None else None,
+        auth=pairs or None,
     )
 
 
@@ -145,14 +145,15 @@ def segment(asked: Segmentation) -> None:
 
 def info(image: Path, *, series: str | None, frame: int | None, channel: int | None) -> None:
     with step(f"Reading {image.name}"):
-        from medsam_app.volume import describe
+        from medsam_app.describe import describe
 
         found = describe(image, series=series, frame=frame, channel=channel)
-    width = max((len(str(key)) for key in found), default=0)
-    for key, value in found.items():
-        lines = _lines(value)
-        for number, line in enumerate(lines or ["none"]):
-            say(f"{str(key) if number == 0 else '':<{width}}  {line}")
+    # What the file does not say is left out.
+    known = {key.replace("_", " "): value for key, value in found.items() if value not in (None, [], (), {})}
+    width = max(map(len, known), default=0)
+    for key, value in known.items():
+        for number, line in enumerate(_lines(value)):
+            say(f"{key if number == 0 else '':<{width}}  {line}")
 
 
 def models() -> None:
@@ -204,6 +205,9 @@ def _check_combination(asked: Segmentation) -> None:
         raise PromptError("Nothing says where the object is; give --point, --box, --mask or --prompts.")
     elif not (asked.points or asked.boxes or asked.mask):
         raise PromptError("Negative points say only where the object is not; add --point, --box or --mask.")
+    for option, texts in (("--point", asked.points), ("--negative", asked.negatives), ("--box", asked.boxes)):
+        for text in texts:
+            _numbers(option, text)
 
 
 def _prompts(asked: Segmentation, grid: Grid) -> list[Point | Box | MaskPrompt]:
@@ -216,18 +220,20 @@ def _prompts(asked: Segmentation, grid: Grid) -> list[Point | Box | MaskPrompt]:
     if asked.mask is not None:
         found.append(MaskPrompt.from_array(load_mask(asked.mask, grid)))
     for text in asked.boxes:
-        low, high = (a := _numbers("--box", text, 6))[:3], a[3:]
+        low, high = (a := _numbers("--box", text))[:3], a[3:]
         found.append(world_box(low, high, grid) if asked.world else Box(lower=low, upper=high))
     for option, texts in (("--point", asked.points), ("--negative", asked.negatives)):
         for text in texts:
-            at = _numbers(option, text, 3)
+            at = _numbers(option, text)
             at = voxel_of(at, grid) if asked.world else at
             found.append(Point(coordinates=at, positive=option == "--point"))
     check_prompts(found, grid)
     return found
 
 
-def _numbers(option: str, text: str, count: int) -> Any:
+def _numbers(option: str, text: str) -> Any:
+    """The 3 numbers of a point or the 6 of a box."""
+    count = 6 if option == "--box" else 3
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -279,13 +285,11 @@ def _geometry(volume: Volume) -> str:
 
 
 def _lines(value: Any) -> list[str]:
-    """A value of `describe` as lines."""
+    """A value of `describe` as lines: numbers on one, everything else on one each."""
     if isinstance(value, dict):
-        return [f"{key}: {' '.join(_lines(each))}" for key, each in value.items()]
-    if isinstance(value, list | tuple) and value and not all(isinstance(each, int | float) for each in value):
-        return [line for each in value for line in _lines(each)]
+        return [f"{key}: {' '.join(_lines(each))}" for key, each in value.items() if each is not None]
     if isinstance(value, list | tuple):
-        return [" x ".join(_lines(each)[0] for each in value)] if value else []
-    if isinstance(value, float):
-        return [f"{value:g}"]
-    return [str(value)]
+        if all(isinstance(each, int | float) for each in value):
+            return ["  ".join(_lines(each)[0] for each in value)]
+        return [line for each in value for line in _lines(each)]
+    return [f"{value:g}" if isinstance(value, float) else str(value)]
