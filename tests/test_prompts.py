@@ -21,7 +21,7 @@ def test_prompts_are_immutable_and_equal_by_value():
         point.positive = False  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("bad", [(1, 2), (1, 2, 3, 4), (1, 2, float("nan")), (1, 2, float("inf")), (1, "x", 3)])
+@pytest.mark.parametrize("bad", [(1, 2), (1, 2, 3, 4), (1, 2, np.nan), (1, 2, np.inf), (1, "x", 3)])
 def test_points_refuse_what_is_no_place(bad):
     with pytest.raises(ValidationError):
         Point(coordinates=bad)
@@ -35,7 +35,12 @@ def test_box_corners_may_come_in_any_order():
 
 @pytest.mark.parametrize(
     ("lower", "upper", "axis"),
-    [((1, 2, 3), (5, 8, 9), None), ((1, 2, 4), (5, 8, 4), 2), ((3, 2, 3), (3, 8, 9), 0), ((1, 4, 3), (5, 4.3, 9), 1)],
+    [
+        ((1, 2, 3), (5, 8, 9), None),
+        ((1, 2, 4), (5, 8, 4), 2),
+        ((3, 2, 3), (3, 8, 9), 0),
+        ((1, 4, 3), (5, 4.3, 9), 1),
+    ],
 )
 def test_box_knows_the_slice_it_lies_on(lower, upper, axis):
     assert Box(lower=lower, upper=upper).slice_axis == axis
