@@ -4,7 +4,7 @@
 export const POSITIVE = "#4aa8ff";
 export const NEGATIVE = "#ff9a3c";
 
-const CROSSHAIR = "rgba(120, 205, 235, 0.55)";
+const CROSSHAIR = "rgba(120, 205, 235, 0.42)";
 const LABEL = "rgba(214, 224, 235, 0.92)";
 const MUTED = "rgba(160, 174, 190, 0.8)";
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';

@@ -104,6 +104,8 @@ export class Toolbar {
     const { state } = this.viewer;
     this.undo.disabled = !state.can_undo;
     this.redo.disabled = !state.can_redo;
+    this.undo.title = state.undo_text ? `Undo: ${state.undo_text}  (Z)` : "Undo  (Z)";
+    this.redo.title = state.redo_text ? `Redo: ${state.redo_text}  (Shift Z)` : "Redo  (Shift Z)";
     const nothing = !state.objects.some((object) => object.mask);
     this.saveMask.disabled = nothing;
     this.savePrompts.disabled = !state.objects.some((object) => object.prompts.length);

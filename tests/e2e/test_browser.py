@@ -1,0 +1,343 @@
+"""What a person does in the page, done in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from medsam_app.geometry import Grid
+from medsam_app.phantom import torso_phantom
+
+pytestmark = pytest.mark.browser
+
+#: Milliseconds to wait for the server; generous, since other work may share the machine.
+PATIENCE = 120_000
+PLANES = ("axial", "coronal", "sagittal")
+LIVER, RIGHT_KIDNEY, AORTA = 1, 3, 5
+VIEW = """() => {
+    const { crosshair, image, planes } = medsamViewer;
+    return { at: crosshair, low: image.low, zoom: planes.axial.zoom };
+}"""
+SIZES = """() => {
+    const { scrollHeight, scrollWidth } = document.documentElement;
+    return [scrollHeight, innerHeight, scrollWidth, innerWidth];
+}"""
+
+
+class Page:
+    """A page of the app and everything it said and asked for."""
+
+    def __init__(self, context, url: str) -> None:
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page = context.new_page()
+        self.page.set_default_timeout(PATIENCE)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda m: m.type == "error" and self.complaints.append(m.text))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(url)
+        self.page.wait_for_selector(".medsam[data-ready=true]")
+
+    def ask(self, script: str, argument: object = None):
+        return self.page.evaluate(script, argument)
+
+    def settle(self) -> None:
+        """Wait until the server has answered everything and the planes are drawn."""
+        self.page.wait_for_function("!document.querySelector('.medsam.busy')")
+        self.ask("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    @property
+    def state(self) -> dict:
+        return self.ask("() => medsamViewer.state")
+
+    @property
+    def selected(self) -> dict:
+        return next(each for each in self.state["objects"] if each["id"] == self.state["selected"])
+
+    def go_to(self, ijk) -> None:
+        self.ask("(ijk) => medsamViewer.goTo(ijk)", [int(v) for v in ijk])
+        self.settle()
+
+    def position(self, plane: str, ijk) -> tuple[float, float]:
+        return tuple(
+            self.ask("([p, ijk]) => medsamViewer.voxelToScreen(p, ijk)", [plane, [float(v) for v in ijk]])
+        )
+
+    def click(self, plane: str, ijk, mode: str) -> None:
+        """Show the slice, choose the mode by its key, click."""
+        self.go_to(ijk)
+        self.page.keyboard.press({"positive": "2", "negative": "3"}[mode])
+        self.page.mouse.click(*self.position(plane, ijk))
+        self.settle()
+
+    def drag(self, start, stop) -> None:
+        self.page.mouse.move(*start)
+        self.page.mouse.down()
+        self.page.mouse.move((start[0] + stop[0]) / 2, (start[1] + stop[1]) / 2)
+        self.page.mouse.move(*stop)
+        self.page.mouse.up()
+        self.settle()
+
+    def pixel(self, plane: str, ijk) -> tuple[int, int, int]:
+        """Colour of the picture at a voxel, without what is drawn above it."""
+        script = """([name, ijk]) => {
+            const plane = medsamViewer.planes[name];
+            const [x, y] = plane.toScreen(medsamViewer.geometry.toRas(ijk));
+            const data = plane.pictureContext.getImageData(x * plane.ratio, y * plane.ratio, 1, 1).data;
+            return [...data.slice(0, 3)];
+        }"""
+        return tuple(self.ask(script, [plane, [int(v) for v in ijk]]))
+
+    def tinted(self, plane: str, ijk) -> bool:
+        """Whether a mask's colour lies over the grey picture."""
+        colour = self.pixel(plane, ijk)
+        return max(colour) - min(colour) > 12
+
+    def download(self, button: str, folder: Path) -> Path:
+        with self.page.expect_download() as saving:
+            self.page.click(f"[data-id={button}]")
+        path = folder / saving.value.suggested_filename
+        saving.value.save_as(path)
+        self.settle()
+        return path
+
+    def toast(self) -> str:
+        return self.page.locator(".toast").last.inner_text()
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return torso_phantom()
+
+
+@pytest.fixture
+def opened(server, chromium) -> Iterator[Page]:
+    context = chromium.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+    page = Page(context, server.url)
+    yield page
+    context.close()
+
+
+def deepest(inside: np.ndarray, spacing) -> tuple[int, int, int]:
+    """The voxel farthest from the border of a region."""
+    distance = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+    return tuple(int(v) for v in np.unravel_index(distance.argmax(), distance.shape))
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+def read_mask(path: Path):
+    image = nib.load(path)
+    return np.asanyarray(image.dataobj), image
+
+
+def correct(page: Page, truth: np.ndarray, label: int, spacing, folder: Path, *, clicks: int) -> float:
+    """Click where the largest error is deepest, as an annotator does; the Dice reached."""
+    for _ in range(clicks):
+        mask = read_mask(page.download("save-mask", folder))[0] == label
+        if (score := dice(mask, truth)) >= 0.88:
+            return score
+        missing, extra = truth & ~mask, mask & ~truth
+        error, mode = (missing, "positive") if missing.sum() >= extra.sum() else (extra, "negative")
+        parts, count = ndimage.label(error)
+        largest = parts == 1 + int(np.argmax(ndimage.sum_labels(error, parts, range(1, count + 1))))
+        page.click("axial", deepest(largest, spacing), mode)
+    mask = read_mask(page.download("save-mask", folder))[0] == label
+    return dice(mask, truth)
+
+
+def test_a_persons_first_ten_minutes(server, opened, chromium, phantom, tmp_path):
+    volume, labels, _ = phantom
+    kidney, aorta = labels == RIGHT_KIDNEY, labels == AORTA
+    inside = deepest(kidney, volume.spacing)
+
+    # A click in an organ shows a mask on all three planes.
+    assert not opened.tinted("axial", inside)
+    opened.click("axial", inside, "positive")
+    first = opened.selected
+    assert first["mask"] and first["volume_ml"] > 0
+    for plane in PLANES:
+        assert opened.tinted(plane, inside), plane
+
+    # A negative click takes its voxel away, or never had it.
+    corners = np.argwhere(kidney)
+    outside = (*corners.min(axis=0)[:2] - 2, inside[2])
+    opened.click("coronal", outside, "negative")
+    assert [p["kind"] for p in opened.selected["prompts"]] == ["point", "point"]
+    assert not any(p["unmet"] for p in opened.selected["prompts"])
+    assert opened.tinted("axial", inside) and not opened.tinted("axial", outside)
+
+    # A box on a slice, pulled to three dimensions on another plane.
+    opened.page.keyboard.press("4")
+    opened.go_to(inside)
+    (i0, j0, k0), (i1, j1, k1) = corners.min(axis=0) - 1, corners.max(axis=0) + 1
+    opened.drag(opened.position("axial", (i0, j0, inside[2])), opened.position("axial", (i1, j1, inside[2])))
+    flat = opened.selected["prompts"][-1]
+    assert (flat["kind"], flat["slice_axis"]) == ("box", 2)
+    assert flat["lower"] == [i0, j0, inside[2]] and flat["upper"] == [i1, j1, inside[2]]
+    for end, edge in ((k1, 0.5), (k0, -0.5)):
+        handle = opened.position("coronal", ((i0 + i1) / 2, inside[1], inside[2] + edge))
+        opened.drag(handle, opened.position("coronal", ((i0 + i1) / 2, inside[1], end)))
+    deep = opened.selected["prompts"][-1]
+    assert deep["slice_axis"] is None
+    assert deep["lower"] == [i0, j0, k0] and deep["upper"] == [i1, j1, k1]
+
+    # Undo takes steps back, redo makes them again, and masks come back as they were.
+    at_box = opened.selected["mask"]
+    opened.page.keyboard.press("z")
+    opened.settle()
+    assert opened.selected["mask"] != at_box
+    opened.page.click("[data-id=undo]")
+    opened.settle()
+    opened.page.keyboard.press("Shift+Z")
+    opened.settle()
+    opened.page.keyboard.press("Shift+Z")
+    opened.settle()
+    assert opened.selected["mask"] == at_box and not opened.state["can_redo"]
+
+    reached = correct(opened, kidney, 1, volume.spacing, tmp_path, clicks=6)
+    assert reached >= 0.8
+
+    # A second object does not disturb the first.
+    kept = opened.selected["mask"]
+    opened.page.keyboard.press("n")
+    opened.settle()
+    opened.click("axial", deepest(aorta, volume.spacing), "positive")
+    objects = opened.state["objects"]
+    assert [each["label"] for each in objects] == [1, 2]
+    assert objects[0]["mask"] == kept and objects[1]["mask"] not in (None, kept)
+
+    # What is saved lies on the image's grid and is what was seen.
+    saved, image = read_mask(opened.download("save-mask", tmp_path))
+    assert Grid(saved.shape, image.affine).difference(volume.grid) is None
+    assert np.array_equal(image.affine, volume.affine)
+    assert set(np.unique(saved)) == {0, 1, 2}
+    assert dice(saved == 1, kidney) >= 0.8
+
+    # The prompt file replays to the same masks, in another browser that knew nothing of this work.
+    prompts = opened.download("save-prompts", tmp_path)
+    other_context = chromium.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
+    other = Page(other_context, server.url)
+    assert other.state["objects"] == []
+    other.page.click("[data-id=open]")
+    with other.page.expect_file_chooser() as choosing:
+        other.page.click(".drop")
+    choosing.value.set_files(prompts)
+    other.page.wait_for_function("medsamViewer.state.objects.length === 2")
+    other.settle()
+    folder = tmp_path / "other"
+    folder.mkdir()
+    replayed, _ = read_mask(other.download("save-mask", folder))
+    assert np.array_equal(replayed, saved)
+
+    # What the other does now is not seen here.
+    other.page.keyboard.press("n")
+    other.settle()
+    assert len(opened.ask("async () => (await medsamViewer.api.act({ do: 'look' }, [])).state.objects")) == 2
+
+    host = urlsplit(server.url).netloc
+    for page in (opened, other):
+        assert not page.complaints
+        foreign = [
+            u
+            for u in page.requests
+            if urlsplit(u).scheme not in ("data", "blob") and urlsplit(u).netloc != host
+        ]
+        assert not foreign
+    other_context.close()
+
+
+def test_a_click_outside_the_image_is_a_message(opened):
+    box = opened.page.locator(".pane[data-plane=axial]").bounding_box()
+    opened.page.mouse.click(box["x"] + 30, box["y"] + 60)
+    assert "outside the image" in opened.toast()
+    assert opened.state["objects"] == [] and not opened.complaints
+
+
+def test_looking_asks_the_server_nothing(opened, phantom):
+    volume, labels, _ = phantom
+    opened.go_to(deepest(labels == LIVER, volume.spacing))
+    asked = len(opened.requests)
+    box = opened.page.locator(".pane[data-plane=axial]").bounding_box()
+    middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    before = opened.ask(VIEW)
+    opened.page.mouse.move(*middle)
+    opened.page.mouse.wheel(0, -300)
+    opened.page.keyboard.press("ArrowUp")
+    opened.page.keyboard.down("Control")
+    opened.page.mouse.wheel(0, -200)
+    opened.page.keyboard.up("Control")
+    opened.page.mouse.down(button="right")
+    opened.page.mouse.move(middle[0] + 60, middle[1] + 40)
+    opened.page.mouse.up(button="right")
+    opened.settle()
+    after = opened.ask(VIEW)
+    assert after["at"][2] == before["at"][2] + 2
+    assert after["zoom"] > before["zoom"] and after["low"] != before["low"]
+    assert len(opened.requests) == asked and not opened.complaints
+
+
+def test_names_are_text_not_markup(opened, phantom):
+    volume, labels, _ = phantom
+    opened.click("sagittal", deepest(labels == LIVER, volume.spacing), "positive")
+    hostile = "<img src=x onerror=alert(1)>"
+    field = opened.page.locator(".object input.name")
+    field.fill(hostile)
+    field.press("Enter")
+    opened.settle()
+    assert opened.selected["name"] == hostile
+    assert opened.page.locator("img[src=x]").count() == 0 and not opened.complaints
+
+
+def test_the_page_fills_the_window_and_marks_the_sides(opened):
+    size = opened.ask(SIZES)
+    assert size[0] <= size[1] and size[2] <= size[3]
+    marks = {plane: opened.ask("(p) => medsamViewer.geometry.planeMarks(p)", plane) for plane in PLANES}
+    assert marks["axial"] == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+    assert marks["coronal"] == {"left": "R", "right": "L", "top": "S", "bottom": "I"}
+    assert marks["sagittal"] == {"left": "A", "right": "P", "top": "S", "bottom": "I"}
+    # 3 mm slices are drawn twice as thick as 1.5 mm voxels are wide.
+    ratio = opened.ask("() => { const t = medsamViewer.planes.coronal.transform; return t.sy / t.sx; }")
+    assert ratio == pytest.approx(2.0)
+
+
+def test_a_reload_keeps_the_work_and_a_file_from_a_folder_opens(server, opened, phantom):
+    volume, labels, _ = phantom
+    opened.click("axial", deepest(labels == LIVER, volume.spacing), "positive")
+    made = opened.selected["volume_ml"]
+    opened.page.reload()
+    opened.page.wait_for_selector(".medsam[data-ready=true]")
+    opened.settle()
+    assert opened.selected["volume_ml"] == made
+
+    affine = np.diag([2.0, 2.0, 4.0, 1.0])
+    ramp = np.arange(24 * 20 * 10, dtype=np.float32).reshape(24, 20, 10) / 7
+    nib.save(nib.Nifti1Image(ramp, affine), server.service.roots[0] / "ramp.nii.gz")
+    four = nib.Nifti1Image(np.stack([ramp, ramp * 2], axis=-1), affine)
+    nib.save(four, server.service.roots[0] / "two frames.nii.gz")
+    opened.page.click("[data-id=open]")
+    opened.page.get_by_text("ramp.nii.gz").click()
+    opened.page.wait_for_function("medsamViewer.volume.name === 'ramp'")
+    opened.settle()
+    assert opened.state["objects"] == []
+    xyz, value = [3, 4, 5], ramp[3, 4, 5]
+    assert opened.ask("(xyz) => medsamViewer.image.value(...xyz)", xyz) == pytest.approx(
+        float(value), rel=1e-6
+    )
+
+    opened.page.click("[data-id=open]")
+    opened.page.get_by_text("two frames.nii.gz").click()
+    opened.page.get_by_role("dialog", name="Which frame?").locator(".file").nth(1).click()
+    opened.page.wait_for_function("medsamViewer.volume.name === 'two frames'")
+    opened.settle()
+    assert opened.ask("(xyz) => medsamViewer.image.value(...xyz)", xyz) == pytest.approx(
+        2 * float(value), rel=1e-6
+    )
