@@ -1,0 +1,300 @@
+"""The browser app's server: who is let in, what is sent, and what bad requests get."""
+
+from __future__ import annotations
+
+import json
+import zlib
+
+import nibabel as nib
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from medsam_app.browser import files
+from medsam_app.browser.app import create_app, is_loopback
+from medsam_app.browser.service import Service
+from medsam_app.browser.wire import browser_dtype, frame, mask_part, voxel_blocks
+from medsam_app.browser.worker import ModelWorker
+from medsam_app.browser.workspaces import Workspaces
+from medsam_app.errors import VolumeError
+from medsam_app.geometry import Grid
+
+HOME = "http://127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shown")
+    (folder / "inner").mkdir()
+    (folder / "notes.txt").write_text("not a volume")
+    rng = np.random.default_rng(0)
+    nib.save(
+        nib.Nifti1Image(rng.normal(size=(20, 18, 16)).astype("f4"), np.eye(4)), folder / "inner/a.nii.gz"
+    )
+    secret = tmp_path_factory.mktemp("secret") / "b.nii.gz"
+    secret.write_bytes((folder / "inner/a.nii.gz").read_bytes())
+    (folder / "link.nii.gz").symlink_to(secret)
+    made = Service(roots=[folder], upload_bytes=200_000)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def client(service):
+    return TestClient(create_app(service), base_url=HOME, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def mine(client):
+    """Headers of a new session."""
+    return {"X-Medsam-Session": client.post("/medsam/api/session").json()["token"]}
+
+
+def unpack(body: bytes) -> tuple[dict, list[np.ndarray]]:
+    """What the page makes of a frame."""
+    length = int.from_bytes(body[:4], "little")
+    header, rest, masks = json.loads(body[4 : 4 + length]), body[4 + length :], []
+    for part in header["masks"]:
+        stored, rest = rest[: part["bytes"]], rest[part["bytes"] :]
+        bits = zlib.decompress(stored) if part["deflated"] else stored
+        count = int(np.prod(part["size"]))
+        flat = np.unpackbits(np.frombuffer(bits, "u1"), bitorder="little", count=count)
+        masks.append(flat.reshape(part["size"], order="F").astype(bool))
+    assert not rest
+    return header, masks
+
+
+def act(client, mine, **action):
+    have = action.pop("have", [])
+    return client.post("/medsam/api/act", headers=mine, json={"action": action, "have": have})
+
+
+# Who is let in
+
+
+def test_only_names_of_the_loopback_are_answered(client):
+    assert client.get("/medsam/static/viewer.js").status_code == 200
+    for host in ("evil.example", "127.0.0.1.evil.example", "", "[::1", "192.168.0.7:7860"):
+        assert client.get("/", headers={"Host": host}).status_code == 403, host
+    assert client.get("/medsam/static/viewer.js", headers={"Host": "localhost:7860"}).status_code == 200
+
+
+def test_other_sites_cannot_change_anything(client):
+    for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert client.post("/medsam/api/session", headers=headers).status_code == 403, headers
+        assert client.post("/gradio_api/queue/join", headers=headers, json={}).status_code == 403, headers
+    assert client.post("/medsam/api/session", headers={"Origin": HOME}).status_code == 200
+
+
+def test_a_password_guards_every_route(service):
+    app = create_app(service, auth=[("ann", "s3cret"), ("bob", "hünter")])
+    client = TestClient(app, base_url=HOME)
+    for path in ("/", "/config", "/medsam/static/viewer.js", "/medsam/api/progress"):
+        assert client.get(path).status_code == 401, path
+        assert client.get(path, auth=("ann", "wrong")).status_code == 401, path
+    assert client.get("/", auth=("ann", "s3cret")).status_code == 200
+    assert client.get("/", auth=("bob", "hünter".encode())).status_code == 200
+    assert client.get("/", headers={"Authorization": "Basic ???"}).status_code == 401
+
+
+def test_a_forged_session_gets_nothing(client, mine):
+    assert client.get("/medsam/api/progress", headers=mine).status_code == 200
+    for token in ("", "x" * 43, mine["X-Medsam-Session"][:-1]):
+        answer = client.get("/medsam/api/volume", headers={"X-Medsam-Session": token})
+        assert answer.status_code == 401 and "reload" in answer.json()["error"]
+    # A forged token is not taken up: the page gets a new one.
+    assert client.post("/medsam/api/session", headers={"X-Medsam-Session": "mine"}).json()["token"] != "mine"
+
+
+def test_the_page_asks_no_other_host(client):
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "connect-src 'self'" in page.headers["content-security-policy"]
+    for text in (page.text, client.get("/theme.css").text):
+        assert "fonts.googleapis" not in text and "cdnjs" not in text
+
+
+def test_which_hosts_are_loopback():
+    assert all(is_loopback(host) for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"))
+    assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org"))
+
+
+# Workspaces
+
+
+def test_workspaces_are_bounded_and_the_least_used_goes():
+    kept = Workspaces(most=2)
+    first, second = kept.create(), kept.create()
+    folder = second.folder
+    assert kept.get(first.token) is first
+    kept.create()
+    assert kept.get(second.token) is None and kept.get(first.token) is first and len(kept) == 2
+    assert not folder.exists()
+
+
+def test_idle_workspaces_are_freed():
+    kept = Workspaces(idle_seconds=-1)
+    assert kept.get(kept.create().token) is None and len(kept) == 0
+
+
+def test_the_worker_takes_turns_and_passes_errors_on():
+    worker, order = ModelWorker(), []
+    jobs = [worker.submit(lambda n=n: order.append(n)) for n in range(5)]
+    with pytest.raises(ZeroDivisionError):
+        worker.run(lambda: 1 / 0)
+    assert order == list(range(5)) and all(job.done() for job in jobs)
+    worker.close()
+
+
+# Files
+
+
+def test_only_files_within_the_roots_are_opened(service, client, mine):
+    names = [
+        entry["name"] for entry in client.get("/medsam/api/files?root=0", headers=mine).json()["entries"]
+    ]
+    assert names == ["inner"]
+    for path in ("../secret", "/etc/passwd", "link.nii.gz", "inner/../../x", "no.nii", "a\0b"):
+        with pytest.raises(VolumeError, match="not"):
+            files.resolve(service.roots, 0, path)
+        answer = client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": path})
+        assert answer.status_code == 422 and "choose" in answer.json()["error"], path
+    with pytest.raises(VolumeError):
+        files.resolve(service.roots, 1, "")
+    with pytest.raises(VolumeError):
+        files.resolve(service.roots, -1, "")
+
+
+def test_uploads_are_bounded_and_named(client, mine):
+    def post(name, body):
+        return client.post("/medsam/api/upload", params={"name": name}, headers=mine, content=body)
+
+    assert post("a.exe", b"x").status_code == 422
+    too_large = post("a.nii", b"x" * 200_001)
+    assert too_large.status_code == 413 and "GB" in too_large.json()["error"]
+    parts = (b"x" * 50_000 for _ in range(5))  # a length that is not announced
+    assert post("a.nii", parts).status_code == 413
+    sent = post("../../etc/cron.nii", b"not an image")
+    assert sent.status_code == 200
+    opened = client.post(
+        "/medsam/api/open", headers=mine, json={"source": "upload", "upload": sent.json()["upload"]}
+    )
+    assert opened.status_code == 422 and "cron.nii" in opened.json()["error"]
+    assert "Traceback" not in opened.text
+
+
+def test_an_upload_opens_and_its_voxels_arrive(client, mine, tmp_path):
+    array = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4) - 30
+    affine = np.array([[0, -2, 0, 1], [1.5, 0, 0, 2], [0, 0, -3, 3], [0, 0, 0, 1.0]])
+    nib.save(nib.Nifti1Image(array, affine), tmp_path / "x.nii.gz")
+    body = (tmp_path / "x.nii.gz").read_bytes()
+    sent = client.post(
+        "/medsam/api/upload", params={"name": "my case.nii.gz"}, headers=mine, content=body
+    ).json()
+    volume = client.post("/medsam/api/open", headers=mine, json={"source": "upload", **sent}).json()["volume"]
+    assert volume["name"] == "my case" and volume["shape"] == [5, 6, 4] and volume["spacing"] == [2, 1.5, 3]
+    voxels = client.get("/medsam/api/volume", headers=mine).content
+    assert len(voxels) == volume["bytes"]
+    shown = np.frombuffer(voxels, volume["dtype"]).reshape(volume["shape"], order="F")
+    # Closest RAS by hand: x runs against j, y along i, z against k.
+    assert np.array_equal(shown, array.transpose(1, 0, 2)[::-1, :, ::-1])
+
+
+# What is sent
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ([0, 255], "uint8"),
+        ([-1024, 3000], "int16"),
+        ([0, 65535], "uint16"),
+        ([0, 70000], "float32"),
+        ([0, 0.5], "float32"),
+    ],
+)
+def test_the_smallest_type_that_is_exact(values, name):
+    array = np.array(values, dtype="f4").reshape(1, 1, 2)
+    assert browser_dtype(array).name == name
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "SLA", "PIR"])
+def test_a_mask_arrives_where_the_volume_has_it(codes):
+    shape = (9, 8, 7)
+    affine = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(codes), shape)
+    grid = Grid(shape, affine)
+    rng = np.random.default_rng(1)
+    patch = rng.random((4, 3, 2)) > 0.4
+    full = np.zeros(shape, dtype=bool)
+    full[2:6, 1:4, 3:5] = patch
+    header, masks = unpack(frame({}, [mask_part("m", (2, 1, 3), patch, grid)]))
+    start, size = header["masks"][0]["start"], header["masks"][0]["size"]
+    shown = np.zeros(grid.ras.shape, dtype=bool)
+    shown[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = masks[0]
+    assert np.array_equal(shown, grid.ras.from_file(full))
+    voxels = b"".join(voxel_blocks(full.astype("u1"), grid))
+    assert np.array_equal(np.frombuffer(voxels, "u1").reshape(grid.ras.shape, order="F"), shown)
+
+
+def test_an_empty_mask_is_sent_as_nothing():
+    header, masks = unpack(
+        frame({}, [mask_part("m", (0, 0, 0), np.zeros((3, 3, 3), bool), Grid((3, 3, 3), np.eye(4)))])
+    )
+    assert header["masks"][0]["size"] == [0, 0, 0] and masks[0].size == 0
+
+
+# Actions
+
+
+def test_clicks_undo_and_two_sessions(client, mine):
+    client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": "inner/a.nii.gz"})
+    body, masks = unpack(
+        act(client, mine, do="add_prompt", prompt={"kind": "point", "coordinates": [9, 9, 8]}).content
+    )
+    (made,) = body["state"]["objects"]
+    assert len(masks) == 1 and masks[0].any() and made["mask"] == body["masks"][0]["key"]
+    # Masks that the page holds are not sent again, also after undo and redo.
+    act(client, mine, do="undo")
+    body, masks = unpack(act(client, mine, do="redo", have=[made["mask"]]).content)
+    assert body["state"]["objects"][0]["mask"] == made["mask"] and masks == []
+
+    other = {"X-Medsam-Session": client.post("/medsam/api/session").json()["token"]}
+    assert act(client, other, do="look").status_code == 422  # it has no volume
+    client.post("/medsam/api/open", headers=other, json={"source": "folder", "path": "inner/a.nii.gz"})
+    assert unpack(act(client, other, do="look").content)[0]["state"]["objects"] == []
+
+
+def test_bad_actions_are_sentences_and_change_nothing(client, mine):
+    client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": "inner/a.nii.gz"})
+    act(client, mine, do="add_object", name="liver")
+    before = unpack(act(client, mine, do="look").content)[0]["state"]
+    bad = [
+        {"do": "add_prompt", "prompt": {"kind": "point", "coordinates": [99, 9, 8]}},
+        {"do": "add_prompt", "prompt": {"kind": "point", "coordinates": [float(10**9), 0, 0]}},
+        {"do": "add_prompt", "prompt": {"kind": "spell"}},
+        {"do": "delete_prompt", "object": "o1", "index": 4},
+        {"do": "change_object", "object": "o1", "label": -3},
+        {"do": "change_object", "object": "o1", "colour": "red"},
+        {"do": "select", "object": "nobody"},
+        {"do": "format_disk"},
+    ]
+    for action in bad:
+        answer = act(client, mine, **action)
+        assert answer.status_code == 422 and answer.json()["error"].endswith("."), action
+        assert "Traceback" not in answer.text
+    assert unpack(act(client, mine, do="look").content)[0]["state"] == before
+    replay = client.post("/medsam/api/prompts", headers=mine, content=b"{}")
+    assert replay.status_code == 422 and "prompt file" in replay.json()["error"]
+    assert "/tmp" not in replay.json()["error"]
+
+
+def test_saving_names_the_file_after_the_volume(client, mine):
+    client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": "inner/a.nii.gz"})
+    act(client, mine, do="add_prompt", prompt={"kind": "point", "coordinates": [9, 9, 8]})
+    mask = client.get("/medsam/api/mask", headers=mine)
+    assert mask.headers["content-disposition"] == "attachment; filename*=UTF-8''a_mask.nii.gz"
+    image = nib.Nifti1Image.from_bytes(zlib.decompress(mask.content, 31))
+    assert np.asanyarray(image.dataobj).any() and np.array_equal(image.affine, np.eye(4))
+    prompts = client.get("/medsam/api/prompts", headers=mine)
+    again = client.post("/medsam/api/prompts", headers=mine, content=prompts.content)
+    assert len(unpack(again.content)[0]["state"]["objects"]) == 1
