@@ -1,3 +1,49 @@
 """Segment medical volumes by clicking, in bulk, or with a model taught on your own data."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medsam_app.errors import MedsamError
+    from medsam_app.predictor import VolumePredictor
+    from medsam_app.prompts import Box, MaskPrompt, Point
+    from medsam_app.saving import save_mask
+    from medsam_app.session import Session
+    from medsam_app.volume import Volume, load_mask, load_volume
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Box",
+    "MaskPrompt",
+    "MedsamError",
+    "Point",
+    "Session",
+    "Volume",
+    "VolumePredictor",
+    "load_mask",
+    "load_volume",
+    "save_mask",
+]
+
+_HOME = {
+    "Box": "prompts",
+    "MaskPrompt": "prompts",
+    "MedsamError": "errors",
+    "Point": "prompts",
+    "Session": "session",
+    "Volume": "volume",
+    "VolumePredictor": "predictor",
+    "load_mask": "volume",
+    "load_volume": "volume",
+    "save_mask": "saving",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used: torch and MONAI take seconds to load."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'medsam_app' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"medsam_app.{_HOME[name]}"), name)

@@ -1,0 +1,86 @@
+"""Bad masks, to read and to save."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medsam_app.errors import GridMismatch, SaveError
+from medsam_app.geometry import Grid
+from medsam_app.saving import save_mask
+from medsam_app.volume import Volume, load_mask, load_volume
+from tests.bad_kit import AFFINE, SHAPE, case, nifti, voxels
+
+# masks
+
+
+@case("a mask on a grid of another shape", GridMismatch)
+def _(folder):
+    load_mask(nifti(folder / "mask.nii.gz"), Grid((6, 7, 6), AFFINE))
+
+
+@case("a mask of another voxel size", GridMismatch)
+def _(folder):
+    load_mask(nifti(folder / "mask.nii.gz"), Grid(SHAPE, np.diag([1.0, 1.0, 3.0, 1.0])))
+
+
+@case("a mask of another orientation", GridMismatch)
+def _(folder):
+    load_mask(nifti(folder / "mask.nii.gz"), Grid(SHAPE, AFFINE * [[-1], [1], [1], [1]]))
+
+
+@case("a mask that lies elsewhere", GridMismatch)
+def _(folder):
+    load_mask(nifti(folder / "mask.nii.gz"), Grid(SHAPE, AFFINE + 12 * np.eye(4, k=3)))
+
+
+@case("a mask of probabilities")
+def _(folder):
+    load_mask(nifti(folder / "mask.nii.gz", voxels(dtype="float32") / 7), Grid(SHAPE, AFFINE))
+
+
+@case("a mask with negative values")
+def _(folder):
+    load_mask(nifti(folder / "mask.nii.gz", voxels() - 9), Grid(SHAPE, AFFINE))
+
+
+# saving
+
+
+def image() -> Volume:
+    return Volume.from_array(voxels(), AFFINE)
+
+
+@case("saving over the image itself", SaveError)
+def _(folder):
+    path = nifti(folder / "scan.nii.gz")
+    save_mask(np.ones(SHAPE, bool), load_volume(path), path)
+
+
+@case("saving in a format that is not supported", SaveError)
+def _(folder):
+    save_mask(np.ones(SHAPE, bool), image(), folder / "mask.png")
+
+
+@case("saving into a folder that does not exist", SaveError)
+def _(folder):
+    save_mask(np.ones(SHAPE, bool), image(), folder / "nowhere" / "mask.nii.gz")
+
+
+@case("saving a mask of another shape", SaveError)
+def _(folder):
+    save_mask(np.ones((6, 7, 6), bool), image(), folder / "mask.nii.gz")
+
+
+@case("saving negative labels", SaveError)
+def _(folder):
+    save_mask(voxels() - 4, image(), folder / "mask.nii.gz")
+
+
+@case("saving labels that are not whole numbers", SaveError)
+def _(folder):
+    save_mask(voxels() / 3, image(), folder / "mask.nii.gz")
+
+
+@case("saving labels that are too large", SaveError)
+def _(folder):
+    save_mask(np.full(SHAPE, 2**40), image(), folder / "mask.nii.gz")
