@@ -28,8 +28,8 @@ def describe(
     Returns:
         path, format, series (list of uid, number, description, modality, slices, columns, rows), frames,
         channels, chosen (series, frame, channel or None) and, unless a series must be chosen first, shape
-        (i, j, k), spacing_mm, orientation, size_mm, affine (4 x 4 to mm in RAS+), dtype, stored_dtype, modality,
-        modality_guess, intensity (min, p1, median, p99, max), notes.
+        (i, j, k), spacing_mm, orientation, size_mm, affine (4 x 4 to mm in RAS+), dtype, stored_dtype,
+        modality, modality_guess, intensity (min, p1, median, p99, max), notes.
 
     Raises:
         VolumeError: it cannot be used as a volume.
@@ -48,13 +48,15 @@ def describe(
     }
     if format == "dicom":
         try:
-            volume = load_volume(path, series=series, frame=frame, channel=channel)
+            volume = load_volume(path, series=series, channel=channel)
+            if frame:  # beyond the only one: say so
+                volume = load_volume(path, series=series, frame=frame, channel=channel)
         except SeriesChoice as choice:
             if choice.option == "series":
                 facts["notes"] = [str(choice)]
                 return facts
             facts["frames"] = len(choice.choices)
-            volume = load_volume(path, series=series, frame=0, channel=channel)
+            volume = load_volume(path, series=series, frame=frame or 0, channel=channel)
     else:
         header = inspect(path, format)
         facts |= {

@@ -8,21 +8,21 @@ imported, so errors come at once.
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Literal
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
 
 from medsam_app.errors import SeriesChoice, VolumeError
 from medsam_app.headers_text import check_text_header
+from medsam_app.intensity import checked_affine
 from medsam_app.memory import format_bytes, machine_memory
+from medsam_app.nifti_header import read_nifti_header
 
 Format = Literal["nifti", "nrrd", "meta", "dicom"]
 
@@ -45,7 +45,7 @@ class HeaderInfo:
         frames: how many volumes follow each other (time points, echoes, ...).
         channels: how many values each voxel has.
         dtype: type of one value as stored.
-        offset: bytes before the first voxel (NIfTI only).
+        offset: bytes of the file before the first voxel.
     """
 
     format: Format
@@ -80,43 +80,6 @@ def find_format(path: Path) -> Format:
     raise VolumeError(f"'{path.name}' cannot be opened: {kind} are not supported; give {READABLE}.")
 
 
-def open_nifti(path: Path) -> IO[bytes]:
-    """Open a NIfTI file for reading, decompressed when its content (not its name) is gzip."""
-    with path.open("rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if compressed else path.open("rb")  # type: ignore[return-value]
-
-
-def cut_short(path: Path) -> VolumeError:
-    """Error for a file that ends early or whose compressed data is damaged."""
-    return VolumeError(
-        f"'{path.name}' is cut short or damaged: its data ends before the image is complete; "
-        "copy or download it again."
-    )
-
-
-def read_nifti_header(path: Path) -> tuple[Any, Any]:
-    """Header of a single-file NIfTI and the nibabel image class that reads it, unchecked."""
-    try:
-        with open_nifti(path) as file:
-            block = file.read(540)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise cut_short(path) from error
-    sizes = {int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")} & {348, 540}
-    size = sizes.pop() if sizes else 0
-    image_class = nib.Nifti2Image if size == 540 else nib.Nifti1Image
-    magic = block[4:8] if size == 540 else block[344:348]
-    if not size or magic[:2] not in (b"n+", b"ni"):
-        raise VolumeError(f"'{path.name}' is not a NIfTI image: it does not begin with a NIfTI header.")
-    if len(block) < size:
-        raise cut_short(path)
-    if magic[:2] == b"ni":
-        raise VolumeError(
-            f"'{path.name}' is one half of a NIfTI pair (.hdr and .img); save it as a single .nii.gz file."
-        )
-    return image_class.header_class(block[:size], check=False), image_class
-
-
 def inspect_nifti(path: Path) -> HeaderInfo:
     """Check the header of a NIfTI file against the file; `VolumeError` when it cannot be a volume."""
     header, _ = read_nifti_header(path)
@@ -127,11 +90,13 @@ def inspect_nifti(path: Path) -> HeaderInfo:
     code = int(header["datatype"])
     try:
         dtype = header.get_data_dtype()
-    except HeaderDataError as error:
+    except HeaderDataError:  # a code that NIfTI does not have
+        dtype = np.dtype("V0")
+    if dtype.itemsize == 0:  # or one that no library reads (single bits)
         raise VolumeError(
-            f"'{path.name}' holds values of NIfTI datatype {code}, which cannot be read; save it as int16 "
-            "or float32."
-        ) from error
+            f"'{path.name}' holds values of NIfTI datatype {code}, which cannot be read; "
+            "save it as int16 or float32."
+        )
     if dtype.fields is not None:
         raise _refuse_rgb(path)
     _check_shape(path, sizes[:3])
@@ -161,14 +126,12 @@ def inspect_nifti(path: Path) -> HeaderInfo:
 
 def inspect_itk(path: Path, format: Format) -> HeaderInfo:
     """Check the header of an NRRD or MetaImage file; `VolumeError` when it cannot be a volume."""
-    expansion, data_file = check_text_header(path, format)
+    packing = check_text_header(path, format)
     reader = sitk_reader(path, format)
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise VolumeError(
-            f"'{path.name}' could not be read as {title(format)}: {itk_reason(error)}"
-        ) from error
+        raise not_read(path, format) from error
     size = [int(n) for n in reader.GetSize()]
     if len(size) > 4:
         raise VolumeError(f"'{path.name}' has {len(size)} dimensions; at most a frame axis may follow space.")
@@ -183,10 +146,16 @@ def inspect_itk(path: Path, format: Format) -> HeaderInfo:
             "or float32."
         )
     _check_shape(path, size[:3])
+    checked_affine(path.name, itk_affine(reader))  # ITK's own words for it are no use to a user
     info = HeaderInfo(
-        format, (size[0], size[1], size[2]), size[3], reader.GetNumberOfComponents(), np.dtype(dtype)
+        format,
+        (size[0], size[1], size[2]),
+        size[3],
+        reader.GetNumberOfComponents(),
+        np.dtype(dtype),
+        packing.offset,
     )
-    check_size(path, info, expansion, data_file)
+    check_size(path, info, packing.expansion, packing.data_file)
     return info
 
 
@@ -212,15 +181,23 @@ def title(format: Format) -> str:
     return {"nifti": "NIfTI", "nrrd": "NRRD", "meta": "MetaImage", "dicom": "DICOM"}[format]
 
 
-def itk_reason(error: RuntimeError) -> str:
-    """The last line of an ITK error without its address and file names, as a sentence's end."""
-    line = str(error).strip().splitlines()[-1]
-    reason = line.split("): ", 1)[-1] if line.startswith("ITK ERROR") else ""
-    known = {"spacing": "its voxel spacing is zero", "direction": "its axes do not span space"}
-    for word, sentence in known.items():
-        if word in reason.lower():
-            return sentence + "; export it again."
-    return "it is damaged or not of that format; export it again."
+def not_read(path: Path, format: Format) -> VolumeError:
+    """Error for a file that SimpleITK gives up on."""
+    return VolumeError(
+        f"'{path.name}' could not be read as {title(format)}: it is damaged or not of that format; export "
+        "it again."
+    )
+
+
+def itk_affine(image: sitk.Image | sitk.ImageFileReader) -> NDArray[np.float64]:
+    """(4, 4) voxel indices to mm in LPS of a SimpleITK image, a frame axis left out."""
+    size = image.GetDimension()
+    affine = np.eye(4)
+    space = min(size, 3)
+    direction = np.asarray(image.GetDirection()).reshape(size, size)[:space, :space]
+    affine[:space, :space] = direction * np.asarray(image.GetSpacing())[:space]
+    affine[:space, 3] = image.GetOrigin()[:space]
+    return affine
 
 
 def _refuse_rgb(path: Path) -> VolumeError:
@@ -257,18 +234,18 @@ def check_size(path: Path, info: HeaderInfo, expansion: float, data_file: Path |
     """
     if info.dtype.kind == "c":
         raise refuse_complex(path)
-    need = math.prod(info.shape) * info.frames * info.channels * info.dtype.itemsize
+    voxels = math.prod(info.shape) * info.frames * info.channels * info.dtype.itemsize
     size = (data_file or path).stat().st_size
-    if need + info.offset > size * expansion:
+    need = voxels + info.offset
+    if need > size * expansion:
         raise VolumeError(
-            f"'{path.name}' is cut short or its header is wrong: the header promises {format_bytes(need)} "
-            "of voxels, "
+            f"'{path.name}' is cut short or its header is wrong: its header promises {format_bytes(need)}, "
             f"which a file of {format_bytes(size)} cannot hold; copy or download it again."
         )
     memory = machine_memory()
-    if memory is not None and need > memory:
+    if memory is not None and voxels > memory:
         raise VolumeError(
-            f"'{path.name}' needs {format_bytes(need)} of memory, but this machine has "
+            f"'{path.name}' needs {format_bytes(voxels)} of memory, but this machine has "
             f"{format_bytes(memory)}; "
             "crop or downsample it first."
         )

@@ -6,6 +6,8 @@ SimpleITK reads these formats; only what it does not tell before it allocates is
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from medsam_app.errors import VolumeError
@@ -14,17 +16,28 @@ from medsam_app.errors import VolumeError
 _LONGEST = 1 << 20
 
 
-def check_text_header(path: Path, format: str) -> tuple[float, Path | None]:
-    """How far the voxels are compressed at most, and the file they are in when it is another.
+@dataclass(frozen=True)
+class Packing:
+    """How the voxels are stored.
 
-    Returns:
-        the most bytes that one byte of the file can become (1 for raw, inf where unbounded), and the
-        path of the detached data file or None.
+    Attributes:
+        expansion: the most bytes that one byte of the file can become (1 for raw, inf where unbounded).
+        data_file: the file they are in when it is another.
+        offset: bytes of the header before them, 0 when they are in another file or compressed.
+    """
+
+    expansion: float
+    data_file: Path | None
+    offset: int
+
+
+def check_text_header(path: Path, format: str) -> Packing:
+    """Read how the voxels are stored.
 
     Raises:
         VolumeError: not of the format, or its data file is missing or outside the header's folder.
     """
-    fields = _nrrd_fields(path) if format == "nrrd" else _meta_fields(path)
+    fields, length = _nrrd_fields(path) if format == "nrrd" else _meta_fields(path)
     if format == "nrrd":
         encoding = fields.get("encoding", "raw").lower()
         expansion = {
@@ -44,7 +57,8 @@ def check_text_header(path: Path, format: str) -> tuple[float, Path | None]:
             expansion = 1032.0
         name = fields.get("elementdatafile", "LOCAL")
         name = None if name.upper() == "LOCAL" else name
-    return expansion, None if name is None else _data_file(path, name)
+    data_file = None if name is None else _data_file(path, name)
+    return Packing(expansion, data_file, 0 if data_file or expansion != 1 else length)
 
 
 def _data_file(path: Path, name: str) -> Path:
@@ -66,27 +80,42 @@ def _data_file(path: Path, name: str) -> Path:
     return data
 
 
-def _text(path: Path, until: bytes) -> str:
+def _block(path: Path) -> bytes:
     with path.open("rb") as file:
-        block = file.read(_LONGEST).replace(b"\r\n", b"\n")
-    return block.split(until)[0].decode("latin-1")
+        return file.read(_LONGEST)
 
 
-def _nrrd_fields(path: Path) -> dict[str, str]:
-    text = _text(path, b"\n\n")
-    if not text.startswith("NRRD"):
+def _nrrd_fields(path: Path) -> tuple[dict[str, str], int]:
+    """Fields by name in lower case, and the bytes of the header."""
+    block = _block(path)
+    if not block.startswith(b"NRRD"):
         raise VolumeError(f"'{path.name}' is not an NRRD image: it does not begin with 'NRRD'.")
+    end = re.search(rb"\r?\n\r?\n", block)
+    text = block[: end.start() if end else None].decode("latin-1")
     lines = [line.split(":", 1) for line in text.splitlines()[1:] if ":" in line and not line.startswith("#")]
-    return {key.strip().lower(): value.strip() for key, value in lines if not value.startswith("=")}
+    fields = {key.strip().lower(): value.strip() for key, value in lines if not value.startswith("=")}
+    return fields, end.end() if end else 0
 
 
-def _meta_fields(path: Path) -> dict[str, str]:
+def _meta_fields(path: Path) -> tuple[dict[str, str], int]:
+    """Fields by name in lower case, and the bytes of the header."""
     fields: dict[str, str] = {}
-    for line in _text(path, b"\0").splitlines():
-        key, equals, value = line.partition("=")
-        if not equals or not key.strip().isascii():
+    length = 0
+    for line in _block(path).split(b"\n"):
+        length += len(line) + 1
+        key, equals, value = line.decode("latin-1").partition("=")
+        name = key.strip().lower()
+        if not equals or not name.isascii():
             break
-        fields[key.strip().lower()] = value.strip()
-        if key.strip().lower() == "elementdatafile":  # the header ends here
-            return fields
+        fields[name] = value.strip()
+        if name == "elementdatafile":  # the header ends here
+            packed = fields.get("compresseddatasize", "")
+            if (
+                value.strip().upper() == "LOCAL"
+                and packed.isdigit()
+                and length + int(packed) > path.stat().st_size
+            ):
+                break_off = "its data ends before the image is complete; copy or download it again."
+                raise VolumeError(f"'{path.name}' is cut short or damaged: {break_off}")
+            return fields, length
     raise VolumeError(f"'{path.name}' is not a MetaImage: it has no header with an ElementDataFile.")

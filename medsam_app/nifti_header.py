@@ -12,11 +12,23 @@ import nibabel as nib
 from medsam_app.errors import VolumeError
 
 
+class _Gzip(gzip.GzipFile):
+    """Gzip that fills a large buffer piece by piece; its base would hold the whole volume twice."""
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        filled = 0
+        while filled < len(view) and (piece := self.read(min(1 << 20, len(view) - filled))):
+            view[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        return filled
+
+
 def open_nifti(path: Path) -> IO[bytes]:
     """Open a NIfTI file for reading, decompressed when its content (not its name) is gzip."""
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if compressed else path.open("rb")  # type: ignore[return-value]
+    return _Gzip(path, "rb") if compressed else path.open("rb")  # type: ignore[return-value]
 
 
 def cut_short(path: Path) -> VolumeError:

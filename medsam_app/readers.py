@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from medsam_app.dicom import Slice
 from medsam_app.dicom_stack import result_type
-from medsam_app.headers import HeaderInfo, find_format, open_nifti, read_nifti_header, sitk_reader
+from medsam_app.headers import HeaderInfo, find_format, itk_affine, sitk_reader
+from medsam_app.nifti_header import open_nifti, read_nifti_header
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -62,15 +63,16 @@ class NiftiReader(NibabelReader):
         _, image_class = read_nifti_header(path)
         self._file = open_nifti(path)
         # no memory map: the file may be replaced while the volume is in use
-        return image_class.from_file_map(image_class.make_file_map({"image": self._file}), mmap=False)
+        image = image_class.from_file_map(image_class.make_file_map({"image": self._file}), mmap=False)
+        self.header = image.header
+        return image
 
     def get_data(self, img: Any) -> tuple[NDArray, dict]:
         with self._file:
             array, meta = super().get_data(img)
             # reading on to the end makes gzip check the sum of what it gave
-            while self._file.read(1 << 20):
+            while self._file.read(1 << 16):
                 pass
-        meta["header"] = img.header
         return array, meta
 
     def _get_array_data(self, img: Any, filename: Any) -> NDArray:
@@ -127,18 +129,8 @@ class ItkReader(ImageReader):
         # the view dies with the image; one copy of the one frame
         array = _scaled(np.array(array, order="C").transpose(2, 1, 0), 1.0, 0.0)
         meta = _meta(_LPS_TO_RAS @ itk_affine(img), array)
-        meta["keys"] = {key: img.GetMetaData(key) for key in img.GetMetaDataKeys()}
+        self.keys = set(img.GetMetaDataKeys())
         return array, meta
-
-
-def itk_affine(img: sitk.Image) -> NDArray[np.float64]:
-    """(4, 4) voxel indices to mm in LPS of a SimpleITK image, a frame axis left out."""
-    size = img.GetDimension()
-    affine = np.eye(4)
-    direction = np.asarray(img.GetDirection()).reshape(size, size)[:3, :3]
-    affine[:3, :3] = direction * np.asarray(img.GetSpacing())[:3]
-    affine[:3, 3] = img.GetOrigin()[:3]
-    return affine
 
 
 class DicomReader(ImageReader):

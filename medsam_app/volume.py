@@ -25,8 +25,9 @@ from medsam_app.archive import unpacked
 from medsam_app.dicom import SeriesInfo
 from medsam_app.errors import GridMismatch, VolumeError
 from medsam_app.geometry import Grid
-from medsam_app.headers import choose, cut_short, find_format, inspect, itk_reason, title
+from medsam_app.headers import Format, choose, find_format, inspect, not_read
 from medsam_app.intensity import checked_affine, checked_array, nifti_notes
+from medsam_app.nifti_header import cut_short
 from medsam_app.saving import save_mask
 
 __all__ = ["SeriesInfo", "Volume", "list_series", "load_mask", "load_volume", "save_mask"]
@@ -130,25 +131,25 @@ def load_volume(
 def _read_file(path: Path, frame: int | None, channel: int | None) -> tuple[NDArray, dict, dict[str, Any]]:
     """Voxels, MONAI's metadata and the attributes of `Volume` of a single-file volume."""
     format = find_format(path)
-    with _reading(path, title(format)):
+    with _reading(path, format):
         info = inspect(path, format)
         frame, channel = choose(path, info, frame=frame, channel=channel)
         from medsam_app.readers import reader_for  # imports MONAI, seconds
 
-        reader = reader_for(info, frame=frame, channel=channel)
+        reader: Any = reader_for(info, frame=frame, channel=channel)
         array, meta = reader.get_data(reader.read(path))
     fields: dict[str, Any] = {"frame": frame, "channel": channel}
     if format == "nifti":
-        header = meta["header"]
+        header = reader.header
         fields["notes"], fields["nifti_geometry"] = nifti_notes(header)
         fields["nifti_codes"] = (int(header["qform_code"]), int(header["sform_code"]))
-    elif format == "nrrd" and "NRRD_space" not in meta["keys"]:
+    elif format == "nrrd" and "NRRD_space" not in reader.keys:
         fields["notes"] = ("The header names no patient space: left and right may be swapped.",)
     return array, meta, fields
 
 
 @contextmanager
-def _reading(path: Path, format: str) -> Iterator[None]:
+def _reading(path: Path, format: Format) -> Iterator[None]:
     """Turn what the reading libraries raise for damaged files into sentences."""
     try:
         yield
@@ -165,7 +166,7 @@ def _reading(path: Path, format: str) -> Iterator[None]:
             ) from error
         raise cut_short(path) from error
     except RuntimeError as error:  # SimpleITK
-        raise VolumeError(f"'{path.name}' could not be read as {format}: {itk_reason(error)}") from error
+        raise not_read(path, format) from error
 
 
 def _load_dicom(path: Path, series: str | None, frame: int | None, channel: int | None) -> Volume:
@@ -173,7 +174,7 @@ def _load_dicom(path: Path, series: str | None, frame: int | None, channel: int 
         raise VolumeError(
             f"'{path.name}' is DICOM with one channel (number 0); leave the option 'channel' out."
         )
-    with _reading(path, "DICOM"), unpacked(path) as (folder, files):
+    with _reading(path, "dicom"), unpacked(path) as (folder, files):
         found, notes = dicom.scan(path.name, folder, files)
         slices = dicom.pick_series(path.name, found, series)
         stack = dicom_stack.stack(path.name, slices)
@@ -197,7 +198,7 @@ def list_series(path: str | Path) -> list[SeriesInfo]:
     path = Path(path).expanduser()
     if find_format(path) != "dicom":
         return []
-    with _reading(path, "DICOM"), unpacked(path) as (folder, files):
+    with _reading(path, "dicom"), unpacked(path) as (folder, files):
         return dicom.series_list(dicom.scan(path.name, folder, files)[0])
 
 
