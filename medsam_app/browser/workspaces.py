@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from medsam_app.volume import Volume
 
 #: Workspaces kept at a time, and seconds after which an idle one is freed.
-MOST_WORKSPACES = 12
+MOST_WORKSPACES = 8
 IDLE_SECONDS = 6 * 3600.0
 
 

@@ -26,8 +26,9 @@ export class StatusLine {
     const value = viewer.image.value(...xyz);
     this.value.textContent = `${viewer.image.integer ? value : Number(value.toPrecision(5))}${viewer.volume.ct ? " HU" : ""}`;
     const here = viewer.visibleMasks().filter(({ mask }) => mask.has(xyz));
-    this.object.textContent = here.map(({ object }) => object.name).join(", ");
-    this.object.style.color = here[0]?.colour ?? "";
+    this.object.replaceChildren(
+      ...here.map(({ object, colour }) => h("span", {}, h("i.dot", { style: { background: colour } }), object.name)),
+    );
     this.hint.textContent = HINTS[viewer.mode];
   }
 }
