@@ -18,7 +18,7 @@ class _Gzip(gzip.GzipFile):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         filled = 0
-        while filled < len(view) and (piece := self.read(min(1 << 20, len(view) - filled))):
+        while filled < len(view) and (piece := self.read(min(1 << 16, len(view) - filled))):
             view[filled : filled + len(piece)] = piece
             filled += len(piece)
         return filled

@@ -121,16 +121,33 @@ class ItkReader(ImageReader):
         return sitk_reader(path, find_format(path)).Execute()
 
     def get_data(self, img: sitk.Image) -> tuple[NDArray, dict]:
-        array = sitk.GetArrayViewFromImage(img)  # ([t,] k, j, i [, c])
+        array = _shared(img)  # ([t,] k, j, i [, c])
+        whole = array.size
         if img.GetNumberOfComponentsPerPixel() > 1:
             array = array[..., self.channel]
         if array.ndim == 4:
             array = array[self.frame]
-        # the view dies with the image; one copy of the one frame
-        array = _scaled(np.array(array, order="C").transpose(2, 1, 0), 1.0, 0.0)
+        if array.size < whole:  # let go of the other frames and channels
+            array = array.copy(order="C")
+        array = _scaled(array.transpose(2, 1, 0), 1.0, 0.0)
         meta = _meta(_LPS_TO_RAS @ itk_affine(img), array)
         self.keys = set(img.GetMetaDataKeys())
         return array, meta
+
+
+class _Pixels:
+    """Buffer of a SimpleITK image that keeps the image alive as long as an array looks at it."""
+
+    def __init__(self, image: sitk.Image) -> None:
+        self.image = image
+        view = sitk.GetArrayViewFromImage(image)  # makes the buffer this image's own
+        address, _ = view.__array_interface__["data"]
+        self.__array_interface__ = view.__array_interface__ | {"data": (address, False)}
+
+
+def _shared(image: sitk.Image) -> NDArray:
+    """Pixels of an image as a writable array without a copy."""
+    return np.asarray(_Pixels(image))
 
 
 class DicomReader(ImageReader):

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from medsam_app.errors import SaveError
 from medsam_app.geometry import Grid
+from medsam_app.headers_text import check_text_header
 
 if TYPE_CHECKING:
     from medsam_app.volume import Volume
@@ -56,10 +57,7 @@ def save_mask(
             f"A mask cannot be saved as '{path.name}'; let its name end in {', '.join(WRITABLE)}."
         )
     labels = smallest_labels(label_map, volume.shape)
-    if volume.source is not None and path.exists() and path.samefile(volume.source):
-        raise SaveError(
-            f"Saving to '{path.name}' would overwrite the image itself; give the mask another name."
-        )
+    _keep_image(path, volume.source)
     if path.is_dir():
         raise SaveError(f"'{path.name}' is a folder; give the name of a file in it.")
     if not path.parent.is_dir():
@@ -81,8 +79,7 @@ def save_mask(
             found, affine = _read_itk(draft)
         _prove(path, labels, volume.grid, found, affine)
         for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):  # the header last
-            if volume.source is not None and (path.parent / file.name).exists():
-                _keep_image_data(path.parent / file.name, volume.source)
+            _keep_image(path.parent / file.name, volume.source)
             _flush(file)
             file.replace(path.parent / file.name)
     except OSError as error:
@@ -135,11 +132,19 @@ def _flush(file: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _keep_image_data(target: Path, source: Path) -> None:
-    """Refuse to replace the image, or the data file of a .mhd image."""
-    if target.samefile(source) or (source.suffix.lower() == ".mhd" and target.stem == source.stem):
+def _keep_image(target: Path, source: Path | None) -> None:
+    """Refuse to replace the image itself, or the file in which it keeps its voxels."""
+    if source is None or not source.is_file() or not target.exists():
+        return
+    files = [source]
+    if source.suffix.lower() in (".mhd", ".nrrd"):
+        data_file = check_text_header(
+            source, "nrrd" if source.suffix.lower() == ".nrrd" else "meta"
+        ).data_file
+        files += [data_file] if data_file else []
+    if any(target.samefile(file) for file in files):
         raise SaveError(
-            f"Saving would overwrite '{target.name}' of the image itself; give the mask another name."
+            f"Saving to '{target.name}' would overwrite the image itself; give the mask another name."
         )
 
 

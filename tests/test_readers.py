@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import zipfile
 
@@ -242,3 +243,12 @@ def test_real_dicom_equals_simpleitk(shared_data, folder, label):
 def test_a_folder_of_segmentations_only_is_refused(shared_data):
     with pytest.raises(VolumeError, match="3 segmentations"):
         load_volume(shared_data / "dicom" / "highdicom_seg")
+
+
+def test_pixels_outlive_the_image_they_came_from(tmp_path):
+    path = itk(tmp_path / "scan.mha", voxels((60, 70, 80)))
+    arrays = [load_volume(path).array for _ in range(8)]
+    gc.collect()
+    expected = voxels((60, 70, 80)).transpose(2, 1, 0)
+    assert all(np.array_equal(array, expected) and array.flags.writeable for array in arrays)
+    assert not np.shares_memory(arrays[0], arrays[1])

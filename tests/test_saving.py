@@ -180,6 +180,21 @@ def test_the_image_is_never_overwritten(tmp_path):
         with pytest.raises(SaveError, match="overwrite"):
             save_mask(LABELS, load_volume(tmp_path / source), tmp_path / target)
     assert image.read_bytes() == content
+    # the data file of the image, under a header of another name
+    sitk.WriteImage(oblique(voxels((5, 7, 6))), str(tmp_path / "data.mhd"), True)
+    (tmp_path / "data.mhd").rename(tmp_path / "header.mhd")
+    pixels = (tmp_path / "data.zraw").read_bytes()
+    with pytest.raises(SaveError, match="overwrite"):
+        save_mask(LABELS, load_volume(tmp_path / "header.mhd"), tmp_path / "data.mhd")
+    assert (tmp_path / "data.zraw").read_bytes() == pixels
+    assert not (tmp_path / "data.mhd").exists()
+
+
+def test_saving_when_the_image_is_gone(tmp_path):
+    image = nifti(tmp_path / "scan.nii.gz")
+    volume = load_volume(image)
+    image.unlink()
+    assert save_mask(LABELS, volume, tmp_path / "scan.nii.gz").exists()
 
 
 def test_an_earlier_mask_is_replaced(tmp_path):
