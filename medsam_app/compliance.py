@@ -110,7 +110,7 @@ def box_ranges(prompts: Sequence[Point | Box | MaskPrompt]) -> list[tuple[int | 
 
 def allowed_by_boxes(
     ranges: Sequence[tuple[int | None, NDArray, NDArray]],
-    positions: Sequence[NDArray[np.float64]],
+    positions: Sequence[NDArray[np.floating]],
     half: Sequence[float],
 ) -> NDArray[np.bool_] | None:
     """Where the mask may be, on a grid of positions along (i, j, k); None when everywhere.

@@ -109,11 +109,11 @@ class RasView:
 
     def from_file(self, array: NDArray) -> NDArray:
         """View of an (i, j, k) array with its axes in RAS order (no copy)."""
-        return np.flip(array.transpose(self.axes), [a for a in range(3) if self.flips[a]])
+        return np.flip(array.transpose(self.axes), tuple(a for a in range(3) if self.flips[a]))
 
     def to_file(self, array: NDArray) -> NDArray:
         """View of a RAS-ordered array with its axes in the file's order (inverse of `from_file`)."""
-        flipped = np.flip(array, [a for a in range(3) if self.flips[a]])
+        flipped = np.flip(array, tuple(a for a in range(3) if self.flips[a]))
         return flipped.transpose(tuple(int(a) for a in np.argsort(self.axes)))
 
     def points_from_file(self, ijk: ArrayLike) -> NDArray[np.float64]:
@@ -126,11 +126,11 @@ class RasView:
 
     def points_to_file(self, points: ArrayLike) -> NDArray[np.float64]:
         """Inverse of `points_from_file`."""
-        points = np.asarray(points, dtype=np.float64).copy()
+        ras = np.array(points, dtype=np.float64)
         for axis in range(3):
             if self.flips[axis]:
-                points[..., axis] = self.shape[axis] - 1 - points[..., axis]
-        return points[..., [int(a) for a in np.argsort(self.axes)]]
+                ras[..., axis] = self.shape[axis] - 1 - ras[..., axis]
+        return ras[..., [int(a) for a in np.argsort(self.axes)]]
 
 
 def format_mm(values: ArrayLike) -> str:

@@ -170,7 +170,8 @@ class Trainer:
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         torch.manual_seed(recipe.seed)
-        self.model: Sam3D = build_sam3d_tiny().to(device, memory_format=torch.channels_last_3d)
+        self.model: Sam3D = build_sam3d_tiny().to(device)
+        self.model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.model.amp_dtype = fast_dtype(device)
         self.parameters = list(self.model.parameters())
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}

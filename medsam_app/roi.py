@@ -47,7 +47,7 @@ class Roi:
         middle = np.clip(centre, np.minimum(half, last / 2), np.maximum(last - half, last / 2))
         # Rounding makes equal windows equal keys.
         origin, mm = np.round(middle - half, 4), np.round(np.broadcast_to(spacing, 3), 6)
-        return cls(tuple(origin.tolist()), tuple(mm.tolist()), shape, ras)  # type: ignore[arg-type]
+        return cls(tuple(origin.tolist()), tuple(mm.tolist()), shape, ras)
 
     @property
     def step(self) -> NDArray[np.float64]:
@@ -91,7 +91,7 @@ class Roi:
         return lines
 
 
-def interpolation_matrix(positions: NDArray[np.float64], step: float, start: int, stop: int) -> torch.Tensor:
+def interpolation_matrix(positions: NDArray[np.floating], step: float, start: int, stop: int) -> torch.Tensor:
     """Weights that interpolate samples at indices start..stop-1 to given positions.
 
     Linear interpolation, widened to a triangle of half-width `step` where positions lie further

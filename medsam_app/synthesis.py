@@ -100,7 +100,7 @@ def _noise(draws: Draws, n: int, centre: Tensor, size: float) -> Tensor:
     """Signed field of a cloud: thresholded noise within reach of the centre."""
     cloud = sum(draws.smooth(n, 2**k) / 2**k for k in range(1, 4))
     reach = (_grid(n) - centre).norm(dim=-1) / (1.5 * size)
-    return torch.maximum(reach - 1, draws.uniform(-0.3, 0.2) - cloud + 0.5 * reach)  # type: ignore[return-value]
+    return torch.maximum(reach - 1, draws.uniform(-0.3, 0.2) - cloud + 0.5 * reach)
 
 
 _SHAPES = (_blob, _blob, _blob, _tube, _sheet, _noise)

@@ -10,7 +10,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from torch import Tensor
 from medsam_app.geometry import Grid
 from medsam_app.roi import Roi, read_roi
 from medsam_app.synthesis import Draws, degrade, paint, random_anatomy
+from medsam_app.volume import load_mask, load_volume
 
 #: Objects smaller than this many voxels of the file teach nothing but noise.
 MIN_OBJECT_VOXELS = 100
@@ -58,12 +58,9 @@ def load_cases(folder: Path, split: str) -> list[LabelledCase]:
     for entry in manifest["cases"]:
         if entry["split"] != split:
             continue
-        image = nib.load(folder / entry["image"])
-        data = np.asanyarray(image.dataobj)
-        data = data.astype(np.float32) if data.dtype.kind == "f" else data
-        labels = np.asanyarray(nib.load(folder / entry["label"]).dataobj).astype(np.uint8)
-        grid = Grid(data.shape, np.asarray(image.affine, dtype=np.float64))
-        cases.append(LabelledCase(entry["dataset"], entry["case"], data, labels, grid))
+        volume = load_volume(folder / entry["image"])
+        labels = load_mask(folder / entry["label"], volume.grid)
+        cases.append(LabelledCase(entry["dataset"], entry["case"], volume.array, labels, volume.grid))
     return cases
 
 
@@ -140,15 +137,15 @@ class HeadWindows:
     """Windows of real head label maps painted with random intensities."""
 
     def __init__(self, files: list[Path]) -> None:
-        self.maps: list[tuple[NDArray[np.uint8], float]] = []
+        self.maps: list[NDArray[np.uint8]] = []
         for file in files:
-            labels = np.asanyarray(nib.load(file).dataobj)
-            values, compact = np.unique(labels, return_inverse=True)
-            self.maps.append((compact.reshape(labels.shape).astype(np.uint8), float(len(values))))
+            labels = load_volume(file).array
+            _, compact = np.unique(labels, return_inverse=True)
+            self.maps.append(compact.reshape(labels.shape).astype(np.uint8))
 
     def draw(self, draws: Draws, n: int) -> Window:
         while True:
-            labels, _ = self.maps[draws.integer(0, len(self.maps) - 1)]
+            labels = self.maps[draws.integer(0, len(self.maps) - 1)]
             step = draws.log_uniform(0.6, 3.5)
             shape = np.array(labels.shape)
             centre = (0.15 + 0.7 * draws.rand(3).numpy()) * shape

@@ -64,17 +64,18 @@ class MaskDecoder(nn.Module):
         self.mix_fine = Residual(fine)
         self.up_full = nn.Conv3d(fine, 8 * full, 1)
         self.mix_full = ConvNorm(2 * full, 2 * full)
-        self.hyper = nn.ModuleList(Mlp(dim, dim, 2 * full + 1) for _ in range(candidates))
+        hyper = [Mlp(dim, dim, 2 * full + 1) for _ in range(candidates)]
+        self.hyper = nn.ModuleList(hyper)
         self.quality = Mlp(dim, dim, candidates)
         self.prior = nn.Conv3d(DENSE_CHANNELS, 1, 1)
         self.walker_weight = nn.Parameter(torch.tensor(WALKER_WEIGHT))
         self.candidates = candidates
         with torch.no_grad():
             self.prior.weight.copy_(torch.tensor(PRIOR).view(1, -1, 1, 1, 1))
-            self.prior.bias.fill_(PRIOR_BIAS)
-            for mlp in self.hyper:
-                mlp[2].weight.mul_(0.1)
-                mlp[2].bias.zero_()
+            nn.init.constant_(self.prior.bias, PRIOR_BIAS)  # type: ignore[arg-type]
+            for mlp in hyper:
+                mlp.last.weight.mul_(0.1)
+                mlp.last.bias.zero_()
 
     def forward(self, embedding: Embedding, prompts: RoiPrompts) -> MaskCandidates:
         dense, evidence = self.prompt_encoder.dense(embedding, prompts)

@@ -60,7 +60,15 @@ class Mlp(nn.Sequential):
     """Two linear layers with a GELU between them."""
 
     def __init__(self, dim: int, hidden: int, out: int | None = None) -> None:
-        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, out or dim))
+        last = nn.Linear(hidden, out or dim)
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(), last)
+
+    @property
+    def last(self) -> nn.Linear:
+        """The output layer."""
+        layer = self[2]
+        assert isinstance(layer, nn.Linear)
+        return layer
 
 
 class Block(nn.Module):

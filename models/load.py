@@ -92,6 +92,7 @@ def load_model(name: str = DEFAULT_MODEL, *, device: torch.device | str = "cpu")
 def prepare(model: Sam3D, *, name: str, sha256: str, device: torch.device) -> Sam3D:
     """Put a model in the state the predictor wants: evaluation, no gradients, fast layout and type."""
     model.model_id, model.weights_sha256 = name, sha256
-    model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last_3d)
+    model.eval().requires_grad_(False).to(device)
+    model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     model.amp_dtype = fast_dtype(device)
     return model

@@ -84,6 +84,8 @@ class PromptEncoder(nn.Module):
         coarse: width of the encoder's features at stride 8, sampled at the clicks.
     """
 
+    frequencies: Tensor
+
     def __init__(self, *, dim: int, coarse: int) -> None:
         super().__init__()
         self.register_buffer("frequencies", torch.randn(3, dim // 2) * 1.5)
@@ -165,7 +167,7 @@ class PromptEncoder(nn.Module):
             outside.narrow(axis + 2, 0, 1).fill_(True)
             outside.narrow(axis + 2, n - 1, 1).fill_(True)
         coords, labels = (prompts.coords.float() + 0.5) / 2 - 0.5, prompts.labels
-        if box is not None:
+        if box is not None and prompts.boxes is not None:
             around = F.max_pool3d(box, 2) > 0
             there = around.flatten(1).any(1)
             outside |= ~around & there.view(-1, 1, 1, 1, 1)

@@ -49,7 +49,7 @@ def test_objects_are_clicked_and_small_ones_counted(predictor: VolumePredictor) 
 
 
 def test_a_perfect_mask_needs_no_more_clicks(predictor: VolumePredictor) -> None:
-    volume, labels = _balls()
+    volume, _ = _balls()
     predictor.set_volume(volume)
     truth = predictor.predict(points=[(14, 20, 12)]).mask
     rows = list(click_through(predictor, truth, clicks=3))

@@ -117,7 +117,7 @@ def test_embedded_weights_segment_a_ball() -> None:
         embedding = model.encode_image(image, torch.ones_like(truth))
         logits, _ = model.decode(embedding, _click((31.0, 31.0, 31.0))).best()
     mask = logits > 0
-    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.9
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.85
 
 
 def test_every_model_of_the_table_has_hash_and_licence() -> None:
