@@ -24,6 +24,8 @@ from pathlib import Path
 # Before Gradio is imported: it asks its makers for news otherwise.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# An argument of newer versions only, so it is set here: nothing is recorded in the browser.
+os.environ["GRADIO_RUN_HISTORY"] = "False"
 
 import gradio as gr
 import uvicorn
@@ -92,7 +94,6 @@ def create_app(
         server_name=host,
         server_port=port,
         footer_links=[],
-        run_history=False,
         show_error=False,
         ssr_mode=False,
         enable_monitoring=False,
