@@ -2,6 +2,5 @@
 
 if __name__ != "medsam_app.adapters":
     raise ImportError(
-        "This folder is a part of medsam_app and is imported as 'medsam_app.adapters', "
-        f"not as '{__name__}'."
+        f"This folder is a part of medsam_app and is imported as 'medsam_app.adapters', not as '{__name__}'."
     )

@@ -1,0 +1,76 @@
+"""Latency of clicks in a full-size CT, printed as medians: python benchmarks/click_latency.py
+
+First click: the window is read, encoded and decoded (and enlarged or narrowed where the mask asks for
+it). Next click: the embedding is remembered. Also printed: what remembering saves, as a ratio, and the
+share of a click that is spent outside the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+
+from medsam_app.predictor import VolumePredictor
+from medsam_app.volume import Volume
+
+
+def ct(shape: tuple[int, int, int]) -> tuple[Volume, list[tuple[int, int, int]]]:
+    """A CT-sized volume of noise with bright balls, and the balls' centres."""
+    rng = np.random.default_rng(0)
+    array = rng.integers(-60, 60, size=shape, dtype=np.int16)
+    spacing = np.array([0.8, 0.8, 1.0])
+    centres = []
+    for number in range(8):
+        corner = (number & 1, number >> 1 & 1, number >> 2 & 1)
+        centre = np.array([n // 4 + c * n // 2 for n, c in zip(shape, corner, strict=True)])
+        radius = 12 + 2 * number  # mm
+        reach = np.ceil(radius / spacing).astype(int)
+        box = tuple(slice(c - r, c + r + 1) for c, r in zip(centre, reach, strict=True))
+        lines = np.meshgrid(
+            *[np.arange(-r, r + 1) * s for r, s in zip(reach, spacing, strict=True)], indexing="ij"
+        )
+        array[box] += (sum(line**2 for line in lines) < radius**2).astype(np.int16) * 200
+        centres.append(tuple(int(c) for c in centre))
+    return Volume.from_array(array, np.diag([-0.8, -0.8, 1.0, 1.0])), centres  # type: ignore[return-value]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 300))
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    volume, centres = ct(tuple(options.shape))
+    predictor = VolumePredictor(device=options.device)
+    predictor.set_volume(volume)
+    predictor.predict(points=[centres[0]])  # warm up
+    first, following, encodings = [], [], []
+    for centre in centres[1:]:
+        beside = [centre[0] + 4, centre[1], centre[2]]
+        outside = [centre[0] + 45, centre[1], centre[2]]
+        began = time.perf_counter()
+        found = predictor.predict(points=[centre])
+        first.append(time.perf_counter() - began)
+        encodings.append(found.encoded)
+        points = [centre]
+        for point in (beside, outside):
+            points.append(point)
+            began = time.perf_counter()
+            found = predictor.predict(points=points, point_labels=[1, 1, 0][: len(points)])
+            if found.encoded == 0:
+                following.append(time.perf_counter() - began)
+    a, b = statistics.median(first), statistics.median(following)
+    print(
+        f"volume {tuple(options.shape)}, {predictor.model.device}, {predictor.model.amp_dtype or 'float32'}"
+    )
+    print(
+        f"first click  {a:.3f} s  (median of {len(first)}; {statistics.mean(encodings):.1f} windows encoded)"
+    )
+    print(f"next click   {b:.3f} s  (median of {len(following)})")
+    print(f"first / next {a / b:.1f}")
+
+
+if __name__ == "__main__":
+    main()
