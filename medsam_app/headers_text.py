@@ -66,6 +66,10 @@ def _data_file(path: Path, name: str) -> Path:
         raise VolumeError(
             f"'{path.name}' is spread over several data files; save it as one .nii.gz or .nrrd file."
         )
+    if not name.isprintable():
+        raise VolumeError(
+            f"'{path.name}' is damaged: its header names no readable data file; export it again."
+        )
     folder = path.parent.resolve()
     data = (folder / name).resolve()
     # A header from elsewhere must not make the program read any file of this machine.
