@@ -77,7 +77,7 @@ def save_mask(
         else:
             _write_itk(labels, volume.affine, draft, names)
             found, affine = _read_itk(draft)
-        _prove(path, labels, volume.grid, found, affine)
+        prove(path, labels, volume.grid, found, affine)
         for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):  # the header last
             _keep_image(path.parent / file.name, volume.source)
             _flush(file)
@@ -211,7 +211,8 @@ def _read_itk(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0), _LPS @ lps
 
 
-def _prove(path: Path, labels: NDArray, grid: Grid, found: NDArray, affine: NDArray[np.float64]) -> None:
+def prove(path: Path, labels: NDArray, grid: Grid, found: NDArray, affine: NDArray[np.float64]) -> None:
+    """Hold what was read back against what was to be saved; `SaveError` when it is not the same."""
     difference = grid.difference(Grid(found.shape, affine))
     if difference:
         raise SaveError(

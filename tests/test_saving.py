@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import SimpleITK as sitk
 
 from medsam_app.errors import SaveError
 from medsam_app.geometry import Grid
-from medsam_app.saving import save_mask
+from medsam_app.saving import prove, save_mask
 from medsam_app.volume import Volume, load_mask, load_volume
 from tests.bad_kit import AFFINE, SHAPE, nifti, voxels
 from tests.dicom_files import write_series, write_slice
@@ -242,3 +243,23 @@ def test_full_disk_is_a_sentence_and_keeps_what_was_there(tmp_path):
 def test_unwritable_folder_is_a_sentence():
     with pytest.raises(SaveError, match="could not be written"):
         save_mask(LABELS, Volume.from_array(voxels(), AFFINE), "/proc/mask.nii.gz")
+
+
+@pytest.mark.parametrize("suffix", ["nii.gz", "nii"])
+def test_a_file_that_reads_back_elsewhere_is_not_saved(tmp_path, suffix):
+    """A volume whose header fields and affine disagree, as a mistake in this program would make one."""
+    volume = load_volume(nifti(tmp_path / "scan.nii"))
+    moved = dataclasses.replace(volume, grid=Grid(SHAPE, AFFINE + 3 * np.eye(4, k=3)))
+    with pytest.raises(SaveError, match="did not read back on the grid"):
+        save_mask(LABELS, moved, tmp_path / f"mask.{suffix}")
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
+
+
+def test_the_proof_compares_values_and_type(tmp_path):
+    grid, labels = Grid(SHAPE, AFFINE), LABELS.astype("uint8")
+    prove(tmp_path, labels, grid, labels.copy(), AFFINE)
+    other = labels.copy()
+    other[2, 2, 2] += 1
+    for found in (other, labels.astype("int16")):
+        with pytest.raises(SaveError, match="did not read back as written"):
+            prove(tmp_path, labels, grid, found, AFFINE)
