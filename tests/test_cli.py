@@ -87,13 +87,17 @@ def test_models_table_shows_every_model_whole(capsys):
 
 
 def test_segment_then_replay(phantom, tmp_path, capsys):
-    """A box and a click; the mask lies on the image; the prompt file gives the same mask bit for bit."""
+    """A box and a click beside the object; the mask lies on the image; the prompt file gives the same mask bit for bit."""
     path, masks = phantom
-    truth = masks["right kidney"]
-    output, prompts = tmp_path / "kidney.nii.gz", tmp_path / "kidney.prompts.json"
+    truth = masks["gallbladder"]
+    where = np.argwhere(truth)
+    boxed = np.zeros_like(truth)
+    boxed[tuple(slice(a, b + 1) for a, b in zip(where.min(axis=0), where.max(axis=0), strict=True))] = True
+    beside = text(middle(boxed & ~truth))
+    output, prompts = tmp_path / "gallbladder.nii.gz", tmp_path / "gallbladder.prompts.json"
     status = run(
-        *("segment", path, "--point", text(middle(truth)), "--box", box_of(truth), "-o", output),
-        *("--save-prompts", prompts, "--name", "kidney", "--label", 300, "--device", "cpu"),
+        *("segment", path, "--negative", beside, "--box", box_of(truth), "-o", output),
+        *("--save-prompts", prompts, "--name", "gallbladder", "--label", 300, "--device", "cpu"),
     )
     shown = capsys.readouterr()
     assert status == 0, shown.err
@@ -105,7 +109,7 @@ def test_segment_then_replay(phantom, tmp_path, capsys):
     assert saved.get_data_dtype() == np.uint16 and set(np.unique(found)) == {0, 300}
     assert dice(found == 300, truth) > 0.8
     ml = (found == 300).sum() * 6.75 / 1000
-    assert f"kidney (label 300): {ml:.2f} ml" in shown.out and "all 2 prompts honoured" in shown.out
+    assert f"gallbladder (label 300): {ml:.2f} ml" in shown.out and "all 2 prompts honoured" in shown.out
     assert "checked by reading it back" in shown.out and str(prompts) in shown.out
     assert "as asked" in shown.err
 
