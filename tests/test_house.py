@@ -32,7 +32,7 @@ FLOORS = [
         "saving",
         "volume",
     },
-    {"roi", "cache", "prediction", "compliance", "framing", "predictor", "phantom", "clicks"},
+    {"roi", "cache", "prediction", "compliance", "framing", "local_edit", "predictor", "phantom", "clicks"},
     {
         "objects",
         "history",
