@@ -24,6 +24,7 @@ from medsam_app import compliance
 from medsam_app.cache import BytesCache, EmbeddingCache
 from medsam_app.errors import PromptError
 from medsam_app.framing import Framing, better_roi, first_roi, holds_points, roi_with_points
+from medsam_app.local_edit import mend_near_click, middle_of_mask
 from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.sam3d import Embedding, RoiPrompts, Sam3D
 from medsam_app.prediction import MaskPrediction, State, difference_box, on_box, union_box
@@ -121,8 +122,9 @@ class VolumePredictor:
     ) -> MaskPrediction:
         """Segment from a sequence of prompts, in the order they were given.
 
-        A mask alone comes back as it is; a box bounds the mask up to a tenth of its size; clicks are
-        honoured voxel by voxel, and where two contradict each other the later one.
+        A mask alone comes back as it is, and clicks mend it where they fall; a box bounds the mask up to a
+        tenth of its size; clicks are honoured voxel by voxel, and where two contradict each other the
+        later one.
 
         Args:
             prompts: points, boxes and masks of one object.
@@ -144,7 +146,7 @@ class VolumePredictor:
             for done in range(max(end + 1, first), len(prompts) + 1):
                 if progress is not None and done < len(prompts):
                     progress(f"Prompt {done} of {len(prompts)}", done / len(prompts))
-                state = self._step(state, prompts[:done], progress)
+                state = self._step(state, prompts[:done])
                 self._states.put(prompts[:done], state)
             assert state is not None  # first <= len(prompts)
             return MaskPrediction(
@@ -159,7 +161,7 @@ class VolumePredictor:
                 seconds=time.perf_counter() - began,
             )
 
-    def _step(self, before: State | None, prompts: tuple[AnyPrompt, ...], progress: Progress | None) -> State:
+    def _step(self, before: State | None, prompts: tuple[AnyPrompt, ...]) -> State:
         """The state after the last prompt, from the state before it."""
         grid, newest = self.volume.grid, prompts[-1]
         if isinstance(newest, MaskPrompt):
@@ -170,15 +172,19 @@ class VolumePredictor:
             roi = before.roi
         else:
             roi = roi_with_points(before.roi, (before.logits > 0).numpy(), prompts, grid, self.framing)
-        boxed = any(isinstance(p, Box) and p.slice_axis is None for p in prompts)
+        # A box or a given mask has already set the window.
+        settled = _detailed(before) or any(isinstance(p, Box) and p.slice_axis is None for p in prompts)
         for _ in range(self.framing.encodings):
             logits, score = self._decode(roi, prompts, before)
-            wanted = None if boxed else better_roi(roi, (logits > 0).numpy(), prompts, grid, self.framing)
+            wanted = None if settled else better_roi(roi, (logits > 0).numpy(), prompts, grid, self.framing)
             if wanted is None:
                 break
             used, roi = roi, wanted
         else:
             roi = used
+        if before is not None and before.detailed and isinstance(newest, Point):
+            old = move_values(before.logits, before.roi, roi, fill=compliance.EXCLUDED)
+            logits = mend_near_click(old, logits, roi, newest)
         start, patch = mask_from_logits(logits, roi)
         if before is not None and before.detailed:
             start, patch = _keep_detail(before, roi, start, patch)
@@ -290,6 +296,13 @@ def _roi_prompts(
     if before is not None:
         moved = move_values(before.logits, before.roi, roi, fill=compliance.EXCLUDED)
         mask = torch.sigmoid(moved)[None, None].to(device)
+        if before.detailed:
+            middle = middle_of_mask(
+                moved, roi, [p for p in prompts if isinstance(p, Point) and not p.positive]
+            )
+            if middle is not None:
+                coords.insert(0, middle)
+                labels.insert(0, 1)
     return RoiPrompts(
         coords=torch.tensor(np.array(coords).reshape(1, -1, 3), dtype=torch.float32, device=device),
         labels=torch.tensor([labels], dtype=torch.int64, device=device),

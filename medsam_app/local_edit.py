@@ -1,0 +1,63 @@
+"""A click on a mask that was given: it mends the mask around the click and leaves the rest alone.
+
+Somebody who starts from a mask of their own has already said where the object is; a correction must
+not make the model decide about all of it again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medsam_app.prompts import Point
+from medsam_app.roi import Roi
+
+#: A click reaches this many voxels of the window, and this many times its distance to the mask's outline.
+REACH_VOXELS = 3.0
+REACH_DEPTHS = 2.0
+#: Voxels of the window over which the reach fades out.
+FADE = 2.0
+
+
+def mend_near_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, click: Point) -> torch.Tensor:
+    """Logits that are the new ones near a click and the old ones elsewhere.
+
+    An error whose middle was clicked is about as wide as twice the click's distance to the nearest
+    voxel that is already right; a click where nothing is wrong changes next to nothing.
+
+    Args:
+        old, new: (X, Y, Z) logits on the window, before and after the click.
+        roi: the window.
+        click: the newest click.
+    """
+    distance = _distance(roi, click)
+    right = (old > 0) if click.positive else (old <= 0)
+    depth = float(distance[right].min()) if bool(right.any()) else float("inf")
+    share = ((REACH_VOXELS + REACH_DEPTHS * depth + FADE - distance) / FADE).clamp(0, 1)
+    return old + share * (new - old)
+
+
+def middle_of_mask(old: torch.Tensor, roi: Roi, negatives: list[Point]) -> NDArray[np.float64] | None:
+    """(3,) the window's voxel deepest inside a mask and away from negative clicks; None without any.
+
+    The model needs a click inside to know what the object looks like: a given mask has none.
+    """
+    inside = (old > 0).numpy().copy()
+    for click in negatives:
+        inside[(_distance(roi, click) <= REACH_VOXELS).numpy()] = False
+    if not inside.any():
+        return None
+    depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1, 1:-1]
+    return np.array(np.unravel_index(int(depth.argmax()), depth.shape), dtype=float)
+
+
+def _distance(roi: Roi, click: Point) -> torch.Tensor:
+    """(X, Y, Z) distance to a click in voxels of the window."""
+    axes = [
+        torch.arange(n, dtype=torch.float32) - float(c)
+        for n, c in zip(roi.shape, roi.to_roi(click.coordinates), strict=True)
+    ]
+    square = axes[0][:, None, None] ** 2 + axes[1][None, :, None] ** 2 + axes[2][None, None, :] ** 2
+    return square.sqrt()

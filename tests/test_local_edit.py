@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from medsam_app.evaluate import dice
+from medsam_app.geometry import Grid
+from medsam_app.local_edit import mend_near_click, middle_of_mask
+from medsam_app.phantom import torso_phantom
+from medsam_app.predictor import VolumePredictor
+from medsam_app.prompts import Point
+from medsam_app.roi import Roi
+
+SHAPE = (32, 32, 32)
+GRID = Grid(SHAPE, np.eye(4))
+ROI = Roi.centred((15.5,) * 3, (1.0,) * 3, SHAPE, GRID.ras)
+
+
+def ball(radius: float) -> torch.Tensor:
+    axes = np.ogrid[:32, :32, :32]
+    return torch.from_numpy(np.where(sum((a - 16.0) ** 2 for a in axes) <= radius**2, 4.0, -4.0)).float()
+
+
+def test_far_from_the_click_nothing_changes() -> None:
+    old = ball(9)
+    mended = mend_near_click(old, -old, ROI, Point(coordinates=(24, 16, 16), positive=False))
+    assert torch.equal(mended[:16], old[:16])
+    assert mended[24, 16, 16] < 0
+
+
+def test_a_click_deep_in_an_error_reaches_all_of_it() -> None:
+    empty = torch.full(SHAPE, -4.0)
+    small = ball(6)
+    at_outline = Point(coordinates=(16, 16, 16), positive=False)
+    assert torch.equal(mend_near_click(small, empty, ROI, at_outline) > 0, empty > 0)
+
+
+def test_middle_keeps_away_from_negative_clicks() -> None:
+    old = ball(8)
+    assert middle_of_mask(old, ROI, []).tolist() == [16, 16, 16]
+    moved = middle_of_mask(old, ROI, [Point(coordinates=(16, 16, 16), positive=False)])
+    assert np.linalg.norm(moved - 16) > 3
+    assert middle_of_mask(-old.abs(), ROI, []) is None
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_a_click_mends_a_given_mask(positive: bool) -> None:
+    """A piece is missing from (or was added to) a good mask: one click brings it nearer to the truth."""
+    volume, label_map, names = torso_phantom()
+    truth = label_map == next(value for value, name in names.items() if name == "spleen")
+    inside = np.argwhere(truth)
+    i, j, k = inside[len(inside) // 2]
+    mask, wrong = truth.copy(), np.zeros_like(truth)
+    wrong[i - 4 : i + 5, j - 4 : j + 5, k - 2 : k + 3] = True
+    if positive:
+        mask &= ~wrong
+        click = (i, j, k)
+    else:
+        low = np.argwhere(truth).min(axis=0)
+        wrong = np.zeros_like(truth)
+        wrong[low[0] - 10 : low[0] - 2, j - 4 : j + 5, k - 2 : k + 3] = True
+        mask |= wrong
+        click = (low[0] - 6, j, k)
+    predictor = VolumePredictor()
+    predictor.set_volume(volume)
+    prediction = predictor.predict(mask_input=mask, points=[click], point_labels=[int(positive)])
+    assert prediction.unmet == ()
+    assert dice(prediction.mask, truth) > dice(mask, truth)
+    assert dice(prediction.mask, mask) > 0.9
