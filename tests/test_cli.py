@@ -87,7 +87,7 @@ def test_models_table_shows_every_model_whole(capsys):
 
 
 def test_segment_then_replay(phantom, tmp_path, capsys):
-    """A box and a click beside the object; the mask lies on the image; the prompt file gives the same mask bit for bit."""
+    """The mask lies on the image, and the prompt file gives the same mask bit for bit."""
     path, masks = phantom
     truth = masks["gallbladder"]
     where = np.argwhere(truth)
