@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from medsam_app.errors import MedsamError
 
 def main() -> None:
     """Serve on this machine only; `medsam-app serve --help` has more options."""
+    # Waiting threads that spin make a click several times slower when the cores are shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from medsam_app.browser.app import serve
 
     try:

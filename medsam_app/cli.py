@@ -197,6 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 2 for a mistake in the input, 130 for Ctrl-C.
     """
+    # Waiting threads that spin make a click several times slower when the cores are shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Both Click and the copy of it in newer versions of typer: BadParameter < UsageError < ClickException.
     usage_error: type[Exception] = cast(Any, typer.BadParameter).__mro__[2]
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
