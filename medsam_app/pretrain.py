@@ -190,6 +190,8 @@ class Trainer:
         self.average = load_file(self.out / "average.safetensors", device=str(self.device))
         moments = load_file(self.out / "optimizer.safetensors", device=str(self.device))
         for index, parameter in enumerate(self.parameters):
+            if f"{index}.exp_avg" not in moments:
+                continue
             self.optimizer.state[parameter] = {
                 "step": torch.tensor(float(self.step)),
                 "exp_avg": moments[f"{index}.exp_avg"],
@@ -205,6 +207,7 @@ class Trainer:
             f"{index}.{key}": self.optimizer.state[parameter][key]
             for index, parameter in enumerate(self.parameters)
             for key in ("exp_avg", "exp_avg_sq")
+            if key in self.optimizer.state[parameter]  # not before its first finite gradient
         }
         files = {"model": self.model.state_dict(), "average": self.average, "optimizer": moments}
         for name, tensors in files.items():
