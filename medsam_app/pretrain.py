@@ -3,10 +3,10 @@
     python -m medsam_app.pretrain models/recipes/sam3d_tiny.json --data FOLDER --out RUN
     torchrun --nproc-per-node=2 -m medsam_app.pretrain ...        (gradients averaged over processes)
 
-A round is a decode: first a click, a box or a rough mask, then a click in the largest error, the
-previous probability fed back. All rounds carry a loss. The learning rate follows the time spent, so
-that a run of so many hours ends where it should on any machine; a run that is started again in the
-same folder goes on where it was saved.
+A round is a decode: first clicks, a box or a rough mask, then a click in the largest error (now and
+then one where nothing is wrong), the previous probability fed back. All rounds carry a loss. The
+learning rate follows the time spent, so that a run of so many hours ends where it should on any
+machine; a run that is started again in the same folder goes on where it was saved.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from medsam_app.clicks import click_inside, largest_component, next_click
+from medsam_app.interaction import Interaction
 from medsam_app.models.load import fast_dtype
-from medsam_app.models.sam3d import MaskCandidates, RoiPrompts, Sam3D, build_sam3d_tiny
+from medsam_app.models.sam3d import MaskCandidates, Sam3D, build_sam3d_tiny
 from medsam_app.training_data import Mixture
 
 log = logging.getLogger("medsam_app.pretrain")
@@ -63,84 +62,6 @@ class Recipe(BaseModel):
     save_minutes: float = 5.0
 
 
-class Interaction:
-    """The prompts of a batch as they grow, and the simulated person who gives them."""
-
-    def __init__(self, targets: Tensor, rng: np.random.Generator) -> None:
-        self.truth = targets[:, 0].cpu().numpy()
-        self.rng = rng
-        self.device = targets.device
-        batch = len(targets)
-        self.clicks: list[list[tuple[tuple[int, int, int], bool]]] = [[] for _ in range(batch)]
-        self.boxes = np.full((batch, 2, 3), np.nan, dtype=np.float32)
-        self.mask: Tensor | None = None
-        rough = np.zeros(self.truth.shape, dtype=np.float32)
-        for n in range(batch):
-            kind = rng.random()
-            if kind < 0.74:
-                self._click(n, click_inside(self.truth[n], rng=rng if rng.random() < 0.5 else None), True)
-            elif kind < 0.92:
-                self.boxes[n] = self._box(n, flat=kind > 0.85)
-            else:
-                rough[n] = self._rough_mask(n)
-        if rough.any():
-            self.mask = torch.from_numpy(rough)[:, None].to(self.device)
-
-    def _click(self, n: int, voxel: tuple[int, int, int], positive: bool) -> None:
-        self.clicks[n].append((voxel, positive))
-
-    def _box(self, n: int, *, flat: bool) -> np.ndarray:
-        part, box = largest_component(self.truth[n])
-        low = np.array([s.start for s in box], dtype=np.float32)
-        high = np.array([s.stop - 1 for s in box], dtype=np.float32)
-        if flat:
-            axis = int(self.rng.integers(3))
-            counts = part.sum(axis=tuple(a for a in range(3) if a != axis))
-            index = int(counts.argmax())
-            span = np.argwhere(part.take(index, axis=axis))
-            others = [a for a in range(3) if a != axis]
-            low[others] = np.array([box[a].start for a in others]) + span.min(0)
-            high[others] = np.array([box[a].start for a in others]) + span.max(0)
-            low[axis] = high[axis] = box[axis].start + index
-            jitter = self.rng.normal(size=(2, 3)) * 0.07 * (high - low)
-            jitter[:, axis] = 0
-        else:
-            jitter = self.rng.normal(size=(2, 3)) * 0.07 * (high - low)
-        size = np.array(self.truth.shape[1:]) - 1
-        corners = np.clip(np.stack([low, high]) + jitter, 0, size)
-        return np.sort(corners, axis=0).astype(np.float32)
-
-    def _rough_mask(self, n: int) -> np.ndarray:
-        """The truth grown, shrunk or moved: what another tool or another rater might have drawn."""
-        truth = self.truth[n]
-        steps = int(self.rng.integers(1, 4))
-        change = ndimage.binary_dilation if self.rng.random() < 0.5 else ndimage.binary_erosion
-        rough = change(truth, iterations=steps)
-        rough = np.roll(rough, tuple(self.rng.integers(-2, 3, size=3)), axis=(0, 1, 2))
-        return rough if rough.any() else truth
-
-    def prompts(self) -> RoiPrompts:
-        most = max(1, max(len(c) for c in self.clicks))
-        coords = torch.zeros(len(self.clicks), most, 3)
-        labels = torch.full((len(self.clicks), most), -1)
-        for n, clicks in enumerate(self.clicks):
-            for m, (voxel, positive) in enumerate(clicks):
-                coords[n, m] = torch.tensor(voxel, dtype=torch.float32)
-                labels[n, m] = int(positive)
-        boxes = None if np.isnan(self.boxes).all() else torch.from_numpy(self.boxes).to(self.device)
-        return RoiPrompts(coords.to(self.device), labels.to(self.device), boxes, self.mask)
-
-    def correct(self, logits: Tensor, *, careful: bool = False) -> None:
-        """Look at (B, 1, X, Y, Z) logits and click in each sample's largest error."""
-        self.mask = torch.sigmoid(logits.detach().float())
-        masks = (logits.detach()[:, 0] > 0).cpu().numpy()
-        for n, mask in enumerate(masks):
-            hurried = not careful and self.rng.random() < 0.4
-            click = next_click(mask, self.truth[n], rng=self.rng if hurried else None)
-            if click is not None:
-                self._click(n, *click)
-
-
 def dice_of(masks: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """Dice of (B, M, ...) values in [0, 1] with a (B, 1, ...) target over valid voxels: (B, M)."""
     masks, target = masks * valid, target * valid
@@ -162,15 +83,32 @@ def loss_of(candidates: MaskCandidates, target: Tensor, valid: Tensor) -> tuple[
     return (each.min(dim=1).values + 0.2 * each.mean(dim=1)).mean() + 0.5 * quality, chosen
 
 
+def start_from(model: Sam3D, file: Path) -> None:
+    """Take over the weights of a file wherever name and shape agree; the rest stays fresh."""
+    own, found = model.state_dict(), load_file(file)
+    fitting = {
+        key: value.float()
+        for key, value in found.items()
+        if value.shape == getattr(own.get(key), "shape", None)
+    }
+    model.load_state_dict(fitting, strict=False)
+    fresh = sorted(set(own) - set(fitting))
+    log.info("%d of %d tensors from %s; fresh: %s", len(fitting), len(own), file, ", ".join(fresh) or "none")
+
+
 class Trainer:
     """One process of a training run."""
 
-    def __init__(self, recipe: Recipe, data: Path | None, out: Path, device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, data: Path | None, out: Path, device: torch.device, start: Path | None = None
+    ) -> None:
         self.recipe, self.out, self.device = recipe, out, device
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         torch.manual_seed(recipe.seed)
         self.model: Sam3D = build_sam3d_tiny().to(device)
+        if start is not None:
+            start_from(self.model, start)
         self.model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.model.amp_dtype = fast_dtype(device)
         self.parameters = list(self.model.parameters())
@@ -308,12 +246,13 @@ def main() -> None:
         "--out", type=Path, required=True, help="folder of the run; started again, it goes on"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--weights", type=Path, help="weights to start from, where they fit")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("nccl" if options.device.startswith("cuda") else "gloo")
     recipe = Recipe.model_validate_json(options.recipe.read_text())
-    Trainer(recipe, options.data, options.out, torch.device(options.device)).run()
+    Trainer(recipe, options.data, options.out, torch.device(options.device), options.weights).run()
     if dist.is_initialized():
         dist.destroy_process_group()
 

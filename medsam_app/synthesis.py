@@ -127,7 +127,7 @@ def random_anatomy(draws: Draws, n: int) -> tuple[Tensor, Tensor]:
         centre = (
             draws.uniform(0, 0.45) * F.normalize(draws.normal(3), dim=0) if target else draws.rand(3) * 2 - 1
         )
-        size = draws.log_uniform(0.12, 0.8)
+        size = draws.log_uniform(0.1, 1.5 if target and draws.chance(0.3) else 0.8)
         field = _SHAPES[draws.integer(0, len(_SHAPES) - 1)](draws, n, centre, size)
         labels = torch.where(field < 0, next_label, labels)
         parts = [next_label]

@@ -24,6 +24,9 @@ from medsam_app.volume import load_mask, load_volume
 MIN_OBJECT_VOXELS = 100
 #: A window whose target has fewer voxels than this is drawn again.
 MIN_TARGET_VOXELS = 24
+#: A window that its target fills more than this is drawn again; objects larger than a window must be
+#: seen in training, since the first window of a click may lie inside one.
+MOST_FILLED = 0.97
 
 
 @dataclass
@@ -96,7 +99,7 @@ class RealWindows:
             objects = self.by_dataset[self.names[index]]
             case, value = objects[draws.integer(0, len(objects) - 1)]
             window = self._window(draws, n, case, value)
-            if int(window.target.sum()) >= MIN_TARGET_VOXELS:
+            if MIN_TARGET_VOXELS <= int(window.target.sum()) <= MOST_FILLED * n**3:
                 return window
 
     def _window(self, draws: Draws, n: int, case: LabelledCase, value: int) -> Window:
@@ -106,7 +109,7 @@ class RealWindows:
         ]
         low, high = (np.array([s[end] for s in spans]) for end in (0, -1))
         extent = float(((high - low + 1) * case.grid.spacing).max())
-        spacing = extent / (n * draws.log_uniform(0.12, 1.1))
+        spacing = extent / (n * draws.log_uniform(0.1, 2.2))
         whole = float((np.array(case.grid.shape) * case.grid.spacing).max()) * 1.1 / n
         spacing = float(np.clip(spacing, 0.5 * case.grid.spacing.min(), min(8.0, whole)))
         if draws.chance(0.5):
@@ -164,7 +167,7 @@ class HeadWindows:
             count = 1 if draws.chance(0.7) else min(len(usable), draws.integer(2, 4))
             chosen = [usable[draws.integer(0, len(usable) - 1)] for _ in range(count)]
             target = torch.isin(window, torch.tensor(chosen)) & valid
-            if int(target.sum()) < MIN_TARGET_VOXELS or float(target.float().mean()) > 0.8:
+            if int(target.sum()) < MIN_TARGET_VOXELS or float(target.float().mean()) > MOST_FILLED:
                 continue
             image = degrade(draws, paint(draws, window))
             return _permuted(Window(image, valid, target), draws)
@@ -176,7 +179,7 @@ class SyntheticWindows:
     def draw(self, draws: Draws, n: int) -> Window:
         while True:
             labels, target = random_anatomy(draws, n)
-            if MIN_TARGET_VOXELS <= int(target.sum()) <= 0.8 * n**3:
+            if MIN_TARGET_VOXELS <= int(target.sum()) <= MOST_FILLED * n**3:
                 image = degrade(draws, paint(draws, labels))
                 return Window(image, torch.ones_like(target), target)
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from medsam_app.export_weights import export
+from medsam_app.interaction import Interaction
 from medsam_app.models.sam3d import MaskCandidates
-from medsam_app.pretrain import Interaction, Recipe, Trainer, dice_of, loss_of
-from medsam_app.synthesis import Draws, degrade, paint, random_anatomy
-from medsam_app.training_data import Mixture, load_cases
+from medsam_app.pretrain import Recipe, Trainer, dice_of, loss_of
+from medsam_app.synthesis import Draws
+from medsam_app.training_data import Mixture, SyntheticWindows, load_cases
 
 
 def _recipe(**more: object) -> Recipe:
@@ -34,16 +35,12 @@ def test_recipe_in_the_repository_is_valid() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_synthetic_window_repeats_and_its_target_can_be_told(seed: int) -> None:
-    windows = []
-    for _ in range(2):
-        draws = Draws(seed)
-        labels, target = random_anatomy(draws, 24)
-        windows.append((degrade(draws, paint(draws, labels)), target))
-    (image, target), (again, _) = windows
-    assert torch.equal(image, again)
-    assert torch.isfinite(image).all()
-    assert target.any()
-    assert not target.all()
+    window, again = (SyntheticWindows().draw(Draws(seed), 24) for _ in range(2))
+    assert torch.equal(window.image, again.image)
+    assert torch.equal(window.target, again.target)
+    assert torch.isfinite(window.image).all()
+    assert window.target.any()
+    assert not window.target.all()
 
 
 def test_windows_of_real_cases_hold_their_target(shared_data: Path) -> None:
