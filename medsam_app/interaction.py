@@ -13,11 +13,16 @@ from medsam_app.models.sam3d import RoiPrompts
 
 Voxel = tuple[int, int, int]
 #: How often each way of starting is taken: see `Interaction`.
-STARTS = {"click": 0.58, "clicks": 0.08, "box": 0.11, "flat box": 0.06, "box and click": 0.08, "mask": 0.09}
+STARTS = {
+    "click": 0.52, "clicks": 0.08, "box": 0.11, "flat box": 0.06, "box and click": 0.08, "mask": 0.07,
+    "outline": 0.08,
+}  # fmt: skip
 #: How often a person clicks where nothing is wrong.
 REDUNDANT = 0.12
 #: How often a person clicks anywhere in the largest error instead of in its middle.
 HURRIED = 0.4
+#: Within so many voxels of its outline, a rough mask is not sure.
+DOUBT = 4
 #: Jitter of a box's corners, as a fraction of its size.
 BOX_JITTER = 0.07
 
@@ -26,7 +31,8 @@ class Interaction:
     """The prompts of a batch as they grow, and the simulated person who gives them.
 
     A person starts with one click (deepest or anywhere inside), two or three clicks, a 3D box, a box on
-    a slice, a box and a click inside it, or a rough mask with the click that corrects it.
+    a slice, a box and a click inside it, a rough mask with the click that corrects it, or an outline that
+    is known roughly and is to be drawn finely, as in a tile of a large object.
 
     Args:
         targets: (B, 1, X, Y, Z) booleans, each with at least one voxel.
@@ -41,11 +47,15 @@ class Interaction:
         self.clicks: list[list[tuple[Voxel, bool]]] = [[] for _ in range(batch)]
         self.boxes = np.full((batch, 2, 3), np.nan, dtype=np.float32)
         self.mask: Tensor | None = None
+        self.seeds: Tensor | None = None
         rough = np.zeros(self.truth.shape, dtype=np.float32)
+        seeds = np.zeros(self.truth.shape, dtype=np.int8)
         kinds = rng.choice(list(STARTS), size=batch, p=list(STARTS.values()))
         for n, kind in enumerate(kinds):
             if kind == "mask":
                 rough[n] = self._rough_mask(n)
+            elif kind == "outline":
+                rough[n], seeds[n] = self._rough_outline(n)
             elif kind == "click":
                 self._click_inside(n, anywhere=rng.random() < 0.5)
             elif kind == "clicks":
@@ -59,6 +69,8 @@ class Interaction:
                 self._click_inside(n, anywhere=True)
         if rough.any():
             self.mask = torch.from_numpy(rough)[:, None].to(self.device)
+        if seeds.any():
+            self.seeds = torch.from_numpy(seeds)[:, None].to(self.device)
 
     def prompts(self) -> RoiPrompts:
         """The prompts so far, as the model takes them."""
@@ -70,7 +82,7 @@ class Interaction:
                 coords[n, m] = torch.tensor(voxel, dtype=torch.float32)
                 labels[n, m] = int(positive)
         boxes = None if np.isnan(self.boxes).all() else torch.from_numpy(self.boxes).to(self.device)
-        return RoiPrompts(coords.to(self.device), labels.to(self.device), boxes, self.mask)
+        return RoiPrompts(coords.to(self.device), labels.to(self.device), boxes, self.mask, self.seeds)
 
     def correct(self, logits: Tensor, *, careful: bool = False) -> None:
         """Look at (B, 1, X, Y, Z) logits and click once more on each sample."""
@@ -133,3 +145,23 @@ class Interaction:
         if click is not None:
             self.clicks[n].append(click)
         return rough
+
+    def _rough_outline(self, n: int) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+        """Probability of a mask seen at half the resolution and a little wrong, and what is sure of it."""
+        truth = self.truth[n]
+        signed = ndimage.distance_transform_edt(truth) - ndimage.distance_transform_edt(~truth)
+        wander = ndimage.gaussian_filter(self.rng.normal(size=truth.shape), self.rng.uniform(2.0, 6.0))
+        signed += wander / max(float(wander.std()), 1e-6) * self.rng.uniform(0.3, 2.0)
+        blurred = ndimage.gaussian_filter(signed, 1.0).clip(-20, 20)
+        probability = (1 / (1 + np.exp(-blurred / 1.2))).astype(np.float32)
+        seeds = sure_of(probability > 0.5)
+        if (probability > 0.5).any():
+            self.clicks[n].append((click_inside(probability > 0.5), True))
+        return probability, seeds
+
+
+def sure_of(mask: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """What a rough mask (X, Y, Z) leaves no doubt of: 1 deep inside, -1 far outside, 0 near its outline."""
+    inside = ndimage.binary_erosion(mask, iterations=DOUBT, border_value=1)
+    near = ndimage.binary_dilation(mask, iterations=DOUBT)
+    return inside.astype(np.int8) - (~near).astype(np.int8)

@@ -23,7 +23,7 @@ from medsam_app.volume import load_mask, load_volume
 #: Objects smaller than this many voxels of the file teach nothing but noise.
 MIN_OBJECT_VOXELS = 100
 #: A window whose target has fewer voxels than this is drawn again.
-MIN_TARGET_VOXELS = 24
+MIN_TARGET_VOXELS = 12
 #: A window that its target fills more than this is drawn again; objects larger than a window must be
 #: seen in training, since the first window of a click may lie inside one.
 MOST_FILLED = 0.97
@@ -109,7 +109,7 @@ class RealWindows:
         ]
         low, high = (np.array([s[end] for s in spans]) for end in (0, -1))
         extent = float(((high - low + 1) * case.grid.spacing).max())
-        spacing = extent / (n * draws.log_uniform(0.1, 2.2))
+        spacing = extent / (n * draws.log_uniform(0.06, 2.2))
         whole = float((np.array(case.grid.shape) * case.grid.spacing).max()) * 1.1 / n
         spacing = float(np.clip(spacing, 0.5 * case.grid.spacing.min(), min(8.0, whole)))
         if draws.chance(0.5):

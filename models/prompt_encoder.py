@@ -31,12 +31,15 @@ class RoiPrompts:
         boxes: (B, 2, 3) lower and upper corner, both inside the box; NaN where there is none. A box
             on a slice has both corners on that slice.
         mask: (B, 1, X, Y, Z) probability of a previous mask, or None.
+        seeds: (B, 1, X, Y, Z) integers: 1 surely inside, -1 surely outside, 0 not known; or None. They
+            are what the random walker starts from, instead of taking the window's faces for outside.
     """
 
     coords: Tensor
     labels: Tensor
     boxes: Tensor | None = None
     mask: Tensor | None = None
+    seeds: Tensor | None = None
 
 
 def _bump(coords: Tensor, shape: torch.Size, sigma: float) -> Tensor:
@@ -161,11 +164,15 @@ class PromptEncoder(nn.Module):
         image = F.avg_pool3d(embedding.image, 2)
         valid = F.max_pool3d(embedding.valid.float(), 2) > 0
         shape = image.shape[2:]
-        inside = torch.zeros_like(valid)
-        outside = torch.zeros_like(valid)
+        inside, outside = torch.zeros_like(valid), torch.zeros_like(valid)
         for axis, n in enumerate(shape):
             outside.narrow(axis + 2, 0, 1).fill_(True)
             outside.narrow(axis + 2, n - 1, 1).fill_(True)
+        if prompts.seeds is not None:
+            sure = F.avg_pool3d(prompts.seeds.float(), 2)
+            seeded = prompts.seeds.flatten(1).any(1).view(-1, 1, 1, 1, 1)
+            inside = sure > 0.5
+            outside = torch.where(seeded, sure < -0.5, outside)
         coords, labels = (prompts.coords.float() + 0.5) / 2 - 0.5, prompts.labels
         if box is not None and prompts.boxes is not None:
             around = F.max_pool3d(box, 2) > 0

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from medsam_app.export_weights import export
-from medsam_app.interaction import Interaction
 from medsam_app.models.sam3d import MaskCandidates
 from medsam_app.pretrain import Recipe, Trainer, dice_of, loss_of
 from medsam_app.synthesis import Draws
@@ -79,22 +77,6 @@ def test_dice_and_loss_of_known_masks() -> None:
     ignored = good.clone()
     ignored[:, :, 3] = 20
     assert float(loss_of(MaskCandidates(ignored, torch.ones(1, 1)), target, valid)[0]) < 1e-4
-
-
-def test_simulated_person_clicks_where_the_mask_is_wrong() -> None:
-    target = torch.zeros(8, 1, 16, 16, 16, dtype=torch.bool)
-    target[:, :, 4:12, 4:12, 4:12] = True
-    person = Interaction(target, np.random.default_rng(0))
-    prompts = person.prompts()
-    boxes = torch.zeros(8, dtype=torch.bool) if prompts.boxes is None else ~prompts.boxes.isnan().any((1, 2))
-    masks = torch.zeros(8, dtype=torch.bool) if prompts.mask is None else prompts.mask.flatten(1).any(1)
-    clicks = (prompts.labels == 1).any(1)
-    assert (boxes.int() + masks.int() + clicks.int() == 1).all()
-    person.correct(torch.full(target.shape, -1.0), careful=True)
-    after = person.prompts()
-    assert ((after.labels == 1).sum(1) == (prompts.labels == 1).sum(1) + 1).all()
-    person.correct(torch.full(target.shape, 1.0), careful=True)
-    assert (person.prompts().labels == 0).any(1).all()
 
 
 def test_resumed_run_goes_on_as_if_uninterrupted(tmp_path: Path) -> None:

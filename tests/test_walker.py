@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from medsam_app.models import walker
+from medsam_app.models.encoder import Embedding
+from medsam_app.models.prompt_encoder import PromptEncoder, RoiPrompts
 
 
 def _ends(n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,3 +91,20 @@ def test_agrees_with_scikit_image(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     mask = (ours[0, 0] > 0.5).numpy()
     assert 2 * (mask & reference).sum() / (mask.sum() + reference.sum()) > 0.97
+
+
+def test_seeds_take_the_place_of_the_faces() -> None:
+    embedding = Embedding(
+        torch.zeros(1, 2, 16, 16, 16),
+        torch.ones(1, 1, 16, 16, 16, dtype=torch.bool),
+        *[torch.zeros(1, 8, 2, 2, 2)] * 3,
+    )
+    seeds = torch.zeros(1, 1, 16, 16, 16, dtype=torch.int8)
+    seeds[:, :, :6], seeds[:, :, 12:] = 1, -1
+    none = torch.zeros(1, 0, 3), torch.zeros(1, 0, dtype=torch.int64)
+    encoder = PromptEncoder(dim=16, coarse=8)
+    _, evidence = encoder.dense(embedding, RoiPrompts(*none, seeds=seeds))
+    assert (evidence[:, :, :5] > 0.9).all()  # the faces of the window included
+    assert (evidence[:, :, 14:] < -0.9).all()
+    _, nothing = encoder.dense(embedding, RoiPrompts(*none, seeds=torch.zeros_like(seeds)))
+    assert not nothing.any()
