@@ -124,6 +124,14 @@ def segment(
     ] = False,
     label: Annotated[int | None, typer.Option(help="Value of the object in the mask; 1 by default.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the object.")] = None,
+    refine: Annotated[
+        bool | None,
+        typer.Option(
+            "--refine/--no-refine",
+            help="Draw the outlines of large objects finely, which takes seconds; on by default.",
+            show_default=False,
+        ),
+    ] = None,
     series: SeriesOption = None,
     frame: FrameOption = None,
     channel: ChannelOption = None,
@@ -155,6 +163,7 @@ def segment(
             world=world,
             label=label,
             name=name,
+            refine=refine,
             series=series,
             frame=frame,
             channel=channel,

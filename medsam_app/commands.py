@@ -39,6 +39,7 @@ class Segmentation:
     world: bool
     label: int | None
     name: str | None
+    refine: bool | None
     series: str | None
     frame: int | None
     channel: int | None
@@ -133,6 +134,8 @@ def segment(asked: Segmentation) -> None:
         added = session.add_object(asked.name, label=asked.label)
         for prompt in prompts:
             session.add_prompt(added.id, prompt)
+    if asked.refine is not None:
+        session.refine = asked.refine
     _run(session)
     with step(f"Writing {asked.output.name}"):
         from medsam_app.volume import save_mask

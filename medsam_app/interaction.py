@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medsam_app.clicks import click_inside, largest_component, next_click
 from medsam_app.models.sam3d import RoiPrompts
+from medsam_app.tiles import sure_of
 
 Voxel = tuple[int, int, int]
 #: How often each way of starting is taken: see `Interaction`.
@@ -21,8 +22,6 @@ STARTS = {
 REDUNDANT = 0.12
 #: How often a person clicks anywhere in the largest error instead of in its middle.
 HURRIED = 0.4
-#: Within so many voxels of its outline, a rough mask is not sure.
-DOUBT = 4
 #: Jitter of a box's corners, as a fraction of its size.
 BOX_JITTER = 0.07
 
@@ -158,10 +157,3 @@ class Interaction:
         if (probability > 0.5).any():
             self.clicks[n].append((click_inside(probability > 0.5), True))
         return probability, seeds
-
-
-def sure_of(mask: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """What a rough mask (X, Y, Z) leaves no doubt of: 1 deep inside, -1 far outside, 0 near its outline."""
-    inside = ndimage.binary_erosion(mask, iterations=DOUBT, border_value=1)
-    near = ndimage.binary_dilation(mask, iterations=DOUBT)
-    return inside.astype(np.int8) - (~near).astype(np.int8)

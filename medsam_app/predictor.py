@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from threading import RLock
 
 import numpy as np
@@ -30,6 +31,7 @@ from medsam_app.models.sam3d import Embedding, RoiPrompts, Sam3D
 from medsam_app.prediction import MaskPrediction, State, difference_box, on_box, union_box
 from medsam_app.prompts import Box, MaskPrompt, Point, check_prompts, prompts_from_arrays
 from medsam_app.roi import Index, Roi, mask_from_logits, move_values, read_roi, tight
+from medsam_app.tiles import plan_tiles
 from medsam_app.volume import Volume
 
 AnyPrompt = Point | Box | MaskPrompt
@@ -51,9 +53,8 @@ class VolumePredictor:
         cache: embeddings shared with other predictors; by default an own one.
         cache_bytes: size of the own cache.
         framing: how the window is chosen.
-        refine: reserved for refining large objects in tiles of finer spacing; it changes nothing yet. An
-            object larger than one window is seen whole at a coarser spacing: the outline of a liver in a
-            window of 5 mm, brought back to the file's voxels, keeps a Dice of 0.99 with itself.
+        refine: whether the outline of an object that is large for one window is drawn again in tiles of
+            finer spacing, unless a call says otherwise. It takes a few seconds an object and call.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class VolumePredictor:
         point_labels: ArrayLike | None = None,
         boxes: ArrayLike | None = None,
         mask_input: NDArray | None = None,
+        refine: bool | None = None,
         progress: Progress | None = None,
     ) -> MaskPrediction:
         """Segment from arrays. The mask comes first, then the boxes, then the points.
@@ -108,17 +110,17 @@ class VolumePredictor:
             point_labels: (N,) 1 = inside, 0 = outside; all inside by default.
             boxes: (M, 2, 3) opposite corners in voxel indices, both included.
             mask_input: (i, j, k) mask to refine, on the volume's grid.
+            refine: as for the predictor, for this call.
             progress: called with a sentence and a fraction done.
 
         Raises:
             PromptError: arrays of a wrong shape, prompts outside the volume, or nothing to start from.
         """
-        return self.predict_prompts(
-            prompts_from_arrays(points, point_labels, boxes, mask_input), progress=progress
-        )
+        prompts = prompts_from_arrays(points, point_labels, boxes, mask_input)
+        return self.predict_prompts(prompts, refine=refine, progress=progress)
 
     def predict_prompts(
-        self, prompts: Sequence[AnyPrompt], *, progress: Progress | None = None
+        self, prompts: Sequence[AnyPrompt], *, refine: bool | None = None, progress: Progress | None = None
     ) -> MaskPrediction:
         """Segment from a sequence of prompts, in the order they were given.
 
@@ -128,6 +130,7 @@ class VolumePredictor:
 
         Args:
             prompts: points, boxes and masks of one object.
+            refine: as for the predictor, for this call.
             progress: called with a sentence and a fraction done.
 
         Raises:
@@ -149,12 +152,15 @@ class VolumePredictor:
                 state = self._step(state, prompts[:done])
                 self._states.put(prompts[:done], state)
             assert state is not None  # first <= len(prompts)
+            start, patch, unmet = state.start, state.patch, state.unmet
+            if self.refine if refine is None else refine:
+                start, patch, unmet = self._refined(state, prompts, progress)
             return MaskPrediction(
                 grid=grid,
-                start=state.start,
-                patch=state.patch,
+                start=start,
+                patch=patch,
                 score=state.score,
-                unmet=state.unmet,
+                unmet=unmet,
                 changed_box=state.changed,
                 roi=state.roi,
                 encoded=self._encoded - encoded_before,
@@ -190,12 +196,38 @@ class VolumePredictor:
             start, patch = _keep_detail(before, roi, start, patch)
         return self._finish(before, prompts, roi, logits, start, patch, score, detailed=_detailed(before))
 
+    def _refined(
+        self, state: State, prompts: tuple[AnyPrompt, ...], progress: Progress | None
+    ) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
+        """The mask of a state with its outline drawn in tiles, where that shows more."""
+        grid, finest = self.volume.grid, self.framing.finest * float(self.volume.grid.spacing.min())
+        mosaic = None
+        if not state.detailed:
+            mosaic = plan_tiles(state.logits, state.roi, grid, finest=finest, fill=compliance.EXCLUDED)
+        if mosaic is None:
+            return state.start, state.patch, state.unmet
+        rough = replace(state, roi=mosaic.roi, logits=mosaic.logits, detailed=True)
+
+        def look(roi: Roi, sure: NDArray[np.int8], number: int) -> torch.Tensor:
+            if progress is not None:
+                progress(f"Outline, tile {number + 1} of {len(mosaic.tiles)}", number / len(mosaic.tiles))
+            return self._decode(roi, prompts, rough, sure)[0]
+
+        logits = compliance.keep_to_boxes(mosaic.redrawn(look), mosaic.roi, prompts)
+        return compliance.settle(*mask_from_logits(logits, mosaic.roi), prompts, grid.shape)
+
     def _decode(
-        self, roi: Roi, prompts: tuple[AnyPrompt, ...], before: State | None
+        self,
+        roi: Roi,
+        prompts: tuple[AnyPrompt, ...],
+        before: State | None,
+        sure: NDArray[np.int8] | None = None,
     ) -> tuple[torch.Tensor, float]:
         """Logits (X, Y, Z) on a window, prompts honoured, and the predicted quality."""
         embedding = self._embed(roi)
         asked = _roi_prompts(roi, prompts, before, self.model.device)
+        if sure is not None:
+            asked.seeds = torch.from_numpy(sure)[None, None].to(self.model.device)
         logits, quality = self.model.decode(embedding, asked).best()
         values = torch.nan_to_num(logits[0, 0].float().cpu(), nan=compliance.EXCLUDED)
         values = compliance.keep_to_boxes(values, roi, prompts)

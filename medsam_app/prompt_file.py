@@ -142,7 +142,6 @@ def open_prompt_file(
     volume: Volume,
     *,
     model: tuple[str, str | None] | None = None,
-    refine: bool = True,
     other_image: bool = False,
 ) -> Replay:
     """Read a prompt file for an image.
@@ -151,7 +150,6 @@ def open_prompt_file(
         path: the file.
         volume: the image; its shape, affine and voxels must be those the prompts were given on.
         model: name and sha256 of the model that will make the masks.
-        refine: whether that model's predictor refines large objects.
         other_image: accept an image on the same grid whose voxels differ.
 
     Raises:
@@ -170,8 +168,6 @@ def open_prompt_file(
         notes.append(
             f"{path.name} was written with the adapter {held.adapter.id}, unused here: masks may differ."
         )
-    if held.settings.refine != refine:
-        notes.append(f"{path.name} was written with refine={held.settings.refine}: masks may differ.")
     return Replay(objects, held.settings, notes)
 
 
@@ -212,7 +208,7 @@ def _describe(session: Session, path: Path) -> PromptFile:
         image=image,
         model=model,
         adapter=None,
-        settings=SettingsEntry(overlap=session.overlap, refine=predictor.refine if predictor else True),
+        settings=SettingsEntry(overlap=session.overlap, refine=session.refine),
         objects=tuple(object_entry(each) for each in session.objects),
     )
 

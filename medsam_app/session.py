@@ -37,10 +37,16 @@ class Session(ObjectEditor):
         overlap: who owns a voxel of two masks in the label map. Objects are layers in the order of the
             list: with 'later' the later one covers the earlier, so that a lesion drawn after its organ
             is seen; with 'earlier' it is the other way round.
+        refine: whether outlines of large objects are drawn in tiles; by default as the predictor does.
     """
 
     def __init__(
-        self, volume: Volume, predictor: VolumePredictor | None = None, *, overlap: Overlap = "later"
+        self,
+        volume: Volume,
+        predictor: VolumePredictor | None = None,
+        *,
+        overlap: Overlap = "later",
+        refine: bool | None = None,
     ) -> None:
         if overlap not in ("later", "earlier"):
             raise SettingsError(f"overlap must be 'later' or 'earlier'; got '{overlap}'.")
@@ -48,9 +54,12 @@ class Session(ObjectEditor):
         self.volume = volume
         self.predictor = predictor
         self.overlap: Overlap = overlap
+        if refine is None:
+            refine = predictor.refine if predictor is not None else True
+        self.refine = refine
         if predictor is not None:
             predictor.set_volume(volume)
-        self._predictions: dict[str, tuple[tuple[AnyPrompt, ...], MaskPrediction]] = {}
+        self._predictions: dict[str, tuple[tuple[tuple[AnyPrompt, ...], bool], MaskPrediction]] = {}
 
     def prediction(self, object_id: str, *, progress: Progress | None = None) -> MaskPrediction | None:
         """The mask of an object's prompts; None while nothing says where it is.
@@ -59,18 +68,18 @@ class Session(ObjectEditor):
             PromptError: no such object, or the session has no predictor.
         """
         with self._lock:
-            asked = self.get(object_id)
+            asked, refine = self.get(object_id), self.refine
             known = self._predictions.get(object_id)
         if not asked.has_start:
             return None
-        if known is not None and known[0] == asked.prompts:
+        if known is not None and known[0] == (asked.prompts, refine):
             return known[1]
         if self.predictor is None:
             raise PromptError("This session has no model to make masks with; give it a predictor.")
         # Outside the lock: somebody who looks at the objects does not wait for the model.
-        made = self.predictor.predict_prompts(asked.prompts, progress=progress)
+        made = self.predictor.predict_prompts(asked.prompts, refine=refine, progress=progress)
         with self._lock:
-            self._predictions[object_id] = (asked.prompts, made)
+            self._predictions[object_id] = ((asked.prompts, refine), made)
         return made
 
     def label_map(self, *, progress: Progress | None = None) -> NDArray[np.uint16]:
@@ -116,14 +125,12 @@ class Session(ObjectEditor):
             PromptFileError: the file cannot be read or does not belong to this image.
         """
         model = None
-        refine = True
         if self.predictor is not None:
             model = (self.predictor.model.model_id, self.predictor.model.weights_sha256)
-            refine = self.predictor.refine
-        found = open_prompt_file(path, self.volume, model=model, refine=refine, other_image=other_image)
+        found = open_prompt_file(path, self.volume, model=model, other_image=other_image)
         with self._lock:
             self.replace_objects(found.objects, change=f"open {Path(path).name}")
-            self.overlap = found.settings.overlap
+            self.overlap, self.refine = found.settings.overlap, found.settings.refine
         return list(found.notes)
 
 

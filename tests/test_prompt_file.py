@@ -316,9 +316,11 @@ def test_other_models_are_noted(written):
     (note,) = open_prompt_file(path, session.volume, model=("other", "a" * 64)).notes
     assert "not other" in note
     edited(path, lambda data: data.update(adapter={"id": "kidneys", "sha256": "c" * 64}))
+    (note,) = open_prompt_file(path, session.volume, model=("sam3d_tiny", "a" * 64)).notes
+    assert "adapter kidneys" in note
     edited(path, lambda data: data["settings"].update(refine=False))
-    notes = open_prompt_file(path, session.volume, model=("sam3d_tiny", "a" * 64)).notes
-    assert len(notes) == 2 and "adapter kidneys" in notes[0] and "refine" in notes[1]
+    session.load_prompts(path)
+    assert session.refine is False
 
 
 def test_unwritable_places_are_said(written, tmp_path):
