@@ -36,6 +36,9 @@ from medsam_app.training_data import Mixture
 
 log = logging.getLogger("medsam_app.pretrain")
 
+#: Weight of the squared error of the predicted quality in the loss.
+QUALITY_WEIGHT = 4.0
+
 
 class Recipe(BaseModel):
     """Settings of a training run.
@@ -80,7 +83,7 @@ def loss_of(candidates: MaskCandidates, target: Tensor, valid: Tensor) -> tuple[
         real = dice_of((logits > 0).float(), target, valid)
         chosen = real.gather(1, candidates.quality.argmax(1, keepdim=True))[:, 0]
     quality = F.mse_loss(candidates.quality, real)
-    return (each.min(dim=1).values + 0.2 * each.mean(dim=1)).mean() + 0.5 * quality, chosen
+    return (each.min(dim=1).values + 0.2 * each.mean(dim=1)).mean() + QUALITY_WEIGHT * quality, chosen
 
 
 def start_from(model: Sam3D, file: Path) -> None:

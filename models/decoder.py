@@ -111,7 +111,8 @@ class MaskDecoder(nn.Module):
         known = mask_statistics(logits.detach(), evidence, prompts.mask)
         with torch.autocast(dense.device.type, enabled=False):
             looks = (tokens[:, : self.candidates] + tokens[:, self.candidates :][:, :1]).float()
-            quality = torch.sigmoid(self.quality(torch.cat([looks, known], dim=-1)))[..., 0]
+            # The numbers lie in [0, 1]: spread, so that they weigh as much as the tokens.
+            quality = torch.sigmoid(self.quality(torch.cat([looks, 4 * known - 2], dim=-1)))[..., 0]
         return MaskCandidates(logits, quality)
 
 
