@@ -1,7 +1,8 @@
 """Choosing the window: from the prompts at first, then from the mask that they give.
 
-Nothing is known of the object's size when somebody clicks. The first window has a usual spacing; it
-is enlarged while the mask runs into its faces and narrowed when the mask fills little of it.
+Nothing is known of the object's size when somebody clicks. A window of a usual spacing and a wide one
+are looked at, and the one whose mask is thought better is taken; it is enlarged while the mask runs into
+its faces and narrowed when the mask fills little of it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class Framing:
 
     Attributes:
         first_mm: spacing of the window of a first click.
+        wide: factor of the spacing from the usual window to the wide one.
+        trust: by how much the predicted quality in the wide window must be the higher one.
         finest: finest spacing of a window, as a fraction of the volume's finest spacing.
         margin: room around a box or a mask on each side, as a fraction of its size.
         rim: a mask that comes nearer than this to an open face, in voxels of the window, runs out.
@@ -34,6 +37,8 @@ class Framing:
     """
 
     first_mm: float = 1.5
+    wide: float = 2.5
+    trust: float = 0.05
     finest: float = 0.75
     margin: float = 1 / 3
     rim: int = 4
@@ -65,6 +70,15 @@ def usual_spacing(grid: Grid, shape: Index, framing: Framing) -> float:
     """Spacing in mm of the window of a click; a small volume is shown whole."""
     finest = framing.finest * float(grid.spacing.min())
     return float(np.clip(framing.first_mm, finest, max(finest, fitting_spacing(grid, shape))))
+
+
+def wider_roi(roi: Roi, grid: Grid, framing: Framing) -> Roi | None:
+    """The wide window around the middle of another, or None where the volume ends before."""
+    spacing = min(max(roi.spacing) * framing.wide, fitting_spacing(grid, roi.shape))
+    if spacing < max(roi.spacing) * framing.zoom_out:
+        return None
+    middle = np.asarray(roi.origin) + (np.asarray(roi.shape) - 1) / 2 * roi.step
+    return Roi.centred(middle, (spacing,) * 3, roi.shape, grid.ras)
 
 
 def holds_points(roi: Roi, prompts: Sequence[Point | Box | MaskPrompt], framing: Framing) -> bool:

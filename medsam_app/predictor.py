@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from medsam_app import compliance
 from medsam_app.cache import BytesCache, EmbeddingCache
 from medsam_app.errors import PromptError
-from medsam_app.framing import Framing, better_roi, first_roi, holds_points, roi_with_points
+from medsam_app.framing import Framing, better_roi, first_roi, holds_points, roi_with_points, wider_roi
 from medsam_app.local_edit import mend_near_click, middle_of_mask
 from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.sam3d import Embedding, RoiPrompts, Sam3D
@@ -180,14 +180,7 @@ class VolumePredictor:
             roi = roi_with_points(before.roi, (before.logits > 0).numpy(), prompts, grid, self.framing)
         # A box or a given mask has already set the window.
         settled = _detailed(before) or any(isinstance(p, Box) and p.slice_axis is None for p in prompts)
-        for _ in range(self.framing.encodings):
-            logits, score = self._decode(roi, prompts, before)
-            wanted = None if settled else better_roi(roi, (logits > 0).numpy(), prompts, grid, self.framing)
-            if wanted is None:
-                break
-            used, roi = roi, wanted
-        else:
-            roi = used
+        roi, logits, score = self._best_window(roi, prompts, before, settled=settled)
         if before is not None and before.detailed and isinstance(newest, Point):
             old = move_values(before.logits, before.roi, roi, fill=compliance.EXCLUDED)
             logits = mend_near_click(old, logits, roi, newest)
@@ -215,6 +208,28 @@ class VolumePredictor:
 
         logits = compliance.keep_to_boxes(mosaic.redrawn(look), mosaic.roi, prompts)
         return compliance.settle(*mask_from_logits(logits, mosaic.roi), prompts, grid.shape)
+
+    def _best_window(
+        self, roi: Roi, prompts: tuple[AnyPrompt, ...], before: State | None, *, settled: bool
+    ) -> tuple[Roi, torch.Tensor, float]:
+        """The window that suits the mask best, with logits and predicted quality there."""
+        grid, framing, newest = self.volume.grid, self.framing, prompts[-1]
+        logits, score = self._decode(roi, prompts, before)
+        if settled:
+            return roi, logits, score
+        # A click that says the object goes on elsewhere: it may be much larger than it seemed.
+        missed = isinstance(newest, Point) and newest.positive and not _holds(before, newest, grid.shape)
+        if missed and (wide := wider_roi(roi, grid, framing)) is not None:
+            seen, thought = self._decode(wide, prompts, before)
+            if thought > score + framing.trust:
+                roi, logits, score = wide, seen, thought
+        for _ in range(framing.encodings - 1):
+            wanted = better_roi(roi, (logits > 0).numpy(), prompts, grid, framing)
+            if wanted is None:
+                break
+            roi = wanted
+            logits, score = self._decode(roi, prompts, before)
+        return roi, logits, score
 
     def _decode(
         self,
@@ -273,6 +288,13 @@ class VolumePredictor:
         patch.setflags(write=False)
         old = (start, patch[:0]) if before is None else (before.start, before.patch)
         return State(roi, logits, detailed, start, patch, score, unmet, difference_box(*old, start, patch))
+
+
+def _holds(before: State | None, click: Point, shape: Sequence[int]) -> bool:
+    """Whether a click lies inside the mask before it."""
+    if before is None:
+        return False
+    return compliance.value_of(before.start, before.patch, compliance.nearest_voxel(click, shape))
 
 
 def _detailed(before: State | None) -> bool:
