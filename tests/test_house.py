@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -129,6 +131,16 @@ def test_bare_names_are_refused(name: str) -> None:
     run = subprocess.run([sys.executable, "-c", f"import {name}"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 1
     assert f"imported as 'medsam_app.{name}'" in run.stderr
+
+
+def test_every_dependency_can_be_tried_at_its_lowest() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = project["dependencies"], *project["optional-dependencies"].values()
+    wanted = [each for group in groups for each in group if each != "medsam-app[test]"]
+    script = [sys.executable, ".ci/lowest.py"]
+    lines = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.replace("==", ">=") for line in lines] == wanted
+    assert all(re.fullmatch(r"[\w-]+==\d[\d.]*", line) for line in lines)
 
 
 def test_wheel_holds_medsam_app_alone(tmp_path: Path) -> None:
