@@ -122,9 +122,19 @@ class Redo(_Action):
         session.redo()
 
 
+class Refine(_Action):
+    """Outlines of large objects in tiles, or as the one window shows them."""
+
+    do: Literal["refine"]
+    on: bool
+
+    def apply(self, session: Session) -> None:
+        session.refine = self.on
+
+
 Action = Annotated[
     Look | AddPrompt | ReplacePrompt | DeletePrompt | Clear | AddObject | ChangeObject | DeleteObject | Select
-    | Undo | Redo,
+    | Undo | Redo | Refine,
     Field(discriminator="do"),
 ]  # fmt: skip
 
@@ -197,6 +207,7 @@ def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | 
         "can_redo": session.can_redo,
         "undo_text": session.undo_text,
         "redo_text": session.redo_text,
+        "refine": session.refine,
     }
     grid = session.volume.grid
     wanted = {key: made for key, made in masks.values() if key not in held}

@@ -124,7 +124,7 @@ class Service:
             workspace.show("Loading the model")
             predictor = VolumePredictor(self._model.result(), cache=self.cache)
             with workspace.lock:
-                workspace.take(Session(volume, predictor), name)
+                workspace.take(Session(volume, predictor, refine=False), name)
                 workspace.drop_uploads()
                 return self.header(workspace)
         finally:

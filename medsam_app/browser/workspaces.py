@@ -35,7 +35,7 @@ class Workspace:
         self.progress: tuple[str, float | None] = ("", None)
         self.last_used = time.monotonic()
         self._folder: Path | None = None
-        self._keys: dict[tuple[AnyPrompt, ...], str] = {}
+        self._keys: dict[tuple[tuple[AnyPrompt, ...], bool], str] = {}
         self._volumes = 0
 
     @property
@@ -64,15 +64,16 @@ class Workspace:
     def masks(self) -> dict[str, tuple[str, MaskPrediction]]:
         """For each object that has a mask, by id: the mask's key and the mask.
 
-        A mask is a function of its prompts, so equal prompts have equal keys: the browser keeps what
-        it has seen, and undo and redo send nothing.
+        A mask is a function of its prompts and of `refine`, so equal ones have equal keys: the browser
+        keeps what it has seen, and undo and redo send nothing.
         """
         assert self.session is not None
         found = {}
         for each in self.session.objects:
             made = self.session.prediction(each.id, progress=self.show)
             if made is not None:
-                key = self._keys.setdefault(each.prompts, f"v{self._volumes}m{len(self._keys)}")
+                asked = (each.prompts, self.session.refine)
+                key = self._keys.setdefault(asked, f"v{self._volumes}m{len(self._keys)}")
                 found[each.id] = (key, made)
         return found
 

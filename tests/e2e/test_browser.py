@@ -341,3 +341,21 @@ def test_a_reload_keeps_the_work_and_a_file_from_a_folder_opens(server, opened, 
     assert opened.ask("(xyz) => medsamViewer.image.value(...xyz)", xyz) == pytest.approx(
         2 * float(value), rel=1e-6
     )
+
+
+def test_fine_outlines_are_a_switch_and_going_back_asks_for_no_mask(opened, phantom):
+    image, labels = phantom
+    liver = labels == LIVER
+    opened.click("axial", deepest(liver, image.spacing), "positive")
+    coarse = opened.selected
+    opened.page.keyboard.press("e")
+    opened.settle()
+    assert opened.page.get_attribute("[data-id=fine]", "aria-pressed") == "true"
+    fine = opened.selected
+    assert fine["mask"] != coarse["mask"]
+    assert fine["prompts"] == coarse["prompts"]
+    opened.page.click("[data-id=fine]")
+    opened.settle()
+    assert opened.selected == coarse
+    assert opened.page.get_attribute("[data-id=fine]", "aria-pressed") == "false"
+    assert not opened.complaints

@@ -17,6 +17,7 @@ export const KEYS = [
   ["Editing", "X", "Delete the prompt under the pointer, or the last one", plain("x", "delete"), (viewer) => viewer.deletePromptAtHand()],
   ["Editing", "N", "New object", plain("n"), (viewer) => viewer.addObject()],
   ["Editing", "[  ]", "Previous, next object", plain("[", "]"), (viewer, event) => viewer.stepObject(event.key === "]" ? 1 : -1)],
+  ["Editing", "E", "Fine outlines of large objects, on or off: slower", plain("e"), (viewer) => viewer.toggleFine()],
   ["Editing", "Ctrl S", "Save the mask", control("s"), (viewer) => viewer.saveMask()],
   ["Moving", "↑  ↓", "Next, previous slice of the plane under the pointer", plain("arrowup", "arrowdown"), (viewer, event) => viewer.scrollActive(event.key === "ArrowUp" ? 1 : -1)],
   ["Moving", "PgUp  PgDn", "Ten slices", plain("pageup", "pagedown"), (viewer, event) => viewer.scrollActive(event.key === "PageUp" ? 10 : -10)],

@@ -17,7 +17,7 @@ import { StatusLine } from "./status.js";
 import { Toolbar } from "./toolbar.js";
 
 const OPACITIES = [0, 0.25, 0.45, 0.7];
-const EMPTY = { objects: [], selected: null, can_undo: false, can_redo: false };
+const EMPTY = { objects: [], selected: null, can_undo: false, can_redo: false, refine: false };
 
 export class Scene {
   /** @param {HTMLElement} root */

@@ -39,6 +39,7 @@ export class Toolbar {
     });
     this.outline = iconButton({ icon: "outline", label: "Outlines", key: "L", onclick: () => viewer.toggle("outline") });
     this.hide = iconButton({ icon: "eye", label: "Show masks", key: "H", onclick: () => viewer.toggle("masksHidden") });
+    this.fine = iconButton({ icon: "fine", text: "Fine", label: "Fine outlines of large objects: slower", key: "E", id: "fine", onclick: () => viewer.toggleFine() });
     this.lines = iconButton({ icon: "target", label: "Crosshair lines", key: "R", onclick: () => viewer.toggle("crosshair") });
     this.saveMask = iconButton({ icon: "save", text: "Mask", label: "Save the masks as NIfTI", key: "Ctrl S", id: "save-mask", class: "primary", onclick: () => viewer.saveMask() });
     this.savePrompts = iconButton({ icon: "save", text: "Prompts", label: "Save the prompt file", id: "save-prompts", onclick: () => viewer.savePrompts() });
@@ -47,7 +48,7 @@ export class Toolbar {
       { role: "toolbar", "aria-label": "Tools" },
       iconButton({ icon: "open", text: "Open", label: "Open a volume or a prompt file", id: "open", onclick: () => viewer.chooseVolume() }),
       h("div.segments", { role: "group", "aria-label": "Mode" }, ...this.modes),
-      h("div.group", {}, this.undo, this.redo),
+      h("div.group", {}, this.undo, this.redo, this.fine),
       h("div.group.window", {}, this.preset, h("label", { text: "L" }, this.level), h("label", { text: "W" }, this.width)),
       h("div.group", {}, this.hide, this.outline, this.opacity),
       h("div.group", {}, this.lines, iconButton({ icon: "fit", label: "Fit the planes", key: "F", onclick: () => viewer.fit() })),
@@ -106,6 +107,7 @@ export class Toolbar {
     this.redo.disabled = !state.can_redo;
     this.undo.title = state.undo_text ? `Undo: ${state.undo_text}  (Z)` : "Undo  (Z)";
     this.redo.title = state.redo_text ? `Redo: ${state.redo_text}  (Shift Z)` : "Redo  (Shift Z)";
+    this.fine.setAttribute("aria-pressed", String(state.refine));
     const nothing = !state.objects.some((object) => object.mask);
     this.saveMask.disabled = nothing;
     this.savePrompts.disabled = !state.objects.some((object) => object.prompts.length);

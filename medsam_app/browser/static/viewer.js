@@ -74,6 +74,10 @@ export class Viewer extends Scene {
     return this.toasts.show("Nothing to redo.");
   }
 
+  toggleFine() {
+    return this.act({ do: "refine", on: !this.state.refine }, "Drawing outlines");
+  }
+
   addObject() {
     return this.act({ do: "add_object" }, "Adding an object");
   }
