@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from medsam_app.browser import files
+from medsam_app.browser.uploads import UPLOAD_FILES
 from medsam_app.browser.wire import volume_header
 from medsam_app.browser.worker import ModelWorker
 from medsam_app.browser.workspaces import Workspace, Workspaces
@@ -93,7 +93,8 @@ class Service:
         return {
             "token": workspace.token,
             "upload_bytes": self.upload_bytes,
-            "extensions": [*files.UPLOAD_EXTENSIONS, ".gz", ".json"],
+            "upload_files": UPLOAD_FILES,
+            "extensions": files.UPLOAD_EXTENSIONS,
             "roots": [root.resolve().name or str(root) for root in self.roots],
             "model": f"{name}. {self.device_sentence}",
             "start": {"source": "start" if self.image is not None else "sample"},
@@ -145,22 +146,6 @@ class Service:
             raise VolumeError("That upload is not on the server any more; choose the file again.")
         path, name = workspace.uploads[source.upload]
         return load_volume(path, **choice), files.stem(name)  # type: ignore[arg-type]
-
-    def place_upload(self, workspace: Workspace, name: str) -> Path:
-        """Where a file that is being sent goes.
-
-        Raises:
-            VolumeError: its ending is none that can be opened.
-        """
-        if files.ending(name) is None:
-            raise VolumeError(
-                f"'{name}' is no volume that can be opened here; choose a file that ends in "
-                f"{', '.join(files.UPLOAD_EXTENSIONS)} (DICOM slices: as a .zip)."
-            )
-        folder = workspace.folder / f"upload{len(workspace.uploads)}"
-        folder.mkdir(exist_ok=True)
-        # The name is kept, since a prompt file mentions it, but nothing of it that is not plain.
-        return folder / re.sub(r"[^\w.\- ]", "_", Path(name).name)[-120:].lstrip(".")
 
     def close(self) -> None:
         """Stop the worker and free the workspaces."""

@@ -79,7 +79,7 @@ class Workspace:
     def drop_uploads(self) -> None:
         """Delete the files that were sent; volumes are in memory by then."""
         for path, _ in self.uploads.values():
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path.parent, ignore_errors=True)  # each has a folder of its own
         self.uploads.clear()
 
     def close(self) -> None:
