@@ -22,6 +22,7 @@ FLOORS = [
         "canvas",
         "describe",
         "dicom",
+        "dicom_frames",
         "dicom_stack",
         "headers",
         "headers_text",

@@ -15,6 +15,7 @@ from medsam_app.browser import uploads
 from medsam_app.browser.app import create_app
 from medsam_app.browser.service import Service
 from medsam_app.browser.workspaces import Workspace
+from tests.dicom_enhanced import write_enhanced
 from tests.dicom_files import write_series
 
 LIMIT = 100_000
@@ -98,6 +99,13 @@ def test_two_series_are_a_choice_and_the_files_go_when_one_is_open(client, mine,
     volume = open_upload(client, mine, sent, series=choices[1][0]).json()["volume"]
     assert volume["file_shape"] == [8, 9, 4] and volume["range"][0] == 7 - 1024
     assert left(place) == [] and place.uploads == {}
+
+
+def test_one_multi_frame_file_is_sent_by_itself(client, mine, tmp_path):
+    body = write_enhanced(tmp_path / "one.dcm", SLICES).read_bytes()
+    sent = client.post("/medsam/api/upload", params={"name": "enhanced.dcm"}, headers=mine, content=body)
+    volume = open_upload(client, mine, sent).json()["volume"]
+    assert volume["name"] == "enhanced" and volume["file_spacing"] == pytest.approx([0.5, 0.8, 2])
 
 
 def test_no_name_decides_where_a_byte_lands(client, mine, place, tmp_path):
