@@ -19,7 +19,6 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from medsam_app.dicom import TAGS, Slice
 from medsam_app.errors import VolumeError
 
-
 #: What pydicom raises for headers that make no sense.
 _DAMAGED = (
     InvalidDicomError,

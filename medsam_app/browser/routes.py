@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
+import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
@@ -81,12 +82,13 @@ def make_router(service: Service) -> APIRouter:
 
     @router.get("/volume")
     def voxels(workspace: Workspace = mine) -> StreamingResponse:
-        if workspace.session is None:
-            raise PromptError("No volume is open; open one first.")
-        volume = workspace.volume
-        header = service.header(workspace)
+        with workspace.lock:
+            header = workspace.header
+            if header is None:
+                raise PromptError("No volume is open; open one first.")
+            volume = workspace.volume
         return StreamingResponse(
-            voxel_blocks(volume.array, volume.grid),
+            voxel_blocks(volume.array, volume.grid, np.dtype(header["dtype"])),
             media_type="application/octet-stream",
             headers={"Content-Length": str(header["bytes"])},
         )

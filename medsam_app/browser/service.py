@@ -75,6 +75,7 @@ class Service:
         self._device, self.device_sentence = choose_device(device)
         self._wanted = model
         self._model: Future[Sam3D] = self.worker.submit(self._load)
+        self.worker.submit(_warm_readers)
         self._shared: dict[str, Volume] = {}
         self._shared_lock = Lock()
 
@@ -98,13 +99,8 @@ class Service:
             "roots": [root.resolve().name or str(root) for root in self.roots],
             "model": f"{name}. {self.device_sentence}",
             "start": {"source": "start" if self.image is not None else "sample"},
-            "volume": self.header(workspace) if workspace.session is not None else None,
+            "volume": workspace.header,
         }
-
-    def header(self, workspace: Workspace) -> dict[str, Any]:
-        """What a page must know of its volume."""
-        volume = workspace.volume
-        return volume_header(volume.array, volume.grid, name=workspace.name, modality=volume.modality)
 
     def sample(self) -> Volume:
         """The bundled sample, made once."""
@@ -124,10 +120,11 @@ class Service:
             volume, name = self._read(workspace, source)
             workspace.show("Loading the model")
             predictor = VolumePredictor(self._model.result(), cache=self.cache)
+            header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
             with workspace.lock:
-                workspace.take(Session(volume, predictor), name)
+                workspace.take(Session(volume, predictor), name, header)
                 workspace.drop_uploads()
-                return self.header(workspace)
+                return header
         finally:
             workspace.show("")
 
@@ -151,3 +148,8 @@ class Service:
         """Stop the worker and free the workspaces."""
         self.worker.close()
         self.workspaces.close()
+
+
+def _warm_readers() -> None:
+    """Import MONAI's readers, which takes seconds, before the first file is opened."""
+    import medsam_app.readers  # noqa: F401
