@@ -38,6 +38,9 @@ export class Progress {
   /** Show after `delay` ms unless `done` comes first. @param {number|null} fraction null while unknown */
   update(text, fraction, delay = 400) {
     this.text.textContent = text;
+    this.element.setAttribute("aria-label", text);
+    if (fraction === null) this.element.removeAttribute("aria-valuenow");
+    else this.element.setAttribute("aria-valuenow", Math.round(100 * fraction));
     this.bar.classList.toggle("unknown", fraction === null);
     this.bar.style.width = fraction === null ? "" : `${Math.round(100 * fraction)}%`;
     if (this.element.hidden && !this.timer) {
