@@ -27,13 +27,15 @@ _NOT_IMAGES = re.compile(
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """One DICOM file with pixels.
+    """One DICOM file with pixels, or one frame of it.
 
     Attributes:
         size: columns, rows, frames.
         axes: (2, 3) unit vectors along columns' and rows' index in LPS, or None when not said.
         position: (3,) centre of the first voxel, mm in LPS, or None when not said.
-        spacing: (2,) mm between columns and between rows.
+        spacing: (2,) mm between columns and between rows, or None when not said.
+        frame: number from 0 within a multi-frame file.
+        rescale: factor and offset of the values that reading the file leaves to be applied.
     """
 
     path: Path
@@ -46,7 +48,9 @@ class Slice:
     components: int
     axes: NDArray[np.float64] | None
     position: NDArray[np.float64] | None
-    spacing: tuple[float, float]
+    spacing: tuple[float, float] | None
+    frame: int = 0
+    rescale: tuple[float, float] = (1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ def _read_tags(path: Path) -> Slice:
         components=reader.GetNumberOfComponents(),
         axes=None if cosines is None else cosines.reshape(2, 3),
         position=position,
-        spacing=(float(spacing[0]), float(spacing[1])),
+        spacing=(float(spacing[0]), float(spacing[1])) if TAGS["spacing"] in tags else None,
     )
 
 

@@ -14,13 +14,12 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from medsam_app.dicom import TAGS, Slice, numbers
+from medsam_app.dicom_frames import split_frames
 from medsam_app.errors import SeriesChoice, VolumeError
 from medsam_app.memory import machine_memory
 
 #: A slice may lie this fraction of the slice distance beside its place.
 _TOLERANCE = 0.05
-#: Multi-frame objects whose frames are slices of one volume: enhanced CT, MR, PET, legacy converted ones.
-_ENHANCED = {f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2.1", "2.2", "4.1", "4.4", "130", "128.1")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +28,11 @@ class Stack:
 
     Attributes:
         frames: for each frame, its slices along the normal.
-        affine: (4, 4) voxel indices (column, row, slice) to mm in RAS+;
-            None: as the one multi-frame file has it.
+        affine: (4, 4) voxel indices (column, row, slice) to mm in RAS+.
     """
 
     frames: list[list[Slice]]
-    affine: NDArray[np.float64] | None
+    affine: NDArray[np.float64]
     modality: str | None
     notes: tuple[str, ...]
 
@@ -52,8 +50,7 @@ def stack(name: str, slices: list[Slice]) -> Stack:
             f"The series in '{name}' holds colours (RGB), but one intensity a voxel is needed; "
             "take the original scan, not a screenshot or a report."
         )
-    if len(slices) == 1 and first.size[2] > 1:
-        return _multi_frame(name, first, modality)
+    slices = [part for item in slices for part in (split_frames(item) if item.size[2] > 1 else [item])]
     _check_alike(name, slices)
     _check_memory(name, slices)
     frames, notes = _split_frames(name, slices)
@@ -61,28 +58,15 @@ def stack(name: str, slices: list[Slice]) -> Stack:
     return Stack(frames, affine, modality, tuple(notes + more))
 
 
-def _multi_frame(name: str, item: Slice, modality: str | None) -> Stack:
-    if item.sop_class not in _ENHANCED:
-        raise VolumeError(
-            f"'{name}' is a multi-frame DICOM file whose {item.size[2]} frames are not known to be slices "
-            "of one "
-            "volume (a film, for example); convert it to .nii.gz."
-        )
-    note = (
-        "Slice positions of a multi-frame DICOM file are taken as evenly spaced; compare with another viewer."
-    )
-    return Stack([[item]], None, modality, (note,))
-
-
 def _check_alike(name: str, slices: list[Slice]) -> None:
-    missing = [item for item in slices if item.axes is None or item.position is None]
+    missing = [item for item in slices if item.axes is None or item.position is None or item.spacing is None]
     if missing:
         raise VolumeError(
-            f"{len(missing)} of {len(slices)} slices in '{name}' do not say where they lie (no position or "
-            f"orientation, '{missing[0].path.name}' for one); export the series with full headers."
+            f"{len(missing)} of {len(slices)} slices in '{name}' do not say where they lie (no position, "
+            f"orientation or spacing, '{missing[0].path.name}' for one); export the series with full headers."
         )
     sizes = Counter(f"{item.size[0]} x {item.size[1]}" for item in slices)
-    spacings = Counter(f"{item.spacing[0]:.4g} x {item.spacing[1]:.4g} mm" for item in slices)
+    spacings = Counter(" x ".join(f"{mm:.4g}" for mm in item.spacing or ()) + " mm" for item in slices)
     orientations = Counter(_orientation(item) for item in slices)
     for what, found in (("sizes", sizes), ("voxel spacings", spacings), ("orientations", orientations)):
         if len(found) > 1:
@@ -91,8 +75,6 @@ def _check_alike(name: str, slices: list[Slice]) -> None:
                 f"The slices of one series in '{name}' have mixed {what} ({listing}); "
                 "put slices of one geometry in a folder of their own (scouts are often the odd ones)."
             )
-    if any(item.size[2] > 1 for item in slices):
-        raise VolumeError(f"'{name}' mixes several multi-frame DICOM files; give one of them.")
 
 
 def _orientation(item: Slice) -> str:
@@ -150,8 +132,8 @@ def _split_frames(name: str, slices: list[Slice]) -> tuple[list[list[Slice]], li
 def _affine(name: str, slices: list[Slice]) -> tuple[NDArray[np.float64], list[str]]:
     """Affine of ordered slices; `VolumeError` when one is missing or out of line."""
     positions = np.array([item.position for item in slices])
-    axes = slices[0].axes
-    assert axes is not None
+    axes, spacing = slices[0].axes, slices[0].spacing
+    assert axes is not None and spacing is not None
     gaps = np.diff([_distance(item) for item in slices])
     usual = float(np.median(gaps))
     holes = np.flatnonzero(gaps > 1.5 * usual)
@@ -173,8 +155,8 @@ def _affine(name: str, slices: list[Slice]) -> tuple[NDArray[np.float64], list[s
             f"up to {residual.max():.2f} mm off their place); resample the series to even slices or split it."
         )
     lps = np.eye(4)
-    lps[:3, 0] = axes[0] * slices[0].spacing[0]
-    lps[:3, 1] = axes[1] * slices[0].spacing[1]
+    lps[:3, 0] = axes[0] * spacing[0]
+    lps[:3, 1] = axes[1] * spacing[1]
     lps[:3, 2] = step
     lps[:3, 3] = positions[0]
     notes = []
@@ -210,7 +192,7 @@ def result_type(slices: list[Slice]) -> np.dtype:
     found = {item.pixel for item in slices}
     types = {sitk.sitkUInt8: "u1", sitk.sitkInt8: "i1", sitk.sitkUInt16: "u2", sitk.sitkInt16: "i2",
              sitk.sitkUInt32: "u4", sitk.sitkInt32: "i4"}  # fmt: skip
-    if found <= set(types):
+    if found <= set(types) and all(item.rescale == (1.0, 0.0) for item in slices):
         common = np.result_type(*[np.dtype(types[pixel]) for pixel in found])
         return common if common.kind in "iu" else np.dtype(np.float32)
     return np.dtype(np.float32)

@@ -153,14 +153,14 @@ def _shared(image: sitk.Image) -> NDArray:
 class DicomReader(ImageReader):
     """Ordered DICOM slices through SimpleITK (GDCM: compressed syntaxes, rescale slope and intercept).
 
-    Each slice is read by itself, since slope and intercept may differ between slices (PET).
+    Each file is read by itself, since slope and intercept may differ between slices (PET).
 
     Args:
-        affine: (4, 4) to RAS, as `medsam_app.dicom_stack.stack` found it; None: of the one multi-frame file.
+        affine: (4, 4) to RAS, as `medsam_app.dicom_stack.stack` found it.
         slices: in the order that `stack` gave them.
     """
 
-    def __init__(self, slices: Sequence[Slice], affine: NDArray[np.float64] | None) -> None:
+    def __init__(self, slices: Sequence[Slice], affine: NDArray[np.float64]) -> None:
         self.slices, self.affine = list(slices), affine
 
     def verify_suffix(self, filename: Any) -> bool:
@@ -170,17 +170,17 @@ class DicomReader(ImageReader):
         return self.slices
 
     def get_data(self, img: list[Slice]) -> tuple[NDArray, dict]:
-        columns, rows, frames = img[0].size
-        array = np.empty((len(img) * frames, rows, columns), dtype=result_type(img))
-        affine = self.affine
+        columns, rows, _ = img[0].size
+        array = np.empty((len(img), rows, columns), dtype=result_type(img))
         for number, item in enumerate(img):
-            image = sitk_reader(item.path, "dicom").Execute()
-            array[number * frames : (number + 1) * frames] = sitk.GetArrayViewFromImage(image)
-            if affine is None:
-                affine = _LPS_TO_RAS @ itk_affine(image)
-        assert affine is not None
+            if number == 0 or item.path != img[number - 1].path:  # the frames of a file are read at once
+                image = sitk_reader(item.path, "dicom").Execute()
+                planes = sitk.GetArrayViewFromImage(image).reshape(-1, rows, columns)
+            plane = planes[item.frame]
+            factor, offset = item.rescale
+            array[number] = plane if item.rescale == (1.0, 0.0) else plane * factor + offset
         turned = array.transpose(2, 1, 0)
-        return turned, _meta(affine, turned)
+        return turned, _meta(self.affine, turned)
 
 
 def reader_for(info: HeaderInfo, *, frame: int, channel: int) -> ImageReader:

@@ -10,7 +10,8 @@ import numpy as np
 from medsam_app.errors import SeriesChoice
 from medsam_app.volume import load_volume
 from tests.bad_kit import SHAPE, case, damaged, itk, nifti, slices, text, voxels
-from tests.dicom_files import write_series, write_slice
+from tests.dicom_enhanced import write_enhanced
+from tests.dicom_files import AXIAL, write_series, write_slice
 
 # the wrong kind of image
 
@@ -188,6 +189,18 @@ def _(folder):
     data.NumberOfFrames, data.PixelData, data.Modality = 4, film.tobytes() * 4, "US"
     data.save_as(path)
     load_volume(path)
+
+
+@case("a multi-frame file with a missing frame")
+def _(folder):
+    load_volume(write_enhanced(folder / "scan.dcm", slices(), places=[0, 2, 4, 8, 10, 12]))
+
+
+@case("a multi-frame file whose frames lie askew")
+def _(folder):
+    load_volume(
+        write_enhanced(folder / "scan.dcm", slices(3), orientations=[AXIAL, AXIAL, (0, 1, 0, 0, 0, -1)])
+    )
 
 
 @case("a damaged .zip")

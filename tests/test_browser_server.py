@@ -232,7 +232,7 @@ def test_a_mask_arrives_where_the_volume_has_it(codes):
     shown = np.zeros(grid.ras.shape, dtype=bool)
     shown[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = masks[0]
     assert np.array_equal(shown, grid.ras.from_file(full))
-    voxels = b"".join(voxel_blocks(full.astype("u1"), grid))
+    voxels = b"".join(voxel_blocks(full.astype("u1"), grid, np.dtype("u1")))
     assert np.array_equal(np.frombuffer(voxels, "u1").reshape(grid.ras.shape, order="F"), shown)
 
 

@@ -24,6 +24,7 @@ FLOORS = [
         "canvas",
         "describe",
         "dicom",
+        "dicom_frames",
         "dicom_stack",
         "headers",
         "headers_text",

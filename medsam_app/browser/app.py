@@ -42,7 +42,10 @@ _SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu San
 _MONO_FONTS = ["ui-monospace", "DejaVu Sans Mono", "monospace"]
 #: The page is dark before the viewer's own style sheet is there.
 _PAGE_CSS = "body, gradio-app, .gradio-container { background: #0b0e13 !important; }"
-_HEAD = '<link rel="stylesheet" href="medsam/static/viewer.css">'
+#: The viewer's modules are fetched while Gradio starts, not one after the other when it has.
+_HEAD = '<link rel="stylesheet" href="medsam/static/viewer.css">' + "".join(
+    f'<link rel="modulepreload" href="medsam/static/{path.name}">' for path in sorted(STATIC.glob("*.js"))
+)
 _LOAD = """
 const page = document.baseURI;
 import(new URL("medsam/static/viewer.js", page).href)

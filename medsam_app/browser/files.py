@@ -12,7 +12,7 @@ from medsam_app.errors import VolumeError
 #: Endings of the files that can be opened.
 EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".zip")
 #: Those that can be uploaded: files that are whole by themselves.
-UPLOAD_EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".mha", ".zip")
+UPLOAD_EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".mha", ".zip", ".dcm")
 _MOST_ENTRIES = 2000
 
 
@@ -84,7 +84,7 @@ def ending(name: str) -> str | None:
 
 def stem(name: str) -> str:
     """A file's name without its ending."""
-    for end in sorted(EXTENSIONS, key=len, reverse=True):
+    for end in sorted({*EXTENSIONS, *UPLOAD_EXTENSIONS}, key=len, reverse=True):
         if name.lower().endswith(end):
             return name[: -len(end)] or name
     return name

@@ -6,12 +6,12 @@ functions in threads; the model runs in its own (see worker.py), so nobody's cli
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
+import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
@@ -22,6 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from medsam_app.browser import files
 from medsam_app.browser.actions import Request, perform, state_frame
 from medsam_app.browser.service import Service, Source
+from medsam_app.browser.uploads import receive_file, receive_folder
 from medsam_app.browser.wire import voxel_blocks
 from medsam_app.browser.workspaces import Workspace
 from medsam_app.errors import MedsamError, PromptError, PromptFileError, SeriesChoice
@@ -71,34 +72,23 @@ def make_router(service: Service) -> APIRouter:
     async def upload(request: HttpRequest, name: str, workspace: Workspace = mine) -> dict[str, str]:
         announced = request.headers.get("content-length", "")
         limit = service.upload_bytes
-        too_large = HTTPException(413, f"'{name}' is larger than the {limit / 1e9:g} GB this server takes.")
-        if announced.isdigit() and int(announced) > limit:
-            raise too_large
-        workspace.drop_uploads()
-        path = service.place_upload(workspace, name)
-        received = 0
-        try:
-            with path.open("wb") as out:
-                async for block in request.stream():
-                    received += len(block)
-                    if received > limit:
-                        raise too_large
-                    await run_in_threadpool(out.write, block)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        key = secrets.token_urlsafe(8)
-        workspace.uploads[key] = (path, name)
-        return {"upload": key}
+        return {
+            "upload": await receive_file(workspace, name, request.stream(), limit=limit, announced=announced)
+        }
+
+    @router.post("/upload-folder")
+    async def upload_folder(request: HttpRequest, name: str, workspace: Workspace = mine) -> dict[str, str]:
+        return {"upload": await receive_folder(workspace, name, request.stream(), limit=service.upload_bytes)}
 
     @router.get("/volume")
     def voxels(workspace: Workspace = mine) -> StreamingResponse:
-        if workspace.session is None:
-            raise PromptError("No volume is open; open one first.")
-        volume = workspace.volume
-        header = service.header(workspace)
+        with workspace.lock:
+            header = workspace.header
+            if header is None:
+                raise PromptError("No volume is open; open one first.")
+            volume = workspace.volume
         return StreamingResponse(
-            voxel_blocks(volume.array, volume.grid),
+            voxel_blocks(volume.array, volume.grid, np.dtype(header["dtype"])),
             media_type="application/octet-stream",
             headers={"Content-Length": str(header["bytes"])},
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from medsam_app.browser import files
+from medsam_app.browser.uploads import UPLOAD_FILES
 from medsam_app.browser.wire import volume_header
 from medsam_app.browser.worker import ModelWorker
 from medsam_app.browser.workspaces import Workspace, Workspaces
@@ -75,6 +75,7 @@ class Service:
         self._device, self.device_sentence = choose_device(device)
         self._wanted = model
         self._model: Future[Sam3D] = self.worker.submit(self._load)
+        self.worker.submit(_warm_readers)
         self._shared: dict[str, Volume] = {}
         self._shared_lock = Lock()
 
@@ -93,17 +94,13 @@ class Service:
         return {
             "token": workspace.token,
             "upload_bytes": self.upload_bytes,
-            "extensions": [*files.UPLOAD_EXTENSIONS, ".gz", ".json"],
+            "upload_files": UPLOAD_FILES,
+            "extensions": files.UPLOAD_EXTENSIONS,
             "roots": [root.resolve().name or str(root) for root in self.roots],
             "model": f"{name}. {self.device_sentence}",
             "start": {"source": "start" if self.image is not None else "sample"},
-            "volume": self.header(workspace) if workspace.session is not None else None,
+            "volume": workspace.header,
         }
-
-    def header(self, workspace: Workspace) -> dict[str, Any]:
-        """What a page must know of its volume."""
-        volume = workspace.volume
-        return volume_header(volume.array, volume.grid, name=workspace.name, modality=volume.modality)
 
     def sample(self) -> Volume:
         """The bundled sample, made once."""
@@ -123,10 +120,11 @@ class Service:
             volume, name = self._read(workspace, source)
             workspace.show("Loading the model")
             predictor = VolumePredictor(self._model.result(), cache=self.cache)
+            header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
             with workspace.lock:
-                workspace.take(Session(volume, predictor, refine=False), name)
+                workspace.take(Session(volume, predictor, refine=False), name, header)
                 workspace.drop_uploads()
-                return self.header(workspace)
+                return header
         finally:
             workspace.show("")
 
@@ -146,23 +144,12 @@ class Service:
         path, name = workspace.uploads[source.upload]
         return load_volume(path, **choice), files.stem(name)  # type: ignore[arg-type]
 
-    def place_upload(self, workspace: Workspace, name: str) -> Path:
-        """Where a file that is being sent goes.
-
-        Raises:
-            VolumeError: its ending is none that can be opened.
-        """
-        if files.ending(name) is None:
-            raise VolumeError(
-                f"'{name}' is no volume that can be opened here; choose a file that ends in "
-                f"{', '.join(files.UPLOAD_EXTENSIONS)} (DICOM slices: as a .zip)."
-            )
-        folder = workspace.folder / f"upload{len(workspace.uploads)}"
-        folder.mkdir(exist_ok=True)
-        # The name is kept, since a prompt file mentions it, but nothing of it that is not plain.
-        return folder / re.sub(r"[^\w.\- ]", "_", Path(name).name)[-120:].lstrip(".")
-
     def close(self) -> None:
         """Stop the worker and free the workspaces."""
         self.worker.close()
         self.workspaces.close()
+
+
+def _warm_readers() -> None:
+    """Import MONAI's readers, which takes seconds, before the first file is opened."""
+    import medsam_app.readers  # noqa: F401

@@ -69,9 +69,13 @@ def volume_header(array: NDArray, grid: Grid, *, name: str, modality: str | None
     }
 
 
-def voxel_blocks(array: NDArray, grid: Grid) -> Iterator[bytes]:
-    """The voxels in the browser's order and type, a few slices at a time."""
-    view, dtype = grid.ras.from_file(array), browser_dtype(array)
+def voxel_blocks(array: NDArray, grid: Grid, dtype: np.dtype) -> Iterator[bytes]:
+    """The voxels in the browser's order, a few slices at a time.
+
+    Args:
+        dtype: the type that `volume_header` named.
+    """
+    view, dtype = grid.ras.from_file(array), dtype.newbyteorder("<")
     plane = max(1, int(view.shape[0] * view.shape[1]) * dtype.itemsize)
     slices = max(1, BLOCK_BYTES // plane)
     for first in range(0, view.shape[2], slices):

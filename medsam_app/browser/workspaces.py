@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medsam_app.objects import AnyPrompt
 from medsam_app.prediction import MaskPrediction
@@ -31,6 +31,7 @@ class Workspace:
         self.lock = RLock()
         self.session: Session | None = None
         self.name = ""
+        self.header: dict[str, Any] | None = None
         self.uploads: dict[str, tuple[Path, str]] = {}
         self.progress: tuple[str, float | None] = ("", None)
         self.last_used = time.monotonic()
@@ -45,9 +46,9 @@ class Workspace:
             self._folder = Path(tempfile.mkdtemp(prefix="medsam-"))
         return self._folder
 
-    def take(self, session: Session, name: str) -> None:
-        """Work on another volume from now on."""
-        self.session, self.name = session, name
+    def take(self, session: Session, name: str, header: dict[str, Any]) -> None:
+        """Work on another volume from now on; `header` is what pages are told of it."""
+        self.session, self.name, self.header = session, name, header
         self._keys = {}
         self._volumes += 1
 
@@ -80,7 +81,7 @@ class Workspace:
     def drop_uploads(self) -> None:
         """Delete the files that were sent; volumes are in memory by then."""
         for path, _ in self.uploads.values():
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path.parent, ignore_errors=True)  # each has a folder of its own
         self.uploads.clear()
 
     def close(self) -> None:

@@ -344,7 +344,7 @@ def test_a_reload_keeps_the_work_and_a_file_from_a_folder_opens(server, opened, 
 
 
 def test_fine_outlines_are_a_switch_and_going_back_asks_for_no_mask(opened, phantom):
-    image, labels = phantom
+    image, labels, _ = phantom
     liver = labels == LIVER
     opened.click("axial", deepest(liver, image.spacing), "positive")
     coarse = opened.selected

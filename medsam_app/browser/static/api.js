@@ -104,11 +104,28 @@ export class Api {
     return buffer;
   }
 
-  /** Send a file in one piece; XMLHttpRequest because fetch does not report what was sent. */
+  /** Send a file that is a volume by itself. */
   upload(file, onProgress) {
+    return this.send("upload", file.name, file, onProgress);
+  }
+
+  /**
+   * Send the files of a folder in one request: the length of a list of names and sizes (uint32, little
+   * endian), the list in JSON, the files. A Blob of files is a list of references: they go from disk to
+   * the server without being held here.
+   */
+  uploadFolder(name, files, onProgress) {
+    const list = new TextEncoder().encode(JSON.stringify(files.map((file) => ({ name: file.name, size: file.size }))));
+    const length = new DataView(new ArrayBuffer(4));
+    length.setUint32(0, list.length, true);
+    return this.send("upload-folder", name, new Blob([length, list, ...files]), onProgress);
+  }
+
+  /** XMLHttpRequest because fetch does not report what was sent. */
+  send(path, name, body, onProgress) {
     return new Promise((resolve, reject) => {
       const request = new XMLHttpRequest();
-      request.open("POST", new URL(`upload?${new URLSearchParams({ name: file.name })}`, BASE));
+      request.open("POST", new URL(`${path}?${new URLSearchParams({ name })}`, BASE));
       request.setRequestHeader(HEADER, this.token);
       request.setRequestHeader("Content-Type", "application/octet-stream");
       request.responseType = "json";
@@ -117,8 +134,8 @@ export class Api {
         if (request.status < 300) resolve(request.response);
         else reject(new ServerError(request.response?.error ?? `The upload failed with status ${request.status}.`, request.status));
       };
-      request.onerror = () => reject(new ServerError(`The upload of ${file.name} broke off; try it again.`, 0));
-      request.send(file);
+      request.onerror = () => reject(new ServerError(`The upload of ${name} broke off; try it again.`, 0));
+      request.send(body);
     });
   }
 

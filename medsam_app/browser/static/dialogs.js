@@ -1,6 +1,7 @@
 /** Toasts, progress, help, and the dialogs that open a volume. */
 
 import { formatBytes, h, icon, iconButton } from "./dom.js";
+import { picked } from "./incoming.js";
 import { KEYS, MOUSE } from "./keys.js";
 
 /** Messages at the foot of the picture: they go by themselves, errors more slowly. */
@@ -37,6 +38,9 @@ export class Progress {
   /** Show after `delay` ms unless `done` comes first. @param {number|null} fraction null while unknown */
   update(text, fraction, delay = 400) {
     this.text.textContent = text;
+    this.element.setAttribute("aria-label", text);
+    if (fraction === null) this.element.removeAttribute("aria-valuenow");
+    else this.element.setAttribute("aria-valuenow", Math.round(100 * fraction));
     this.bar.classList.toggle("unknown", fraction === null);
     this.bar.style.width = fraction === null ? "" : `${Math.round(100 * fraction)}%`;
     if (this.element.hidden && !this.timer) {
@@ -88,22 +92,34 @@ function keycaps(text) {
 
 /**
  * Choose what to open.
- * @param {{hello: object, files: (root: number, path: string) => Promise<object>, onopen: (source: object) => void, onupload: (file: File) => void}} options
+ * @param {{hello: object, files: (root: number, path: string) => Promise<object>, onopen: (source: object) => void, onfiles: (incoming: {name: string, files: File[]}) => void}} options
  */
 export function openChooser(parent, options) {
   const { hello } = options;
-  const input = h("input", { type: "file", hidden: true, accept: hello.extensions.join(","), "data-id": "upload" });
-  input.addEventListener("change", () => {
-    if (!input.files.length) return;
-    element.close();
-    options.onupload(input.files[0]);
-  });
+  const picker = (id, attributes) => {
+    const input = h("input", { type: "file", multiple: true, hidden: true, "data-id": id, ...attributes });
+    input.addEventListener("change", () => {
+      if (!input.files.length) return;
+      element.close();
+      options.onfiles(picked(input.files));
+    });
+    return input;
+  };
+  // No list of endings to accept: slices often have none.
+  const input = picker("upload", {});
+  const folderInput = picker("upload-folder", { webkitdirectory: true });
   const drop = h(
     "button.drop",
     { type: "button", onclick: () => input.click() },
     icon("up"),
-    h("strong", { text: "Choose a file, or drop one on the page" }),
-    h("span", { text: `NIfTI, NRRD, MetaImage, or a zip of DICOM slices; up to ${formatBytes(hello.upload_bytes)}` }),
+    h("strong", { text: "Choose files, or drop files or a folder on the page" }),
+    h("span", { text: `NIfTI, NRRD, MetaImage, DICOM slices or a zip of them, a prompt file; up to ${formatBytes(hello.upload_bytes)}` }),
+  );
+  const folder = h(
+    "button.wide",
+    { type: "button", "data-id": "choose-folder", onclick: () => folderInput.click() },
+    icon("open"),
+    h("span", { text: "Choose a folder of DICOM slices" }),
   );
   const sample = h(
     "button.wide",
@@ -112,7 +128,7 @@ export function openChooser(parent, options) {
     h("span", { text: "Sample: a torso phantom with several organs" }),
   );
   const folders = hello.roots.length ? folderList(hello.roots, options, () => element.close()) : null;
-  const element = dialog("Open a volume", drop, input, sample, folders);
+  const element = dialog("Open a volume", drop, folder, sample, input, folderInput, folders);
   parent.append(element);
   element.showModal();
   return element;

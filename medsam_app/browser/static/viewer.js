@@ -7,8 +7,10 @@
 
 import { Api } from "./api.js";
 import { askChoice, openChooser } from "./dialogs.js";
+import { formatBytes } from "./dom.js";
 import { Geometry } from "./geometry.js";
 import { VolumeImage } from "./image.js";
+import { dropped, isDicom } from "./incoming.js";
 import { Mask } from "./masks.js";
 import { Scene } from "./scene.js";
 
@@ -130,33 +132,61 @@ export class Viewer extends Scene {
       hello: this.hello,
       files: (root, path) => this.api.files(root, path),
       onopen: (source) => this.open(source),
-      onupload: (file) => this.upload(file),
+      onfiles: (files) => this.receive(files),
     });
   }
 
   listenToDrops() {
-    this.root.addEventListener("dragover", (event) => event.preventDefault());
+    const mark = (on) => this.root.classList.toggle("dropping", on);
+    this.root.addEventListener("dragover", (event) => {
+      event.preventDefault();
+      mark(event.dataTransfer.types.includes("Files"));
+    });
+    this.root.addEventListener("dragleave", (event) => this.root.contains(event.relatedTarget) || mark(false));
     this.root.addEventListener("drop", (event) => {
       event.preventDefault();
-      const [file] = event.dataTransfer.files;
-      if (file) this.upload(file);
+      mark(false);
+      if (!this.hello || !event.dataTransfer.types.includes("Files")) return;
+      document.querySelector("dialog[open]")?.close();
+      const looking = dropped(event.dataTransfer, this.hello.upload_files);
+      this.guard(async () => {
+        this.progress.update("Looking through the folder", null);
+        await this.receive(await looking);
+      });
     });
   }
 
-  /** Open a file of the user's: prompts are replayed, anything else is a volume. */
-  upload(file) {
-    if (file.name.toLowerCase().endsWith(".json")) {
-      return this.watch("Replaying the prompts", async () => {
-        this.take(await this.api.openPrompts(file, this.masks.keys()));
-        this.toasts.show(`Replayed ${file.name}`);
-      });
+  /**
+   * Open what the user picked or dropped: prompts are replayed, anything else is a volume.
+   * @param {{name: string, files: File[], folder: boolean}} incoming
+   */
+  receive({ name, files, folder }) {
+    const { upload_bytes: most, upload_files: mostFiles, extensions } = this.hello;
+    const [file] = files;
+    if (!file) return this.toasts.show(`There are no files in ${name}.`, "error");
+    if (files.length > mostFiles) {
+      return this.toasts.show(`${name} holds more than ${mostFiles} files; choose the folder of one series or study.`, "error");
     }
-    if (file.size > this.hello.upload_bytes) {
-      return this.toasts.show(`${file.name} is larger than this server takes.`, "error");
+    if (files.reduce((sum, each) => sum + each.size, 0) > most) {
+      return this.toasts.show(`${name} is larger than the ${formatBytes(most)} that this server takes.`, "error");
     }
+    const ending = (end) => file.name.toLowerCase().endsWith(end);
+    if (files.length === 1 && ending(".json")) return this.replay(file);
     return this.guard(async () => {
-      const sent = await this.api.upload(file, (fraction) => this.progress.update(`Uploading ${file.name}`, fraction));
+      // A volume by itself goes as it is; a file that is none as well, for the server to say so.
+      const alone = files.length === 1 && (extensions.some(ending) || !(folder || (await isDicom(file))));
+      const what = alone ? `Uploading ${name}` : `Uploading ${name} (${files.length} files)`;
+      const onProgress = (fraction) => this.progress.update(what, fraction);
+      onProgress(0);
+      const sent = alone ? await this.api.upload(file, onProgress) : await this.api.uploadFolder(name, files, onProgress);
       await this.openNow({ source: "upload", upload: sent.upload });
+    });
+  }
+
+  replay(file) {
+    return this.watch("Replaying the prompts", async () => {
+      this.take(await this.api.openPrompts(file, this.masks.keys()));
+      this.toasts.show(`Replayed ${file.name}`);
     });
   }
 
