@@ -1,0 +1,83 @@
+"""How good a mask is thought to be: its Dice, predicted from its token and from what it shows."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medsam_app.models.layers import Mlp
+
+#: Numbers that `mask_statistics` gives for a mask.
+STATISTICS = 10
+
+
+class QualityHead(nn.Module):
+    """Predicts the Dice of each candidate; it chooses among candidates and among windows.
+
+    Args:
+        dim: width of the tokens.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mlp = Mlp(dim + STATISTICS, dim, 1)
+
+    def forward(
+        self, tokens: Tensor, logits: Tensor, image: Tensor, evidence: Tensor, previous: Tensor | None
+    ) -> Tensor:
+        """(B, M) in [0, 1] from (B, M, C) tokens; for the rest see `mask_statistics`."""
+        known = mask_statistics(logits.detach(), image, evidence, previous)
+        with torch.autocast(logits.device.type, enabled=False):
+            # The numbers lie about in [0, 1]: spread, so that they weigh as much as the tokens.
+            return torch.sigmoid(self.mlp(torch.cat([tokens.float(), 4 * known - 2], dim=-1)))[..., 0]
+
+
+def mask_statistics(logits: Tensor, image: Tensor, evidence: Tensor, previous: Tensor | None) -> Tensor:
+    """What can be told of masks without the truth.
+
+    Args:
+        logits: (B, M, X, Y, Z) float32 of M masks; X, Y and Z even.
+        image: (B, 2, X, Y, Z) normalised intensities in [-1, 1].
+        evidence: (B, 1, X, Y, Z) the random walker's, in [-1, 1].
+        previous: (B, 1, X, Y, Z) probability of a previous mask, or None.
+
+    Returns:
+        (B, M, 10): mean probability inside the mask; Dice of the probability with its own mask; size (a
+        logarithm: 0 for one voxel, 1 for the whole window); share of the window's faces that it covers;
+        Dice with the walker's mask; Dice with the previous mask; for both channels of the image, the step
+        across the outline in standard deviations of the window, and the spread inside, likewise.
+    """
+    probability, mask = torch.sigmoid(logits), (logits > 0).float()
+    voxels = mask.flatten(2).sum(-1)
+    inside = (probability * mask).flatten(2).sum(-1) / voxels.clamp_min(1)
+    size = voxels.clamp_min(1).log() / math.log(math.prod(mask.shape[2:]))
+    faces = torch.stack(
+        [mask.select(axis, end).flatten(2).mean(-1) for axis in (2, 3, 4) for end in (0, -1)]
+    ).mean(0)
+    walked = _overlap(mask, (evidence > 0).float())
+    before = torch.zeros_like(walked) if previous is None else _overlap(mask, (previous > 0.5).float())
+    plain = torch.stack([inside, _overlap(probability, mask), size, faces, walked, before], dim=-1)
+    return torch.cat([plain, _contrast(mask, image)], dim=-1)
+
+
+def _overlap(a: Tensor, b: Tensor) -> Tensor:
+    """Dice of (B, M, ...) masks; zero where both are empty."""
+    return 2 * (a * b).flatten(2).sum(-1) / (a.flatten(2).sum(-1) + b.flatten(2).sum(-1)).clamp_min(1)
+
+
+def _contrast(mask: Tensor, image: Tensor) -> Tensor:
+    """(B, M, 4) step across the outline and spread inside, for both channels, at half the resolution."""
+    mask, image = F.avg_pool3d(mask, 2), F.avg_pool3d(image.float(), 2).flatten(2)
+    grown, shrunk = F.max_pool3d(mask, 3, 1, 1), -F.max_pool3d(-mask, 3, 1, 1)
+    scale = image.std(dim=-1).clamp_min(1e-3)[:, None]
+
+    def mean(weights: Tensor, values: Tensor) -> Tensor:
+        weights = weights.flatten(2)
+        return weights @ values.transpose(1, 2) / weights.sum(-1, keepdim=True).clamp_min(1e-3)
+
+    step = (mean(mask - shrunk, image) - mean(grown - mask, image)).abs() / scale
+    spread = (mean(mask, image.square()) - mean(mask, image).square()).clamp_min(0).sqrt() / scale
+    return torch.cat([step.clamp_max(4) / 2, spread.clamp_max(2)], dim=-1)
