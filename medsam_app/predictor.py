@@ -25,12 +25,13 @@ from medsam_app import compliance
 from medsam_app.cache import BytesCache, EmbeddingCache
 from medsam_app.errors import PromptError
 from medsam_app.framing import Framing, better_roi, first_roi, holds_points, roi_with_points, wider_roi
-from medsam_app.local_edit import mend_near_click, middle_of_mask
+from medsam_app.local_edit import mend_near_click
 from medsam_app.models.load import choose_device, load_model
-from medsam_app.models.sam3d import Embedding, RoiPrompts, Sam3D
+from medsam_app.models.sam3d import Embedding, Sam3D
 from medsam_app.prediction import MaskPrediction, State, difference_box, on_box, union_box
 from medsam_app.prompts import Box, MaskPrompt, Point, check_prompts, prompts_from_arrays
 from medsam_app.roi import Index, Roi, mask_from_logits, move_values, read_roi, tight
+from medsam_app.roi_prompts import prompts_in_roi
 from medsam_app.tiles import plan_tiles
 from medsam_app.volume import Volume
 
@@ -240,7 +241,7 @@ class VolumePredictor:
     ) -> tuple[torch.Tensor, float]:
         """Logits (X, Y, Z) on a window, prompts honoured, and the predicted quality."""
         embedding = self._embed(roi)
-        asked = _roi_prompts(roi, prompts, before, self.model.device)
+        asked = prompts_in_roi(roi, prompts, before, self.model.device)
         if sure is not None:
             asked.seeds = torch.from_numpy(sure)[None, None].to(self.model.device)
         logits, quality = self.model.decode(embedding, asked).best()
@@ -322,44 +323,4 @@ def _first_step(prompts: Sequence[AnyPrompt]) -> int:
     raise PromptError(
         f"All {len(prompts)} clicks are negative, which says only where the object is not; "
         "start with a positive click or a box."
-    )
-
-
-def _roi_prompts(
-    roi: Roi, prompts: Sequence[AnyPrompt], before: State | None, device: torch.device
-) -> RoiPrompts:
-    """Prompts in the window's voxels; clicks outside the window are left out."""
-    size = np.asarray(roi.shape)
-    coords, labels, corners = [], [], []
-    for prompt in prompts:
-        if isinstance(prompt, Point):
-            at = roi.to_roi(prompt.coordinates)
-            if np.all((at >= -0.5) & (at <= size - 0.5)):
-                coords.append(at)
-                labels.append(int(prompt.positive))
-        elif isinstance(prompt, Box):
-            corners.append((prompt.slice_axis is None, roi.to_roi([prompt.lower, prompt.upper])))
-    # Solid boxes say more than boxes on a slice; of several, the model is told the hull.
-    told = [c for solid, c in corners if solid] or [c for _, c in corners[-1:]]
-    boxes = None
-    if told:
-        both = np.concatenate(told)
-        hull = np.clip(np.stack([both.min(axis=0), both.max(axis=0)]), 0, size - 1)
-        boxes = torch.tensor(hull[None], dtype=torch.float32, device=device)
-    mask = None
-    if before is not None:
-        moved = move_values(before.logits, before.roi, roi, fill=compliance.EXCLUDED)
-        mask = torch.sigmoid(moved)[None, None].to(device)
-        if before.detailed:
-            middle = middle_of_mask(
-                moved, roi, [p for p in prompts if isinstance(p, Point) and not p.positive]
-            )
-            if middle is not None:
-                coords.insert(0, middle)
-                labels.insert(0, 1)
-    return RoiPrompts(
-        coords=torch.tensor(np.array(coords).reshape(1, -1, 3), dtype=torch.float32, device=device),
-        labels=torch.tensor([labels], dtype=torch.int64, device=device),
-        boxes=boxes,
-        mask=mask,
     )

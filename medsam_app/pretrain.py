@@ -49,6 +49,7 @@ class Recipe(BaseModel):
         windows: (side in voxels, batch size) pairs, one drawn each step.
         rounds: fewest and most decodes an example.
         ema: decay of the running average of the weights, which is what gets exported.
+        only: train only parameters whose names begin with this; '' for all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +63,7 @@ class Recipe(BaseModel):
     weight_decay: float = 0.02
     warmup_steps: int = 100
     ema: float = 0.995
+    only: str = ""
     save_minutes: float = 5.0
 
 
@@ -114,7 +116,9 @@ class Trainer:
             start_from(self.model, start)
         self.model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.model.amp_dtype = fast_dtype(device)
-        self.parameters = list(self.model.parameters())
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name.startswith(recipe.only))
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98)

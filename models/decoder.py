@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from medsam_app.models.encoder import Embedding
-from medsam_app.models.layers import ConvNorm, Mlp, Residual, TwoWayBlock, depth_to_space, resize_like
+from medsam_app.models.layers import Conv3d, ConvNorm, Mlp, Residual, TwoWayBlock, depth_to_space, resize_like
 from medsam_app.models.prompt_encoder import DENSE_CHANNELS, PromptEncoder, RoiPrompts
+from medsam_app.models.quality import QualityHead
 
 #: What the untrained decoder thinks of the dense channels: already a usable segmenter.
 PRIOR = (1.0, 3.0, -1.0, -3.0, 1.0, 0.5, -0.5, -0.25, 3.0, 1.0, 0.0)
 PRIOR_BIAS = -3.0
 WALKER_WEIGHT = 3.0
-#: Numbers that `mask_statistics` gives for a mask.
-STATISTICS = 6
 
 
 @dataclass
@@ -56,7 +54,7 @@ class MaskDecoder(nn.Module):
         self.join_fine = Residual(fine)
         self.middle = ConvNorm(fine, middle, stride=2)
         self.join_middle = Residual(middle)
-        self.coarse = nn.Conv3d(middle, dim, 3, stride=2, padding=1)
+        self.coarse = Conv3d(middle, dim, 3, stride=2, padding=1)
         self.join_coarse = nn.Conv3d(coarse, dim, 1)
         self.mask_tokens = nn.Parameter(torch.randn(candidates + 1, dim) * 0.02)
         self.blocks = nn.ModuleList(TwoWayBlock(dim, heads) for _ in range(depth))
@@ -69,7 +67,7 @@ class MaskDecoder(nn.Module):
         self.mix_full = ConvNorm(2 * full, 2 * full)
         hyper = [Mlp(dim, dim, 2 * full + 1) for _ in range(candidates)]
         self.hyper = nn.ModuleList(hyper)
-        self.quality = Mlp(dim + STATISTICS, dim, 1)
+        self.quality = QualityHead(dim)
         self.prior = nn.Conv3d(DENSE_CHANNELS, 1, 1)
         self.walker_weight = nn.Parameter(torch.tensor(WALKER_WEIGHT))
         self.candidates = candidates
@@ -108,38 +106,6 @@ class MaskDecoder(nn.Module):
         weights = torch.stack([mlp(tokens[:, m]) for m, mlp in enumerate(self.hyper)], dim=1)
         mask = torch.einsum("bmc,bcxyz->bmxyz", weights[..., :-1], features).float()
         logits = base + mask + weights[..., -1].float()[:, :, None, None, None]
-        known = mask_statistics(logits.detach(), evidence, prompts.mask)
-        with torch.autocast(dense.device.type, enabled=False):
-            looks = (tokens[:, : self.candidates] + tokens[:, self.candidates :][:, :1]).float()
-            # The numbers lie in [0, 1]: spread, so that they weigh as much as the tokens.
-            quality = torch.sigmoid(self.quality(torch.cat([looks, 4 * known - 2], dim=-1)))[..., 0]
+        looks = tokens[:, : self.candidates] + tokens[:, self.candidates :][:, :1]
+        quality = self.quality(looks, logits, embedding.image, evidence, prompts.mask)
         return MaskCandidates(logits, quality)
-
-
-def mask_statistics(logits: Tensor, evidence: Tensor, previous: Tensor | None) -> Tensor:
-    """What can be told of each candidate without the truth; the quality is predicted from these too.
-
-    Args:
-        logits: (B, M, X, Y, Z) float32.
-        evidence: (B, 1, X, Y, Z) the random walker's, in [-1, 1].
-        previous: (B, 1, X, Y, Z) probability of a previous mask, or None.
-
-    Returns:
-        (B, M, 6): mean probability inside the mask, Dice of the probability with its own mask, size of
-        the mask (a logarithm, 0 for one voxel and 1 for the whole window), share of the window's faces
-        that it covers, Dice with the walker's mask, Dice with the previous mask. Zero for empty masks.
-    """
-    probability, mask = torch.sigmoid(logits), (logits > 0).float()
-
-    def overlap(a: Tensor, b: Tensor) -> Tensor:
-        return 2 * (a * b).flatten(2).sum(-1) / (a.flatten(2).sum(-1) + b.flatten(2).sum(-1)).clamp_min(1)
-
-    voxels = mask.flatten(2).sum(-1)
-    inside = (probability * mask).flatten(2).sum(-1) / voxels.clamp_min(1)
-    size = voxels.clamp_min(1).log() / math.log(math.prod(mask.shape[2:]))
-    faces = torch.stack(
-        [mask.select(axis, end).flatten(2).mean(-1) for axis in (2, 3, 4) for end in (0, -1)]
-    ).mean(0)
-    walked = overlap(mask, (evidence > 0).float())
-    before = torch.zeros_like(walked) if previous is None else overlap(mask, (previous > 0.5).float())
-    return torch.stack([inside, overlap(probability, mask), size, faces, walked, before], dim=-1)

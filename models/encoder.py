@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from medsam_app.models.layers import Block, ConvNorm, Residual, resize_like
+from medsam_app.models.layers import Block, Conv3d, ConvNorm, Residual, resize_like
 
 #: Voxels looked at for the percentiles and the histogram of a window.
 _SAMPLES = 32768
@@ -90,7 +90,7 @@ class ImageEncoder(nn.Module):
         self.stem = ConvNorm(2, full)
         self.to_fine = nn.Sequential(ConvNorm(full, fine, stride=2), Residual(fine))
         self.to_middle = nn.Sequential(ConvNorm(fine, middle, stride=2), Residual(middle))
-        self.to_coarse = nn.Conv3d(middle, coarse, 3, stride=2, padding=1)
+        self.to_coarse = Conv3d(middle, coarse, 3, stride=2, padding=1)
         self.blocks = nn.ModuleList(Block(coarse, heads, adapter_dim) for _ in range(depth))
         self.norm = nn.LayerNorm(coarse)
         self.lateral_middle = nn.Conv3d(coarse, middle, 1)

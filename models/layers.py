@@ -5,6 +5,7 @@ Tensors are channels first, (B, C, X, Y, Z), or token sequences, (B, N, C).
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -110,12 +111,29 @@ class TwoWayBlock(nn.Module):
         return tokens, image
 
 
+class Conv3d(nn.Conv3d):
+    """A 3D convolution that oneDNN computes for a single window too.
+
+    On the CPU torch hands float32 convolutions of small inputs of batch one to a slower routine (the
+    rule counts the first four of five sizes); asking for oneDNN gives the same numbers three times as
+    fast: `benchmarks/convolution.py`.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        plain = input.device.type == "cpu" and input.dtype == weight.dtype == torch.float32
+        if plain and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available():
+            return torch.ops.aten.mkldnn_convolution(
+                input, weight, bias, self.padding, self.stride, self.dilation, self.groups
+            )
+        return super()._conv_forward(input, weight, bias)
+
+
 class ConvNorm(nn.Sequential):
     """3x3x3 convolution, group norm over all channels of a group of eight, SiLU."""
 
     def __init__(self, channels_in: int, channels_out: int, *, stride: int = 1) -> None:
         super().__init__(
-            nn.Conv3d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False),
+            Conv3d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False),
             nn.GroupNorm(max(1, channels_out // 8), channels_out),
             nn.SiLU(),
         )
@@ -127,7 +145,7 @@ class Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = ConvNorm(channels, channels)
-        self.second = nn.Conv3d(channels, channels, 3, padding=1)
+        self.second = Conv3d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(self.first(x))

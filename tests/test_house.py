@@ -45,6 +45,7 @@ FLOORS = [
         "prediction",
         "predictor",
         "roi",
+        "roi_prompts",
         "tiles",
     },
     {

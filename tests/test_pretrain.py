@@ -104,3 +104,12 @@ def test_training_lowers_the_loss_on_one_window(tmp_path: Path) -> None:
         trainer.step = 0  # the same examples again and again
         losses.append(trainer.train_step()["loss"])
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_run_may_train_one_part_alone(tmp_path: Path) -> None:
+    trainer = Trainer(_recipe(only="decoder.quality"), None, tmp_path, torch.device("cpu"))
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    trainer.train_step()
+    moved = {key for key, value in trainer.model.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved
+    assert all(key.startswith("decoder.quality") for key in moved)

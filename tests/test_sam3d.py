@@ -8,7 +8,7 @@ import torch
 from medsam_app.errors import ModelError
 from medsam_app.models import load, table
 from medsam_app.models.encoder import normalise
-from medsam_app.models.layers import SpatialAdapter, depth_to_space
+from medsam_app.models.layers import Conv3d, SpatialAdapter, depth_to_space
 from medsam_app.models.prompt_encoder import sample_at
 from medsam_app.models.sam3d import RoiPrompts, Sam3D, build_sam3d_tiny
 
@@ -64,6 +64,17 @@ def test_sampling_at_voxel_centres_reads_the_voxel() -> None:
     coords = torch.tensor([[[1.0, 2.0, 3.0], [4.0, 0.0, 6.0]]])
     torch.testing.assert_close(sample_at(x, coords)[0, 0], x[0, :, 1, 2, 3])
     torch.testing.assert_close(sample_at(x, coords)[0, 1], x[0, :, 4, 0, 6])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_own_convolution_gives_what_torch_gives(stride: int) -> None:
+    torch.manual_seed(0)
+    layer = Conv3d(64, 32, 3, stride=stride, padding=1)
+    x = torch.randn(1, 64, 8, 10, 12)
+    expected = torch.nn.functional.conv3d(x, layer.weight, layer.bias, stride=stride, padding=1)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(layer(x), expected)  # with gradients, torch's own
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 32), (48, 32, 64)])
