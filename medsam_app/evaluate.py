@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--clicks", type=int, default=3)
     parser.add_argument("--model", default="sam3d_tiny")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--refine", action="store_true", help="draw outlines of large objects in tiles")
     parser.add_argument("--most-cases", type=int, help="at most so many cases of a dataset, evenly spread")
     parser.add_argument("--csv", type=Path, help="where to write every score")
     options = parser.parse_args()
@@ -150,7 +151,7 @@ def main() -> None:
     for entry in manifest["cases"]:
         if entry["split"] == options.split:
             by_dataset[entry["dataset"]].append(entry)
-    predictor = VolumePredictor(options.model, device=options.device)
+    predictor = VolumePredictor(options.model, device=options.device, refine=options.refine)
     scores: list[Score] = []
     small = 0
     for entries in by_dataset.values():
