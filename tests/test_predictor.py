@@ -141,6 +141,41 @@ def test_large_object_is_not_cut_at_the_window(predictor: VolumePredictor) -> No
     assert _dice(found.mask, truth) > 0.9
 
 
+def _bumpy() -> tuple[Volume, np.ndarray]:
+    """An object larger than a window at the volume's own spacing, with a wavy surface."""
+    shape = (140, 130, 120)
+    x, y, z = np.meshgrid(*[np.arange(n) - n / 2.0 for n in shape], indexing="ij", sparse=True)
+    truth = np.sqrt(x**2 + y**2 + z**2) + 3 * np.sin(x / 5) * np.cos(y / 6) * np.cos(z / 7) < 48
+    noise = np.random.default_rng(0).normal(size=shape) * 15
+    return Volume.from_array((truth * 200 + noise).astype(np.int16), np.diag([-1.0, -1.0, 1.0, 1.0])), truth
+
+
+def test_tiles_bring_the_outline_closer_and_keep_the_prompts(predictor: VolumePredictor) -> None:
+    volume, truth = _bumpy()
+    predictor.set_volume(volume)
+    box = np.argwhere(truth)
+    prompts = {"boxes": [(box.min(axis=0), box.max(axis=0))], "points": [(3, 3, 3)], "point_labels": [0]}
+    coarse = predictor.predict(**prompts, refine=False)
+    said: list[str] = []
+    fine = predictor.predict(**prompts, refine=True, progress=lambda text, share: said.append(text))
+    assert _dice(fine.mask, truth) > _dice(coarse.mask, truth)
+    assert fine.unmet == ()
+    assert any("tile" in text for text in said)
+    assert np.array_equal(predictor.predict(**prompts, refine=False).mask, coarse.mask)
+    # The same again in a predictor that knows nothing of this.
+    other = VolumePredictor(predictor.model)
+    other.set_volume(volume)
+    assert np.array_equal(other.predict(**prompts, refine=True).mask, fine.mask)
+
+
+def test_tiles_leave_small_objects_as_they_are(predictor: VolumePredictor) -> None:
+    volume, _ = ball((48, 48, 48), (24, 24, 24), 10.0, np.eye(4))
+    predictor.set_volume(volume)
+    coarse, fine = (predictor.predict(points=[(24, 24, 24)], refine=refine) for refine in (False, True))
+    assert np.array_equal(coarse.mask, fine.mask)
+    assert fine.encoded == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
