@@ -1,0 +1,115 @@
+"""What the model's choices are worth on labelled cases: python benchmarks/choices.py FOLDER
+
+FOLDER holds a `manifest.json`; `train` cases are used, since settings were chosen with this. Printed are
+mean Dice values: of the candidate mask with the highest predicted quality and of the best one, on windows
+of the training mixture; of one click in windows of several spacings; of one to three clicks with several
+settings of `Framing.trust`, the margin by which a wide window's mask must be thought better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medsam_app.cache import EmbeddingCache
+from medsam_app.clicks import next_click
+from medsam_app.evaluate import MIN_VOXELS, click_through, dice
+from medsam_app.framing import Framing
+from medsam_app.interaction import Interaction
+from medsam_app.models.load import load_model
+from medsam_app.models.sam3d import Sam3D
+from medsam_app.predictor import VolumePredictor
+from medsam_app.pretrain import dice_of
+from medsam_app.training_data import Mixture
+from medsam_app.volume import Volume, load_mask, load_volume
+
+SPACINGS = (1.0, 1.5, 2.5, 4.0, 6.0)
+#: 9: the wide window is never taken.
+TRUSTS = (9.0, 0.1, 0.05, 0.02, 0.0)
+NEVER = 9.0
+
+
+def candidates(model: Sam3D, folder: Path, windows: int) -> None:
+    """Chosen and best candidate on windows that no training run draws (other seeds)."""
+    mixture = Mixture(folder, {"real": 0.7, "heads": 0.1, "synthetic": 0.2})
+    quality, real = [], []
+    for number in range(windows // 4):
+        drawn = [mixture.draw(2**62 + 4 * number + n, 32) for n in range(4)]
+        image, valid, target = (
+            torch.stack([getattr(w, name) for w in drawn])[:, None] for name in ("image", "valid", "target")
+        )
+        person = Interaction(target, np.random.default_rng(number))
+        with torch.inference_mode():
+            embedding = model.encode_image(image, valid)
+            for _ in range(3):
+                found = model.decode(embedding, person.prompts())
+                real.append(dice_of((found.logits > 0).float(), target.float(), valid.float()))
+                quality.append(found.quality)
+                person.correct(found.best()[0], careful=True)
+    q, r = torch.cat(quality), torch.cat(real)
+    chosen = r.gather(1, q.argmax(1, keepdim=True)).mean()
+    together = np.corrcoef(q.flatten(), r.flatten())[0, 1]
+    print(
+        f"candidates on {len(q)} decodes: mean {r.mean():.3f}, chosen {chosen:.3f}, best {r.amax(1).mean():.3f}"
+    )
+    print(f"correlation of predicted and real Dice: {together:.2f}")
+
+
+def objects(folder: Path, most: int) -> Iterator[tuple[Volume, NDArray[np.bool_]]]:
+    """Objects of `train` cases, at most so many of a dataset, evenly spread."""
+    by_dataset: dict[str, list[tuple[dict, int]]] = defaultdict(list)
+    for entry in json.loads((folder / "manifest.json").read_text())["cases"]:
+        if entry["split"] == "train":
+            by_dataset[entry["dataset"]] += [
+                (entry, int(v)) for v, label in entry["labels"].items() if label["voxels"] >= MIN_VOXELS
+            ]
+    for found in by_dataset.values():
+        for index in np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int):
+            entry, value = found[index]
+            volume = load_volume(folder / entry["image"])
+            yield volume, load_mask(folder / entry["label"], volume.grid) == value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--most", type=int, default=4, help="objects of a dataset")
+    parser.add_argument("--windows", type=int, default=96, help="windows for the candidates")
+    options = parser.parse_args()
+    model = load_model()
+    candidates(model, options.folder, options.windows)
+    spaced: list[list[float]] = []
+    trusted: dict[float, list[list[float]]] = defaultdict(list)
+    for volume, truth in objects(options.folder, options.most):
+        cache = EmbeddingCache(1 << 29)
+        first = next_click(np.zeros_like(truth), truth, spacing=volume.spacing)
+        assert first is not None
+        row = []
+        for spacing in SPACINGS:
+            framing = Framing(first_mm=spacing, encodings=1, trust=NEVER)
+            predictor = VolumePredictor(model, framing=framing, cache=cache, refine=False)
+            predictor.set_volume(volume)
+            row.append(dice(predictor.predict(points=[first[0]]).mask, truth))
+        spaced.append(row)
+        for trust in TRUSTS:
+            predictor = VolumePredictor(model, framing=Framing(trust=trust), cache=cache, refine=False)
+            predictor.set_volume(volume)
+            trusted[trust].append([score for score, *_ in click_through(predictor, truth, clicks=3)])
+    values = np.array(spaced)
+    print(f"{len(values)} objects, one click, by spacing of the window:")
+    print("  ".join(f"{mm} mm {mean:.3f}" for mm, mean in zip(SPACINGS, values.mean(axis=0), strict=True)))
+    print(f"the best of these for each object: {values.max(axis=1).mean():.3f}")
+    for trust, rows in trusted.items():
+        means = " / ".join(f"{mean:.3f}" for mean in np.mean(rows, axis=0))
+        print(f"wide window {'never' if trust == NEVER else f'by {trust}'}: {means}")
+
+
+if __name__ == "__main__":
+    main()
