@@ -56,9 +56,8 @@ def candidates(model: Sam3D, folder: Path, windows: int) -> None:
     q, r = torch.cat(quality), torch.cat(real)
     chosen = r.gather(1, q.argmax(1, keepdim=True)).mean()
     together = np.corrcoef(q.flatten(), r.flatten())[0, 1]
-    print(
-        f"candidates on {len(q)} decodes: mean {r.mean():.3f}, chosen {chosen:.3f}, best {r.amax(1).mean():.3f}"
-    )
+    print(f"candidates on {len(q)} decodes: mean {r.mean():.3f}, chosen {chosen:.3f}", end=", ")
+    print(f"best {r.amax(1).mean():.3f}")
     print(f"correlation of predicted and real Dice: {together:.2f}")
 
 
