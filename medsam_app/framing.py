@@ -46,7 +46,7 @@ class Framing:
     small: float = 0.25
     filled: float = 0.5
     room: float = 4.0
-    encodings: int = 3
+    encodings: int = 4
 
 
 def first_roi(prompts: Sequence[Point | Box | MaskPrompt], grid: Grid, shape: Index, framing: Framing) -> Roi:

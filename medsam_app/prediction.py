@@ -25,8 +25,9 @@ class MaskPrediction:
         score: predicted quality in [0, 1].
         unmet: indices of the prompts that the mask does not honour; empty when all are.
         changed_box: start and stop (excluded) of the voxels that differ from the mask before the last
-            prompt; None when nothing changed.
-        roi: the window that was looked at last.
+            prompt; None when nothing changed. Tiles count for nothing here: they may change the outline
+            anywhere.
+        roi: the window that was looked at last, before tiles.
         encoded: windows encoded by this call; 0 when everything was cached.
         seconds: time this call took.
     """

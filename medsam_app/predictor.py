@@ -220,11 +220,13 @@ class VolumePredictor:
             return roi, logits, score
         # A click that says the object goes on elsewhere: it may be much larger than it seemed.
         missed = isinstance(newest, Point) and newest.positive and not _holds(before, newest, grid.shape)
-        if missed and (wide := wider_roi(roi, grid, framing)) is not None:
+        more = framing.encodings - 1
+        if missed and more and (wide := wider_roi(roi, grid, framing)) is not None:
+            more -= 1
             seen, thought = self._decode(wide, prompts, before)
             if thought > score + framing.trust:
                 roi, logits, score = wide, seen, thought
-        for _ in range(framing.encodings - 1):
+        for _ in range(more):
             wanted = better_roi(roi, (logits > 0).numpy(), prompts, grid, framing)
             if wanted is None:
                 break
@@ -241,9 +243,7 @@ class VolumePredictor:
     ) -> tuple[torch.Tensor, float]:
         """Logits (X, Y, Z) on a window, prompts honoured, and the predicted quality."""
         embedding = self._embed(roi)
-        asked = prompts_in_roi(roi, prompts, before, self.model.device)
-        if sure is not None:
-            asked.seeds = torch.from_numpy(sure)[None, None].to(self.model.device)
+        asked = prompts_in_roi(roi, prompts, before, sure, self.model.device)
         logits, quality = self.model.decode(embedding, asked).best()
         values = torch.nan_to_num(logits[0, 0].float().cpu(), nan=compliance.EXCLUDED)
         values = compliance.keep_to_boxes(values, roi, prompts)

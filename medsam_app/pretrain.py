@@ -29,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from medsam_app.errors import MedsamError, SettingsError
 from medsam_app.interaction import Interaction
 from medsam_app.models.load import fast_dtype
 from medsam_app.models.sam3d import MaskCandidates, Sam3D, build_sam3d_tiny
@@ -88,8 +89,8 @@ def loss_of(candidates: MaskCandidates, target: Tensor, valid: Tensor) -> tuple[
     return (each.min(dim=1).values + 0.2 * each.mean(dim=1)).mean() + QUALITY_WEIGHT * quality, chosen
 
 
-def start_from(model: Sam3D, file: Path) -> None:
-    """Take over the weights of a file wherever name and shape agree; the rest stays fresh."""
+def start_from(model: Sam3D, file: Path) -> list[str]:
+    """Take over the weights of a file wherever name and shape agree; names of those that stay fresh."""
     own, found = model.state_dict(), load_file(file)
     fitting = {
         key: value.float()
@@ -99,6 +100,7 @@ def start_from(model: Sam3D, file: Path) -> None:
     model.load_state_dict(fitting, strict=False)
     fresh = sorted(set(own) - set(fitting))
     log.info("%d of %d tensors from %s; fresh: %s", len(fitting), len(own), file, ", ".join(fresh) or "none")
+    return fresh
 
 
 class Trainer:
@@ -112,8 +114,12 @@ class Trainer:
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         torch.manual_seed(recipe.seed)
         self.model: Sam3D = build_sam3d_tiny().to(device)
-        if start is not None:
-            start_from(self.model, start)
+        fresh = list(self.model.state_dict()) if start is None else start_from(self.model, start)
+        if not all(name.startswith(recipe.only) for name in fresh) and not (out / "state.json").is_file():
+            raise SettingsError(
+                f"The recipe trains only '{recipe.only}', and the rest of the model would stay untrained; "
+                "give --weights with trained weights of this model."
+            )
         self.model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.model.amp_dtype = fast_dtype(device)
         for name, parameter in self.model.named_parameters():
@@ -259,7 +265,10 @@ def main() -> None:
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("nccl" if options.device.startswith("cuda") else "gloo")
     recipe = Recipe.model_validate_json(options.recipe.read_text())
-    Trainer(recipe, options.data, options.out, torch.device(options.device), options.weights).run()
+    try:
+        Trainer(recipe, options.data, options.out, torch.device(options.device), options.weights).run()
+    except MedsamError as error:
+        raise SystemExit(f"Error: {error}") from None
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from medsam_app import compliance
 from medsam_app.local_edit import middle_of_mask
@@ -16,7 +17,11 @@ from medsam_app.roi import Roi, move_values
 
 
 def prompts_in_roi(
-    roi: Roi, prompts: Sequence[Point | Box | MaskPrompt], before: State | None, device: torch.device
+    roi: Roi,
+    prompts: Sequence[Point | Box | MaskPrompt],
+    before: State | None,
+    sure: NDArray[np.int8] | None,
+    device: torch.device,
 ) -> RoiPrompts:
     """Prompts in the window's voxels; clicks outside the window are left out.
 
@@ -24,6 +29,8 @@ def prompts_in_roi(
         roi: the window.
         prompts: in the file's voxels.
         before: what the prompts before gave; its mask is a prompt too.
+        sure: (X, Y, Z) what is known of the object in a tile, see `tiles.sure_of`; it says more than a
+            box, of which a tile sees only a part.
         device: where the tensors go.
     """
     size = np.asarray(roi.shape)
@@ -39,7 +46,7 @@ def prompts_in_roi(
     # Solid boxes say more than boxes on a slice; of several, the model is told the hull.
     told = [c for solid, c in corners if solid] or [c for _, c in corners[-1:]]
     boxes = None
-    if told:
+    if told and sure is None:
         both = np.concatenate(told)
         hull = np.clip(np.stack([both.min(axis=0), both.max(axis=0)]), 0, size - 1)
         boxes = torch.tensor(hull[None], dtype=torch.float32, device=device)
@@ -59,4 +66,5 @@ def prompts_in_roi(
         labels=torch.tensor([labels], dtype=torch.int64, device=device),
         boxes=boxes,
         mask=mask,
+        seeds=None if sure is None else torch.from_numpy(sure)[None, None].to(device),
     )

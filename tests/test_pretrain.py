@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from medsam_app.errors import SettingsError
 from medsam_app.export_weights import export
-from medsam_app.models.sam3d import MaskCandidates
+from medsam_app.models.sam3d import MaskCandidates, build_sam3d_tiny
 from medsam_app.pretrain import Recipe, Trainer, dice_of, loss_of
 from medsam_app.synthesis import Draws
 from medsam_app.training_data import Mixture, SyntheticWindows, load_cases
@@ -107,7 +109,13 @@ def test_training_lowers_the_loss_on_one_window(tmp_path: Path) -> None:
 
 
 def test_a_run_may_train_one_part_alone(tmp_path: Path) -> None:
-    trainer = Trainer(_recipe(only="decoder.quality"), None, tmp_path, torch.device("cpu"))
+    recipe, cpu = _recipe(only="decoder.quality"), torch.device("cpu")
+    with pytest.raises(SettingsError, match="--weights"):
+        Trainer(recipe, None, tmp_path, cpu)
+    weights = tmp_path / "weights.safetensors"
+    known = {k: v.contiguous() for k, v in build_sam3d_tiny().state_dict().items() if "quality" not in k}
+    save_file(known, weights)
+    trainer = Trainer(recipe, None, tmp_path, cpu, weights)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     trainer.train_step()
     moved = {key for key, value in trainer.model.state_dict().items() if not torch.equal(value, before[key])}

@@ -158,7 +158,7 @@ def perform(workspace: Workspace, action: Action, have: list[str]) -> bytes:
         if session is None:
             raise PromptError("No volume is open; open one first.")
         workspace.show("Segmenting")
-        before = session.objects
+        before, refine = session.objects, session.refine
         try:
             action.apply(session)
             return state_frame(workspace, have)
@@ -167,6 +167,7 @@ def perform(workspace: Workspace, action: Action, have: list[str]) -> bytes:
             # session agree.
             if session.objects != before:
                 session.undo()
+            session.refine = refine
             raise
         finally:
             workspace.show("")

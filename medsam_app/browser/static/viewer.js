@@ -77,7 +77,7 @@ export class Viewer extends Scene {
   }
 
   toggleFine() {
-    return this.act({ do: "refine", on: !this.state.refine }, "Drawing outlines");
+    return this.act(() => ({ do: "refine", on: !this.state.refine }), "Drawing outlines");
   }
 
   addObject() {
@@ -106,9 +106,13 @@ export class Viewer extends Scene {
     return this.act({ do: "clear", object: id }, "Clearing");
   }
 
-  /** Do one thing after the other: clicks made while the server thinks wait for their turn. */
+  /**
+   * Do one thing after the other: clicks made while the server thinks wait for their turn. An action that
+   * depends on the state is given as a function, called when its turn has come.
+   */
   act(action, what) {
-    const run = () => this.watch(what, async () => this.take(await this.api.act(action, this.masks.keys())));
+    const now = () => (typeof action === "function" ? action() : action);
+    const run = () => this.watch(what, async () => this.take(await this.api.act(now(), this.masks.keys())));
     this.queue = this.queue.then(run);
     return this.queue;
   }
