@@ -298,3 +298,13 @@ def test_saving_names_the_file_after_the_volume(client, mine):
     prompts = client.get("/medsam/api/prompts", headers=mine)
     again = client.post("/medsam/api/prompts", headers=mine, content=prompts.content)
     assert len(unpack(again.content)[0]["state"]["objects"]) == 1
+
+
+def test_replay_takes_the_settings_of_the_file(client, mine):
+    client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": "inner/a.nii.gz"})
+    act(client, mine, do="add_prompt", prompt={"kind": "point", "coordinates": [9, 9, 8]})
+    assert unpack(act(client, mine, do="refine", on=True).content)[0]["state"]["refine"] is True
+    prompts = client.get("/medsam/api/prompts", headers=mine).content
+    assert unpack(act(client, mine, do="refine", on=False).content)[0]["state"]["refine"] is False
+    again = client.post("/medsam/api/prompts", headers=mine, content=prompts)
+    assert unpack(again.content)[0]["state"]["refine"] is True
