@@ -19,6 +19,13 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from medsam_app.dicom import TAGS, Slice
 from medsam_app.errors import VolumeError
 
+#: Classes of object whose frames GDCM scales, all as the first one says: enhanced CT, MR and PET, converted
+#: to them, X-ray 3D, breast tomosynthesis and projection. Of others it reads top-level values or none.
+_SCALED = frozenset(
+    f"1.2.840.10008.5.1.4.1.1.{end}"
+    for end in ("2.1", "2.2", "4.1", "4.4", "128.1", "130", *(f"13.1.{n}" for n in range(1, 6)))
+)
+
 #: What pydicom raises for headers that make no sense.
 _DAMAGED = (
     InvalidDicomError,
@@ -32,17 +39,20 @@ _DAMAGED = (
 
 
 def split_frames(item: Slice) -> list[Slice]:
-    """The frames of a multi-frame file, in its order.
+    """The frames of a multi-frame file, in its order; a file of one frame that is not such a file as it is.
 
     Raises:
         VolumeError: the file does not say where its frames lie, or contradicts itself.
     """
     names = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
+    scale = ["RescaleSlope", "RescaleIntercept"]
     count = item.size[2]
     try:
-        data = pydicom.dcmread(item.path, stop_before_pixels=True, specific_tags=[*names], force=True)
+        data = pydicom.dcmread(item.path, stop_before_pixels=True, specific_tags=[*names, *scale], force=True)
         shared = (data.get(names[0]) or [pydicom.Dataset()])[0]
         groups = list(data.get(names[1]) or [])
+        if not groups and count == 1:
+            return [item]
         if not groups:
             raise VolumeError(
                 f"'{item.path.name}' is a multi-frame DICOM file that does not say where its {count} frames "
@@ -53,16 +63,21 @@ def split_frames(item: Slice) -> list[Slice]:
                 f"'{item.path.name}' holds {count} DICOM frames but says of {len(groups)} where they lie; "
                 "export it again."
             )
-        return _slices(item, shared, groups)
+        slope, intercept = (data.get(name) for name in scale)
+        top = (1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
+        return _slices(item, shared, groups, top)
     except _DAMAGED as error:
         raise VolumeError(
             f"What '{item.path.name}' says of its {count} DICOM frames is damaged; export it again."
         ) from error
 
 
-def _slices(item: Slice, shared: object, groups: list) -> list[Slice]:
+def _slices(item: Slice, shared: object, groups: list, top: tuple[float, float]) -> list[Slice]:
+    """Frames; `top` is the slope and intercept beside the groups, which hold where a group says none."""
     frames: list[Slice] = []
-    first = (1.0, 0.0)
+    applied = top
+    if item.sop_class in _SCALED:
+        applied = _scale(shared) or _scale(groups[0]) or top
     for number, group in enumerate(groups):
 
         def value(macro: str, name: str, group: object = group) -> object:
@@ -75,26 +90,21 @@ def _slices(item: Slice, shared: object, groups: list) -> list[Slice]:
 
         axes = _vector(value("PlaneOrientation", "ImageOrientationPatient"), 6)
         spacing = _vector(value("PixelMeasures", "PixelSpacing"), 2)
-        rescale = _vector(
-            [value("PixelValueTransformation", f"Rescale{name}") for name in ("Slope", "Intercept")], 2
-        )
-        slope, intercept = (1.0, 0.0) if rescale is None else (float(rescale[0]), float(rescale[1]))
-        if number == 0:
-            first = (slope, intercept)
-        if not slope:
+        slope, intercept = _scale(group) or _scale(shared) or top
+        if not slope or not applied[0]:
             raise ValueError("a slope of zero")
-        factor = slope / first[0]
+        factor = slope / applied[0]
         order = {
             "acquisition": value("FrameContent", "TemporalPositionIndex"),
             "echo": value("MREcho", "EffectiveEchoTime"),
-            "instance": number,
+            "instance": number if len(groups) > 1 else None,
         }
         frames.append(
             dataclasses.replace(
                 item,
                 size=(*item.size[:2], 1),
                 frame=number,
-                rescale=(factor, intercept - factor * first[1]),
+                rescale=(factor, intercept - factor * applied[1]),
                 tags=item.tags | {TAGS[key]: str(said) for key, said in order.items() if said is not None},
                 axes=None if axes is None else axes.reshape(2, 3),
                 position=_vector(value("PlanePosition", "ImagePositionPatient"), 3),
@@ -102,6 +112,13 @@ def _slices(item: Slice, shared: object, groups: list) -> list[Slice]:
             )
         )
     return frames
+
+
+def _scale(group: object) -> tuple[float, float] | None:
+    """Slope and intercept of a frame, or of all frames together, or None when they are not there."""
+    found = group.get("PixelValueTransformationSequence")  # type: ignore[attr-defined]
+    said = _vector([found[0].get(f"Rescale{name}") for name in ("Slope", "Intercept")], 2) if found else None
+    return None if said is None else (float(said[0]), float(said[1]))
 
 
 def _vector(value: object, count: int) -> NDArray[np.float64] | None:

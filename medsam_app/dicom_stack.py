@@ -50,7 +50,11 @@ def stack(name: str, slices: list[Slice]) -> Stack:
             f"The series in '{name}' holds colours (RGB), but one intensity a voxel is needed; "
             "take the original scan, not a screenshot or a report."
         )
-    slices = [part for item in slices for part in (split_frames(item) if item.size[2] > 1 else [item])]
+    slices = [
+        part
+        for item in slices
+        for part in (split_frames(item) if item.size[2] > 1 or not _says_where(item) else [item])
+    ]
     _check_alike(name, slices)
     _check_memory(name, slices)
     frames, notes = _split_frames(name, slices)
@@ -58,8 +62,12 @@ def stack(name: str, slices: list[Slice]) -> Stack:
     return Stack(frames, affine, modality, tuple(notes + more))
 
 
+def _says_where(item: Slice) -> bool:
+    return item.axes is not None and item.position is not None and item.spacing is not None
+
+
 def _check_alike(name: str, slices: list[Slice]) -> None:
-    missing = [item for item in slices if item.axes is None or item.position is None or item.spacing is None]
+    missing = [item for item in slices if not _says_where(item)]
     if missing:
         raise VolumeError(
             f"{len(missing)} of {len(slices)} slices in '{name}' do not say where they lie (no position, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import EnhancedMRImageStorage
+from pydicom.uid import UID, EnhancedMRImageStorage
 
 from medsam_app.errors import MedsamError, SeriesChoice, VolumeError
 from medsam_app.volume import load_volume
@@ -43,6 +43,65 @@ def test_one_file_is_the_same_volume_as_its_slices_in_files(tmp_path, orientatio
     # The first frame's corner lies where it was written, in RAS.
     np.testing.assert_allclose(one.affine[:3, 3], (10, 20, 30), atol=1e-5)
     assert one.modality == "CT"
+
+
+# GDCM scales the frames of the first ones, of the others none, or all by the values beside the groups.
+CLASSES = [
+    pydicom.uid.EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    pydicom.uid.EnhancedPETImageStorage,
+    pydicom.uid.LegacyConvertedEnhancedCTImageStorage,
+    pydicom.uid.LegacyConvertedEnhancedMRImageStorage,
+    pydicom.uid.LegacyConvertedEnhancedPETImageStorage,
+    pydicom.uid.XRay3DAngiographicImageStorage,
+    pydicom.uid.XRay3DCraniofacialImageStorage,
+    pydicom.uid.BreastTomosynthesisImageStorage,
+    UID("1.2.840.10008.5.1.4.1.1.13.1.4"),
+    UID("1.2.840.10008.5.1.4.1.1.13.1.5"),
+    pydicom.uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    pydicom.uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    pydicom.uid.EnhancedMRColorImageStorage,
+    pydicom.uid.EnhancedUSVolumeStorage,
+    pydicom.uid.NuclearMedicineImageStorage,
+    UID("1.2.840.10008.5.1.4.1.1.14.1"),
+    UID("1.2.840.10008.5.1.4.1.1.14.2"),
+]
+TOP = {"RescaleSlope": "3", "RescaleIntercept": "7"}
+
+
+@pytest.mark.parametrize("top", [{}, TOP])
+@pytest.mark.parametrize("sop_class", CLASSES, ids=lambda uid: uid.name)
+def test_values_are_those_the_file_says_whatever_its_class(tmp_path, sop_class, top):
+    shared = write_enhanced(tmp_path / "shared.dcm", FRAMES, sop_class=sop_class, **top)
+    assert np.array_equal(load_volume(shared).array, FRAMES.astype(int) - 1024)
+    slopes = [2.0, 0.5, 1.0, 4.0, 3.0]
+    each = write_enhanced(
+        tmp_path / "each.dcm", FRAMES, slopes=slopes, intercept=-10, sop_class=sop_class, **top
+    )
+    np.testing.assert_allclose(load_volume(each).array, FRAMES * np.array(slopes) - 10, atol=1e-3)
+    data = pydicom.dcmread(each)  # where a frame says nothing, what is beside the groups holds
+    for group in data.PerFrameFunctionalGroupsSequence[:2]:
+        del group.PixelValueTransformationSequence
+    data.save_as(each)
+    expected = FRAMES * np.array(slopes) - 10
+    expected[..., :2] = FRAMES[..., :2] * 3.0 + 7 if top else FRAMES[..., :2]
+    np.testing.assert_allclose(load_volume(each).array, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("times", [None, (2, 1)])
+def test_enhanced_files_of_one_frame_each(tmp_path, times):
+    for k in range(5):
+        for time in times or (1,):
+            write_enhanced(
+                tmp_path / f"{5 - k}_{time}.dcm",
+                FRAMES[..., k : k + 1] + time,
+                places=[3.0 * k],
+                times=[time] if times else None,
+            )
+    for number, time in enumerate(sorted(times or (1,))):
+        volume = load_volume(tmp_path, frame=number if times else None)
+        assert np.array_equal(volume.array, FRAMES.astype(int) + time - 1024)
+        np.testing.assert_allclose(volume.spacing, (0.5, 0.8, 3.0), atol=1e-6)
 
 
 @pytest.mark.parametrize("sop_class", [pydicom.uid.EnhancedCTImageStorage, EnhancedMRImageStorage])

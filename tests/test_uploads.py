@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import shutil
 import struct
+import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi import HTTPException
 from starlette.testclient import TestClient
 
+from medsam_app.browser import service as service_module
 from medsam_app.browser import uploads
 from medsam_app.browser.app import create_app
 from medsam_app.browser.service import Service
 from medsam_app.browser.workspaces import Workspace
+from medsam_app.models.sam3d import build_sam3d_tiny
 from tests.dicom_enhanced import write_enhanced
 from tests.dicom_files import write_series
 
@@ -24,7 +31,7 @@ SLICES = np.arange(8 * 9 * 6, dtype=np.uint16).reshape(8, 9, 6)
 
 @pytest.fixture(scope="module")
 def service():
-    made = Service(upload_bytes=LIMIT)
+    made = Service(upload_bytes=LIMIT, model=build_sam3d_tiny())  # nothing is segmented
     yield made
     made.close()
 
@@ -184,3 +191,73 @@ def test_a_new_upload_replaces_the_last_and_all_go_with_the_workspace(client, se
     folder = place.folder
     place.close()
     assert not folder.exists()
+
+
+async def blocks_of(body: bytes, then=lambda: None):
+    """A body in two blocks, with something done between them."""
+    yield body[: len(body) // 2]
+    await asyncio.to_thread(then)
+    yield body[len(body) // 2 :]
+
+
+def test_disks_are_left_to_threads(tmp_path, monkeypatch):
+    body = packed(of_folder(write_series(tmp_path, SLICES)))
+    workspace, busy, threads = Workspace(), [True], []
+
+    def watched(work):
+        def run(*args, **options):
+            if busy[0]:
+                threads.append(threading.current_thread())
+            return work(*args, **options)
+
+        return run
+
+    for owner, name in ((Path, "mkdir"), (Path, "open"), (tempfile, "mkdtemp"), (shutil, "rmtree")):
+        monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
+    send_folder = lambda body: uploads.receive_folder(workspace, "study", blocks_of(body), limit=LIMIT)  # noqa: E731
+    asyncio.run(send_folder(body))
+    asyncio.run(send_folder(body))
+    with pytest.raises(HTTPException):
+        asyncio.run(send_folder(body[:-1]))
+    asyncio.run(uploads.receive_file(workspace, "a.nii", blocks_of(b"hello"), limit=LIMIT))
+    busy[0] = False
+    assert len(threads) > 3 * 12 and threading.main_thread() not in threads
+    workspace.close()
+
+
+def test_uploads_one_after_the_other_leave_each_other_alone(client, mine, place, tmp_path, monkeypatch):
+    bodies = []
+    for number in (1, 2):
+        folder = write_series(tmp_path / f"{number}", SLICES + number)
+        bodies.append(packed(of_folder(folder)))
+    first, sent = send(client, mine, bodies[0]), []
+    load = service_module.load_volume
+
+    def load_meanwhile(path, **choice):
+        if not sent:
+            sent.append(send(client, mine, bodies[1]))  # the next arrives before the first is read
+        return load(path, **choice)
+
+    monkeypatch.setattr(service_module, "load_volume", load_meanwhile)
+    assert open_upload(client, mine, first).json()["volume"]["range"][0] == 1 - 1024
+    assert set(place.uploads) == {sent[0].json()["upload"]}
+    assert open_upload(client, mine, sent[0]).json()["volume"]["range"][0] == 2 - 1024
+    assert left(place) == [] and place.uploads == {}
+    assert "choose the file again" in open_upload(client, mine, first).json()["error"]
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_workspace_closed_meanwhile_leaves_no_files(tmp_path, monkeypatch, folder):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    body = packed(of_folder(write_series(tmp_path / "series", SLICES)))
+    for close_at in (0, 1):
+        workspace = Workspace()
+        if close_at == 0:
+            workspace.close()
+        blocks = blocks_of(body, workspace.close)
+        receive, name = (uploads.receive_folder, "study") if folder else (uploads.receive_file, "a.nii")
+        with pytest.raises(HTTPException, match="has ended") as refused:
+            asyncio.run(receive(workspace, name, blocks, limit=LIMIT))
+        assert refused.value.status_code == 401 and workspace.uploads == {}
+        assert list((tmp_path / "temporary").iterdir()) == []

@@ -123,8 +123,9 @@ class Service:
             header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
             with workspace.lock:
                 workspace.take(Session(volume, predictor, refine=False), name, header)
-                workspace.drop_uploads()
-                return header
+            if source.source == "upload":
+                workspace.drop_uploads(source.upload)
+            return header
         finally:
             workspace.show("")
 
@@ -139,10 +140,8 @@ class Service:
         if source.source == "folder":
             path = files.resolve(self.roots, source.root, source.path)
             return load_volume(path, **choice), files.stem(path.name)  # type: ignore[arg-type]
-        if source.upload not in workspace.uploads:
-            raise VolumeError("That upload is not on the server any more; choose the file again.")
-        path, name = workspace.uploads[source.upload]
-        return load_volume(path, **choice), files.stem(name)  # type: ignore[arg-type]
+        with workspace.upload(source.upload) as (path, name):
+            return load_volume(path, **choice), files.stem(name)  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Stop the worker and free the workspaces."""

@@ -1,18 +1,17 @@
 """Files that a page sends: one as it is, or those of a folder in one request.
 
 What is sent is bounded, lands under names of our own choosing in the workspace's folder, and is there
-whole or not at all. A folder's request begins like the server's own frames (wire.py): the length of a
-list of names and sizes, the list in JSON, the files' bytes one after the other. So the browser streams
-them from disk, and here each block is written as it comes; a form would be gathered by its parser first.
+whole or not at all. Disks are slow, so whatever touches one runs in a thread. A folder's request begins
+like the server's own frames (wire.py): the length of a list of names and sizes, the list in JSON, the
+files' bytes one after the other. So the browser streams them from disk, and here each block is written as
+it comes; a form would be gathered by its parser first.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-import secrets
-import shutil
 import struct
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from medsam_app.browser import files
-from medsam_app.browser.workspaces import Workspace
+from medsam_app.browser.workspaces import ENDED, Workspace
 from medsam_app.dicom import looks_like_dicom
 from medsam_app.errors import VolumeError
 
@@ -95,13 +94,13 @@ async def receive_file(
         raise _too_large(name, limit)
     async with _place(workspace, name) as folder:
         path, received = folder / safe_name(name), 0
-        with path.open("wb") as out:
+        async with _new_file(path) as out:
             async for block in blocks:
                 received += len(block)
                 if received > limit:
                     raise _too_large(name, limit)
                 await run_in_threadpool(out.write, block)
-        return _keep(workspace, path, name)
+        return workspace.keep(path, name)
 
 
 async def receive_folder(workspace: Workspace, name: str, blocks: AsyncIterator[bytes], *, limit: int) -> str:
@@ -132,26 +131,37 @@ async def receive_folder(workspace: Workspace, name: str, blocks: AsyncIterator[
         raise _too_large(name, limit)
     async with _place(workspace, name) as place:
         folder = place / safe_name(name)
-        folder.mkdir()
+        await run_in_threadpool(folder.mkdir)
         for number, each in enumerate(listed):
             # Numbered: no name that was sent decides where a byte is written, and equal names are kept.
-            inner = folder / f"{number:05d}"
-            inner.mkdir()
-            with (inner / safe_name(each.name)).open("wb") as out:
-                await _write_dicom(out, body, each.size)
-        return _keep(workspace, folder, name)
+            await _write_dicom(folder / f"{number:05d}" / safe_name(each.name), body, each.size)
+        return workspace.keep(folder, name)
 
 
-async def _write_dicom(out: BinaryIO, body: Body, size: int) -> None:
+async def _write_dicom(path: Path, body: Body, size: int) -> None:
     """Write a file if it is DICOM; others stay empty, so that a message can say what was found."""
     start = await body.read(min(size, 132))
     wanted = looks_like_dicom(start)
-    if wanted:
-        out.write(start)
-    async with aclosing(body.part(size - len(start))) as blocks:
+    await run_in_threadpool(path.parent.mkdir)
+    async with (
+        _new_file(path, start if wanted else b"") as out,
+        aclosing(body.part(size - len(start))) as blocks,
+    ):
         async for block in blocks:
             if wanted:
                 await run_in_threadpool(out.write, block)
+
+
+@asynccontextmanager
+async def _new_file(path: Path, start: bytes = b"") -> AsyncIterator[BinaryIO]:
+    """A new file that begins with some bytes."""
+    out = await run_in_threadpool(path.open, "wb")
+    try:
+        if start:
+            await run_in_threadpool(out.write, start)
+        yield out
+    finally:
+        await asyncio.to_thread(out.close)  # unlike Starlette's, begun even when the request is cancelled
 
 
 def safe_name(name: str) -> str:
@@ -163,26 +173,22 @@ def safe_name(name: str) -> str:
 @asynccontextmanager
 async def _place(workspace: Workspace, name: str) -> AsyncIterator[Path]:
     """A new folder for an upload instead of those before it; gone again when the upload fails."""
-    workspace.drop_uploads()
     try:
-        folder = Path(tempfile.mkdtemp(dir=workspace.folder))
+        await run_in_threadpool(workspace.drop_uploads)
+        folder = await run_in_threadpool(workspace.place)
         try:
             yield folder
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            await asyncio.to_thread(workspace.discard, folder)
             raise
     except OSError as error:
+        if workspace.closed:  # and its folder gone
+            raise HTTPException(401, ENDED) from error
         raise HTTPException(
             507,
             f"'{name}' could not be stored on the server ({error.strerror}); "
             "make room there and send it again.",
         ) from error
-
-
-def _keep(workspace: Workspace, path: Path, name: str) -> str:
-    key = secrets.token_urlsafe(8)
-    workspace.uploads[key] = (path, name)
-    return key
 
 
 def _too_large(name: str, limit: int) -> HTTPException:

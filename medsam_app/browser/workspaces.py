@@ -7,10 +7,15 @@ import shutil
 import tempfile
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
+from fastapi import HTTPException
+
+from medsam_app.errors import VolumeError
 from medsam_app.objects import AnyPrompt
 from medsam_app.prediction import MaskPrediction
 from medsam_app.session import Session
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
 #: Workspaces kept at a time, and seconds after which an idle one is freed.
 MOST_WORKSPACES = 8
 IDLE_SECONDS = 6 * 3600.0
+ENDED = "This session has ended; reload the page to begin a new one."
 
 
 class Workspace:
@@ -35,16 +41,22 @@ class Workspace:
         self.uploads: dict[str, tuple[Path, str]] = {}
         self.progress: tuple[str, float | None] = ("", None)
         self.last_used = time.monotonic()
+        self.closed = False
         self._folder: Path | None = None
+        self._reading: list[str] = []
+        self._files_lock = RLock()  # never held for long, unlike `lock`; for all that is said of files here
         self._keys: dict[tuple[tuple[AnyPrompt, ...], bool], str] = {}
         self._volumes = 0
 
     @property
     def folder(self) -> Path:
-        """A folder for this workspace's files, gone with it."""
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="medsam-"))
-        return self._folder
+        """A folder for this workspace's files, gone with it; `HTTPException` when it is closed."""
+        with self._files_lock:
+            if self.closed:
+                raise HTTPException(401, ENDED)
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="medsam-"))
+            return self._folder
 
     def take(self, session: Session, name: str, header: dict[str, Any]) -> None:
         """Work on another volume from now on; `header` is what pages are told of it."""
@@ -78,15 +90,52 @@ class Workspace:
                 found[each.id] = (key, made)
         return found
 
-    def drop_uploads(self) -> None:
-        """Delete the files that were sent; volumes are in memory by then."""
-        for path, _ in self.uploads.values():
+    def place(self) -> Path:
+        """A new folder for an upload; `HTTPException` when this is closed."""
+        with self._files_lock:
+            return Path(tempfile.mkdtemp(dir=self.folder))
+
+    def keep(self, path: Path, name: str) -> str:
+        """Keep what was sent, in a folder of `place`; the key it is opened by."""
+        with self._files_lock:
+            assert path.is_relative_to(self.folder)  # which refuses when this is closed
+            key = secrets.token_urlsafe(8)
+            self.uploads[key] = (path, name)
+            return key
+
+    @contextmanager
+    def upload(self, key: str) -> Iterator[tuple[Path, str]]:
+        """Path and name of what was sent, which stays while it is read; `VolumeError` when it is gone."""
+        with self._files_lock:
+            if key not in self.uploads:
+                raise VolumeError("That upload is not on the server any more; choose the file again.")
+            self._reading.append(key)
+            found = self.uploads[key]
+        try:
+            yield found
+        finally:
+            with self._files_lock:
+                self._reading.remove(key)
+
+    def drop_uploads(self, *keys: str) -> None:
+        """Delete what was sent, all of it or that of some keys, but for what is being read."""
+        with self._files_lock:
+            wanted = [key for key in keys or self.uploads if key in self.uploads and key not in self._reading]
+            paths = [self.uploads.pop(key)[0] for key in wanted]
+        for path in paths:
             shutil.rmtree(path.parent, ignore_errors=True)  # each has a folder of its own
-        self.uploads.clear()
+
+    def discard(self, place: Path) -> None:
+        """Delete a folder of `place`."""
+        shutil.rmtree(place, ignore_errors=True)
+        if self.closed:
+            self.close()  # again: what was written meanwhile may have kept the folder from going
 
     def close(self) -> None:
         """Free everything."""
         self.session = None
+        with self._files_lock:
+            self.closed = True
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -21,6 +21,7 @@ export class Viewer extends Scene {
     this.api = new Api();
     this.busy = 0;
     this.queue = Promise.resolve();
+    this.opening = Promise.resolve();
     this.listenToDrops();
   }
 
@@ -176,7 +177,7 @@ export class Viewer extends Scene {
     }
     const ending = (end) => file.name.toLowerCase().endsWith(end);
     if (files.length === 1 && ending(".json")) return this.replay(file);
-    return this.guard(async () => {
+    return this.openInTurn(async () => {
       // A volume by itself goes as it is; a file that is none as well, for the server to say so.
       const alone = files.length === 1 && (extensions.some(ending) || !(folder || (await isDicom(file))));
       const what = alone ? `Uploading ${name}` : `Uploading ${name} (${files.length} files)`;
@@ -195,7 +196,13 @@ export class Viewer extends Scene {
   }
 
   open(source) {
-    return this.guard(() => this.openNow(source));
+    return this.openInTurn(() => this.openNow(source));
+  }
+
+  /** Open one volume after the other: an upload replaces the last. Clicks do not wait for that. */
+  openInTurn(work) {
+    this.opening = this.opening.then(() => this.guard(work));
+    return this.opening;
   }
 
   async openNow(source) {
