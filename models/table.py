@@ -44,7 +44,7 @@ MODELS: dict[str, ModelEntry] = {
             summary="3D SAM for two CPU cores; embedded, works offline",
             licence="CC-BY-SA-4.0",
             file="sam3d_tiny.safetensors",
-            sha256="17e26471f3e2ed40523f1f1c6d94b3dab44360536bb40fba095896c344fae394",
+            sha256="975846de56099979a981ba3aab7126c8e571aa7454fa66a30ce8e78ce8487561",
             reference="3DSAM-adapter (arXiv:2306.13465); Segment Anything (arXiv:2304.02643)",
         ),
     ]
