@@ -300,6 +300,12 @@ def test_names_are_text_not_markup(opened, phantom):
 def test_the_page_fills_the_window_and_marks_the_sides(opened):
     size = opened.ask(SIZES)
     assert size[0] <= size[1] and size[2] <= size[3]
+    toolbar = opened.page.locator(".toolbar").element_handle()
+    for width in (1280, 1024):  # no tool beyond the edge
+        opened.page.set_viewport_size({"width": width, "height": 768})
+        assert opened.page.locator("[data-id=help]").bounding_box()["x"] < width - 30
+        assert opened.ask("(t) => t.scrollWidth - t.clientWidth", toolbar) <= 0
+    opened.page.set_viewport_size({"width": 1280, "height": 800})
     marks = {plane: opened.ask("(p) => medsamViewer.geometry.planeMarks(p)", plane) for plane in PLANES}
     assert marks["axial"] == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
     assert marks["coronal"] == {"left": "R", "right": "L", "top": "S", "bottom": "I"}

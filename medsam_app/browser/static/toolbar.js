@@ -39,7 +39,7 @@ export class Toolbar {
     });
     this.outline = iconButton({ icon: "outline", label: "Outlines", key: "L", onclick: () => viewer.toggle("outline") });
     this.hide = iconButton({ icon: "eye", label: "Show masks", key: "H", onclick: () => viewer.toggle("masksHidden") });
-    this.fine = iconButton({ icon: "fine", text: "Fine", label: "Fine outlines of large objects: slower", key: "E", id: "fine", onclick: () => viewer.toggleFine() });
+    this.fine = iconButton({ icon: "fine", label: "Fine outlines of large objects: slower", key: "E", id: "fine", onclick: () => viewer.toggleFine() });
     this.lines = iconButton({ icon: "target", label: "Crosshair lines", key: "R", onclick: () => viewer.toggle("crosshair") });
     this.saveMask = iconButton({ icon: "save", text: "Mask", label: "Save the masks as NIfTI", key: "Ctrl S", id: "save-mask", class: "primary", onclick: () => viewer.saveMask() });
     this.savePrompts = iconButton({ icon: "save", text: "Prompts", label: "Save the prompt file", id: "save-prompts", onclick: () => viewer.savePrompts() });
