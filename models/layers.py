@@ -115,8 +115,8 @@ class Conv3d(nn.Conv3d):
     """A 3D convolution that oneDNN computes for a single window too.
 
     On the CPU torch hands float32 convolutions of small inputs of batch one to a slower routine (the
-    rule counts the first four of five sizes); asking for oneDNN gives the same numbers three times as
-    fast: `benchmarks/convolution.py`.
+    rule counts the first four of five sizes); asking for oneDNN gives the same numbers
+    sooner; `benchmarks/convolution.py` prints how much.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
