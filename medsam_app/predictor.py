@@ -255,7 +255,7 @@ class VolumePredictor:
     def _embed(self, roi: Roi) -> Embedding:
         """The embedding of a window, from the cache where it is there."""
         weights = self.model.weights_sha256 or id(self.model)
-        key = (self.model.model_id, weights, self.volume.fingerprint, roi)
+        key = (self.model.model_id, weights, self.model.adapter_sha256, self.volume.fingerprint, roi)
         embedding, made = self.cache.get_or_make(key, lambda: self._encode(roi))
         self._encoded += made
         return embedding

@@ -23,6 +23,7 @@ class Sam3D(nn.Module):
         roi_shape: window the model is meant for, in voxels.
         model_id: name under which the weights are known.
         weights_sha256: hash of the file the weights came from, or '' for fresh ones.
+        adapter_sha256: hash of the adapter that is switched on, or ''.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Sam3D(nn.Module):
         self.roi_shape = roi_shape
         self.model_id = "unnamed"
         self.weights_sha256 = ""
+        self.adapter_sha256 = ""
         self.amp_dtype: torch.dtype | None = None
 
     @property
