@@ -19,7 +19,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -120,7 +120,7 @@ class Trainer:
                 f"The recipe trains only '{recipe.only}', and the rest of the model would stay untrained; "
                 "give --weights with trained weights of this model."
             )
-        self.model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        cast(Any, self.model).to(memory_format=torch.channels_last_3d)
         self.model.amp_dtype = fast_dtype(device)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name.startswith(recipe.only))

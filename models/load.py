@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from medsam_app.errors import ModelError, SettingsError
 from medsam_app.models.sam3d import Sam3D, build_sam3d_tiny
@@ -93,6 +95,8 @@ def prepare(model: Sam3D, *, name: str, sha256: str, device: torch.device) -> Sa
     """Put a model in the state the predictor wants: evaluation, no gradients, fast layout and type."""
     model.model_id, model.weights_sha256 = name, sha256
     model.eval().requires_grad_(False).to(device)
-    model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d):
+            cast(Any, module).to(memory_format=torch.channels_last_3d)
     model.amp_dtype = fast_dtype(device)
     return model

@@ -51,7 +51,11 @@ class PublishedEncoder(Vit3d):
 
     def __init__(self, *, dim: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> None:
         super().__init__(
-            dim=dim, depth=depth, heads=heads, global_blocks=global_blocks, adapter=lambda: PublishedAdapter(dim)
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            global_blocks=global_blocks,
+            adapter=lambda: PublishedAdapter(dim),
         )
         self.neck_3d = nn.ModuleList(
             nn.Sequential(
@@ -146,7 +150,9 @@ class PublishedPromptEncoder(nn.Module):
         sides = torch.tensor(feature.shape[2:], device=points.device) * 4
         # grid_sample wants the last axis first.
         where = ((points + 0.5) * 2 / sides - 1).flip(-1)[:, None, None]
-        tokens = F.grid_sample(feature, where.to(feature.dtype), align_corners=False)[:, :, 0, 0].transpose(1, 2)
+        tokens = F.grid_sample(feature, where.to(feature.dtype), align_corners=False)[:, :, 0, 0].transpose(
+            1, 2
+        )
         image = feature.flatten(2).transpose(1, 2)
         for layer in self.transformer.layers:  # type: ignore[union-attr]
             image, tokens = layer(image, tokens)
@@ -176,6 +182,13 @@ class PublishedDecoder(nn.Module):
             nn.Conv3d(HEAD_CHANNELS, 2, 3, padding=1, bias=False),
         )
 
+    @property
+    def _kernel(self) -> Tensor:
+        """(128, 4 * 128 + 1, 3, 3, 3) of the convolution that joins heads and image."""
+        layer = self.cls[0]
+        assert isinstance(layer, nn.Conv3d)
+        return layer.weight
+
     def head(self, number: int, feature: Tensor) -> Tensor:
         """(B, 128, H / 2, W / 2, D / 2) of one feature at stride 4."""
         out = self.mlahead.get_submodule(f"head{number}")(feature)
@@ -183,7 +196,7 @@ class PublishedDecoder(nn.Module):
 
     def unprompted(self, features: list[Tensor], volume: Tensor) -> Tensor:
         """What the first three features and the image add to the large convolution: (B, 128, H / 2, ...)."""
-        kernel = self.cls[0].weight
+        kernel = self._kernel
         total = F.conv3d(F.interpolate(volume, scale_factor=0.5, mode="trilinear"), kernel[:, -1:], padding=1)
         for n, feature in enumerate(features[:3]):
             share = kernel[:, n * HEAD_CHANNELS : (n + 1) * HEAD_CHANNELS]
@@ -192,8 +205,8 @@ class PublishedDecoder(nn.Module):
 
     def forward(self, unprompted: Tensor, prompted: Tensor) -> Tensor:
         """Logits (B, 2, H, W, D); channel 1 is the object."""
-        kernel = self.cls[0].weight
-        x = F.conv3d(self.head(5, prompted), kernel[:, 3 * HEAD_CHANNELS : 4 * HEAD_CHANNELS], padding=1)
+        share = self._kernel[:, 3 * HEAD_CHANNELS : 4 * HEAD_CHANNELS]
+        x = F.conv3d(self.head(5, prompted), share, padding=1)
         x = self.cls[1:](unprompted + x)
         return F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=True)
 

@@ -13,11 +13,16 @@ __all__ = ["Embedding", "MaskCandidates", "RoiPrompts", "Sam3D", "build_sam3d_ti
 
 
 class Sam3D(nn.Module):
-    """Image encoder with spatial adapters, prompt encoder and light two-way decoder, all in 3D.
+    """Image encoder, prompt encoder and light two-way decoder, all in 3D.
 
     After Segment Anything (Kirillov et al., arXiv:2304.02643) and 3DSAM-adapter (Gong et al.,
-    arXiv:2306.13465). Windows are (B, 1, X, Y, Z) with axes closest to RAS, isotropic in mm, sides
-    multiples of 16.
+    arXiv:2306.13465). Windows are (B, 1, X, Y, Z) with axes closest to RAS, isotropic in mm; their sides
+    are multiples of 16, with SAM's ViT of 32.
+
+    Args:
+        encoder: maps intensities and validity of a window to an `Embedding`.
+        decoder: maps an embedding and `RoiPrompts` to `MaskCandidates`.
+        roi_shape: window the model is meant for, in voxels.
 
     Attributes:
         roi_shape: window the model is meant for, in voxels.
@@ -26,9 +31,7 @@ class Sam3D(nn.Module):
         adapter_sha256: hash of the adapter that is switched on, or ''.
     """
 
-    def __init__(
-        self, encoder: ImageEncoder, decoder: MaskDecoder, *, roi_shape: tuple[int, int, int]
-    ) -> None:
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, *, roi_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
@@ -40,7 +43,7 @@ class Sam3D(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.decoder.mask_tokens.device
+        return next(self.parameters()).device
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)

@@ -6,7 +6,7 @@ voxels, one token each; SAM's 16 x 16 patches see each cell enlarged four times.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from medsam_app.models.window_attention import WindowAttention, apart_in_shifted
 CELL, ENLARGED = 4, 4
 PATCH = CELL * ENLARGED
 WINDOW = 8
+#: What a voxel v in [0, 1] is multiplied by and what is added, for SAM's normalised red, green and blue.
+SAM_SCALE = (255 / 58.395, 255 / 57.12, 255 / 57.375)
+SAM_SHIFT = (-123.675 / 58.395, -116.28 / 57.12, -103.53 / 57.375)
 #: Windows that attention and MLP work on at a time on a CPU, so that what they hold stays in its caches.
 WINDOWS_AT_ONCE = 8
 
@@ -34,25 +37,29 @@ def fold_matrix() -> Tensor:
     return (1 - (at[:, None] - taps).abs()).clamp_min(0)
 
 
-def fold_embedding(patch: nn.Conv2d, slices: nn.Conv3d) -> tuple[Tensor, Tensor]:
+def fold_embedding(
+    patch: nn.Conv2d, slices: nn.Conv3d, scale: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor]:
     """Up-sampling by four, SAM's patch embedding and the embedding along slices as one convolution.
 
     All three are linear. The kernel is worked out from the weights each time, so that gradients reach them.
 
     Args:
-        patch: SAM's 16 x 16 convolution of three channels; the volume's one channel goes into each.
+        patch: SAM's 16 x 16 convolution of three channels.
         slices: depth-wise convolution over 16 enlarged slices.
+        scale, shift: (3,) a voxel v enters the three channels as scale * v + shift.
 
     Returns:
         kernel (C, 6, 6, 6) with axes (H, W, D), stride 4, for a volume padded by one replicated voxel, and
         bias (C,).
     """
     fold = fold_matrix().to(patch.weight)
-    plane = torch.einsum("chw,hi,wj->cij", patch.weight.sum(1), fold, fold)
-    along = slices.weight.flatten(1) @ fold
-    kernel = plane[:, :, :, None] * along[:, None, None, :]
-    bias = torch.zeros_like(along[:, 0]) if patch.bias is None else patch.bias * slices.weight.flatten(1).sum(1)
-    return kernel, bias if slices.bias is None else bias + slices.bias
+    plane = torch.einsum("nchw,c,hi,wj->nij", patch.weight, scale, fold, fold)
+    along = slices.weight.flatten(1)
+    assert patch.bias is not None and slices.bias is not None  # both are made with one
+    constant = patch.weight.sum((2, 3)) @ shift + patch.bias
+    bias = constant * along.sum(1) + slices.bias
+    return plane[:, :, :, None] * (along @ fold)[:, None, None, :], bias
 
 
 class PatchEmbed(nn.Module):
@@ -126,10 +133,14 @@ class Vit3d(nn.Module):
         dim, depth, heads: width, blocks and heads of SAM's ViT.
         global_blocks: blocks that are global in SAM, whose tables of relative positions are longer.
         adapter: makes the adapter in front of each block, if there is one.
+        scale, shift: how a voxel enters SAM's three channels, see `fold_embedding`.
 
     Attributes:
         checkpointing: in training, hold no activations inside blocks and work them out again.
     """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(
         self,
@@ -139,8 +150,12 @@ class Vit3d(nn.Module):
         heads: int,
         global_blocks: tuple[int, ...],
         adapter: Callable[[], nn.Module] | None = None,
+        scale: Sequence[float] = (1.0, 1.0, 1.0),
+        shift: Sequence[float] = (0.0, 0.0, 0.0),
     ) -> None:
         super().__init__()
+        self.register_buffer("scale", torch.tensor(scale), persistent=False)
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
         self.patch_embed = PatchEmbed(dim)
         self.slice_embed = nn.Conv3d(dim, dim, (1, 1, PATCH), stride=(1, 1, PATCH), groups=dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, 64, 64, dim))
@@ -164,8 +179,7 @@ class Vit3d(nn.Module):
         """Encode a window.
 
         Args:
-            volume: (B, 1, H, W, D) normalised as SAM's input, sides multiples of 32; the one channel stands
-                for SAM's three.
+            volume: (B, 1, H, W, D), sides multiples of 32.
 
         Returns:
             tokens (B, H / 4, W / 4, D / 4, dim) after each quarter of the blocks.
@@ -183,7 +197,7 @@ class Vit3d(nn.Module):
 
     def embed(self, volume: Tensor) -> Tensor:
         """Tokens (B, H / 4, W / 4, D / 4, dim) with their positions, before the first block."""
-        kernel, bias = fold_embedding(self.patch_embed.proj, self.slice_embed)
+        kernel, bias = fold_embedding(self.patch_embed.proj, self.slice_embed, self.scale, self.shift)
         side = CELL + 2
         cells = F.pad(volume, (1, 1) * 3, mode="replicate")[:, 0]
         for axis in (1, 2, 3):

@@ -1,0 +1,171 @@
+"""`sam3d_vit_b`, `_l`, `_h`: SAM's ViT in 3D with the light two-way decoder at half resolution.
+
+The encoder is SAM's, frozen, and takes any official checkpoint; what SAM has not (positions along depth, the
+neck, the decoder) starts fresh, the decoder as the usable segmenter that its prior makes it. Adapters
+(`medsam_app.adapters`) are put on it from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medsam_app.models.decoder import MaskCandidates, MaskDecoder
+from medsam_app.models.encoder import Embedding, normalise
+from medsam_app.models.layers import Conv3d, ConvNorm, Residual, depth_to_space
+from medsam_app.models.prompt_encoder import RoiPrompts
+from medsam_app.models.sam3d import Sam3D
+from medsam_app.models.vit3d import SAM_SCALE, SAM_SHIFT, Vit3d
+
+
+@dataclass(frozen=True)
+class VitShape:
+    """Width, blocks, heads and global blocks of one of SAM's image encoders."""
+
+    dim: int
+    depth: int
+    heads: int
+    global_blocks: tuple[int, ...]
+
+
+VIT_SHAPES = {
+    "vit_b": VitShape(768, 12, 12, (2, 5, 8, 11)),
+    "vit_l": VitShape(1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": VitShape(1280, 32, 16, (7, 15, 23, 31)),
+}
+WIDTHS = (8, 24, 64, 192)
+
+
+class VitNeck(nn.Module):
+    """Joins the ViT's four levels and hands them on at strides 4, 8 and 16 of the window."""
+
+    def __init__(self, dim: int, widths: tuple[int, int, int, int], mixed: int = 96) -> None:
+        super().__init__()
+        _, fine, middle, coarse = widths
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(4))
+        self.mix = nn.ModuleList(nn.Linear(dim, mixed) for _ in range(4))
+        self.fine = nn.Conv3d(mixed, fine, 1)
+        self.middle = nn.Sequential(ConvNorm(mixed, middle, stride=2), Residual(middle))
+        self.coarse = Conv3d(middle, coarse, 3, stride=2, padding=1)
+
+    def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (B, C, ...) of four levels of tokens (B, H, W, D, dim)."""
+        mixed = sum(mix(norm(x)) for mix, norm, x in zip(self.mix, self.norms, levels, strict=True))
+        x = F.silu(mixed).permute(0, 4, 1, 2, 3)
+        middle = self.middle(x)
+        return self.fine(x), middle, self.coarse(middle)
+
+
+class VitImageEncoder(nn.Module):
+    """SAM's ViT on a window's intensities, seen between their 0.5 and 99.5 percentiles."""
+
+    def __init__(self, shape: VitShape, widths: tuple[int, int, int, int] = WIDTHS) -> None:
+        super().__init__()
+        self.vit = Vit3d(
+            dim=shape.dim,
+            depth=shape.depth,
+            heads=shape.heads,
+            global_blocks=shape.global_blocks,
+            scale=SAM_SCALE,
+            shift=SAM_SHIFT,
+        )
+        self.neck = VitNeck(shape.dim, widths)
+
+    def forward(self, image: Tensor, valid: Tensor) -> Embedding:
+        """Encode raw intensities (B, 1, X, Y, Z), sides multiples of 32; see `normalise`."""
+        views = normalise(image, valid)
+        # SAM's rows are the volume's y, its columns x; what depth is to SAM's slices is z.
+        levels = self.vit((views[:, :1].transpose(2, 3) + 1) / 2)
+        fine, middle, coarse = (f.transpose(2, 3) for f in self.neck(levels))
+        return Embedding(views, valid, fine, middle, coarse)
+
+
+class Sharpen(nn.Module):
+    """Logits from half to full resolution, with a skip from the image; at first the plain interpolation."""
+
+    def __init__(self, candidates: int, hidden: int = 16) -> None:
+        super().__init__()
+        self.mix = ConvNorm(candidates + 16, hidden)
+        self.detail = nn.Conv3d(hidden, 8 * candidates, 1)
+        nn.init.zeros_(self.detail.weight)
+        nn.init.zeros_(self.detail.bias)  # type: ignore[arg-type]
+
+    def forward(self, logits: Tensor, image: Tensor) -> Tensor:
+        """(B, M, 2X, 2Y, 2Z) of logits (B, M, X, Y, Z) and the image (B, 2, 2X, 2Y, 2Z)."""
+        smooth = F.interpolate(logits, scale_factor=2, mode="trilinear", align_corners=False)
+        hidden = self.mix(torch.cat([logits.to(image.dtype), space_to_depth(image)], dim=1))
+        return smooth + depth_to_space(self.detail(hidden)).float()
+
+
+def space_to_depth(x: Tensor) -> Tensor:
+    """Rearrange (B, C, 2X, 2Y, 2Z) to (B, 8 C, X, Y, Z); the inverse of `depth_to_space`."""
+    b, c, i, j, k = x.shape
+    x = x.reshape(b, c, i // 2, 2, j // 2, 2, k // 2, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
+    return x.reshape(b, 8 * c, i // 2, j // 2, k // 2)
+
+
+class HalfDecoder(nn.Module):
+    """The light decoder on the window at half resolution, where the ViT's cells are two voxels wide."""
+
+    def __init__(self, widths: tuple[int, int, int, int] = WIDTHS, candidates: int = 3) -> None:
+        super().__init__()
+        self.decoder = MaskDecoder(widths=widths, dim=128, heads=4, depth=2, candidates=candidates)
+        self.sharpen = Sharpen(candidates)
+
+    def forward(self, embedding: Embedding, prompts: RoiPrompts) -> MaskCandidates:
+        image = F.avg_pool3d(embedding.image, 2)
+        valid = F.max_pool3d(embedding.valid.float(), 2) > 0
+        found = self.decoder(replace(embedding, image=image, valid=valid), halved(prompts))
+        return MaskCandidates(self.sharpen(found.logits, embedding.image), found.quality)
+
+
+def halved(prompts: RoiPrompts) -> RoiPrompts:
+    """Prompts in voxels of the window at half resolution."""
+
+    def scaled(at: Tensor) -> Tensor:
+        return (at.float() + 0.5) / 2 - 0.5
+
+    def pooled(x: Tensor | None) -> Tensor | None:
+        return None if x is None else F.avg_pool3d(x.float(), 2)
+
+    seeds = pooled(prompts.seeds)
+    return RoiPrompts(
+        coords=scaled(prompts.coords),
+        labels=prompts.labels,
+        boxes=None if prompts.boxes is None else scaled(prompts.boxes),
+        mask=pooled(prompts.mask),
+        # A voxel of which parts are not known is not known.
+        seeds=None if seeds is None else seeds.trunc().to(torch.int8),
+    )
+
+
+def build_sam3d_vit(shape: VitShape, *, roi_shape: tuple[int, int, int] = (128, 128, 128)) -> Sam3D:
+    """SAM's ViT in 3D with the light decoder; fresh weights, the same ones every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Sam3D(VitImageEncoder(shape), HalfDecoder(), roi_shape=roi_shape)
+
+
+def carried_to_3d(sam: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Entries of `Vit3d` from those of a SAM checkpoint's image encoder.
+
+    As the paper does, tables of relative positions along depth start as the mean of the two in the plane.
+    SAM's neck, prompt encoder and mask decoder have no counterpart.
+
+    Args:
+        sam: an official checkpoint, image_encoder.*, prompt_encoder.*, mask_decoder.*.
+    """
+    prefix = "image_encoder."
+    found = {
+        key.removeprefix(prefix): value
+        for key, value in sam.items()
+        if key.startswith(prefix) and not key.startswith(prefix + "neck.")
+    }
+    for key in [key for key in found if key.endswith("rel_pos_h")]:
+        base = key.removesuffix("rel_pos_h")
+        found[base + "rel_pos_d"] = (found[key] + found[base + "rel_pos_w"]) / 2
+    return found
