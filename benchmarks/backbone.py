@@ -1,0 +1,178 @@
+"""The 3D backbone against the formula written out: time and peak memory, in one process, A B A B.
+
+python benchmarks/backbone.py [--arch vit_b] [--side 128] [--train-side 64] [--repeats 2]
+                              [--device cpu] [--dtype float32] [--only encode,click,train]
+
+Random weights: neither time nor memory depends on them. Peak memory is that of the whole process on a CPU
+and torch's own count on a GPU. The formula is in `straightforward.py`; `--only` leaves parts out, and
+`--ours` the formula, which needs much more memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from straightforward import decode, features
+from torch import Tensor, nn
+
+from medsam_app.models.encoder import Embedding, normalise
+from medsam_app.models.load import prepare
+from medsam_app.models.prompt_encoder import RoiPrompts
+from medsam_app.models.sam3d_published import build_published
+from medsam_app.models.sam3d_vit import VIT_SHAPES, build_sam3d_vit
+
+Run = Callable[[], object]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--arch", default="vit_b", choices=VIT_SHAPES)
+    parser.add_argument("--side", type=int, default=128)
+    parser.add_argument("--train-side", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--only", default="encode,click,train")
+    parser.add_argument("--ours", action="store_true", help="leave the written-out formula out")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    bench = Bench(device, options.repeats, with_formula=not options.ours)
+    low = torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16")
+    parts = options.only.split(",")
+    print(f"{options.arch}, {options.dtype}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    network = Published(options.arch).to(device).eval().requires_grad_(False)
+    volume = torch.randn(1, 1, *[options.side] * 3, device=device)
+    with torch.inference_mode(), low:
+        if "encode" in parts:
+            bench.compare(
+                f"encode {options.side}^3", lambda: features(network, volume), lambda: network.encoder(volume)
+            )
+        if "click" in parts:
+            click(bench, network, volume, options.arch)
+    if "train" in parts:
+        train(bench, network, torch.randn(1, 1, *[options.train_side] * 3, device=device), low)
+
+
+class Bench:
+    """Runs two ways of computing the same in turn and prints their ratios."""
+
+    def __init__(self, device: torch.device, repeats: int, *, with_formula: bool) -> None:
+        self.device = device
+        self.repeats = repeats
+        self.with_formula = with_formula
+
+    def compare(self, name: str, formula: Run, ours: Run) -> None:
+        seconds: dict[str, list[float]] = {"formula": [], "ours": []}
+        peaks: dict[str, list[float]] = {"formula": [], "ours": []}
+        for _ in range(self.repeats):
+            for label, run in (("formula", formula), ("ours", ours)):
+                if label == "ours" or self.with_formula:
+                    took, peak = self.measure(run)
+                    seconds[label].append(took)
+                    peaks[label].append(peak)
+        line = f"{name:34s} ours {median(seconds['ours']):8.2f} s {max(peaks['ours']):6.2f} GB"
+        if self.with_formula:
+            faster = median(seconds["formula"]) / median(seconds["ours"])
+            smaller = max(peaks["formula"]) / max(peaks["ours"])
+            line += f"   formula {median(seconds['formula']):8.2f} s {max(peaks['formula']):6.2f} GB"
+            line += f"   {faster:5.2f} x faster, memory 1/{smaller:.2f}"
+        print(line, flush=True)
+
+    def measure(self, run: Run) -> tuple[float, float]:
+        """Seconds, and the peak of memory in GB while it ran."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.synchronize()
+        else:
+            # What was freed before must not count: given back to the system, and the peak set to now.
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")
+        start = time.perf_counter()
+        run()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            return time.perf_counter() - start, torch.cuda.max_memory_allocated() / 1e9
+        seconds = time.perf_counter() - start
+        status = Path("/proc/self/status").read_text()
+        return seconds, int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
+
+
+class Published(nn.Module):
+    """The published network, whose encoder is the one that is compared."""
+
+    def __new__(cls, arch: str):  # type: ignore[no-untyped-def]
+        built = build_published(VIT_SHAPES[arch])
+        network = nn.Module()
+        network.encoder, network.decoder = built.encoder, built.decoder
+        network.prompt_encoder = built.prompt_encoder
+        return network
+
+
+def click(bench: Bench, network: nn.Module, volume: Tensor, arch: str) -> None:
+    """A second click: the published decoder, whole and with what prompts do not change kept, and the light one."""
+    side, device = volume.shape[-1], volume.device
+    found = [torch.randn(1, 256, *[side // 4] * 3, device=device) for _ in range(4)]
+    points = torch.full((1, 1, 3), side / 2, device=device)
+    unprompted = network.decoder.unprompted(found, volume)
+    bench.compare(
+        "click, published decoder",
+        lambda: decode(network, found, volume, points),
+        lambda: network.decoder(unprompted, network.prompt_encoder(found[3], points)),
+    )
+    light = prepare(build_sam3d_vit(VIT_SHAPES[arch]), name=arch, sha256="", device=device)
+    valid = torch.ones_like(volume, dtype=torch.bool)
+    embedding = Embedding(
+        normalise(volume, valid),
+        valid,
+        *(
+            torch.randn(1, width, *[side // stride] * 3, device=device)
+            for width, stride in ((24, 4), (64, 8), (192, 16))
+        ),
+    )
+    prompts = RoiPrompts(points, torch.ones(1, 1, dtype=torch.long, device=device), mask=torch.rand_like(volume))
+    bench.compare(
+        "click, light decoder",
+        lambda: decode(network, found, volume, points),
+        lambda: light.decode(embedding, prompts).best(),
+    )
+
+
+def train(bench: Bench, network: nn.Module, volume: Tensor, low: torch.autocast) -> None:
+    """One step of what the paper trains: adapters, norms, embeddings of depth and slices, neck and decoder."""
+    network.train()
+    network.requires_grad_(True)
+    for name, parameter in network.encoder.named_parameters():
+        trained = ("adapter", "norm", "depth_embed", "slice_embed", "rel_pos_d", "neck_3d")
+        parameter.requires_grad_(any(part in name for part in trained))
+    points = torch.full((1, 1, 3), volume.shape[-1] / 2, device=volume.device)
+    target = (volume[0, 0] > 0).long()[None]
+
+    def step(logits: Callable[[], Tensor]) -> None:
+        with low:
+            loss = nn.functional.cross_entropy(logits().float(), target)
+        loss.backward()
+        network.zero_grad(set_to_none=True)
+
+    def ours() -> Tensor:
+        found = network.encoder(volume)
+        unprompted = network.decoder.unprompted(found, volume)
+        return network.decoder(unprompted, network.prompt_encoder(found[3], points))
+
+    bench.compare(
+        f"fine-tuning step {volume.shape[-1]}^3",
+        lambda: step(lambda: decode(network, features(network, volume), volume, points)),
+        lambda: step(ours),
+    )
+
+
+if __name__ == "__main__":
+    main()
