@@ -122,6 +122,7 @@ class Conv3d(nn.Conv3d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         plain = input.device.type == "cpu" and input.dtype == weight.dtype == torch.float32
         plain = plain and not torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled()
+        plain = plain and not torch.compiler.is_compiling()
         if plain and torch.backends.mkldnn.is_available():
             return torch.ops.aten.mkldnn_convolution(
                 input, weight, bias, self.padding, self.stride, self.dilation, self.groups
