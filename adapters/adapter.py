@@ -208,10 +208,10 @@ class Adapter(nn.Module):
             sha256=sha256,
             **dict(self.card),
         )
-        storage.write(path, self.state_dict(), header)
+        written = storage.write(path, self.state_dict(), header)
         if self.enabled:
             self._publish(sha256)
-        return Path(path)
+        return written
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module, *, trainable: bool = False) -> Adapter:

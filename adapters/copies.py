@@ -29,8 +29,8 @@ class _Place:
 
     def swap_out(self) -> None:
         if self.base is not None:
-            if self.base.device != self.copy.device:  # the model was moved meanwhile
-                self.base.data = self.base.data.to(self.copy.device)
+            # The model may have been moved meanwhile.
+            self.base.data = self.base.data.to(self.copy.device)
             setattr(self.module, self.name, self.base)
             self.base = None
 
