@@ -62,10 +62,10 @@ class Adapter(nn.Module):
         checked = check_settings(kind, settings)
         with _switched_off(model):
             sites = find_sites(model)
-            model.requires_grad_(False)
-            self.base = storage.identity_of(model)
             self.part = PARTS[kind](sites, checked)
             self.also = OwnCopies(model, also)
+            self.base = storage.identity_of(model)
+            model.requires_grad_(False)
         self.kind = kind
         self.settings: dict[str, Any] = checked.model_dump(mode="json")
         self.card = AdapterCard()
@@ -145,7 +145,7 @@ class Adapter(nn.Module):
         self._publish("")
 
     def remove(self) -> None:
-        """Switch off and let go of the model; the tensors can still be saved."""
+        """Switch off for good; the tensors can still be saved."""
         self.disable()
         self._at = {}
 

@@ -246,7 +246,7 @@ def test_every_kind_of_the_table_can_be_made() -> None:
         assert Adapter.create(kind, CUBE.make(), **({"rank": 2} if kind == "lora" else {})).kind == kind
 
 
-def test_identity_follows_what_is_on() -> None:
+def test_identity_follows_what_is_on(tmp_path: Path) -> None:
     model = SAM3D.make()
     adapter = make("ssf", model)
     assert model.adapter_sha256 == ""
@@ -258,6 +258,8 @@ def test_identity_follows_what_is_on() -> None:
     step(adapter, model, SAM3D)
     seen |= {model.adapter_sha256, adapter.sha256}
     assert len(seen) == 4  # no name twice while the tensors change
+    adapter.save(tmp_path / "a.safetensors")
+    assert model.adapter_sha256 == adapter.sha256
     adapter.disable()
     assert model.adapter_sha256 == ""
     adapter.enable()

@@ -60,8 +60,10 @@ def test_a_name_that_is_not_there_lists_the_closest() -> None:
         Adapter.create("ssf", CUBE.make(), also=["block.1"])
     with pytest.raises(AdapterError, match=r"called 'zzz'; its state_dict lists their names\."):
         Adapter.create("ssf", CUBE.make(), also=["zzz"])
+    model = CUBE.make()
     with pytest.raises(AdapterError, match=r"called 'norm\.w'"):
-        Adapter.create("ssf", CUBE.make(), also=["norm.w"])
+        Adapter.create("ssf", model, also=["norm.w"])
+    assert all(parameter.requires_grad for parameter in model.parameters())  # not frozen for nothing
 
 
 def test_a_parameter_in_two_places_has_one_copy() -> None:
