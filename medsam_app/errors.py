@@ -10,6 +10,7 @@ what to do next. The command line prints the message and exits with status 2; th
     ├── PromptError        a prompt that makes no sense on this volume
     ├── PromptFileError    a prompt file that cannot be read or does not belong to this image
     ├── ModelError         an unknown model, or weights that do not fit it
+    ├── AdapterError       an adapter that does not fit, cannot be read, or is asked for what it cannot do
     ├── SaveError          an output that could not be written or did not read back as written
     └── SettingsError      an option or a setting out of its range
 """
@@ -57,6 +58,10 @@ class PromptFileError(MedsamError):
 
 class ModelError(MedsamError):
     """An unknown model, or weights that do not fit it."""
+
+
+class AdapterError(MedsamError):
+    """An adapter that does not fit the model, cannot be read, or is asked for what it cannot do."""
 
 
 class SaveError(MedsamError):

@@ -1,0 +1,154 @@
+"""What stands in the header of an adapter's file, version 1; read without torch.
+
+An adapter's file is a safetensors file. Its header holds, besides names and shapes of the tensors, these
+fields as JSON. Every field is checked on reading and unknown ones are refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from medsam_app.adapters.table import adapter_kind
+from medsam_app.errors import AdapterError
+
+FORMAT: Final = "medsam_app adapter"
+VERSION: Final = 1
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Millimetres = Annotated[float, Field(gt=0)]
+
+
+class AdapterCard(BaseModel):
+    """What somebody who uses an adapter needs to know.
+
+    Attributes:
+        spacing: mm along (i, j, k) of the windows that it was trained on, or None.
+        intensity: how intensities were normalised.
+        labels: names of the label values that it was trained for.
+        licence: licence of the tensors (SPDX); '' where nothing was said.
+        training: how it was trained: data, steps, options, scores.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    spacing: tuple[Millimetres, Millimetres, Millimetres] | None = None
+    intensity: dict[str, JsonValue] = {}
+    labels: dict[int, str] = {}
+    licence: str = ""
+    training: dict[str, JsonValue] = {}
+
+
+class BaseEntry(BaseModel):
+    """The model that an adapter belongs to: its name and the hash of its weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    sha256: Sha256
+
+
+class AdapterHeader(AdapterCard):
+    """The card and what is needed to use the file.
+
+    Attributes:
+        kind, settings: a kind of `ADAPTER_KINDS` and its settings.
+        also: names of the base's parameters of which the file holds trained copies.
+        base: the model it was trained on.
+        sha256: hash of the tensors, the kind and the settings: the adapter's identity.
+    """
+
+    format: Literal["medsam_app adapter"] = FORMAT
+    version: Literal[1] = VERSION
+    kind: str
+    settings: dict[str, JsonValue]
+    also: tuple[str, ...]
+    base: BaseEntry
+    sha256: Sha256
+
+    @property
+    def card(self) -> AdapterCard:
+        """The part that was given on saving."""
+        return AdapterCard(**self.model_dump(include=set(AdapterCard.model_fields)))
+
+    def to_strings(self) -> dict[str, str]:
+        """Every field as JSON, as it stands in the file."""
+        return {
+            name: json.dumps(value, ensure_ascii=False, sort_keys=True)
+            for name, value in self.model_dump(mode="json").items()
+        }
+
+
+def check_card(values: Mapping[str, Any]) -> AdapterCard:
+    """A card from its fields.
+
+    Raises:
+        AdapterError: fields that are unknown or of the wrong type; all are listed.
+    """
+    try:
+        return AdapterCard.model_validate(dict(values))
+    except ValidationError as error:
+        raise AdapterError(f"The adapter cannot be described so: {_listed(error)}.") from None
+
+
+def read_header(path: str | Path) -> AdapterHeader:
+    """What an adapter's file says of itself, without reading its tensors.
+
+    Raises:
+        AdapterError: no such file, a damaged one, or one that is not an adapter of this version.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise AdapterError(f"There is no adapter file '{path}'; check the path.")
+    try:
+        with safe_open(path, framework="np") as file:
+            strings = file.metadata() or {}
+    except SafetensorError:
+        raise AdapterError(
+            f"'{path.name}' is not a safetensors file, or it is cut short or damaged; copy it again."
+        ) from None
+    except OSError as error:
+        raise AdapterError(
+            f"'{path.name}' cannot be read ({error.strerror}); look at its permissions."
+        ) from None
+    if strings.get("format") != json.dumps(FORMAT):
+        raise AdapterError(
+            f"'{path.name}' holds tensors, but not an adapter of medsam_app; give a file that Adapter.save "
+            "wrote."
+        )
+    if strings.get("version") != json.dumps(VERSION):
+        raise AdapterError(
+            f"'{path.name}' is an adapter file of version {strings.get('version')}, but version {VERSION} is "
+            "read here; use the medsam_app that wrote it, or a newer one."
+        )
+    return _checked(path, strings)
+
+
+def _checked(path: Path, strings: dict[str, str]) -> AdapterHeader:
+    values = {}
+    for name, text in strings.items():
+        try:
+            values[name] = json.loads(text)
+        except (ValueError, RecursionError):
+            raise AdapterError(
+                f"The header of '{path.name}' is damaged: '{name}' is not JSON; copy the file again."
+            ) from None
+    try:
+        header = AdapterHeader.model_validate(values)
+    except ValidationError as error:
+        raise AdapterError(f"The header of '{path.name}' is wrong: {_listed(error)}.") from None
+    adapter_kind(header.kind)
+    return header
+
+
+def _listed(error: ValidationError) -> str:
+    known = {"missing": "is missing", "extra_forbidden": "is not a field of an adapter"}
+    return "; ".join(
+        f"'{'.'.join(str(step) for step in each['loc'])}' "
+        + known.get(each["type"], each["msg"][0].lower() + each["msg"][1:])
+        for each in error.errors()
+    )

@@ -1,0 +1,93 @@
+"""Sizes and speed of every kind of adapter: python benchmarks/adapters.py
+
+Parameters and file on the embedded model, parameters on SAM's ViT-B (whose tensors are not made), the time
+of an encoding with the adapter as a ratio to the model alone, and of switching on a shelf.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from segment_anything.modeling import ImageEncoderViT
+
+from medsam_app.adapters.adapter import PARTS, Adapter
+from medsam_app.adapters.shelf import AdapterShelf
+from medsam_app.adapters.sites import find_sites
+from medsam_app.adapters.table import ADAPTER_KINDS, check_settings
+from medsam_app.models.load import load_model
+from medsam_app.models.sam3d import Sam3D
+
+RUNS = 7
+
+
+def median_seconds(*runs: Callable[[], object]) -> list[float]:
+    """Medians of several runs taken in turn, so that other work on the machine falls on all alike."""
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(RUNS):
+        for run, taken in zip(runs, times, strict=True):
+            began = time.perf_counter()
+            run()
+            taken.append(time.perf_counter() - began)
+    return [statistics.median(taken) for taken in times]
+
+
+def vit_b_parameters(kind: str) -> int:
+    """Parameters of an adapter with default settings on SAM's ViT-B."""
+    with torch.device("meta"):
+        encoder = ImageEncoderViT(embed_dim=768, depth=12, num_heads=12, use_rel_pos=True, window_size=14)
+        part = PARTS[kind](find_sites(encoder), check_settings(kind, {}))
+    return sum(parameter.numel() for parameter in part.parameters())
+
+
+def sizes(model: Sam3D, folder: Path) -> None:
+    print(f"{'kind':<12}{'sam3d_tiny':>12}{'file':>10}{'ViT-B':>12}{'file':>10}")
+    for kind in ADAPTER_KINDS:
+        adapter = Adapter.create(kind, model)
+        with torch.no_grad():
+            for parameter in adapter.parameters():
+                parameter.add_(torch.randn_like(parameter) / 100)
+        path = adapter.save(folder / f"{kind}.safetensors")
+        own, large = sum(parameter.numel() for parameter in adapter.parameters()), vit_b_parameters(kind)
+        print(
+            f"{kind:<12}{own:>12,}{path.stat().st_size / 1e6:>7.2f} MB{large:>12,}{4 * large / 1e6:>7.2f} MB"
+        )
+
+
+def speed(model: Sam3D, folder: Path) -> None:
+    shelf = AdapterShelf(model)
+    for kind in ADAPTER_KINDS:
+        shelf.load(folder / f"{kind}.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 1, *model.roi_shape, generator=generator)
+    inside = torch.ones_like(image, dtype=torch.bool)
+
+    def encode(kind: str | None) -> None:
+        shelf.use(kind)
+        with torch.inference_mode():
+            model.encode_image(image, inside)
+
+    encode(None)
+    runs = [lambda kind=kind: encode(kind) for kind in (None, *ADAPTER_KINDS)]
+    alone, *others = median_seconds(*runs)
+    switching = median_seconds(*[lambda kind=kind: shelf.use(kind) for kind in (*ADAPTER_KINDS, None)])
+    print(f"\nencoding without an adapter: {alone:.3f} s")
+    for kind, seconds, switch in zip(ADAPTER_KINDS, others, switching, strict=False):
+        print(f"{kind:<12}encoding x {seconds / alone:.2f}, switching to it {1000 * switch:.1f} ms")
+    print(f"switching to the model alone {1000 * switching[-1]:.1f} ms")
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    model = load_model()
+    with tempfile.TemporaryDirectory() as folder:
+        sizes(model, Path(folder))
+        speed(model, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
