@@ -140,7 +140,12 @@ def _mlp_linears(prefix: str, mlp: nn.Module) -> Iterator[LinearSite]:
 
 
 def _only_layer(prefix: str, embedding: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Conv3d]]:
-    """The convolution of a patch embedding that holds nothing else, so that its output becomes the tokens."""
+    """The convolution of a patch embedding that holds nothing else, so that its output becomes the tokens.
+
+    A folded one lends its weights to another convolution and is never called itself.
+    """
+    if getattr(embedding, "folded", False):
+        return
     owners = [
         (name, layer)
         for name, layer in embedding.named_modules(prefix=prefix)

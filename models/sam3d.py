@@ -29,6 +29,8 @@ class Sam3D(nn.Module):
         model_id: name under which the weights are known.
         weights_sha256: hash of the file the weights came from, or '' for fresh ones.
         adapter_sha256: hash of the adapter that is switched on, or ''.
+        taught: tensors and modules of its own that are taught together with an adapter, because they are
+            fresh or the method says so; for `Adapter.create(..., also=model.taught)`.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, *, roi_shape: tuple[int, int, int]) -> None:
@@ -39,6 +41,7 @@ class Sam3D(nn.Module):
         self.model_id = "unnamed"
         self.weights_sha256 = ""
         self.adapter_sha256 = ""
+        self.taught: tuple[str, ...] = ()
         self.amp_dtype: torch.dtype | None = None
 
     @property

@@ -147,7 +147,16 @@ def build_sam3d_vit(shape: VitShape, *, roi_shape: tuple[int, int, int] = (128, 
     """SAM's ViT in 3D with the light decoder; fresh weights, the same ones every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Sam3D(VitImageEncoder(shape), HalfDecoder(), roi_shape=roi_shape)
+        model = Sam3D(VitImageEncoder(shape), HalfDecoder(), roi_shape=roi_shape)
+    blocks = [f"encoder.vit.blocks.{n}" for n in range(shape.depth)]
+    model.taught = (
+        "encoder.vit.depth_embed",
+        "encoder.vit.slice_embed",
+        *(f"{block}.{own}" for block in blocks for own in ("norm1", "norm2", "attn.rel_pos_d")),
+        "encoder.neck",
+        "decoder",
+    )
+    return model
 
 
 def carried_to_3d(sam: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -63,7 +63,9 @@ def fold_embedding(
 
 
 class PatchEmbed(nn.Module):
-    """Holds SAM's patch convolution under its published name."""
+    """Holds SAM's patch convolution under its published name; it is used folded and never called."""
+
+    folded = True
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Backbones that adapters are tried on, small: Sam3D, a 3D ViT, SAM's own, and one like SAM-Med2D's."""
+"""Backbones that adapters are tried on, small: Sam3D, SAM's ViT in 3D, SAM's own, and one like SAM-Med2D's."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from medsam_app.models.decoder import MaskDecoder as Decoder3D
 from medsam_app.models.encoder import ImageEncoder
 from medsam_app.models.sam3d import Sam3D
+from medsam_app.models.vit3d import Vit3d
 
 
 class CubeAttention(nn.Module):
@@ -53,7 +54,7 @@ class CubeBlock(nn.Module):
 
 
 class CubeVit(nn.Module):
-    """A stack of blocks on (B, H, W, D, C)."""
+    """A stack of blocks on (B, H, W, D, C), for the formulas of single parts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,11 +166,18 @@ SAM3D = Backbone(
     also=("encoder.norm.weight", "decoder.blocks.0.mlp"),
 )
 CUBE = Backbone(
-    name="vit_3d",
+    name="cube",
     build=CubeVit,
     run=lambda model: model(_noise(2, 2, 3, 4, 16)),
     run_blocks=lambda model, **how: _through(model.blocks, _noise(2, 2, 3, 4, 16), **how),
     also=("norm.weight", "blocks.1.norm1"),
+)
+VIT_3D = Backbone(
+    name="vit_3d",
+    build=lambda: Vit3d(dim=16, depth=4, heads=2, global_blocks=(1,)),
+    run=lambda model: model(_noise(1, 1, 32, 32, 32))[-1],
+    run_blocks=lambda model, **how: _through(model.blocks, _noise(1, 8, 8, 8, 16), **how),
+    also=("depth_embed", "blocks.1.norm1"),
 )
 SAM, MED2D = (
     Backbone(
@@ -181,7 +189,7 @@ SAM, MED2D = (
     )
     for name, build in (("sam", build_sam), ("sam_med2d", build_sam_med2d))
 )
-BACKBONES = [SAM3D, CUBE, SAM, MED2D]
+BACKBONES = [SAM3D, VIT_3D, SAM, MED2D]
 
 
 def hooks_of(model: nn.Module) -> Iterator[str]:

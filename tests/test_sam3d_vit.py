@@ -12,6 +12,7 @@ from torch import nn
 from medsam_app.models.layers import depth_to_space
 from medsam_app.models.load import prepare
 from medsam_app.models.prompt_encoder import RoiPrompts
+from medsam_app.models.published import PublishedEncoder
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.models.sam3d_published import build_published
 from medsam_app.models.sam3d_vit import (
@@ -153,6 +154,24 @@ def test_prompts_at_half_resolution_lie_where_they_did() -> None:
 def test_space_to_depth_is_the_inverse_of_depth_to_space() -> None:
     x = torch.randn(2, 3, 4, 6, 8)
     assert torch.equal(depth_to_space(space_to_depth(x)), x)
+
+
+def test_as_many_parameters_as_the_paper_has() -> None:
+    """104.1 M in the published encoder, of which 15.2 M are trained; ours trains the same tensors."""
+    shape = VIT_SHAPES["vit_b"]
+    with torch.device("meta"):
+        encoder = PublishedEncoder(
+            dim=shape.dim, depth=shape.depth, heads=shape.heads, global_blocks=shape.global_blocks
+        )
+        model = build_sam3d_vit(shape)
+    trained = ("adapter", "norm1", "norm2", "depth_embed", "slice_embed", "rel_pos_d", "neck_3d")
+    counts = {name: p.numel() for name, p in encoder.named_parameters()}
+    assert round(sum(counts.values()) / 1e6, 1) == 104.1
+    published = {n: c for n, c in counts.items() if any(part in n for part in trained)}
+    assert round(sum(published.values()) / 1e6, 1) == 15.2
+    own = {n.removeprefix("encoder.vit.") for n, _ in model.named_parameters() if n.startswith(model.taught)}
+    assert {n for n in published if "adapter" not in n and "neck" not in n} <= own
+    assert not {n for n in own if n.startswith(("blocks", "pos_embed", "patch_embed"))} - set(published)
 
 
 def test_fresh_weights_are_the_same_every_time() -> None:
