@@ -1,7 +1,7 @@
 """The 3D backbone against the formula written out: time and peak memory, in one process, A B A B.
 
 python benchmarks/backbone.py [--arch vit_b] [--side 128] [--train-side 64] [--repeats 2]
-                              [--device cpu] [--dtype float32] [--only encode,click,train]
+                              [--device cpu] [--dtype float32] [--only encode,click,train,own]
 
 Random weights: neither time nor memory depends on them. Peak memory is that of the whole process on a CPU
 and torch's own count on a GPU. The formula is in `straightforward.py`; `--only` leaves parts out, and
@@ -22,6 +22,7 @@ import torch
 from straightforward import decode, features
 from torch import Tensor, nn
 
+from medsam_app.adapters.adapter import Adapter
 from medsam_app.models.encoder import Embedding, normalise
 from medsam_app.models.load import prepare
 from medsam_app.models.prompt_encoder import RoiPrompts
@@ -39,14 +40,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--only", default="encode,click,train")
+    parser.add_argument("--only", default="encode,click,train,own")
     parser.add_argument("--ours", action="store_true", help="leave the written-out formula out")
     options = parser.parse_args()
     device = torch.device(options.device)
     bench = Bench(device, options.repeats, with_formula=not options.ours)
     low = torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16")
     parts = options.only.split(",")
-    print(f"{options.arch}, {options.dtype}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    where = f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{options.arch}, {options.dtype}, {where}")
     network = Published(options.arch).to(device).eval().requires_grad_(False)
     volume = torch.randn(1, 1, *[options.side] * 3, device=device)
     with torch.inference_mode(), low:
@@ -58,6 +60,9 @@ def main() -> None:
             click(bench, network, volume, options.arch)
     if "train" in parts:
         train(bench, network, torch.randn(1, 1, *[options.train_side] * 3, device=device), low)
+    if "own" in parts:
+        del network, volume
+        own_step(bench, options.arch, options.train_side, low)
 
 
 class Bench:
@@ -68,17 +73,18 @@ class Bench:
         self.repeats = repeats
         self.with_formula = with_formula
 
-    def compare(self, name: str, formula: Run, ours: Run) -> None:
+    def compare(self, name: str, formula: Run, ours: Run, *, only_ours: bool = False) -> None:
+        with_formula = self.with_formula and not only_ours
         seconds: dict[str, list[float]] = {"formula": [], "ours": []}
         peaks: dict[str, list[float]] = {"formula": [], "ours": []}
         for _ in range(self.repeats):
             for label, run in (("formula", formula), ("ours", ours)):
-                if label == "ours" or self.with_formula:
+                if label == "ours" or with_formula:
                     took, peak = self.measure(run)
                     seconds[label].append(took)
                     peaks[label].append(peak)
         line = f"{name:34s} ours {median(seconds['ours']):8.2f} s {max(peaks['ours']):6.2f} GB"
-        if self.with_formula:
+        if with_formula:
             faster = median(seconds["formula"]) / median(seconds["ours"])
             smaller = max(peaks["formula"]) / max(peaks["ours"])
             line += f"   formula {median(seconds['formula']):8.2f} s {max(peaks['formula']):6.2f} GB"
@@ -118,7 +124,7 @@ class Published(nn.Module):
 
 
 def click(bench: Bench, network: nn.Module, volume: Tensor, arch: str) -> None:
-    """A second click: the published decoder, whole and with what prompts do not change kept, and the light one."""
+    """A second click: published decoder, whole and with what no prompt changes kept; light decoder."""
     side, device = volume.shape[-1], volume.device
     found = [torch.randn(1, 256, *[side // 4] * 3, device=device) for _ in range(4)]
     points = torch.full((1, 1, 3), side / 2, device=device)
@@ -138,7 +144,9 @@ def click(bench: Bench, network: nn.Module, volume: Tensor, arch: str) -> None:
             for width, stride in ((24, 4), (64, 8), (192, 16))
         ),
     )
-    prompts = RoiPrompts(points, torch.ones(1, 1, dtype=torch.long, device=device), mask=torch.rand_like(volume))
+    prompts = RoiPrompts(
+        points, torch.ones(1, 1, dtype=torch.long, device=device), mask=torch.rand_like(volume)
+    )
     bench.compare(
         "click, light decoder",
         lambda: decode(network, found, volume, points),
@@ -147,7 +155,7 @@ def click(bench: Bench, network: nn.Module, volume: Tensor, arch: str) -> None:
 
 
 def train(bench: Bench, network: nn.Module, volume: Tensor, low: torch.autocast) -> None:
-    """One step of what the paper trains: adapters, norms, embeddings of depth and slices, neck and decoder."""
+    """One step of what the paper trains: adapters, norms, embeddings of depth and slices, neck, decoder."""
     network.train()
     network.requires_grad_(True)
     for name, parameter in network.encoder.named_parameters():
@@ -167,11 +175,39 @@ def train(bench: Bench, network: nn.Module, volume: Tensor, low: torch.autocast)
         unprompted = network.decoder.unprompted(found, volume)
         return network.decoder(unprompted, network.prompt_encoder(found[3], points))
 
-    bench.compare(
-        f"fine-tuning step {volume.shape[-1]}^3",
-        lambda: step(lambda: decode(network, features(network, volume), volume, points)),
-        lambda: step(ours),
+    side = volume.shape[-1]
+    for checkpointing, how in ((True, "least memory"), (False, "all kept")):
+        network.encoder.checkpointing = checkpointing
+        bench.compare(
+            f"fine-tuning step {side}^3, {how}",
+            lambda: step(lambda: decode(network, features(network, volume), volume, points)),
+            lambda: step(ours),
+        )
+
+
+def own_step(bench: Bench, arch: str, side: int, low: torch.autocast) -> None:
+    """One step of this project's own model with a spatial adapter and what is taught with it."""
+    model = build_sam3d_vit(VIT_SHAPES[arch], roi_shape=(side, side, side)).to(bench.device)
+    adapter = Adapter.create("spatial", model, bottleneck=VIT_SHAPES[arch].dim // 2, also=model.taught)
+    adapter.enable()
+    model.train()
+    volume = torch.randn(1, 1, side, side, side, device=bench.device)
+    valid = torch.ones_like(volume, dtype=torch.bool)
+    prompts = RoiPrompts(
+        torch.full((1, 1, 3), side / 2, device=bench.device),
+        torch.ones(1, 1, dtype=torch.long, device=bench.device),
     )
+
+    def step() -> None:
+        with low:
+            logits = model.decode(model.encode_image(volume, valid), prompts).logits
+            loss = nn.functional.binary_cross_entropy_with_logits(
+                logits.float(), (volume > 0).float().expand_as(logits)
+            )
+        loss.backward()
+        adapter.zero_grad(set_to_none=True)
+
+    bench.compare(f"fine-tuning step {side}^3, sam3d_{arch}", step, step, only_ours=True)
 
 
 if __name__ == "__main__":
