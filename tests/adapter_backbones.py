@@ -1,4 +1,4 @@
-"""Backbones that adapters are tried on, small: Sam3D, SAM's ViT in 3D, SAM's own, and one like SAM-Med2D's."""
+"""Backbones that adapters are tried on, small: Sam3D, SAM's ViT in 3D, SAM's own, one like SAM-Med2D's."""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ FLOORS = [
         "cache",
         "clicks",
         "compliance",
+        "engine",
         "framing",
         "local_edit",
         "phantom",
@@ -47,6 +48,7 @@ FLOORS = [
         "roi",
         "roi_prompts",
         "tiles",
+        "windows",
     },
     {
         "objects",
