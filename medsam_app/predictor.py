@@ -27,6 +27,7 @@ from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.prediction import MaskPrediction, State
 from medsam_app.prompts import Point, check_prompts, prompts_from_arrays
+from medsam_app.slice_engine import SliceEngine, SliceModel
 from medsam_app.volume import Volume
 from medsam_app.windows import WindowEngine
 
@@ -48,12 +49,13 @@ class VolumePredictor:
         cache_bytes: size of the own cache.
         framing: how the window is chosen.
         refine: whether the outline of an object that is large for one window is drawn again in tiles of
-            finer spacing, unless a call says otherwise. It takes a few seconds an object and call.
+            finer spacing, unless a call says otherwise. It takes a few seconds an object and call. Models
+            of slices see the volume's own spacing and have no use for both.
     """
 
     def __init__(
         self,
-        model: str | Sam3D = "sam3d_tiny",
+        model: str | Sam3D | SliceModel = "sam3d_tiny",
         *,
         device: str = "auto",
         cache: EmbeddingCache | None = None,
@@ -85,7 +87,10 @@ class VolumePredictor:
         """Choose the volume; what was remembered of the one before is forgotten."""
         with self._lock:
             self._volume = volume
-            self._engine = WindowEngine(self.model, volume, self.cache, self.framing)
+            if isinstance(self.model, Sam3D):
+                self._engine = WindowEngine(self.model, volume, self.cache, self.framing)
+            else:
+                self._engine = SliceEngine(self.model, volume, self.cache)
             self._states.clear()
 
     def predict(
