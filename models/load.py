@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 import torch
-from safetensors.torch import load_file
 
 from medsam_app.errors import ModelError, SettingsError
+from medsam_app.models.checkpoints import load_strictly, read_checkpoint
+from medsam_app.models.download import verified_path
 from medsam_app.models.sam3d import Sam3D, build_sam3d_tiny
 from medsam_app.models.table import DEFAULT_MODEL, model_entry
 
@@ -54,15 +52,6 @@ def fast_dtype(device: torch.device) -> torch.dtype | None:
     return None
 
 
-def sha256_of(path: Path) -> str:
-    """Hash of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def load_model(name: str = DEFAULT_MODEL, *, device: torch.device | str = "cpu") -> Sam3D:
     """A model ready to predict.
 
@@ -70,23 +59,12 @@ def load_model(name: str = DEFAULT_MODEL, *, device: torch.device | str = "cpu")
         ModelError: unknown name, or weights that are missing, damaged or of another architecture.
     """
     entry = model_entry(name)
-    if not entry.path.is_file():
-        raise ModelError(f"The weights of '{name}' are missing at {entry.path}; install the package again.")
-    found = sha256_of(entry.path)
-    if found != entry.sha256:
-        raise ModelError(
-            f"The weights of '{name}' at {entry.path} have sha256 {found[:12]}… instead of "
-            f"{entry.sha256[:12]}…; install the package again."
-        )
+    if name not in _BUILDERS:
+        raise ModelError(f"'{name}' cannot be loaded yet; give one of {', '.join(_BUILDERS)}.")
+    path = verified_path(entry)
     model = _BUILDERS[name]()
-    weights = {key: tensor.float() for key, tensor in load_file(entry.path).items()}
-    result = model.load_state_dict(weights, strict=False)
-    wrong = sorted([*result.missing_keys, *result.unexpected_keys])
-    if wrong:
-        raise ModelError(
-            f"The weights at {entry.path} do not fit '{name}': {len(wrong)} entries differ, first {wrong[0]}."
-        )
-    return prepare(model, name=name, sha256=found, device=torch.device(device))
+    load_strictly(model, read_checkpoint(path), what=name, source=path.name)
+    return prepare(model, name=name, sha256=entry.checkpoint.sha256 or "", device=torch.device(device))
 
 
 def prepare(model: Sam3D, *, name: str, sha256: str, device: torch.device) -> Sam3D:
