@@ -132,12 +132,12 @@ def _watched(file: str) -> Iterator[store.Progress]:
     described = TextColumn("{task.description}")
     columns = (described, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("")
+        task = bar.add_task("", visible=False)
 
         def move(what: str, done: int, size: int) -> None:
             text = f"{what} {file}"
             if bar.tasks[0].description != text:
-                bar.reset(task, description=text, total=size)
+                bar.reset(task, description=text, total=size, visible=True)
             bar.update(task, completed=done)
 
         yield move
