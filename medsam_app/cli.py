@@ -32,9 +32,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
+models_app = typer.Typer(help="Print the models, fetch their weights.")
+app.add_typer(models_app, name="models")
+
 ImageArgument = Annotated[
     Path,
     typer.Argument(help="NIfTI, NRRD, MetaImage, or a folder or zip of DICOM slices.", show_default=False),
+]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Name of a model; see 'medsam-app models'.", show_default=False)
 ]
 ModelOption = Annotated[str, typer.Option("--model", help="Name of a model; see 'medsam-app models'.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
@@ -189,12 +195,38 @@ def info(
     commands.info(image, series=series, frame=frame, channel=channel)
 
 
-@app.command()
-def models() -> None:
+@models_app.callback(invoke_without_command=True)
+def _models(context: typer.Context) -> None:
     """Print the models: licence, size, and whether they are on this machine."""
-    from medsam_app import commands
+    if context.invoked_subcommand is None:
+        from medsam_app import models_command
 
-    commands.models()
+        models_command.models()
+
+
+@models_app.command()
+def download(
+    name: ModelArgument,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="Take the weights from this file, fetched by other means.", show_default=False),
+    ] = None,
+) -> None:
+    """Bring the weights of a model to this machine, and verify them.
+
+    They go to a folder of the user's cache, or of MEDSAM_APP_HOME where that is set.
+    """
+    from medsam_app import models_command
+
+    models_command.download(name, file=file)
+
+
+@models_app.command()
+def show(name: ModelArgument) -> None:
+    """Print everything known about a model."""
+    from medsam_app import models_command
+
+    models_command.show(name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -221,6 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Typer reads the arguments of the process when given None.
         given = None if arguments is None else list(arguments)
         status = typer.main.get_command(app).main(given, prog_name="medsam-app", standalone_mode=False)
+        if status == INTERRUPTED:  # what newer versions of typer make of Ctrl-C
+            raise KeyboardInterrupt
         # Written out here, so that a pipe closed early is noticed here and not at exit.
         sys.stdout.flush()
         return status if isinstance(status, int) else 0

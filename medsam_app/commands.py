@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box as borders
 from rich.console import Console
-from rich.table import Table
 
 from medsam_app.errors import PromptError, SaveError, SettingsError, VolumeError
-from medsam_app.models.table import DEFAULT_MODEL, MODELS, model_entry
+from medsam_app.models.table import model_entry
 
 if TYPE_CHECKING:  # heavy: imported inside the commands that need them
     from medsam_app.geometry import Grid
@@ -157,21 +155,6 @@ def info(image: Path, *, series: str | None, frame: int | None, channel: int | N
     for key, value in known.items():
         for number, line in enumerate(_lines(value)):
             say(f"{key if number == 0 else '':<{width}}  {line}")
-
-
-def models() -> None:
-    table = Table(box=borders.SIMPLE_HEAD, highlight=False)
-    for column in ("model", "what it is", "licence", "size", "here"):
-        table.add_column(column, no_wrap=True)
-    for entry in MODELS.values():
-        here = entry.path.is_file()
-        size = f"{entry.path.stat().st_size / 1e6:.1f} MB" if here else "-"
-        name = f"{entry.name} (default)" if entry.name == DEFAULT_MODEL else entry.name
-        table.add_row(name, entry.summary, entry.licence, size, "yes" if here else "no")
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160  # a log has no width: nothing is cut there
-    console.print(table)
 
 
 def _check_targets(asked: Segmentation) -> None:

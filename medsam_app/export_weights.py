@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from medsam_app.models.load import sha256_of
+from medsam_app.models.download import sha256_of
 from medsam_app.models.sam3d import build_sam3d_tiny
 from medsam_app.models.table import WEIGHTS_FOLDER
 
@@ -39,7 +39,8 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, default=WEIGHTS_FOLDER / "sam3d_tiny.safetensors")
     options = parser.parse_args()
-    print(f'sha256="{export(options.run, options.out)}"  # for models/table.py')
+    sha256 = export(options.run, options.out)
+    print(f'size={options.out.stat().st_size}, sha256="{sha256}"  # for models/table.py')
 
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ from medsam_app.errors import PromptError
 from medsam_app.framing import Framing
 from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.sam3d import Sam3D
+from medsam_app.models.slices import SliceSegmenter
 from medsam_app.prediction import MaskPrediction, State
 from medsam_app.prompts import Point, check_prompts, prompts_from_arrays
-from medsam_app.slice_engine import SliceEngine, SliceModel
+from medsam_app.slice_engine import SliceEngine
 from medsam_app.volume import Volume
 from medsam_app.windows import WindowEngine
 
@@ -55,7 +56,7 @@ class VolumePredictor:
 
     def __init__(
         self,
-        model: str | Sam3D | SliceModel = "sam3d_tiny",
+        model: str | Sam3D | SliceSegmenter = "sam3d_tiny",
         *,
         device: str = "auto",
         cache: EmbeddingCache | None = None,

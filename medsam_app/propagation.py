@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -48,15 +47,13 @@ class SlicePrompt:
     Attributes:
         points, labels: (N, 2) and (N,), 1 inside and 0 outside.
         box: (4,) first row, first column, last row, last column, both included, or None.
-        memory: what the model handed out with an earlier mask, or None.
-        alike: (rows, columns) mask that the answer should resemble, or None.
+        earlier: (rows, columns) logits of a mask that the answer should resemble, or None.
     """
 
     points: NDArray[np.float64]
     labels: NDArray[np.int64]
     box: NDArray[np.float64] | None = None
-    memory: torch.Tensor | None = None
-    alike: NDArray[np.bool_] | None = None
+    earlier: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +62,11 @@ class SliceMask:
 
     Attributes:
         logits: (rows, columns) float32; above 0 is inside.
-        quality: predicted, in [0, 1].
-        memory: what the model wants to be given with the next prompt, or None.
+        quality: predicted Dice, in [0, 1].
     """
 
     logits: NDArray[np.float32]
     quality: float
-    memory: torch.Tensor | None = None
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -141,8 +136,7 @@ def carried(previous: SliceMask, settings: Propagation) -> SlicePrompt:
         points=deepest(previous.mask)[None],
         labels=np.array([1]),
         box=box,
-        memory=previous.memory,
-        alike=previous.mask,
+        earlier=previous.logits,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from medsam_app import compliance
-from medsam_app.cache import EmbeddingCache, Sized
+from medsam_app.cache import EmbeddingCache
 from medsam_app.engine import AnyPrompt, Progress, settled_state
+from medsam_app.models.slices import SliceCandidates, SliceSegmenter
 from medsam_app.prediction import State
 from medsam_app.prompts import MaskPrompt, Point
 from medsam_app.propagation import Propagation, SliceMask, SlicePrompt
@@ -31,22 +32,6 @@ CT_WINDOW = (-160.0, 240.0)
 OBLONG = 1.2
 
 
-class SliceModel(Protocol):
-    """A model of pictures. Pixels are (row, column), grey values in [0, 1]."""
-
-    model_id: str
-    weights_sha256: str
-    adapter_sha256: str
-
-    def encode_slice(self, picture: torch.Tensor) -> Sized:
-        """What the image encoder makes of a picture (rows, columns)."""
-        ...
-
-    def decode_slice(self, embedding: Sized, prompt: SlicePrompt) -> SliceMask:
-        """The mask of a prompt at the picture's own size."""
-        ...
-
-
 class SliceEngine:
     """Steps of one volume with a model that sees slices of it; see `Engine`.
 
@@ -58,7 +43,11 @@ class SliceEngine:
     """
 
     def __init__(
-        self, model: SliceModel, volume: Volume, cache: EmbeddingCache, settings: Propagation | None = None
+        self,
+        model: SliceSegmenter,
+        volume: Volume,
+        cache: EmbeddingCache,
+        settings: Propagation | None = None,
     ) -> None:
         self.model = model
         self.volume = volume
@@ -91,16 +80,22 @@ class SliceEngine:
         key = (self.model.model_id, weights, self.model.adapter_sha256, self.volume.fingerprint)
         embedding, made = self.cache.get_or_make(
             (*key, axis, number, window),
-            lambda: self.model.encode_slice(self._picture(axis, number, window)),
+            lambda: self.model.encode_slice(self._picture(axis, number, stretch), window=window),
         )
         self.encoded += made
-        if stretch is None:
-            return self.model.decode_slice(embedding, prompt)
-        found = self.model.decode_slice(embedding, stretched(prompt, stretch))
-        logits = torch.from_numpy(found.logits)[None, None]
-        shape = self.slice_of(axis, number).shape
-        back = F.interpolate(logits, shape, mode="bilinear", align_corners=False)[0, 0]
-        return replace(found, logits=back.numpy())
+        asked = prompt if stretch is None else stretched(prompt, stretch)
+        tell_points = len(asked.points) and not (self.model.boxes_only and asked.box is not None)
+        found = self.model.decode_slice(
+            embedding,
+            points=asked.points if tell_points else None,
+            labels=asked.labels if tell_points else None,
+            box=asked.box,
+            mask=self._memory(embedding, asked.earlier),
+        )
+        return chosen(found, prompt.earlier, self.slice_of(axis, number).shape)
+
+    def _memory(self, embedding: Any, earlier: NDArray[np.float32] | None) -> torch.Tensor | None:
+        return None if earlier is None else self.model.low_res(embedding, torch.from_numpy(earlier))
 
     def _stretch(self, axis: int) -> NDArray[np.float64] | None:
         """(2,) by how much rows and columns are stretched to square pixels, or None where they are square."""
@@ -108,15 +103,10 @@ class SliceEngine:
         ratio = spacing / spacing.min()
         return ratio if ratio.max() >= OBLONG else None
 
-    def _picture(self, axis: int, number: int, window: tuple[float, float]) -> torch.Tensor:
-        low, high = window
-        pixels = torch.from_numpy(np.ascontiguousarray(self.slice_of(axis, number), dtype=np.float32))
-        pixels = ((pixels - low) / max(high - low, 1e-6)).clamp(0, 1)
-        stretch = self._stretch(axis)
-        if stretch is None:
-            return pixels
-        size = [round(n * s) for n, s in zip(pixels.shape, stretch, strict=True)]
-        return F.interpolate(pixels[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+    def _picture(self, axis: int, number: int, stretch: NDArray[np.float64] | None) -> NDArray:
+        """(rows, columns) raw intensities with square pixels."""
+        pixels = self.slice_of(axis, number)
+        return pixels if stretch is None else _resized(pixels, stretch)
 
     def slice_of(self, axis: int, number: int) -> NDArray:
         """(rows, columns) raw intensities; the file's other two axes in their order."""
@@ -163,17 +153,39 @@ class SliceEngine:
         )
 
 
+def chosen(found: SliceCandidates, earlier: NDArray[np.float32] | None, shape: tuple[int, ...]) -> SliceMask:
+    """Of several candidates the one thought best, or most like a mask that is known.
+
+    Args:
+        found: candidates, on square pixels.
+        earlier: (rows, columns) logits of what the mask should resemble, or None.
+        shape: rows and columns of the slice.
+    """
+    logits = found.logits.float().cpu()
+    if logits.shape[1:] != shape:
+        logits = F.interpolate(logits[None], shape, mode="bilinear", align_corners=False)[0]
+    overlap = found.quality.float().cpu().clamp(0, 1)
+    quality = 2 * overlap / (1 + overlap)  # a Dice, as everywhere else
+    worth = quality
+    if earlier is not None:
+        inside, known = logits > 0, torch.from_numpy(earlier > 0)
+        shared = (inside & known).sum((1, 2))
+        worth = quality + 2 * shared / (inside.sum((1, 2)) + known.sum()).clamp_min(1)
+    best = int(worth.argmax())
+    return SliceMask(logits[best].numpy(), float(quality[best]))
+
+
 def stretched(prompt: SlicePrompt, stretch: NDArray[np.float64]) -> SlicePrompt:
     """A prompt in the pixels of a picture whose rows and columns are stretched."""
-    box, alike = prompt.box, prompt.alike
-    if box is not None:
-        box = (box.reshape(2, 2) + 0.5) * stretch - 0.5
-    if alike is not None:
-        size = [round(n * s) for n, s in zip(alike.shape, stretch, strict=True)]
-        alike = F.interpolate(torch.from_numpy(alike)[None, None].float(), size)[0, 0].numpy() > 0
-    return replace(
-        prompt,
-        points=(prompt.points + 0.5) * stretch - 0.5,
-        box=None if box is None else box.ravel(),
-        alike=alike,
-    )
+    box = None if prompt.box is None else ((prompt.box.reshape(2, 2) + 0.5) * stretch - 0.5).ravel()
+    earlier = prompt.earlier
+    if earlier is not None:
+        earlier = _resized(earlier, stretch)
+    return replace(prompt, points=(prompt.points + 0.5) * stretch - 0.5, box=box, earlier=earlier)
+
+
+def _resized(pixels: NDArray, stretch: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(rows, columns) values with rows and columns stretched."""
+    size = [round(n * s) for n, s in zip(pixels.shape, stretch, strict=True)]
+    values = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
+    return F.interpolate(values[None, None], size, mode="bilinear", align_corners=False)[0, 0].numpy()

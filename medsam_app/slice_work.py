@@ -135,8 +135,7 @@ class SliceWork:
             points=np.array([[p.coordinates[axis] for axis in self.plane] for p in points]).reshape(-1, 2),
             labels=np.array([int(p.positive) for p in points], dtype=np.int64),
             box=box,
-            memory=None if earlier is None else earlier.memory,
-            alike=None if earlier is None else earlier.mask,
+            earlier=None if earlier is None else earlier.logits,
         )
 
     def _key_slice(self, prompt: Point | Box) -> int:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from medsam_app.errors import ModelError, SettingsError
+from medsam_app.models.checkpoints import describe_architecture, load_strictly, read_checkpoint, read_raw
+from medsam_app.models.download import sha256_of, verified_path
+from medsam_app.models.published import published_state
 from medsam_app.models.sam3d import Sam3D, build_sam3d_tiny
-from medsam_app.models.table import DEFAULT_MODEL, model_entry
+from medsam_app.models.sam3d_published import PublishedSam3D, build_published
+from medsam_app.models.sam3d_vit import VIT_SHAPES, build_sam3d_vit, load_vit_weights
+from medsam_app.models.slices import SliceModel, build_slice_model
+from medsam_app.models.table import DEFAULT_MODEL, ModelEntry, model_entry
 
-_BUILDERS = {"sam3d_tiny": build_sam3d_tiny}
+_VARIANTS = {"medsam_vit_b": "medsam", "sam_med2d_b": "sam_med2d"}
+AnyModel = TypeVar("AnyModel", Sam3D, SliceModel)
 
 
 def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
@@ -56,42 +62,70 @@ def fast_dtype(device: torch.device) -> torch.dtype | None:
     return None
 
 
-def sha256_of(path: Path) -> str:
-    """Hash of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def load_model(name: str = DEFAULT_MODEL, *, device: torch.device | str = "cpu") -> Sam3D:
+def load_model(
+    name: str = DEFAULT_MODEL, *, device: torch.device | str = "cpu", weights: Path | None = None
+) -> Sam3D | SliceModel:
     """A model ready to predict.
+
+    Args:
+        name: of the table of models.
+        device: where it will run.
+        weights: a checkpoint of that model to use instead of the published one.
 
     Raises:
         ModelError: unknown name, or weights that are missing, damaged or of another architecture.
     """
     entry = model_entry(name)
-    if not entry.path.is_file():
-        raise ModelError(f"The weights of '{name}' are missing at {entry.path}; install the package again.")
-    found = sha256_of(entry.path)
-    if found != entry.sha256:
-        raise ModelError(
-            f"The weights of '{name}' at {entry.path} have sha256 {found[:12]}… instead of "
-            f"{entry.sha256[:12]}…; install the package again."
-        )
-    model = _BUILDERS[name]()
-    weights = {key: tensor.float() for key, tensor in load_file(entry.path).items()}
-    result = model.load_state_dict(weights, strict=False)
-    wrong = sorted([*result.missing_keys, *result.unexpected_keys])
-    if wrong:
-        raise ModelError(
-            f"The weights at {entry.path} do not fit '{name}': {len(wrong)} entries differ, first {wrong[0]}."
-        )
-    return prepare(model, name=name, sha256=found, device=torch.device(device))
+    path = verified_path(entry) if weights is None else weights
+    model = _BUILDERS[entry.family](entry, path)
+    sha256 = (entry.checkpoint.sha256 if weights is None else None) or sha256_of(path)
+    return prepare(model, name=name, sha256=sha256, device=torch.device(device))
 
 
-def prepare(model: Sam3D, *, name: str, sha256: str, device: torch.device) -> Sam3D:
+def _embedded(entry: ModelEntry, path: Path) -> Sam3D:
+    model = build_sam3d_tiny()
+    load_strictly(model, read_checkpoint(path), what=entry.name, source=path.name)
+    return model
+
+
+def _vit(entry: ModelEntry, path: Path) -> Sam3D:
+    model = build_sam3d_vit(VIT_SHAPES[entry.arch])
+    load_vit_weights(model, read_checkpoint(path), what=entry.name, source=path.name)
+    return model
+
+
+def _published(entry: ModelEntry, path: Path) -> PublishedSam3D:
+    held = read_raw(path)
+    try:
+        state = published_state(held)
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise ModelError(
+            f"{path.name} is a checkpoint of {describe_architecture(read_checkpoint(path))}, but "
+            f"{entry.name} needs the published 3DSAM-adapter (encoder_dict, decoder_dict and feature_dict)."
+        ) from None
+    how = entry.normalisation
+    window = None if how.clip is None else (*how.clip, how.mean[0], how.std[0])
+    model = build_published(VIT_SHAPES[entry.arch], window=window)
+    load_strictly(model, state, what=entry.name, source=path.name)
+    return model
+
+
+def _slices(entry: ModelEntry, path: Path) -> SliceModel:
+    model = build_slice_model(_VARIANTS.get(entry.name, "sam"), entry.arch)
+    state = {k: v for k, v in read_checkpoint(path).items() if k not in ("pixel_mean", "pixel_std")}
+    load_strictly(model, state, what=entry.name, source=path.name)
+    return model
+
+
+_BUILDERS: dict[str, Callable[[ModelEntry, Path], Any]] = {
+    "sam3d": _embedded,
+    "sam3d_vit": _vit,
+    "3dsam_adapter": _published,
+    "slices": _slices,
+}
+
+
+def prepare(model: AnyModel, *, name: str, sha256: str, device: torch.device) -> AnyModel:
     """Put a model in the state the predictor wants: evaluation, no gradients, fast layout and type."""
     model.model_id, model.weights_sha256 = name, sha256
     model.eval().requires_grad_(False).to(device)

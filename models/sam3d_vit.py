@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medsam_app.models.checkpoints import load_strictly
 from medsam_app.models.decoder import MaskCandidates, MaskDecoder
 from medsam_app.models.encoder import Embedding, normalise
 from medsam_app.models.layers import Conv3d, ConvNorm, Residual, depth_to_space
@@ -157,6 +159,30 @@ def build_sam3d_vit(shape: VitShape, *, roi_shape: tuple[int, int, int] = (128, 
         "decoder",
     )
     return model
+
+
+def load_vit_weights(model: Sam3D, state: Mapping[str, Tensor], *, what: str, source: str) -> None:
+    """Fill the encoder with an official SAM checkpoint, or the whole model with a state of its own.
+
+    Raises:
+        ModelError: the weights are of another network; the message names both.
+    """
+    if "mask_decoder.iou_token.weight" not in state and not any(
+        k.startswith("image_encoder.") for k in state
+    ):
+        return load_strictly(model, state, what=what, source=source)
+    # Under SAM's own names, so that what is said of a checkpoint that does not fit is said in its terms.
+    holder = nn.Module()
+    holder.image_encoder = cast(VitImageEncoder, model.encoder).vit
+    prefix = "image_encoder."
+    fresh = {prefix + k: v for k, v in holder.image_encoder.state_dict().items() if is_fresh(k)}
+    carried = {prefix + key: value for key, value in carried_to_3d(state).items()}
+    load_strictly(holder, {**fresh, **carried}, what=what, source=source)
+
+
+def is_fresh(key: str) -> bool:
+    """Whether SAM's encoder has no entry from which this one of `Vit3d` could be made."""
+    return key.startswith(("depth_embed", "slice_embed")) or key.endswith("attn.lr")
 
 
 def carried_to_3d(sam: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,13 +1,59 @@
-"""The table of models, free of torch so that `--help` and the browser's lists are instant."""
+"""The table of models and their checkpoints, free of torch so that `--help` and lists are instant."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from medsam_app.errors import ModelError, unknown_name
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+
+Family = Literal["sam3d", "sam3d_vit", "3dsam_adapter", "slices"]
+Architecture = Literal["tiny", "vit_b", "vit_l", "vit_h"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A published file of weights; several models may start from the same one.
+
+    Attributes:
+        file: its name, in the package or in the folder of downloads.
+        size: in bytes; None where it is not confirmed.
+        sha256: hash of the whole file, in hexadecimal; None where it is not confirmed. Nothing is
+            downloaded, installed or loaded by name without one.
+        url: where it is downloaded from; None where it cannot be.
+        licence: of the weights (SPDX, or words).
+        page: where it is described.
+        by_hand: how to get it where there is no url.
+        embedded: whether it lies inside the package.
+    """
+
+    file: str
+    size: int | None = None
+    sha256: str | None = None
+    url: str | None = None
+    licence: str
+    page: str
+    by_hand: str = ""
+    embedded: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """What is done to intensities before the image encoder sees them.
+
+    Attributes:
+        text: in words.
+        clip: (lowest, highest) in the file's own unit, HU for CT; None where nothing is clipped.
+        mean, std: subtracted and divided by afterwards, one number a channel; empty where neither is.
+    """
+
+    text: str
+    clip: tuple[float, float] | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,39 +62,181 @@ class ModelEntry:
 
     Attributes:
         name: what the user types.
-        summary: one line for the table.
-        licence: licence of the weights (SPDX).
-        file: file of the weights inside the package.
-        sha256: hash of that file; nothing is loaded that does not match.
-        reference: where the method comes from.
+        summary: a few words for the table.
+        family: which implementation runs it.
+        arch: size of its image encoder.
+        checkpoint: the weights it is made from.
+        reference: the papers.
+        expects: what the image encoder is given.
+        normalisation: what is done to intensities.
     """
 
     name: str
     summary: str
-    licence: str
-    file: str
-    sha256: str
+    family: Family
+    arch: Architecture
+    checkpoint: Checkpoint
     reference: str
-
-    @property
-    def path(self) -> Path:
-        """Where the weights lie on this machine."""
-        return WEIGHTS_FOLDER / self.file
+    expects: str
+    normalisation: Normalisation
 
 
-MODELS: dict[str, ModelEntry] = {
-    entry.name: entry
-    for entry in [
-        ModelEntry(
-            name="sam3d_tiny",
-            summary="3D SAM for two CPU cores; embedded, works offline",
-            licence="CC-BY-SA-4.0",
-            file="sam3d_tiny.safetensors",
-            sha256="975846de56099979a981ba3aab7126c8e571aa7454fa66a30ce8e78ce8487561",
-            reference="3DSAM-adapter (arXiv:2306.13465); Segment Anything (arXiv:2304.02643)",
-        ),
-    ]
+def _official_sam(file: str, size: int, sha256: str) -> Checkpoint:
+    return Checkpoint(
+        file=file,
+        size=size,
+        sha256=sha256,
+        url=f"https://dl.fbaipublicfiles.com/segment_anything/{file}",
+        licence="Apache-2.0",
+        page="https://github.com/facebookresearch/segment-anything#model-checkpoints",
+    )
+
+
+_SAM = {
+    "vit_b": _official_sam(
+        "sam_vit_b_01ec64.pth", 375042383, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
+    ),
+    "vit_l": _official_sam(
+        "sam_vit_l_0b3195.pth", 1249524607, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"
+    ),
+    "vit_h": _official_sam(
+        "sam_vit_h_4b8939.pth", 2564550879, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
+    ),
 }
+_ARCHITECTURES: tuple[Literal["vit_b", "vit_l", "vit_h"], ...] = ("vit_b", "vit_l", "vit_h")
+
+#: Mean and standard deviation that SAM was trained with, of red, green and blue from 0 to 255.
+_RGB_MEAN, _RGB_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+_SAM_INTENSITIES = Normalisation(
+    text="grey values scaled to 0-255 and repeated as red, green and blue; then mean and std of each colour",
+    mean=_RGB_MEAN,
+    std=_RGB_STD,
+)
+
+
+def _clipped_hu(low: float, high: float, mean: float, std: float) -> Normalisation:
+    text = f"clipped to {low:g} to {high:g} HU; then mean {mean} and std {std}"
+    return Normalisation(text=text, clip=(low, high), mean=(mean,), std=(std,))
+
+
+#: What the published checkpoints of 3DSAM-adapter were taught on, and the intensities of its `datasets.py`.
+_PUBLISHED_TASKS = {
+    "kidney": ("kidney tumours", _clipped_hu(-54, 247, 59.53867, 55.457336)),
+    "liver": ("liver tumours", _clipped_hu(-48, 163, 60.057533, 40.198017)),
+    "pancreas": ("pancreas tumours", _clipped_hu(-39, 204, 68.45214, 63.422806)),
+    "colon": ("colon cancer", _clipped_hu(-57, 175, 65.175035, 32.651197)),
+}
+
+
+def _published_adapter(suffix: str, taught: str, normalisation: Normalisation) -> ModelEntry:
+    return ModelEntry(
+        name=f"3dsam_adapter_vit_b{suffix}",
+        summary=f"the published 3DSAM-adapter, {taught}",
+        family="3dsam_adapter",
+        arch="vit_b",
+        checkpoint=Checkpoint(
+            file="best.pth.tar",
+            licence="not stated",
+            page="https://github.com/med-air/3DSAM-adapter",
+            by_hand="its page links to one file a task on OneDrive",
+        ),
+        reference="3DSAM-adapter (arXiv:2306.13465)",
+        expects="CT in cubes of 128 voxels of 1 mm, and a click in the tumour",
+        normalisation=normalisation,
+    )
+
+
+_ENTRIES = [
+    ModelEntry(
+        name="sam3d_tiny",
+        summary="3D SAM, the default: in the package, works offline",
+        family="sam3d",
+        arch="tiny",
+        checkpoint=Checkpoint(
+            file="sam3d_tiny.safetensors",
+            size=9375714,
+            sha256="975846de56099979a981ba3aab7126c8e571aa7454fa66a30ce8e78ce8487561",
+            licence="CC-BY-SA-4.0",
+            page="models/weights/sam3d_tiny.md",
+            embedded=True,
+        ),
+        reference="3DSAM-adapter (arXiv:2306.13465); Segment Anything (arXiv:2304.02643)",
+        expects="windows of 64 x 64 x 64 voxels, isotropic in mm, of any modality",
+        normalisation=Normalisation(
+            text="two views of each window, both from -1 to 1: between its 0.5 and 99.5 percentiles, and the "
+            "same after histogram equalisation",
+        ),
+    ),
+    *(
+        ModelEntry(
+            name=f"sam3d_{arch}",
+            summary=f"SAM's ViT-{arch[-1].upper()} in 3D, to be adapted",
+            family="sam3d_vit",
+            arch=arch,
+            checkpoint=_SAM[arch],
+            reference="Segment Anything (arXiv:2304.02643); 3DSAM-adapter (arXiv:2306.13465)",
+            expects="windows of 128 x 128 x 128 voxels, isotropic in mm, of any modality",
+            normalisation=_SAM_INTENSITIES,
+        )
+        for arch in _ARCHITECTURES
+    ),
+    *(
+        ModelEntry(
+            name=f"sam_{arch}",
+            summary=f"Segment Anything ViT-{arch[-1].upper()}, by slices",
+            family="slices",
+            arch=arch,
+            checkpoint=_SAM[arch],
+            reference="Segment Anything (arXiv:2304.02643)",
+            expects="slices in colour, their longest side scaled to 1024 pixels, the rest filled with 0",
+            normalisation=_SAM_INTENSITIES,
+        )
+        for arch in _ARCHITECTURES
+    ),
+    ModelEntry(
+        name="medsam_vit_b",
+        summary="MedSAM, by slices; prompted by boxes",
+        family="slices",
+        arch="vit_b",
+        checkpoint=Checkpoint(
+            file="medsam_vit_b.pth",
+            size=375049145,
+            sha256="34b34b78c1d18cb8c6bf84cf9c00e135d6d6c965699f3c0e31ef1bc9dcb5be74",
+            url="https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
+            licence="CC-BY-4.0",
+            page="https://github.com/bowang-lab/MedSAM",
+        ),
+        reference="Segment Anything in Medical Images (arXiv:2304.12306)",
+        expects="slices scaled to 1024 x 1024 pixels, and a box around the object",
+        normalisation=Normalisation(
+            text="each slice scaled to 0-1 and repeated as red, green and blue; no mean and std"
+        ),
+    ),
+    ModelEntry(
+        name="sam_med2d_b",
+        summary="SAM-Med2D, by slices",
+        family="slices",
+        arch="vit_b",
+        checkpoint=Checkpoint(
+            file="sam-med2d_b.pth",
+            licence="Apache-2.0",
+            page="https://github.com/OpenGVLab/SAM-Med2D",
+            by_hand="its page links to the file on Google Drive and OneDrive",
+        ),
+        reference="SAM-Med2D (arXiv:2308.16184)",
+        expects="slices scaled to 256 x 256 pixels",
+        normalisation=_SAM_INTENSITIES,
+    ),
+    _published_adapter(
+        "", "of any task", Normalisation(text="mean and standard deviation of each window, for any unit")
+    ),
+    *(
+        _published_adapter(f"_{name}", f"taught on {task}", normalisation)
+        for name, (task, normalisation) in _PUBLISHED_TASKS.items()
+    ),
+]
+
+MODELS: dict[str, ModelEntry] = {entry.name: entry for entry in _ENTRIES}
 
 DEFAULT_MODEL = "sam3d_tiny"
 

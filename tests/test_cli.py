@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medsam_app import commands
+from medsam_app import models_command
 from medsam_app.cli import main
 from medsam_app.models.table import MODELS
 from medsam_app.phantom import torso_phantom
@@ -53,7 +53,16 @@ def run(*arguments) -> int:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["segment", "--help"], ["serve", "--help"], ["models"], ["--version"]]
+    "arguments",
+    [
+        *(["--help"], ["segment", "--help"], ["serve", "--help"], ["--version"]),
+        *(
+            ["models"],
+            ["models", "--help"],
+            ["models", "download", "--help"],
+            ["models", "show", "sam_vit_b"],
+        ),
+    ],
 )
 def test_help_and_tables_load_nothing_heavy(arguments):
     code = (
@@ -83,7 +92,8 @@ def test_models_table_shows_every_model_whole(capsys):
     assert run("models") == 0
     shown = capsys.readouterr().out
     for entry in MODELS.values():
-        assert entry.name in shown and entry.licence in shown and entry.summary in shown
+        line = next(line for line in shown.splitlines() if line.split()[:1] == [entry.name])
+        assert entry.summary in line and entry.checkpoint.licence in line
 
 
 def test_segment_then_replay(phantom, tmp_path, capsys):
@@ -292,7 +302,7 @@ def test_interrupt_is_130_and_no_traceback(monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "models", interrupted)
+    monkeypatch.setattr(models_command, "models", interrupted)
     assert run("models") == 130
     assert "Traceback" not in capsys.readouterr().err
 

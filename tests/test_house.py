@@ -66,7 +66,7 @@ FLOORS = [
     },
     {"pretrain", "export_weights", "evaluate"},
     {"browser"},
-    {"cli", "commands", "__main__"},
+    {"cli", "commands", "models_command", "__main__"},
 ]
 
 

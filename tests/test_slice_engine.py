@@ -9,9 +9,10 @@ import pytest
 import torch
 from scipy import ndimage
 
+from medsam_app.models.slices import SliceCandidates
 from medsam_app.predictor import VolumePredictor
 from medsam_app.prompts import Box, MaskPrompt, Point
-from medsam_app.propagation import Propagation, SliceMask, SlicePrompt, carried, dice, ends
+from medsam_app.propagation import Propagation, SliceMask, carried, dice, ends
 from medsam_app.roi import in_file_order, on_own_grid
 from medsam_app.slice_work import slice_axis
 from medsam_app.volume import Volume
@@ -29,36 +30,34 @@ class Picture:
 class Threshold:
     """A model of pictures without weights: pixels brighter than half, connected to the prompt."""
 
-    model_id, weights_sha256, adapter_sha256 = "threshold", "0" * 64, ""
+    model_id, weights_sha256, adapter_sha256, boxes_only = "threshold", "0" * 64, "", False
 
-    def encode_slice(self, picture: torch.Tensor) -> Picture:
-        assert picture.dtype == torch.float32 and 0 <= float(picture.min()) <= float(picture.max()) <= 1
-        return Picture(picture.numpy())
+    def encode_slice(self, image: np.ndarray, *, window: tuple[float, float]) -> Picture:
+        low, high = window
+        return Picture((image.astype(np.float32) - low) / (high - low))
 
-    def decode_slice(self, embedding: Picture, prompt: SlicePrompt) -> SliceMask:
+    def decode_slice(self, embedding, *, points=None, labels=None, box=None, mask=None) -> SliceCandidates:
         bright = embedding.pixels > 0.5
-        for (row, column), label in zip(prompt.points, prompt.labels, strict=True):
+        signed = [] if points is None else list(zip(np.round(points).astype(int), labels, strict=True))
+        for (row, column), label in signed:
             if not label:
-                bright[
-                    max(0, round(row) - 1) : round(row) + 2, max(0, round(column) - 1) : round(column) + 2
-                ] = 0
-        if prompt.box is not None:
+                bright[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = 0
+        if box is not None:
             inside = np.zeros_like(bright)
-            r0, c0, r1, c1 = (round(v) for v in prompt.box)
-            inside[max(0, r0) : r1 + 1, max(0, c0) : c1 + 1] = True
+            first_row, first_column, last_row, last_column = (max(0, round(v)) for v in box)
+            inside[first_row : last_row + 1, first_column : last_column + 1] = True
             bright &= inside
         parts, count = ndimage.label(bright)
-        chosen = {
-            parts[round(r), round(c)]
-            for (r, c), sign in zip(prompt.points, prompt.labels, strict=True)
-            if sign
-        } - {0}
-        if not chosen and prompt.alike is not None:
-            chosen = set(parts[prompt.alike]) - {0}
-        if not chosen and prompt.box is not None:
-            chosen = set(range(1, count + 1))
-        mask = np.isin(parts, list(chosen))
-        return SliceMask(np.where(mask, 5.0, -5.0).astype(np.float32), 0.9)
+        wanted = {parts[row, column] for (row, column), label in signed if label} - {0}
+        if not wanted and mask is not None:
+            wanted = set(parts[mask.numpy() > 0]) - {0}
+        if not wanted and box is not None:
+            wanted = set(range(1, count + 1))
+        found = torch.from_numpy(np.where(np.isin(parts, list(wanted)), 5.0, -5.0).astype(np.float32))
+        return SliceCandidates(found[None], found[None], torch.tensor([0.9]))
+
+    def low_res(self, embedding: Picture, logits: torch.Tensor) -> torch.Tensor:
+        return logits
 
 
 AFFINES = {
@@ -234,10 +233,10 @@ def test_rules_of_stopping(current: SliceMask, stops: bool) -> None:
     assert ends(_disc(10), current, Propagation()) is stops
 
 
-def test_the_next_slice_is_told_box_depth_and_memory() -> None:
-    memory = torch.ones(1)
-    prompt = carried(SliceMask(np.where(_disc(10), 1.0, -1.0).astype(np.float32), 0.9, memory), Propagation())
+def test_the_next_slice_is_told_box_depth_and_logits() -> None:
+    previous = _mask(_disc(10))
+    prompt = carried(previous, Propagation())
     np.testing.assert_allclose(prompt.points, [[20, 20]])
     assert prompt.box is not None
     np.testing.assert_allclose(prompt.box, [8, 8, 32, 32])
-    assert prompt.memory is memory and prompt.labels.tolist() == [1]
+    assert prompt.earlier is previous.logits and prompt.labels.tolist() == [1]

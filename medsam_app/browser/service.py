@@ -20,6 +20,7 @@ from medsam_app.cache import EmbeddingCache
 from medsam_app.errors import ModelError, VolumeError
 from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.sam3d import Sam3D
+from medsam_app.models.slices import SliceModel
 from medsam_app.phantom import torso_phantom
 from medsam_app.predictor import CACHE_BYTES, VolumePredictor
 from medsam_app.session import Session
@@ -74,12 +75,12 @@ class Service:
         self.cache = EmbeddingCache(CACHE_BYTES)
         self._device, self.device_sentence = choose_device(device)
         self._wanted = model
-        self._model: Future[Sam3D] = self.worker.submit(self._load)
+        self._model: Future[Sam3D | SliceModel] = self.worker.submit(self._load)
         self.worker.submit(_warm_readers)
         self._shared: dict[str, Volume] = {}
         self._shared_lock = Lock()
 
-    def _load(self) -> Sam3D:
+    def _load(self) -> Sam3D | SliceModel:
         if isinstance(self._wanted, Sam3D):
             return self._wanted
         try:

@@ -1,0 +1,261 @@
+"""Checkpoints on this machine: where they lie, how they come there, and whether they are the right ones.
+
+A file is verified by its sha256 whenever it comes and whenever it is loaded. Hashing took 3 s for SAM's ViT-H
+(2.56 GB) and 0.4 s for its ViT-B on one core, little beside the loading itself; a note that a file was right
+once would miss what happened to it since, and would be one more file that can be wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from medsam_app.errors import ModelError, SaveError
+from medsam_app.models import table
+from medsam_app.models.fetch import NotFetched, Progress, fetch
+from medsam_app.models.table import Checkpoint, ModelEntry
+
+_BLOCK = 1 << 20
+_DAY = 86400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """What became of a download or an installation.
+
+    Attributes:
+        path: the file, verified.
+        how: 'there' where it lay there already and nothing was fetched.
+        replaced: what was wrong with the file that lay there before, or ''.
+    """
+
+    path: Path
+    how: Literal["there", "downloaded", "copied"]
+    replaced: str = ""
+
+
+def cache_folder() -> Path:
+    """Folder for what is fetched: $MEDSAM_APP_HOME, else a folder in the user's cache."""
+    if home := os.environ.get("MEDSAM_APP_HOME"):
+        return Path(home).expanduser().absolute()
+    import pooch  # takes half a second, which the embedded model does without
+
+    return Path(pooch.os_cache("medsam_app"))
+
+
+def checkpoint_path(entry: ModelEntry) -> Path:
+    """Where the checkpoint of a model lies, or would lie: in the package or in the folder of downloads."""
+    folder = table.WEIGHTS_FOLDER if entry.checkpoint.embedded else cache_folder() / "checkpoints"
+    return folder / entry.checkpoint.file
+
+
+def glance(entry: ModelEntry) -> Literal["yes", "no", "damaged"]:
+    """Whether the checkpoint is here, judged by its size alone: instant, for lists."""
+    size = _size(checkpoint_path(entry))
+    if size is None or entry.checkpoint.size is None:
+        return "no"
+    return "yes" if size == entry.checkpoint.size else "damaged"
+
+
+def verified_path(entry: ModelEntry, *, progress: Progress | None = None) -> Path:
+    """The checkpoint of a model, after comparing its size and sha256 with the table.
+
+    Raises:
+        ModelError: it is not here, damaged, or has no published hash; the message says how to get it.
+    """
+    checkpoint, path = entry.checkpoint, checkpoint_path(entry)
+    if checkpoint.sha256 is None:
+        raise ModelError(_by_hand(entry))
+    mend = "install the package again" if checkpoint.embedded else f"run '{_command(entry)}'"
+    if _size(path) is None:
+        raise ModelError(f"The weights of '{entry.name}' are missing at {path}; {mend}.")
+    if flaw := _flaw(path, checkpoint, progress):
+        raise ModelError(f"The weights of '{entry.name}' at {path} {flaw}; {mend}.")
+    return path
+
+
+def download(entry: ModelEntry, *, progress: Progress | None = None) -> Installed:
+    """Fetch the checkpoint of a model, unless it is here and right.
+
+    A connection that breaks is taken up where it broke. Until the file is whole and verified it has a
+    temporary name; whatever stops it, also Ctrl-C, leaves neither that nor a wrong file behind.
+
+    Args:
+        entry: of the table.
+        progress: called with what is being done, bytes done and bytes in all.
+
+    Raises:
+        ModelError: no connection, not the published file, or a model whose file has no published hash.
+        SaveError: no room or no permission to write.
+    """
+    checkpoint, path = entry.checkpoint, checkpoint_path(entry)
+    if checkpoint.embedded:
+        return Installed(path=verified_path(entry, progress=progress), how="there")
+    if checkpoint.url is None or checkpoint.size is None or checkpoint.sha256 is None:
+        raise ModelError(_by_hand(entry))
+    flaw = _flaw(path, checkpoint, progress) if _size(path) is not None else ""
+    if flaw is None:
+        return Installed(path=path, how="there")
+    with _partial(path, checkpoint.size) as (part, file):
+        try:
+            fetch(checkpoint.url, file, size=checkpoint.size, progress=progress)
+        except NotFetched as error:
+            raise ModelError(
+                f"'{entry.name}' could not be downloaded from {checkpoint.url}: {error}; download "
+                f"{checkpoint.file} from there elsewhere, and put it into {path.parent} or run "
+                f"'{_command(entry)} --file {checkpoint.file}'."
+            ) from None
+        file.close()
+        if wrong := _flaw(part, checkpoint, progress):
+            raise ModelError(
+                f"What came from {checkpoint.url} {wrong} and was not kept; try again later, or see "
+                f"{checkpoint.page}."
+            )
+        part.replace(path)
+    return Installed(path=path, how="downloaded", replaced=flaw)
+
+
+def install(entry: ModelEntry, file: Path, *, progress: Progress | None = None) -> Installed:
+    """Take a local file in place of a download; it is copied, and verified like one.
+
+    Args:
+        entry: of the table.
+        file: the published checkpoint, under any name.
+        progress: called with what is being done, bytes done and bytes in all.
+
+    Raises:
+        ModelError: not the published file, or a model whose file has no published hash.
+        SaveError: no room or no permission to write.
+    """
+    checkpoint, path = entry.checkpoint, checkpoint_path(entry)
+    if checkpoint.embedded:
+        raise ModelError(
+            f"The weights of '{entry.name}' are part of the package; there is nothing to install."
+        )
+    if checkpoint.size is None or checkpoint.sha256 is None:
+        raise ModelError(_by_hand(entry))
+    size = _size(file)
+    if size is None or not file.is_file():
+        raise ModelError(f"There is no file {file}; give the path of {checkpoint.file}.")
+    if size != checkpoint.size:
+        twins = {e.checkpoint.file: name for name, e in table.MODELS.items() if e.checkpoint.size == size}
+        guess = "".join(f"; it may be {other}, of '{name}'" for other, name in twins.items())
+        raise ModelError(
+            f"{file} has {size} bytes, but {checkpoint.file}, the weights of '{entry.name}', has "
+            f"{checkpoint.size}{guess}; give that file, whole."
+        )
+    flaw = _flaw(path, checkpoint, progress) if _size(path) is not None else ""
+    if flaw is None:
+        return Installed(path=path, how="there")
+    with _partial(path, checkpoint.size) as (part, target):
+        with file.open("rb") as source:
+            for block in _blocks(source, size, "Copying", progress):
+                target.write(block)
+        target.close()
+        if wrong := _flaw(part, checkpoint, progress):
+            raise ModelError(
+                f"{file} is not {checkpoint.file}, the weights of '{entry.name}': it {wrong}; "
+                f"get that file from {checkpoint.url or checkpoint.page}."
+            )
+        part.replace(path)
+    return Installed(path=path, how="copied", replaced=flaw)
+
+
+def sha256_of(path: Path, progress: Progress | None = None) -> str:
+    """Hash of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in _blocks(file, path.stat().st_size, "Verifying", progress):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def format_size(size: int) -> str:
+    """Bytes as people read them: 9.4 MB, 2.56 GB."""
+    return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB"
+
+
+def _blocks(file: BinaryIO, size: int, what: str, progress: Progress | None) -> Iterator[bytes]:
+    done = 0
+    while block := file.read(_BLOCK):
+        yield block
+        done += len(block)
+        if progress is not None:
+            progress(what, done, size)
+
+
+def _size(path: Path) -> int | None:
+    """Size in bytes, or None where there is nothing that can be looked at."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _flaw(path: Path, checkpoint: Checkpoint, progress: Progress | None) -> str | None:
+    """What is wrong with a file, as the end of a sentence; None where it is the published one."""
+    if checkpoint.sha256 is None:
+        return "has no published sha256 to be compared with"
+    size = _size(path)
+    if size != checkpoint.size:
+        return f"has {size} bytes instead of {checkpoint.size}"
+    try:
+        found = sha256_of(path, progress)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if found != checkpoint.sha256:
+        return f"has sha256 {found[:12]}… instead of {checkpoint.sha256[:12]}…"
+    return None
+
+
+def _command(entry: ModelEntry) -> str:
+    return f"medsam-app models download {entry.name}"
+
+
+def _by_hand(entry: ModelEntry) -> str:
+    checkpoint = entry.checkpoint
+    return (
+        f"'{entry.name}' cannot be downloaded or installed, since no hash of {checkpoint.file} is published: "
+        f"{checkpoint.by_hand} ({checkpoint.page}); get it there and give it with --weights FILE."
+    )
+
+
+@contextmanager
+def _partial(path: Path, size: int) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file beside `path` to write to; it is gone afterwards unless it was renamed."""
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        free = shutil.disk_usage(path.parent).free
+        if free < size:
+            raise SaveError(
+                f"{path.name} needs {format_size(size)}, but {path.parent} has {format_size(free)} left; "
+                "make room, or set MEDSAM_APP_HOME to a folder on another disk."
+            )
+        with part.open("xb") as file:
+            yield part, file
+    except OSError as error:
+        raise SaveError(
+            f"{path.name} could not be written to {path.parent} ({error.strerror or error}); make room or "
+            "give yourself permission, or set MEDSAM_APP_HOME to another folder."
+        ) from None
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def _sweep(path: Path) -> None:
+    """Remove what programs that were killed left unfinished."""
+    for part in path.parent.glob(f"{path.name}.*.part"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > _DAY:
+                part.unlink()
