@@ -339,7 +339,7 @@ def test_command_downloads_once(entry: ModelEntry, capsys: pytest.CaptureFixture
     assert run("models") == 0
     assert row(capsys.readouterr().out, "sam_vit_b").split()[-1] == "damaged"
     assert run("models", "show", "sam_vit_b") == 0
-    assert "damaged: " in capsys.readouterr().out
+    assert "damaged; " in capsys.readouterr().out
     assert run("models", "download", "sam_vit_b") == 0
     assert "Warning: the file that lay there was damaged" in capsys.readouterr().err
 
