@@ -1,8 +1,8 @@
 """Checkpoints on this machine: where they lie, how they come there, and whether they are the right ones.
 
 A file is verified by its sha256 whenever it comes and whenever it is loaded: for SAM's ViT-H (2.56 GB) that
-took 1.9 s of one core, beside 3.5 s for filling the network, and for its ViT-B 0.3 s beside 0.6 s. A note that
-the file was right once would save that, miss what happened to it since, and be one more file that can be wrong.
+took 1.9 s of one core, beside 3.5 s for filling the network, and for ViT-B 0.3 s beside 0.6 s. A note that it
+was right once would save that, miss what happened to the file since, and be a second file to go wrong.
 """
 
 from __future__ import annotations
