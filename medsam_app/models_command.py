@@ -110,7 +110,7 @@ def _state(entry: ModelEntry) -> str:
         with _watched(entry.checkpoint.file) as progress:
             return f"{store.verified_path(entry, progress=progress)} (verified)"
     except ModelError as error:
-        return f"damaged: {error}"
+        return f"damaged; {error}"
 
 
 @contextmanager

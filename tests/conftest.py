@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from medsam_app.models import fetch
+from medsam_app.models.table import MODELS, Checkpoint, ModelEntry
+from tests import web_server
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -16,3 +22,32 @@ def shared_data() -> Path:
     if not (folder / "manifest.json").is_file():
         pytest.skip(f"no real volumes here: {folder} is absent")
     return folder
+
+
+@pytest.fixture
+def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of downloads, not there yet; nothing goes through a proxy or is waited for long."""
+    monkeypatch.setenv("MEDSAM_APP_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(fetch, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(fetch, "PATIENCE", (2.0, 0.3))
+    return tmp_path / "home" / "checkpoints"
+
+
+@pytest.fixture
+def site() -> Iterator[web_server.Site]:
+    """A web server on this machine."""
+    with web_server.serving(web_server.CONTENT) as running:
+        yield running
+
+
+@pytest.fixture
+def entry(site: web_server.Site, downloads: Path, monkeypatch: pytest.MonkeyPatch) -> ModelEntry:
+    """sam_vit_b of the table, with a checkpoint of 0.9 MB on that server."""
+    size, sha256 = len(web_server.CONTENT), web_server.SHA256
+    small = Checkpoint(
+        file="small.pth", size=size, sha256=sha256, url=site.url, licence="MIT", page="its page"
+    )
+    entry = replace(MODELS["sam_vit_b"], checkpoint=small)
+    monkeypatch.setitem(MODELS, "sam_vit_b", entry)
+    return entry

@@ -2,66 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import resource
-import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from medsam_app.cli import main
 from medsam_app.errors import ModelError, SaveError
 from medsam_app.models import download as store
-from medsam_app.models import fetch
-from medsam_app.models.table import MODELS, Checkpoint, ModelEntry
+from medsam_app.models.table import MODELS, ModelEntry
 from tests import web_server as web
+from tests.web_server import CONTENT, left
 
-CONTENT = np.random.default_rng(0).bytes(900_000)
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-@pytest.fixture(autouse=True)
-def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEDSAM_APP_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(fetch, "PAUSES", (0.0, 0.0))
-    monkeypatch.setattr(fetch, "PATIENCE", (2.0, 0.3))
-    for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(proxy, raising=False)
-
-
-@pytest.fixture
-def site() -> Iterator[web.Site]:
-    with web.serving(CONTENT) as running:
-        yield running
-
-
-@pytest.fixture
-def entry(site: web.Site, monkeypatch: pytest.MonkeyPatch) -> ModelEntry:
-    """sam_vit_b, with a checkpoint of 0.9 MB on the test's server."""
-    small = Checkpoint(
-        file="small.pth", size=len(CONTENT), sha256=SHA256, url=site.url, licence="MIT", page="its page"
-    )
-    entry = replace(MODELS["sam_vit_b"], checkpoint=small)
-    monkeypatch.setitem(MODELS, "sam_vit_b", entry)
-    return entry
+pytestmark = pytest.mark.usefixtures("downloads")
 
 
 def with_checkpoint(entry: ModelEntry, **changes: object) -> ModelEntry:
     return replace(entry, checkpoint=replace(entry.checkpoint, **changes))
-
-
-def left(entry: ModelEntry) -> list[str]:
-    """Names of all files in the folder of downloads."""
-    folder = store.checkpoint_path(entry).parent
-    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
 @pytest.mark.parametrize("entry", MODELS.values(), ids=MODELS)
@@ -100,8 +60,8 @@ def test_models_in_3d_and_by_slices_share_files() -> None:
         assert len(paths) == 1
 
 
-def test_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert store.cache_folder() == tmp_path / "home"
+def test_folder(downloads: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert store.cache_folder() == downloads.parent
     monkeypatch.setenv("MEDSAM_APP_HOME", "~/weights")
     assert store.cache_folder() == Path.home() / "weights"
     monkeypatch.delenv("MEDSAM_APP_HOME")
@@ -109,12 +69,12 @@ def test_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert store.cache_folder().name == "medsam_app" and store.cache_folder().is_absolute()
 
 
-def test_download_then_nothing_to_do(entry: ModelEntry, site: web.Site) -> None:
+def test_download_then_nothing_to_do(downloads: Path, entry: ModelEntry, site: web.Site) -> None:
     seen: list[tuple[str, int, int]] = []
     assert store.glance(entry) == "no"
     done = store.download(entry, progress=lambda *step: seen.append(step))
     assert (done.how, done.replaced, done.path) == ("downloaded", "", store.checkpoint_path(entry))
-    assert done.path.read_bytes() == CONTENT and left(entry) == ["small.pth"]
+    assert done.path.read_bytes() == CONTENT and left(downloads) == ["small.pth"]
     for what in ("Downloading", "Verifying"):
         counts = [count for said, count, size in seen if said == what and size == len(CONTENT)]
         assert counts == sorted(counts) and counts[-1] == len(CONTENT)
@@ -126,7 +86,7 @@ def test_download_then_nothing_to_do(entry: ModelEntry, site: web.Site) -> None:
 
 
 @pytest.mark.parametrize("damaged", [CONTENT[:-1] + b"?", CONTENT[:1000], b""], ids=["byte", "cut", "empty"])
-def test_damaged_file_is_noticed_and_replaced(entry: ModelEntry, damaged: bytes) -> None:
+def test_damaged_file_is_noticed_and_replaced(downloads: Path, entry: ModelEntry, damaged: bytes) -> None:
     path = store.checkpoint_path(entry)
     path.parent.mkdir(parents=True)
     path.write_bytes(damaged)
@@ -134,7 +94,7 @@ def test_damaged_file_is_noticed_and_replaced(entry: ModelEntry, damaged: bytes)
         store.verified_path(entry)
     done = store.download(entry)
     assert done.how == "downloaded" and "instead of" in done.replaced
-    assert path.read_bytes() == CONTENT and left(entry) == ["small.pth"]
+    assert path.read_bytes() == CONTENT and left(downloads) == ["small.pth"]
 
 
 def test_broken_connection_is_taken_up_where_it_broke(entry: ModelEntry, site: web.Site) -> None:
@@ -185,26 +145,26 @@ def test_a_server_that_recovers(entry: ModelEntry, site: web.Site, code: int) ->
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_failures_say_what_to_do_and_leave_nothing(
-    entry: ModelEntry, site: web.Site, answer: web.Answer, said: str, requests: int
+    downloads: Path, entry: ModelEntry, site: web.Site, answer: web.Answer, said: str, requests: int
 ) -> None:
     site.answers = [answer]
     with pytest.raises(ModelError) as caught:
         store.download(entry)
     message = str(caught.value)
-    assert said in message and site.url in message and left(entry) == []
+    assert said in message and site.url in message and left(downloads) == []
     assert len(site.ranges) == requests
     if answer is not web.other:
         assert "'medsam-app models download sam_vit_b --file small.pth'" in message
         assert "small.pth" in message and str(store.checkpoint_path(entry).parent) in message
 
 
-def test_offline(entry: ModelEntry) -> None:
+def test_offline(downloads: Path, entry: ModelEntry) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/small.pth"
     with pytest.raises(ModelError, match=f"from {url}: there is no connection; download small.pth"):
         store.download(with_checkpoint(entry, url=url))
-    assert left(entry) == []
+    assert left(downloads) == []
 
 
 def test_failure_keeps_no_wrong_file_in_place_of_a_damaged_one(entry: ModelEntry, site: web.Site) -> None:
@@ -219,24 +179,24 @@ def test_failure_keeps_no_wrong_file_in_place_of_a_damaged_one(entry: ModelEntry
 
 
 @pytest.mark.parametrize("what", ["Downloading", "Verifying"])
-def test_interrupt_leaves_nothing(entry: ModelEntry, what: str) -> None:
+def test_interrupt_leaves_nothing(downloads: Path, entry: ModelEntry, what: str) -> None:
     def stop(said: str, done: int, size: int) -> None:
         if said == what and done > size // 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         store.download(entry, progress=stop)
-    assert left(entry) == []
+    assert left(downloads) == []
 
 
-def test_what_killed_programs_left_is_swept(entry: ModelEntry) -> None:
+def test_what_killed_programs_left_is_swept(downloads: Path, entry: ModelEntry) -> None:
     folder = store.checkpoint_path(entry).parent
     folder.mkdir(parents=True)
     for name, age in {"small.pth.1.part": 90_000, "small.pth.2.part": 60, "mine.part": 90_000}.items():
         (folder / name).touch()
         os.utime(folder / name, (time.time() - age,) * 2)
     store.download(entry)
-    assert left(entry) == ["mine.part", "small.pth", "small.pth.2.part"]
+    assert left(downloads) == ["mine.part", "small.pth", "small.pth.2.part"]
 
 
 def test_no_room(entry: ModelEntry, site: web.Site) -> None:
@@ -245,7 +205,7 @@ def test_no_room(entry: ModelEntry, site: web.Site) -> None:
     assert site.ranges == []
 
 
-def test_disk_that_fills_up(entry: ModelEntry) -> None:
+def test_disk_that_fills_up(downloads: Path, entry: ModelEntry) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
     try:
@@ -253,7 +213,7 @@ def test_disk_that_fills_up(entry: ModelEntry) -> None:
             store.download(entry)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert left(entry) == []
+    assert left(downloads) == []
 
 
 @pytest.mark.parametrize("home", ["a file", "/sys/medsam_app"])
@@ -269,7 +229,7 @@ def test_folder_that_cannot_be_written(
             bring(entry)
 
 
-def test_install_a_file(entry: ModelEntry, site: web.Site, tmp_path: Path) -> None:
+def test_install_a_file(downloads: Path, entry: ModelEntry, site: web.Site, tmp_path: Path) -> None:
     source = tmp_path / "from a stick.bin"
     source.write_bytes(CONTENT)
     done = store.install(entry, source)
@@ -278,10 +238,12 @@ def test_install_a_file(entry: ModelEntry, site: web.Site, tmp_path: Path) -> No
     assert store.install(entry, done.path).how == "there"
     done.path.write_bytes(CONTENT[::-1])
     assert "sha256" in store.install(entry, source).replaced
-    assert left(entry) == ["small.pth"] and site.ranges == []
+    assert left(downloads) == ["small.pth"] and site.ranges == []
 
 
-def test_install_refuses_what_is_not_the_published_file(entry: ModelEntry, tmp_path: Path) -> None:
+def test_install_refuses_what_is_not_the_published_file(
+    downloads: Path, entry: ModelEntry, tmp_path: Path
+) -> None:
     source = tmp_path / "mine.pth"
     with pytest.raises(ModelError, match=r"There is no file .*mine\.pth"):
         store.install(entry, source)
@@ -297,7 +259,7 @@ def test_install_refuses_what_is_not_the_published_file(entry: ModelEntry, tmp_p
         file.truncate(MODELS["sam_vit_l"].checkpoint.size)
     with pytest.raises(ModelError, match=r"it may be sam_vit_l_0b3195\.pth, of 'sam_vit_l'"):
         store.install(entry, source)
-    assert left(entry) == []
+    assert left(downloads) == []
 
 
 def test_nothing_is_verified_without_a_hash(entry: ModelEntry, tmp_path: Path) -> None:
@@ -309,93 +271,3 @@ def test_nothing_is_verified_without_a_hash(entry: ModelEntry, tmp_path: Path) -
         with pytest.raises(ModelError, match=r"no hash of small\.pth is published"):
             refuse(unhashed)
     assert path.read_bytes() == CONTENT
-
-
-def run(*arguments: object) -> int:
-    return main([str(each) for each in arguments])
-
-
-def row(shown: str, name: str) -> str:
-    return next(line for line in shown.splitlines() if line.split()[:1] == [name])
-
-
-def test_command_downloads_once(entry: ModelEntry, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("models") == 0
-    assert row(capsys.readouterr().out, "sam_vit_b").split()[-3:] == ["0.9", "MB", "no"]
-    assert run("models", "show", "sam_vit_b") == 0
-    assert "no; 'medsam-app models download sam_vit_b' puts them at" in capsys.readouterr().out
-    path = store.checkpoint_path(entry)
-    for said in ("Downloaded and verified", "are here already and right"):
-        assert run("models", "download", "sam_vit_b") == 0
-        shown = capsys.readouterr()
-        assert said in shown.out and str(path) in shown.out and shown.err == ""
-    assert run("models") == 0
-    assert row(capsys.readouterr().out, "sam_vit_b").split()[-1] == "yes"
-    assert run("models", "show", "sam_vit_b") == 0
-    shown = capsys.readouterr().out
-    for fact in (SHA256, "900000 bytes", "MIT", "its page", "arXiv:2304.02643", f"{path} (verified)"):
-        assert fact in shown
-    path.write_bytes(CONTENT[:-1])
-    assert run("models") == 0
-    assert row(capsys.readouterr().out, "sam_vit_b").split()[-1] == "damaged"
-    assert run("models", "show", "sam_vit_b") == 0
-    assert "damaged: " in capsys.readouterr().out
-    assert run("models", "download", "sam_vit_b") == 0
-    assert "Warning: the file that lay there was damaged" in capsys.readouterr().err
-
-
-def test_command_takes_a_file(entry: ModelEntry, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = tmp_path / "source.pth"
-    source.write_bytes(CONTENT[::-1])
-    assert run("models", "download", "sam_vit_b", "--file", source) == 2
-    assert capsys.readouterr().err.count("Error: ") == 1
-    source.write_bytes(CONTENT)
-    assert run("models", "download", "sam_vit_b", "--file", source) == 0
-    assert "Copied and verified" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["download", "sam_vit_x"], "There is no model 'sam_vit_x'"),
-        (["show", "sam_vit_x"], "There is no model 'sam_vit_x'"),
-        (["download", "sam_med2d_b"], "give it with --weights FILE"),
-        (["download", "sam3d_tiny", "--file", "x"], "part of the package"),
-        (["fetch"], "No such command 'fetch'"),
-    ],
-)
-def test_mistakes_of_the_command(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
-    assert run("models", *arguments) == 2
-    shown = capsys.readouterr().err
-    assert said in shown and shown.count("Error: ") == 1
-
-
-def test_every_model_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    for entry in MODELS.values():
-        assert run("models", "show", entry.name) == 0
-        shown = capsys.readouterr().out
-        assert entry.reference in shown and entry.checkpoint.page in shown
-        assert all(task in shown for task in entry.tasks)
-
-
-def test_ctrl_c_while_downloading(entry: ModelEntry, site: web.Site) -> None:
-    """The program is started, waits for a server that sends half and hangs, and is interrupted."""
-    site.answers = [web.hang]
-    code = (
-        "import sys; from dataclasses import replace; from medsam_app.models.table import MODELS; "
-        "from medsam_app.cli import main; entry = MODELS['sam_vit_b']; checkpoint = replace("
-        f"entry.checkpoint, url={site.url!r}, size={len(CONTENT)}, sha256={SHA256!r}); "
-        "MODELS['sam_vit_b'] = replace(entry, checkpoint=checkpoint); "
-        "sys.exit(main(['models', 'download', 'sam_vit_b']))"
-    )
-    program = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 20
-    while not left(entry) and time.monotonic() < deadline and program.poll() is None:
-        time.sleep(0.02)
-    (unfinished,) = left(entry)
-    program.send_signal(signal.SIGINT)
-    _, shown = program.communicate(timeout=20)
-    assert unfinished.endswith(".part") and left(entry) == []
-    assert program.returncode == 130 and shown.strip() == "Stopped."

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
 
 #: What is done about one request: the handler, and the file that the server has.
 Answer = Callable[[BaseHTTPRequestHandler, bytes], None]
+
+#: What it has in the tests: noise, of which pieces of a connection are a part.
+CONTENT = np.random.default_rng(0).bytes(900_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Site:
@@ -138,3 +146,8 @@ def hang(handler: BaseHTTPRequestHandler, content: bytes) -> None:
 def silence(handler: BaseHTTPRequestHandler, content: bytes) -> None:
     """No answer until the test is over."""
     _released.wait(30)
+
+
+def left(folder: Path) -> list[str]:
+    """Names of the files that a download left in a folder."""
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
