@@ -51,6 +51,7 @@ class Adapter(nn.Module):
 
     Attributes:
         kind: a name of `ADAPTER_KINDS`.
+        name: of its file, without the ending; its kind while it has none.
         base: name and hash of the model that it belongs to.
         card: what was given when it was saved, or an empty one.
     """
@@ -66,7 +67,7 @@ class Adapter(nn.Module):
             self.also = OwnCopies(model, also)
             self.base = storage.identity_of(model)
             model.requires_grad_(False)
-        self.kind = kind
+        self.kind = self.name = kind
         self.settings: dict[str, Any] = checked.model_dump(mode="json")
         self.card = AdapterCard()
         # In a dictionary, so that the model does not become a submodule.
@@ -209,6 +210,7 @@ class Adapter(nn.Module):
             **dict(self.card),
         )
         written = storage.write(path, self.state_dict(), header)
+        self.name = written.stem
         if self.enabled:
             self._publish(sha256)
         return written
@@ -237,7 +239,7 @@ class Adapter(nn.Module):
             )
         adapter = cls(header.kind, model, settings=header.settings, also=header.also)
         adapter.load_state_dict(storage.read_tensors(path, header, adapter.state_dict()))
-        adapter.card = header.card
+        adapter.card, adapter.name = header.card, Path(path).stem
         return adapter.requires_grad_(trainable).train(trainable)
 
     def _model(self) -> nn.Module:
@@ -246,7 +248,8 @@ class Adapter(nn.Module):
         return self._at["model"]
 
     def _publish(self, sha256: str) -> None:
-        self._model().adapter_sha256 = sha256  # type: ignore[assignment]
+        model: Any = self._model()
+        model.adapter_id, model.adapter_sha256 = (self.name if sha256 else ""), sha256
 
     def _mark_training(self, block: nn.Module, args: tuple[Any, ...]) -> None:
         """A forward pass with gradients: the next step changes the tensors, so no hash holds any more."""

@@ -43,6 +43,13 @@ ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="Name of a model; see 'medsam-app models'.", show_default=False)
 ]
 ModelOption = Annotated[str, typer.Option("--model", help="Name of a model; see 'medsam-app models'.")]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option("--weights", help="Checkpoint in place of the published one.", show_default=False),
+]
+AdapterOption = Annotated[
+    Path | None, typer.Option("--adapter", help="Adapter of that model to switch on.", show_default=False)
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 SeriesOption = Annotated[str | None, typer.Option("--series", help="Which DICOM series, of several.")]
 FrameOption = Annotated[int | None, typer.Option("--frame", min=0, help="Which frame of a 4D image, from 0.")]
@@ -74,6 +81,8 @@ def serve(
         list[Path] | None, typer.Option(help="Folder whose files may be opened in the browser; repeatable.")
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
+    weights: WeightsOption = None,
+    adapter: AdapterOption = None,
     device: DeviceOption = "auto",
     auth: Annotated[
         list[str] | None, typer.Option(metavar="USER:PASSWORD", help="Who is let in; repeatable.")
@@ -91,6 +100,8 @@ def serve(
         port=port,
         roots=root or [],
         model=model,
+        weights=weights,
+        adapter=adapter,
         device=device,
         auth=auth or [],
         open_browser=open_browser,
@@ -142,6 +153,8 @@ def segment(
     frame: FrameOption = None,
     channel: ChannelOption = None,
     model: ModelOption = DEFAULT_MODEL,
+    weights: WeightsOption = None,
+    adapter: AdapterOption = None,
     device: DeviceOption = "auto",
     save_prompts: Annotated[Path | None, typer.Option(help="Write a prompt file that replays this.")] = None,
     other_image: Annotated[
@@ -174,6 +187,8 @@ def segment(
             frame=frame,
             channel=channel,
             model=model,
+            weights=weights,
+            adapter=adapter,
             device=device,
             save_prompts=save_prompts,
             other_image=other_image,

@@ -42,6 +42,8 @@ class Segmentation:
     frame: int | None
     channel: int | None
     model: str
+    weights: Path | None
+    adapter: Path | None
     device: str
     save_prompts: Path | None
     other_image: bool
@@ -77,6 +79,8 @@ def serve(
     port: int,
     roots: Sequence[Path],
     model: str,
+    weights: Path | None,
+    adapter: Path | None,
     device: str,
     auth: Sequence[str],
     open_browser: bool,
@@ -98,6 +102,8 @@ def serve(
         port=port,
         roots=list(roots),
         model=model,
+        weights=weights,
+        adapter=adapter,
         device=device,
         open_browser=open_browser,
         auth=pairs or None,
@@ -117,12 +123,14 @@ def segment(asked: Segmentation) -> None:
         note(f"Note: {remark}")
     prompts = [] if asked.prompt_file else _prompts(asked, volume.grid)
     with step(f"Loading {asked.model}"):
-        from medsam_app.models.load import choose_device, load_model
+        from medsam_app.models.load import choose_device
         from medsam_app.predictor import VolumePredictor
         from medsam_app.session import Session
 
         device, chosen = choose_device(asked.device)
-        predictor = VolumePredictor(load_model(asked.model, device=device))
+        predictor = VolumePredictor(
+            asked.model, weights=asked.weights, adapter=asked.adapter, device=str(device)
+        )
     note(chosen)
     session = Session(volume, predictor)
     if asked.prompt_file is not None:

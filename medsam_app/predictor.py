@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from threading import RLock
+from typing import cast
 
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import nn
 
+from medsam_app.adapters.adapter import Adapter
 from medsam_app.cache import BytesCache, EmbeddingCache
 from medsam_app.engine import AnyPrompt, Engine, Progress
 from medsam_app.errors import PromptError
@@ -32,6 +36,7 @@ from medsam_app.slice_engine import SliceEngine
 from medsam_app.volume import Volume
 from medsam_app.windows import WindowEngine
 
+AnyModel = Sam3D | SliceSegmenter
 #: Memory for embeddings and for the masks of prefixes.
 CACHE_BYTES = 512 << 20
 STATE_BYTES = 256 << 20
@@ -45,6 +50,8 @@ class VolumePredictor:
 
     Args:
         model: name of a model, or one that is loaded.
+        weights: a checkpoint to use instead of a named model's published one.
+        adapter: file of an adapter that is put on the model and switched on.
         device: 'auto', 'cpu', 'cuda', ...; where a named model runs.
         cache: embeddings shared with other predictors; by default an own one.
         cache_bytes: size of the own cache.
@@ -56,15 +63,21 @@ class VolumePredictor:
 
     def __init__(
         self,
-        model: str | Sam3D | SliceSegmenter = "sam3d_tiny",
+        model: str | AnyModel = "sam3d_tiny",
         *,
+        weights: Path | None = None,
+        adapter: Path | None = None,
         device: str = "auto",
         cache: EmbeddingCache | None = None,
         cache_bytes: int = CACHE_BYTES,
         framing: Framing | None = None,
         refine: bool = True,
     ) -> None:
-        self.model = load_model(model, device=choose_device(device)[0]) if isinstance(model, str) else model
+        if isinstance(model, str):
+            model = load_model(model, device=choose_device(device)[0], weights=weights)
+        if adapter is not None:
+            Adapter.load(adapter, cast(nn.Module, model)).enable()
+        self.model = model
         self.cache = EmbeddingCache(cache_bytes) if cache is None else cache
         self.framing = framing or Framing()
         self.refine = refine
@@ -147,13 +160,14 @@ class VolumePredictor:
             first = _first_step(prompts)
             encoded_before = engine.encoded
             end, state = len(prompts), None
-            while end >= first and (state := self._states.get(prompts[:end])) is None:
+            own = self.model.adapter_sha256  # an adapter that is switched makes other masks
+            while end >= first and (state := self._states.get((own, prompts[:end]))) is None:
                 end -= 1
             for done in range(max(end + 1, first), len(prompts) + 1):
                 if progress is not None and done < len(prompts):
                     progress(f"Prompt {done} of {len(prompts)}", done / len(prompts))
                 state = engine.step(state, prompts[:done], progress)
-                self._states.put(prompts[:done], state)
+                self._states.put((own, prompts[:done]), state)
             assert state is not None  # first <= len(prompts)
             start, patch, unmet = state.start, state.patch, state.unmet
             if self.refine if refine is None else refine:

@@ -142,6 +142,7 @@ def open_prompt_file(
     volume: Volume,
     *,
     model: tuple[str, str | None] | None = None,
+    adapter: tuple[str, str] = ("", ""),
     other_image: bool = False,
 ) -> Replay:
     """Read a prompt file for an image.
@@ -150,6 +151,7 @@ def open_prompt_file(
         path: the file.
         volume: the image; its shape, affine and voxels must be those the prompts were given on.
         model: name and sha256 of the model that will make the masks.
+        adapter: name and sha256 of the adapter that is switched on, or two empty words.
         other_image: accept an image on the same grid whose voxels differ.
 
     Raises:
@@ -164,10 +166,11 @@ def open_prompt_file(
     if held.model is not None and model is not None and (held.model.id, held.model.sha256) != model:
         other = f"model {held.model.id}" if held.model.id != model[0] else f"other weights of {held.model.id}"
         notes.append(f"{path.name} was written with {other}, not {model[0]} as here: masks may differ.")
-    if held.adapter is not None:
-        notes.append(
-            f"{path.name} was written with the adapter {held.adapter.id}, unused here: masks may differ."
-        )
+    written = (held.adapter.id, held.adapter.sha256) if held.adapter is not None else ("", "")
+    if written[1] != adapter[1]:
+        then = f"the adapter {written[0]}" if written[1] else "no adapter"
+        now = f"{adapter[0]} is on" if adapter[1] else "none is on"
+        notes.append(f"{path.name} was written with {then}, and here {now}: masks may differ.")
     return Replay(objects, held.settings, notes)
 
 
@@ -200,14 +203,16 @@ def _describe(session: Session, path: Path) -> PromptFile:
         frame=volume.frame,
         channel=volume.channel,
     )
-    model = None
+    model = adapter = None
     if predictor is not None:
+        if predictor.model.adapter_sha256:
+            adapter = WeightsEntry(id=predictor.model.adapter_id, sha256=predictor.model.adapter_sha256)
         model = WeightsEntry(id=predictor.model.model_id, sha256=predictor.model.weights_sha256 or "")
     return PromptFile(
         written_by=f"medsam_app {__version__}",
         image=image,
         model=model,
-        adapter=None,
+        adapter=adapter,
         settings=SettingsEntry(overlap=session.overlap, refine=session.refine),
         objects=tuple(object_entry(each) for each in session.objects),
     )

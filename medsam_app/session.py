@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from medsam_app.editing import ObjectEditor
 from medsam_app.errors import PromptError, SettingsError
 from medsam_app.objects import AnyPrompt, SegmentedObject
-from medsam_app.prompt_file import open_prompt_file, save_prompt_file
+from medsam_app.prompt_file import Replay, open_prompt_file, save_prompt_file
 
 if TYPE_CHECKING:  # these import torch, which a session does not need
     from medsam_app.prediction import MaskPrediction
@@ -111,6 +111,19 @@ class Session(ObjectEditor):
         """Write the prompt file; see `save_prompt_file`."""
         return save_prompt_file(self, path)
 
+    def read_prompts(self, path: str | Path, *, other_image: bool = False) -> Replay:
+        """Read a prompt file for this image and this model; see `load_prompts`. Changes nothing."""
+        if self.predictor is None:
+            return open_prompt_file(path, self.volume, other_image=other_image)
+        model = self.predictor.model
+        return open_prompt_file(
+            path,
+            self.volume,
+            model=(model.model_id, model.weights_sha256),
+            adapter=(model.adapter_id, model.adapter_sha256),
+            other_image=other_image,
+        )
+
     def load_prompts(self, path: str | Path, *, other_image: bool = False) -> list[str]:
         """Put the objects of a prompt file in the place of all, as one step of the history.
 
@@ -124,10 +137,7 @@ class Session(ObjectEditor):
         Raises:
             PromptFileError: the file cannot be read or does not belong to this image.
         """
-        model = None
-        if self.predictor is not None:
-            model = (self.predictor.model.model_id, self.predictor.model.weights_sha256)
-        found = open_prompt_file(path, self.volume, model=model, other_image=other_image)
+        found = self.read_prompts(path, other_image=other_image)
         with self._lock:
             self.replace_objects(found.objects, change=f"open {Path(path).name}")
             self.overlap, self.refine = found.settings.overlap, found.settings.refine

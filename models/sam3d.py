@@ -28,7 +28,7 @@ class Sam3D(nn.Module):
         roi_shape: window the model is meant for, in voxels.
         model_id: name under which the weights are known.
         weights_sha256: hash of the file the weights came from, or '' for fresh ones.
-        adapter_sha256: hash of the adapter that is switched on, or ''.
+        adapter_id, adapter_sha256: name and hash of the adapter that is switched on, or ''.
         taught: tensors and modules of its own that are taught together with an adapter, because they are
             fresh or the method says so; for `Adapter.create(..., also=model.taught)`.
     """
@@ -40,7 +40,7 @@ class Sam3D(nn.Module):
         self.roi_shape = roi_shape
         self.model_id = "unnamed"
         self.weights_sha256 = ""
-        self.adapter_sha256 = ""
+        self.adapter_id = self.adapter_sha256 = ""
         self.taught: tuple[str, ...] = ()
         self.amp_dtype: torch.dtype | None = None
 

@@ -101,6 +101,7 @@ class SliceSegmenter(Protocol):
 
     model_id: str
     weights_sha256: str
+    adapter_id: str
     adapter_sha256: str
 
     @property
@@ -127,7 +128,7 @@ class SliceModel(nn.Module):
     Attributes:
         model_id: name under which the weights are known.
         weights_sha256: hash of the file the weights came from, or '' for fresh ones.
-        adapter_sha256: hash of the adapter that is switched on, or ''.
+        adapter_id, adapter_sha256: name and hash of the adapter that is switched on, or ''.
         amp_dtype: type of the encoder's matrix products, None for float32.
     """
 
@@ -144,10 +145,10 @@ class SliceModel(nn.Module):
         self.prompt_encoder: Any = prompt_encoder
         self.mask_decoder: Any = mask_decoder
         self.variant = variant
-        self.img_size: int = self.image_encoder.img_size
+        self.img_size = int(image_encoder.img_size)  # type: ignore[arg-type]
         self.model_id = "unnamed"
         self.weights_sha256 = ""
-        self.adapter_sha256 = ""
+        self.adapter_id = self.adapter_sha256 = ""
         self.amp_dtype: torch.dtype | None = None
 
     @property
@@ -167,12 +168,12 @@ class SliceModel(nn.Module):
             window: the intensities shown black and white.
         """
         square, fitted = self._square(image, window)
-        return SliceEmbedding(self._encode(square.to(self.device)), fitted, image.shape)  # type: ignore[arg-type]
+        return SliceEmbedding(self._encode(square.to(self.device)), fitted, (image.shape[0], image.shape[1]))
 
     def _square(self, image: NDArray, window: tuple[float, float]) -> tuple[Tensor, tuple[int, int]]:
         """(1, 3, S, S) what the encoder sees, and the rows and columns that the slice takes of it."""
         low, high = window
-        shown = np.clip((image.astype(np.float32) - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+        shown = np.clip((image.astype(np.float32) - low) / max(high - low, 1e-30), 0, 1)
         grey = np.rint(shown * 255).astype(np.uint8)
         side = (self.img_size, self.img_size)
         if not self.variant.stretch:

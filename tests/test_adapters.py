@@ -135,7 +135,7 @@ def test_removed_leaves_nothing(case: str, backbone: Backbone) -> None:
     adapter.remove()
     assert list(hooks_of(model)) == []
     left = {name: set(vars(module)) - attributes[name] for name, module in model.named_modules()}
-    assert {name: more for name, more in left.items() if more} in ({}, {"": {"adapter_sha256"}})
+    assert {name: more for name, more in left.items() if more} in ({}, {"": {"adapter_id", "adapter_sha256"}})
     assert adapter_in_use(model) is None
     with pytest.raises(AdapterError, match="removed"):
         adapter.enable()

@@ -39,9 +39,9 @@ def test_table_is_complete(entry: ModelEntry) -> None:
             with pytest.raises(ModelError, match="--weights FILE") as caught:
                 refuse(entry)
             assert checkpoint.page in str(caught.value) and checkpoint.by_hand in str(caught.value)
-    for normalisation in (entry.normalisation, *entry.tasks.values()):
-        assert len(normalisation.mean) == len(normalisation.std) and all(s > 0 for s in normalisation.std)
-        assert normalisation.clip is None or normalisation.clip[0] < normalisation.clip[1]
+    normalisation = entry.normalisation
+    assert len(normalisation.mean) == len(normalisation.std) and all(s > 0 for s in normalisation.std)
+    assert normalisation.clip is None or normalisation.clip[0] < normalisation.clip[1]
 
 
 def test_embedded_weights_are_those_of_the_table() -> None:

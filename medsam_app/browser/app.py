@@ -116,6 +116,8 @@ def serve(
     port: int = 7860,
     roots: Sequence[Path] = (),
     model: str = "sam3d_tiny",
+    weights: Path | None = None,
+    adapter: Path | None = None,
     device: str = "auto",
     open_browser: bool = True,
     auth: Sequence[tuple[str, str]] | None = None,
@@ -128,7 +130,8 @@ def serve(
         host: address to listen on; by default only this machine can reach it.
         port: port to listen on; when it is taken, the next free one of ten.
         roots: folders of the server that pages may browse and open files from.
-        model, device: what segments, and where it runs.
+        model, weights, adapter: what segments, as for `VolumePredictor`.
+        device: where it runs.
         open_browser: open the page in this machine's browser.
         auth: (name, password) pairs that are let in; None lets everybody in.
         upload_bytes: largest upload.
@@ -146,7 +149,15 @@ def serve(
         raise SettingsError(f"The image '{image}' does not exist; give a volume or a folder of DICOM slices.")
     listener = _listen(host, port)
     port = listener.getsockname()[1]
-    service = Service(image=image, roots=roots, model=model, device=device, upload_bytes=upload_bytes)
+    service = Service(
+        image=image,
+        roots=roots,
+        model=model,
+        weights=weights,
+        adapter=adapter,
+        device=device,
+        upload_bytes=upload_bytes,
+    )
     if image is None:
         threading.Thread(target=service.sample, daemon=True).start()
     app = create_app(service, host=host, port=port, auth=auth)

@@ -26,7 +26,7 @@ from medsam_app.browser.uploads import receive_file, receive_folder
 from medsam_app.browser.wire import voxel_blocks
 from medsam_app.browser.workspaces import Workspace
 from medsam_app.errors import MedsamError, PromptError, PromptFileError, SeriesChoice
-from medsam_app.prompt_file import open_prompt_file, save_prompt_file
+from medsam_app.prompt_file import save_prompt_file
 from medsam_app.saving import save_mask
 
 #: Largest body of an action, and of a prompt file (which may hold masks).
@@ -179,9 +179,7 @@ def _replay(workspace: Workspace, body: bytes, have: list[str]) -> bytes:
         path = workspace.folder / "opened.prompts.json"
         path.write_bytes(body)
         try:
-            model = session.predictor.model if session.predictor else None
-            named = (model.model_id, model.weights_sha256) if model is not None else None
-            found = open_prompt_file(path, session.volume, model=named)
+            found = session.read_prompts(path)
         except PromptFileError as error:
             raise PromptFileError(str(error).replace(str(path), "you opened")) from None
         finally:

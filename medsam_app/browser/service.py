@@ -17,12 +17,10 @@ from medsam_app.browser.wire import volume_header
 from medsam_app.browser.worker import ModelWorker
 from medsam_app.browser.workspaces import Workspace, Workspaces
 from medsam_app.cache import EmbeddingCache
-from medsam_app.errors import ModelError, VolumeError
-from medsam_app.models.load import choose_device, load_model
-from medsam_app.models.sam3d import Sam3D
-from medsam_app.models.slices import SliceModel
+from medsam_app.errors import MedsamError, VolumeError
+from medsam_app.models.load import choose_device
 from medsam_app.phantom import torso_phantom
-from medsam_app.predictor import CACHE_BYTES, VolumePredictor
+from medsam_app.predictor import CACHE_BYTES, AnyModel, VolumePredictor
 from medsam_app.session import Session
 from medsam_app.volume import Volume, load_volume
 
@@ -52,7 +50,7 @@ class Service:
     Args:
         image: the volume pages begin with; None for the sample.
         roots: folders that may be browsed.
-        model, device: as for `VolumePredictor`.
+        model, weights, adapter, device: as for `VolumePredictor`.
         upload_bytes: largest upload.
         workspaces: where the pages' work is kept.
     """
@@ -62,7 +60,9 @@ class Service:
         *,
         image: Path | None = None,
         roots: Sequence[Path] = (),
-        model: str | Sam3D = "sam3d_tiny",
+        model: str | AnyModel = "sam3d_tiny",
+        weights: Path | None = None,
+        adapter: Path | None = None,
         device: str = "auto",
         upload_bytes: int = UPLOAD_BYTES,
         workspaces: Workspaces | None = None,
@@ -74,18 +74,18 @@ class Service:
         self.worker = ModelWorker()
         self.cache = EmbeddingCache(CACHE_BYTES)
         self._device, self.device_sentence = choose_device(device)
-        self._wanted = model
-        self._model: Future[Sam3D | SliceModel] = self.worker.submit(self._load)
+        self._wanted, self._weights, self._adapter = model, weights, adapter
+        self._model: Future[AnyModel] = self.worker.submit(self._load)
         self.worker.submit(_warm_readers)
         self._shared: dict[str, Volume] = {}
         self._shared_lock = Lock()
 
-    def _load(self) -> Sam3D | SliceModel:
-        if isinstance(self._wanted, Sam3D):
-            return self._wanted
+    def _load(self) -> AnyModel:
         try:
-            return load_model(self._wanted, device=self._device)
-        except ModelError as error:
+            return VolumePredictor(
+                self._wanted, weights=self._weights, adapter=self._adapter, device=str(self._device)
+            ).model
+        except MedsamError as error:
             log.error("%s", error)
             raise
 
