@@ -34,6 +34,7 @@ class Framing:
         filled: fraction of the window that the mask's longest side fills after zooming in.
         room: a click nearer than this to an open face, in voxels, moves the window.
         encodings: most windows encoded for one prompt.
+        fixed_mm: the one spacing that windows may have; None where it is chosen.
     """
 
     first_mm: float = 1.5
@@ -47,6 +48,7 @@ class Framing:
     filled: float = 0.5
     room: float = 4.0
     encodings: int = 4
+    fixed_mm: float | None = None
 
 
 def first_roi(prompts: Sequence[Point | Box | MaskPrompt], grid: Grid, shape: Index, framing: Framing) -> Roi:
@@ -68,6 +70,8 @@ def first_roi(prompts: Sequence[Point | Box | MaskPrompt], grid: Grid, shape: In
 
 def usual_spacing(grid: Grid, shape: Index, framing: Framing) -> float:
     """Spacing in mm of the window of a click; a small volume is shown whole."""
+    if framing.fixed_mm is not None:
+        return framing.fixed_mm
     finest = framing.finest * float(grid.spacing.min())
     return float(np.clip(framing.first_mm, finest, max(finest, fitting_spacing(grid, shape))))
 
@@ -186,5 +190,5 @@ def _around(
     spacing = float((size / np.asarray(shape)).max()) / share
     finest = framing.finest * float(grid.spacing.min())
     widest = max(finest, fitting_spacing(grid, shape))
-    spacing = float(np.clip(max(spacing, at_least), finest, widest))
+    spacing = framing.fixed_mm or float(np.clip(max(spacing, at_least), finest, widest))
     return Roi.centred((low + high) / 2, (spacing,) * 3, shape, grid.ras)

@@ -37,7 +37,10 @@ class WindowEngine:
         self.model = model
         self.volume = volume
         self.cache = cache
-        self.framing = framing
+        # A model that is costly, or knows one spacing alone, is asked less.
+        self.framing = replace(
+            framing, encodings=min(framing.encodings, model.encodings), fixed_mm=model.spacing_mm
+        )
         self.encoded = 0
 
     def step(
@@ -72,7 +75,7 @@ class WindowEngine:
         """The mask of a state with its outline drawn in tiles, where that shows more."""
         grid, finest = self.volume.grid, self.framing.finest * float(self.volume.grid.spacing.min())
         mosaic = None
-        if not state.detailed:
+        if not state.detailed and self.framing.fixed_mm is None:
             mosaic = plan_tiles(state.logits, state.roi, grid, finest=finest, fill=compliance.EXCLUDED)
         if mosaic is None:
             return state.start, state.patch, state.unmet

@@ -29,6 +29,8 @@ class Sam3D(nn.Module):
         model_id: name under which the weights are known.
         weights_sha256: hash of the file the weights came from, or '' for fresh ones.
         adapter_id, adapter_sha256: name and hash of the adapter that is switched on, or ''.
+        encodings: most windows that are worth encoding for one prompt.
+        spacing_mm: the one spacing of windows that it knows, or None where any will do.
         taught: tensors and modules of its own that are taught together with an adapter, because they are
             fresh or the method says so; for `Adapter.create(..., also=model.taught)`.
     """
@@ -41,6 +43,8 @@ class Sam3D(nn.Module):
         self.model_id = "unnamed"
         self.weights_sha256 = ""
         self.adapter_id = self.adapter_sha256 = ""
+        self.encodings = 4
+        self.spacing_mm: float | None = None
         self.taught: tuple[str, ...] = ()
         self.amp_dtype: torch.dtype | None = None
 

@@ -150,6 +150,7 @@ def build_sam3d_vit(shape: VitShape, *, roi_shape: tuple[int, int, int] = (128, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Sam3D(VitImageEncoder(shape), HalfDecoder(), roi_shape=roi_shape)
+    model.encodings = 2  # each takes a minute on two cores
     blocks = [f"encoder.vit.blocks.{n}" for n in range(shape.depth)]
     model.taught = (
         "encoder.vit.depth_embed",
