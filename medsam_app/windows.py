@@ -1,0 +1,172 @@
+"""3D models: a mask is seen in one window, chosen from the prompts and from the mask that they give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medsam_app import compliance
+from medsam_app.cache import EmbeddingCache
+from medsam_app.engine import Progress, Prompts, settled_state
+from medsam_app.framing import Framing, better_roi, first_roi, holds_points, roi_with_points, wider_roi
+from medsam_app.local_edit import mend_near_click
+from medsam_app.models.sam3d import Embedding, Sam3D
+from medsam_app.prediction import State, on_box, union_box
+from medsam_app.prompts import Box, MaskPrompt, Point
+from medsam_app.roi import Index, Roi, mask_from_logits, move_values, read_roi, tight
+from medsam_app.roi_prompts import prompts_in_roi
+from medsam_app.tiles import plan_tiles
+from medsam_app.volume import Volume
+
+
+class WindowEngine:
+    """A 3D model on one volume; see `Engine`.
+
+    Args:
+        model: encodes and decodes windows.
+        volume: what is segmented.
+        cache: where embeddings of windows are remembered.
+        framing: how the window is chosen.
+    """
+
+    def __init__(self, model: Sam3D, volume: Volume, cache: EmbeddingCache, framing: Framing) -> None:
+        self.model = model
+        self.volume = volume
+        self.cache = cache
+        self.framing = framing
+        self.encoded = 0
+
+    def step(self, before: State | None, prompts: Prompts, progress: Progress | None) -> State:
+        """The state after the last prompt, from the state before it."""
+        grid, newest = self.volume.grid, prompts[-1]
+        if isinstance(newest, MaskPrompt):
+            return self._from_mask(before, prompts, newest)
+        if before is None or isinstance(newest, Box):
+            roi = first_roi(prompts, grid, self.model.roi_shape, self.framing)
+        elif holds_points(before.roi, prompts, self.framing):
+            roi = before.roi
+        else:
+            roi = roi_with_points(before.roi, (before.logits > 0).numpy(), prompts, grid, self.framing)
+        # A box or a given mask has already set the window.
+        settled = _detailed(before) or any(isinstance(p, Box) and p.slice_axis is None for p in prompts)
+        roi, logits, score = self._best_window(roi, prompts, before, settled=settled)
+        if before is not None and before.detailed and isinstance(newest, Point):
+            old = move_values(before.logits, before.roi, roi, fill=compliance.EXCLUDED)
+            logits = mend_near_click(old, logits, roi, newest)
+        start, patch = mask_from_logits(logits, roi)
+        if before is not None and before.detailed:
+            start, patch = _keep_detail(before, roi, start, patch)
+        return settled_state(
+            before, prompts, grid, roi, logits, start, patch, score, detailed=_detailed(before)
+        )
+
+    def refined(
+        self, state: State, prompts: Prompts, progress: Progress | None
+    ) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
+        """The mask of a state with its outline drawn in tiles, where that shows more."""
+        grid, finest = self.volume.grid, self.framing.finest * float(self.volume.grid.spacing.min())
+        mosaic = None
+        if not state.detailed:
+            mosaic = plan_tiles(state.logits, state.roi, grid, finest=finest, fill=compliance.EXCLUDED)
+        if mosaic is None:
+            return state.start, state.patch, state.unmet
+        rough = replace(state, roi=mosaic.roi, logits=mosaic.logits, detailed=True)
+
+        def look(roi: Roi, sure: NDArray[np.int8], number: int) -> torch.Tensor:
+            if progress is not None:
+                progress(f"Outline, tile {number + 1} of {len(mosaic.tiles)}", number / len(mosaic.tiles))
+            return self._decode(roi, prompts, rough, sure)[0]
+
+        logits = compliance.keep_to_boxes(mosaic.redrawn(look), mosaic.roi, prompts)
+        return compliance.settle(*mask_from_logits(logits, mosaic.roi), prompts, grid.shape)
+
+    def _best_window(
+        self, roi: Roi, prompts: Prompts, before: State | None, *, settled: bool
+    ) -> tuple[Roi, torch.Tensor, float]:
+        """The window that suits the mask best, with logits and predicted quality there."""
+        grid, framing, newest = self.volume.grid, self.framing, prompts[-1]
+        logits, score = self._decode(roi, prompts, before)
+        if settled:
+            return roi, logits, score
+        # A click that says the object goes on elsewhere: it may be much larger than it seemed.
+        missed = isinstance(newest, Point) and newest.positive and not _holds(before, newest, grid.shape)
+        more = framing.encodings - 1
+        if missed and more and (wide := wider_roi(roi, grid, framing)) is not None:
+            more -= 1
+            seen, thought = self._decode(wide, prompts, before)
+            if thought > score + framing.trust:
+                roi, logits, score = wide, seen, thought
+        for _ in range(more):
+            wanted = better_roi(roi, (logits > 0).numpy(), prompts, grid, framing)
+            if wanted is None:
+                break
+            roi = wanted
+            logits, score = self._decode(roi, prompts, before)
+        return roi, logits, score
+
+    def _decode(
+        self,
+        roi: Roi,
+        prompts: Prompts,
+        before: State | None,
+        sure: NDArray[np.int8] | None = None,
+    ) -> tuple[torch.Tensor, float]:
+        """Logits (X, Y, Z) on a window, prompts honoured, and the predicted quality."""
+        embedding = self._embed(roi)
+        asked = prompts_in_roi(roi, prompts, before, sure, self.model.device)
+        logits, quality = self.model.decode(embedding, asked).best()
+        values = torch.nan_to_num(logits[0, 0].float().cpu(), nan=compliance.EXCLUDED)
+        values = compliance.keep_to_boxes(values, roi, prompts)
+        points = [p for p in prompts if isinstance(p, Point)]
+        look = embedding.image[0, -1].float().cpu()
+        values = compliance.honour_points(values, look, roi, points, self.volume.grid.shape)
+        return values, float(torch.nan_to_num(quality[0]).clamp(0, 1))
+
+    def _embed(self, roi: Roi) -> Embedding:
+        """The embedding of a window, from the cache where it is there."""
+        weights = self.model.weights_sha256 or id(self.model)
+        key = (self.model.model_id, weights, self.model.adapter_sha256, self.volume.fingerprint, roi)
+        embedding, made = self.cache.get_or_make(key, lambda: self._encode(roi))
+        self.encoded += made
+        return embedding
+
+    def _encode(self, roi: Roi) -> Embedding:
+        image, valid = (t[None, None].to(self.model.device) for t in read_roi(self.volume.array, roi))
+        return self.model.encode_image(image, valid)
+
+    def _from_mask(self, before: State | None, prompts: Prompts, mask: MaskPrompt) -> State:
+        """The state of a mask given as it is."""
+        roi = first_roi(prompts, self.volume.grid, self.model.roi_shape, self.framing)
+        whole = mask.to_array()
+        inside, valid = read_roi(whole, roi)
+        logits = torch.where(valid, torch.logit(inside, eps=0.02), compliance.EXCLUDED)
+        patch = whole[tuple(slice(a, b) for a, b in zip(mask.start, mask.stop, strict=True))]
+        return settled_state(
+            before, prompts, self.volume.grid, roi, logits, mask.start, patch, 1.0, detailed=True
+        )
+
+
+def _holds(before: State | None, click: Point, shape: Sequence[int]) -> bool:
+    """Whether a click lies inside the mask before it."""
+    if before is None:
+        return False
+    return compliance.value_of(before.start, before.patch, compliance.nearest_voxel(click, shape))
+
+
+def _detailed(before: State | None) -> bool:
+    return before is not None and before.detailed
+
+
+def _keep_detail(
+    before: State, roi: Roi, start: Index, patch: NDArray[np.bool_]
+) -> tuple[Index, NDArray[np.bool_]]:
+    """Where a prompt did not change the mask as the window sees it, keep the finer mask of before."""
+    moved = move_values(before.logits, before.roi, roi, fill=compliance.EXCLUDED)
+    coarse = mask_from_logits(moved, roi)
+    box = union_box((start, patch), coarse, (before.start, before.patch))
+    new, old = on_box(start, patch, box), on_box(*coarse, box)
+    return tight(box[0], np.where(new == old, on_box(before.start, before.patch, box), new))

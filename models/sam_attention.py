@@ -1,0 +1,155 @@
+"""An exact, quicker and smaller attention for SAM's image encoder, on the package's own weights.
+
+SAM's encoder (Kirillov et al., arXiv:2304.02643) adds a decomposed relative position to every score:
+q.Rh by the distance in rows and q.Rw by the distance in columns. The `segment_anything` package holds
+all scores of a block at once, (windows x heads, tokens, tokens), several times over. Neither way here does:
+
+- `attend_beside` makes the bias a part of the dot product: [q.Rh, q.Rw] stands beside the query and the
+  one-hot row and column of a token beside its key. For GPUs, where wider products cost little.
+- `attend_by_head` gives the fused kernel the bias of a few queries of one head at a time, which fits the
+  cache. For CPUs, where a product three times as wide costs more than adding the bias.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+#: Queries whose bias is made at a time on the CPU: enough for the kernel's largest blocks, and few enough
+#: that the memory of one strip (16 MB at 4096 keys) is used again for the next instead of given back.
+QUERIES = 1024
+#: Tokens that pass the MLP at a time, for the same reason.
+TOKENS = 1024
+
+
+def relative_positions(
+    q: Tensor, rows: Tensor, columns: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """The two parts of the bias, in float32.
+
+    Args:
+        q: (B, heads, N, C) queries of h x w tokens in row order, not scaled.
+        rows, columns: (2h - 1, C) and (2w - 1, C) tables by distance, the middle for distance zero.
+        size: (h, w).
+
+    Returns:
+        (B, heads, N, h) by the key's row and (B, heads, N, w) by its column.
+    """
+    h, w = size
+    grid = q.float().unflatten(2, size)
+    by_row = torch.einsum("bnhwc,hkc->bnhwk", grid, rows.float()[_distances(h, q.device)])
+    by_column = torch.einsum("bnhwc,wkc->bnhwk", grid, columns.float()[_distances(w, q.device)])
+    return by_row.flatten(2, 3), by_column.flatten(2, 3)
+
+
+def _distances(n: int, device: torch.device) -> Tensor:
+    """(n, n) index into a table of 2n - 1 distances, for each query (first) and key."""
+    line = torch.arange(n, device=device)
+    return line[:, None] - line + n - 1
+
+
+def attend_by_head(q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:
+    """Attention with the bias by_row + by_column, added by the fused kernel a strip at a time.
+
+    Args:
+        q, k, v: (B, heads, N, C).
+        by_row, by_column: (B, heads, N, h) and (B, heads, N, w) with h x w = N, float32.
+
+    Returns:
+        (B, heads, N, C).
+    """
+    heads = []
+    for n in range(q.shape[1]):
+        own = slice(n, n + 1)
+        strips = [each[:, own].split(QUERIES, dim=2) for each in (q, by_row, by_column)]
+        parts = []
+        for query, rows, columns in zip(*strips, strict=True):
+            bias = (rows[..., :, None] + columns[..., None, :]).flatten(3)
+            parts.append(F.scaled_dot_product_attention(query, k[:, own], v[:, own], attn_mask=bias))
+        heads.append(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2))
+    return torch.cat(heads, dim=1)
+
+
+def attend_beside(q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:
+    """The same with the bias as a part of the dot product; arguments as for `attend_by_head`.
+
+    In a type of few bits the bias is written as a sum of two numbers of that type, so that it is as exact
+    as the scores are.
+    """
+    h, w = by_row.shape[-1], by_column.shape[-1]
+    scale = q.shape[-1] ** -0.5
+    bias = torch.cat([by_row, by_column], dim=-1) / scale  # the kernel scales the whole product
+    beside = [bias.to(q.dtype)]
+    if q.dtype != torch.float32:
+        beside.append((bias - beside[0].float()).to(q.dtype))
+    row = torch.eye(h, dtype=q.dtype, device=q.device).repeat_interleave(w, dim=0)
+    column = torch.eye(w, dtype=q.dtype, device=q.device).repeat(h, 1)
+    where = torch.cat([row, column] * len(beside), dim=1).expand(*k.shape[:2], -1, -1)
+    return F.scaled_dot_product_attention(
+        torch.cat([q, *beside], dim=-1), torch.cat([k, where], dim=-1), v, scale=scale
+    )
+
+
+class SamBlock(nn.Module):
+    """A transformer block of SAM's encoder: the package's modules under the same names, a leaner forward.
+
+    Within windows, padding is worth computing nowhere but as keys, where it counts: the package pads with
+    zeros before the projection to queries, keys and values, so that a padding token is that layer's bias.
+
+    Args:
+        block: a block of `segment_anything.modeling.ImageEncoderViT`, with relative positions.
+        adapter: added to the MLP, as in SAM-Med2D; see `sam_med2d.AdapterLayer`.
+    """
+
+    def __init__(self, block: Any, adapter: nn.Module | None = None) -> None:
+        super().__init__()
+        self.norm1: Any = block.norm1
+        self.attn: Any = block.attn
+        self.norm2: Any = block.norm2
+        self.mlp: Any = block.mlp
+        self.window_size: int = block.window_size
+        if adapter is not None:
+            self.Adapter = adapter  # the published name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) tokens to the same shape."""
+        normed = self.norm1(x)
+        if self.window_size and x.device.type == "cpu":  # a row of windows at a time stays in the cache
+            parts = normed.split(self.window_size, dim=1)
+            attended = torch.cat([self._in_windows(part) for part in parts], dim=1)
+        elif self.window_size:
+            attended = self._in_windows(normed)
+        else:
+            attended = self._attend(self.attn.qkv(normed))
+        x = x + self.attn.proj(attended)
+        normed = self.norm2(x)
+        parts = normed.flatten(0, 2).split(TOKENS)
+        after = torch.cat([self.mlp(part) for part in parts]).view(x.shape)
+        return x + after + self.Adapter(normed) if hasattr(self, "Adapter") else x + after
+
+    def _in_windows(self, x: Tensor) -> Tensor:
+        """Attention within windows, for (B, H, W, C) normed tokens."""
+        side, (batch, h, w, dim) = self.window_size, x.shape
+        down, across = -(-h // side), -(-w // side)
+        qkv = self.attn.qkv(x)
+        if (h, w) != (down * side, across * side):
+            padding = self.attn.qkv(x.new_zeros(dim))
+            whole = padding.expand(batch, down * side, across * side, -1).clone()
+            whole[:, :h, :w] = qkv
+            qkv = whole
+        qkv = qkv.view(batch, down, side, across, side, -1).transpose(2, 3)
+        out = self._attend(qkv.reshape(-1, side, side, 3 * dim))
+        out = out.view(batch, down, across, side, side, dim).transpose(2, 3)
+        return out.reshape(batch, down * side, across * side, dim)[:, :h, :w]
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        attn = self.attn
+        batch, h, w, _ = qkv.shape
+        q, k, v = qkv.reshape(batch, h * w, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+        attend = attend_by_head if q.device.type == "cpu" else attend_beside
+        with torch.autocast(q.device.type, enabled=False):  # would round the bias
+            bias = relative_positions(q, attn.rel_pos_h, attn.rel_pos_w, (h, w))
+            return attend(q, k, v, *bias).transpose(1, 2).reshape(batch, h, w, -1)

@@ -1,0 +1,103 @@
+"""The modules of the `segment_anything` package, imported only where a model of it is built."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from importlib import metadata
+from typing import Any
+
+from torch import nn
+
+from medsam_app.errors import ModelError
+
+
+def sam_package() -> Any:
+    """The package.
+
+    Raises:
+        ModelError: it is missing or, most often, torchvision, which it imports, is of another build than
+            torch.
+    """
+    try:
+        import segment_anything
+    except Exception as error:  # a torchvision that does not fit raises what it likes
+        torch, torchvision = _version("torch"), _version("torchvision")
+        raise ModelError(
+            f"Slice models need the package segment-anything, which cannot be imported here "
+            f"({type(error).__name__}: {error}). There are torch {torch}, torchvision {torchvision} and "
+            f"segment-anything {_version('segment-anything')}; {_advice(torch)}"
+        ) from error
+    return segment_anything
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _advice(torch: str) -> str:
+    """What to install for a version of torch: torchvision counts 15 minor versions behind torch 2."""
+    release = re.match(r"2\.(\d+)", torch)
+    fitting = f"torchvision==0.{int(release[1]) + 15}.*" if release else "the torchvision made for it"
+    return (
+        f"install {fitting} from the same place as torch, and segment-anything: "
+        f'pip install "{fitting}" segment-anything.'
+    )
+
+
+def sam_parts(
+    *,
+    img_size: int,
+    embed_dim: int,
+    depth: int,
+    heads: int,
+    global_attn_indexes: tuple[int, ...],
+    patch_size: int = 16,
+    window_size: int = 14,
+    prompt_dim: int = 256,
+    decoder_heads: int = 8,
+    decoder_mlp_dim: int = 2048,
+) -> tuple[Any, Any, Any]:
+    """Image encoder, prompt encoder and mask decoder of a SAM of any size, with fresh weights.
+
+    Args:
+        img_size: side of the square that the encoder sees, in pixels.
+        embed_dim, depth, heads: of the image encoder.
+        global_attn_indexes: blocks that attend to the whole slice; the others to windows.
+        patch_size, window_size: pixels of a token and tokens of a window, along each side.
+        prompt_dim, decoder_heads, decoder_mlp_dim: of the prompt encoder and the mask decoder.
+
+    Raises:
+        ModelError: as for `sam_package`.
+    """
+    modeling = sam_package().modeling
+    tokens = img_size // patch_size
+    image_encoder = modeling.ImageEncoderViT(
+        img_size=img_size,
+        patch_size=patch_size,
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=heads,
+        out_chans=prompt_dim,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=window_size,
+        global_attn_indexes=global_attn_indexes,
+    )
+    prompt_encoder = modeling.PromptEncoder(
+        embed_dim=prompt_dim,
+        image_embedding_size=(tokens, tokens),
+        input_image_size=(img_size, img_size),
+        mask_in_chans=16,
+    )
+    transformer = modeling.TwoWayTransformer(
+        depth=2, embedding_dim=prompt_dim, num_heads=decoder_heads, mlp_dim=decoder_mlp_dim
+    )
+    return (
+        image_encoder,
+        prompt_encoder,
+        modeling.MaskDecoder(transformer_dim=prompt_dim, transformer=transformer),
+    )
