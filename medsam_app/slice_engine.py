@@ -14,13 +14,15 @@ from medsam_app import compliance
 from medsam_app.cache import EmbeddingCache
 from medsam_app.engine import Progress, Prompts, settled_state
 from medsam_app.local_edit import mend_near_click
+from medsam_app.models.slice_input import shown_in_window
 from medsam_app.models.slices import SliceSegmenter
 from medsam_app.prediction import State
 from medsam_app.prompts import MaskPrompt, Point
-from medsam_app.propagation import Propagation, Seen, Walk
+from medsam_app.propagation import Propagation, Seen
 from medsam_app.roi import Index, mask_from_logits, move_values
 from medsam_app.slice_prompts import Click, SlicePrompts, slice_axis
 from medsam_app.slice_stack import SliceLogits, SliceStack, acquisition_axis
+from medsam_app.slice_walk import Walk
 from medsam_app.volume import Volume
 
 #: Logits are held within this, so that averages of two are not the louder one's.
@@ -82,7 +84,7 @@ class SliceEngine:
         values, roi = stack.to_roi(start, part)
         values = compliance.keep_to_boxes(values, roi, prompts)
         box = tuple(slice(a, a + n) for a, n in zip(start, part.shape, strict=True))
-        look, _ = stack.to_roi(start, self._shown(stack.from_file(self.volume.array)[box]) * 2 - 1)
+        look, _ = stack.to_roi(start, self.shown(stack.from_file(self.volume.array)[box]) * 2 - 1)
         values = compliance.honour_points(values, look, roi, clicks, grid.shape)
         detailed = before is not None and before.detailed
         if before is not None and detailed and isinstance(newest, Point):
@@ -126,11 +128,11 @@ class SliceEngine:
         """The 0.5 and 99.5 percentiles of the volume's intensities, which are shown black and white."""
         step = max(1, round((self.volume.array.size / SAMPLE) ** (1 / 3)))
         low, high = np.percentile(self.volume.array[::step, ::step, ::step], (0.5, 99.5))
-        return float(low), float(high) if high > low else float(low) + 1
+        return float(low), float(high)
 
-    def _shown(self, part: NDArray) -> NDArray[np.float32]:
-        low, high = self._window
-        return np.clip((part.astype(np.float32) - low) / (high - low), 0, 1)
+    def shown(self, part: NDArray) -> NDArray[np.float32]:
+        """Raw intensities as the model sees them, in [0, 1]."""
+        return shown_in_window(part, self._window)
 
 
 class _Looker:
@@ -168,7 +170,7 @@ class _Looker:
         return self.engine.model.low_res(self.engine.embed(self.stack, index), torch.from_numpy(logits))
 
     def shown(self, index: int) -> NDArray[np.float32]:
-        return self.engine._shown(self.stack.from_file(self.engine.volume.array)[index])
+        return self.engine.shown(self.stack.from_file(self.engine.volume.array)[index])
 
 
 def _score(quality: dict[int, float], logits: SliceLogits, before: State | None) -> float:

@@ -72,13 +72,9 @@ class SlicePrompts:
 
     def _limit(self, boxes: list[NDArray[np.float64]], stack: SliceStack) -> None:
         """What 3D boxes allow: all between them, and clicks outside them that say the object is there."""
-        inside = [
-            np.array([[n, *at], [n, *at]])
-            for n in self._clicks
-            for at, positive in self._clicks[n]
-            if positive
-        ]
-        low, high = (np.min(boxes, axis=(0, 1)), np.max(boxes, axis=(0, 1)))
+        positive = [(n, *at) for n, clicks in self._clicks.items() for at, inside in clicks if inside]
+        inside = np.reshape(positive, (-1, 3))
+        low, high = np.min(boxes, axis=(0, 1)), np.max(boxes, axis=(0, 1))
         slack = BOX_TOLERANCE * (high - low)
         corners = np.concatenate([[low - slack, high + slack], inside])
         self._hull = np.stack([corners.min(axis=0), corners.max(axis=0)])

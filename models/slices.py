@@ -19,11 +19,15 @@ from torch.nn import functional as F
 from medsam_app.errors import ModelError, unknown_name
 from medsam_app.models.sam_attention import SamBlock
 from medsam_app.models.sam_med2d import AdapterLayer
-from medsam_app.models.sam_package import sam_package, sam_parts
-
-TINY = 1e-30
-#: Mean and standard deviation of red, green and blue that SAM was trained with, in 0..255.
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+from medsam_app.models.sam_package import sam_parts
+from medsam_app.models.slice_input import (
+    SliceInput,
+    longest_side_fits,
+    padded,
+    shown_in_window,
+    stretched,
+    stretched_nearest,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +36,7 @@ class Variant:
 
     Attributes:
         img_size: side of the square that the encoder sees.
-        stretch: whether slices are stretched to that square; otherwise the longest side is made to fit
-            and the rest is padded.
+        input: makes that square of a slice.
         adapters: whether the encoder's blocks carry SAM-Med2D's adapter layers.
         multimask: whether several candidates are asked for: always, never, or None where prompts are
             ambiguous, which is a single click.
@@ -42,7 +45,7 @@ class Variant:
     """
 
     img_size: int
-    stretch: bool
+    input: SliceInput
     adapters: bool = False
     multimask: bool | None = None
     boxes_only: bool = False
@@ -50,9 +53,9 @@ class Variant:
 
 
 VARIANTS = {
-    "sam": Variant(img_size=1024, stretch=False),
-    "medsam": Variant(img_size=1024, stretch=True, multimask=False, boxes_only=True, rates_masks=False),
-    "sam_med2d": Variant(img_size=256, stretch=True, adapters=True, multimask=True),
+    "sam": Variant(img_size=1024, input=longest_side_fits),
+    "medsam": Variant(img_size=1024, input=stretched, multimask=False, boxes_only=True, rates_masks=False),
+    "sam_med2d": Variant(img_size=256, input=stretched_nearest, adapters=True, multimask=True),
 }
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "vit_b": {"embed_dim": 768, "depth": 12, "heads": 12, "global_attn_indexes": (2, 5, 8, 11)},
@@ -164,34 +167,9 @@ class SliceModel(nn.Module):
             image: (H, W) raw intensities, rows first.
             window: the intensities shown black and white.
         """
-        square, fitted = self._square(image, window)
+        square, fitted = self.variant.input(shown_in_window(image, window), self.variant.img_size)
         size = (int(image.shape[0]), int(image.shape[1]))
         return SliceEmbedding(self._encode(square.to(self.device)), fitted, size)
-
-    def _square(self, image: NDArray, window: tuple[float, float]) -> tuple[Tensor, tuple[int, int]]:
-        """(1, 3, S, S) what the encoder sees, and the rows and columns that the slice takes of it."""
-        low, high = window
-        shown = np.clip((image.astype(np.float32) - low) / max(high - low, TINY), 0, 1)
-        grey = np.rint(shown * 255).astype(np.uint8)
-        side = (self.variant.img_size, self.variant.img_size)
-        if not self.variant.stretch:
-            # The package's own resizing, whose rounding the encoder was trained with.
-            grey = sam_package().utils.transforms.ResizeLongestSide(self.variant.img_size).apply_image(grey)
-            value = torch.from_numpy(grey)[None, None].float()
-        elif self.variant.adapters:
-            value = F.interpolate(torch.from_numpy(grey)[None, None].float(), side, mode="nearest")
-        else:
-            plain = torch.from_numpy(shown)[None, None]
-            value = F.interpolate(plain, side, mode="bicubic", antialias=True).clamp(0, 1)
-            value = (value - value.min()) / (value.max() - value.min()).clamp_min(1e-8)
-            return value.expand(-1, 3, -1, -1), side
-        value = (value - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(-1, 1, 1)
-        return self._padded(value), (value.shape[2], value.shape[3])
-
-    def _padded(self, x: Tensor, value: float = 0.0) -> Tensor:
-        """(..., h, w) filled up to the encoder's square, below and on the right."""
-        side = self.variant.img_size
-        return F.pad(x, (0, side - x.shape[-1], 0, side - x.shape[-2]), value=value)
 
     def _encode(self, square: Tensor) -> Tensor:
         encoder = self.image_encoder
@@ -255,7 +233,7 @@ class SliceModel(nn.Module):
     def low_res(self, embedding: SliceEmbedding, logits: Tensor) -> Tensor:
         """(h, w) logits as a mask prompt wants them, for (H, W) logits on the slice."""
         fitted = _resized(logits[None, None].float(), embedding.fitted)
-        square = self._padded(fitted, float(logits.min()))  # padding is outside every object
+        square = padded(fitted, self.variant.img_size, float(logits.min()))  # padding is outside every object
         return _resized(square, self.prompt_encoder.mask_input_size)[0, 0]
 
 

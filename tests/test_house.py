@@ -51,6 +51,7 @@ FLOORS = [
         "slice_engine",
         "slice_prompts",
         "slice_stack",
+        "slice_walk",
         "tiles",
         "windows",
     },
