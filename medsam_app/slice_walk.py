@@ -89,10 +89,14 @@ class Walk:
         key, old = self.asked.key, self.logits[self.asked.key]
         had = bool((old > 0).any())
         clicks, mask = self.asked.clicks(key), None
-        if had and self.asked.rectangle is None:
-            mask = self.looker.low_res(key, old)
+        if self.asked.rectangle is None:
+            told_inside = any(positive for _, positive in clicks)
+            if not had and not told_inside:
+                return  # only told where the object is not, and there it is not
+            if had:
+                mask = self.looker.low_res(key, old)
             # A model that is told only where the object is not takes this for what it should show.
-            inside = None if any(positive for _, positive in clicks) else left_by(clicks, old > 0)
+            inside = None if told_inside else left_by(clicks, old > 0)
             clicks = clicks if inside is None else [*clicks, (inside, True)]
         first = self._look(key, self.asked.rectangle, clicks, mask)
         self._keep(key, first.logits, first.quality)

@@ -242,6 +242,17 @@ def test_a_negative_click_past_the_end_cuts_there_and_nowhere_else() -> None:
     assert not cut.mask[:, :, 13:].any()
 
 
+def test_a_negative_click_where_nothing_is_changes_nothing_and_costs_nothing() -> None:
+    volume, _, middle = ellipsoid("k")
+    predictor = predictor_on(volume)
+    found = predictor.predict(points=[middle])
+    again = predictor.predict(points=[middle, (5, 5, 0), (5, 5, 19)], point_labels=[1, 0, 0])
+    assert np.array_equal(found.mask, again.mask)
+    assert again.score == pytest.approx(found.score)
+    assert again.encoded == 0
+    assert again.changed_box is None
+
+
 def test_a_click_beyond_a_gap_adds_what_is_there_and_keeps_the_rest() -> None:
     shape = (40, 40, 24)
     i, j, k = np.indices(shape)
