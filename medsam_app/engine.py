@@ -1,4 +1,4 @@
-"""What a predictor asks of the part that knows its kind of model, and what all of those end with."""
+"""What turns prompts into the state after them: windows of a 3D model, or slices of a 2D one."""
 
 from __future__ import annotations
 
@@ -14,36 +14,43 @@ from medsam_app.geometry import Grid
 from medsam_app.prediction import State, difference_box
 from medsam_app.prompts import Box, MaskPrompt, Point
 from medsam_app.roi import Index, Roi
+from medsam_app.volume import Volume
 
 AnyPrompt = Point | Box | MaskPrompt
+Prompts = tuple[AnyPrompt, ...]
 Progress = Callable[[str, float], None]
 
 
 class Engine(Protocol):
-    """Steps of one volume with one model. A step is a pure function of its arguments.
+    """One model on one volume. What it gives is a function of the model, the volume, its settings and the
+    arguments, and of nothing that was asked before.
 
     Attributes:
-        encoded: how often the image encoder has run.
+        volume: what is segmented.
+        encoded: windows or slices encoded so far; what the cache held is not counted.
     """
 
+    volume: Volume
     encoded: int
 
-    def step(
-        self, before: State | None, prompts: tuple[AnyPrompt, ...], progress: Progress | None = None
-    ) -> State:
-        """The state after the last of the prompts, from the state before it."""
-        ...
+    def step(self, before: State | None, prompts: Prompts, progress: Progress | None) -> State:
+        """The state after the last prompt.
+
+        Args:
+            before: the state after the prompts before it; None when these did not say where the object is.
+            prompts: all prompts so far, the newest last.
+            progress: called with a sentence and a fraction done.
+        """
 
     def refined(
-        self, state: State, prompts: tuple[AnyPrompt, ...], progress: Progress | None
+        self, state: State, prompts: Prompts, progress: Progress | None
     ) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
-        """Start, patch and unmet prompts of a state's mask with its outline drawn finely."""
-        ...
+        """Start and patch of a state's mask with a finer outline where there is one, and unmet prompts."""
 
 
 def settled_state(
     before: State | None,
-    prompts: tuple[AnyPrompt, ...],
+    prompts: Prompts,
     grid: Grid,
     roi: Roi,
     logits: torch.Tensor,
@@ -53,7 +60,7 @@ def settled_state(
     *,
     detailed: bool,
 ) -> State:
-    """A state whose mask honours its prompts voxel by voxel, compared with the one before."""
+    """The state of a mask on the file's grid, once clicks and boxes have had the last word on it."""
     start, patch, unmet = compliance.settle(start, patch, prompts, grid.shape)
     patch.setflags(write=False)
     old = (start, patch[:0]) if before is None else (before.start, before.patch)

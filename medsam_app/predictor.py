@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from threading import RLock
 from typing import cast
 
@@ -22,7 +21,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from medsam_app.adapters.adapter import Adapter
 from medsam_app.cache import BytesCache, EmbeddingCache
 from medsam_app.engine import AnyPrompt, Engine, Progress
 from medsam_app.errors import PromptError
@@ -32,11 +30,11 @@ from medsam_app.models.sam3d import Sam3D
 from medsam_app.models.slices import SliceSegmenter
 from medsam_app.prediction import MaskPrediction, State
 from medsam_app.prompts import Point, check_prompts, prompts_from_arrays
+from medsam_app.propagation import Propagation
 from medsam_app.slice_engine import SliceEngine
 from medsam_app.volume import Volume
 from medsam_app.windows import WindowEngine
 
-AnyModel = Sam3D | SliceSegmenter
 #: Memory for embeddings and for the masks of prefixes.
 CACHE_BYTES = 512 << 20
 STATE_BYTES = 256 << 20
@@ -55,15 +53,16 @@ class VolumePredictor:
         device: 'auto', 'cpu', 'cuda', ...; where a named model runs.
         cache: embeddings shared with other predictors; by default an own one.
         cache_bytes: size of the own cache.
-        framing: how the window is chosen.
+        framing: how a 3D model's window is chosen.
+        propagation: how a 2D model's mask goes from slice to slice.
         refine: whether the outline of an object that is large for one window is drawn again in tiles of
-            finer spacing, unless a call says otherwise. It takes a few seconds an object and call. Models
-            of slices see the volume's own spacing and have no use for both.
+            finer spacing, unless a call says otherwise. It takes a few seconds an object and call, and
+            is nothing to a 2D model.
     """
 
     def __init__(
         self,
-        model: str | AnyModel = "sam3d_tiny",
+        model: str | Sam3D | SliceSegmenter = "sam3d_tiny",
         *,
         weights: Path | None = None,
         adapter: Path | None = None,
@@ -71,17 +70,16 @@ class VolumePredictor:
         cache: EmbeddingCache | None = None,
         cache_bytes: int = CACHE_BYTES,
         framing: Framing | None = None,
+        propagation: Propagation | None = None,
         refine: bool = True,
     ) -> None:
-        if isinstance(model, str):
-            model = load_model(model, device=choose_device(device)[0], weights=weights)
-        if adapter is not None:
-            Adapter.load(adapter, cast(nn.Module, model)).enable()
-        self.model = model
+        self.model: Sam3D | SliceSegmenter = (
+            load_model(model, device=choose_device(device)[0]) if isinstance(model, str) else model
+        )
         self.cache = EmbeddingCache(cache_bytes) if cache is None else cache
         self.framing = framing or Framing()
+        self.propagation = propagation or Propagation()
         self.refine = refine
-        self._volume: Volume | None = None
         self._engine: Engine | None = None
         self._states: BytesCache[State] = BytesCache(STATE_BYTES)
         self._lock = RLock()
@@ -93,18 +91,20 @@ class VolumePredictor:
         Raises:
             PromptError: none was set.
         """
-        if self._volume is None:
+        return self._on_volume().volume
+
+    def _on_volume(self) -> Engine:
+        if self._engine is None:
             raise PromptError("No volume is set; call set_volume with a volume before predicting.")
-        return self._volume
+        return self._engine
 
     def set_volume(self, volume: Volume) -> None:
         """Choose the volume; what was remembered of the one before is forgotten."""
         with self._lock:
-            self._volume = volume
-            if isinstance(self.model, Sam3D):
-                self._engine = WindowEngine(self.model, volume, self.cache, self.framing)
+            if isinstance(self.model, SliceSegmenter):
+                self._engine = SliceEngine(self.model, volume, self.cache, self.propagation)
             else:
-                self._engine = SliceEngine(self.model, volume, self.cache)
+                self._engine = WindowEngine(self.model, volume, self.cache, self.framing)
             self._states.clear()
 
     def predict(
@@ -153,9 +153,8 @@ class VolumePredictor:
         began = time.perf_counter()
         prompts = tuple(prompts)
         with self._lock, torch.inference_mode():
-            grid = self.volume.grid
-            engine = self._engine
-            assert engine is not None  # made with the volume
+            engine = self._on_volume()
+            grid = engine.volume.grid
             check_prompts(prompts, grid)
             first = _first_step(prompts)
             encoded_before = engine.encoded
@@ -167,7 +166,7 @@ class VolumePredictor:
                 if progress is not None and done < len(prompts):
                     progress(f"Prompt {done} of {len(prompts)}", done / len(prompts))
                 state = engine.step(state, prompts[:done], progress)
-                self._states.put((own, prompts[:done]), state)
+                self._states.put(prompts[:done], state)
             assert state is not None  # first <= len(prompts)
             start, patch, unmet = state.start, state.patch, state.unmet
             if self.refine if refine is None else refine:

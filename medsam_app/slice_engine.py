@@ -1,191 +1,185 @@
-"""Prompts to masks with a model of pictures: slices are encoded as they are needed, masks carried along.
-
-The slices are those of a flat box's own plane, otherwise those the scanner made: across the axis of the
-coarsest spacing, or across head-feet where all are equal.
-"""
+"""2D models: every prompt makes a key slice, and from it the mask goes on to the slices beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from medsam_app import compliance
 from medsam_app.cache import EmbeddingCache
-from medsam_app.engine import AnyPrompt, Progress, settled_state
-from medsam_app.models.slices import SliceCandidates, SliceSegmenter
+from medsam_app.engine import Progress, Prompts, settled_state
+from medsam_app.local_edit import mend_near_click
+from medsam_app.models.slice_input import shown_in_window
+from medsam_app.models.slices import SliceSegmenter
 from medsam_app.prediction import State
 from medsam_app.prompts import MaskPrompt, Point
-from medsam_app.propagation import Propagation, SliceMask, SlicePrompt
-from medsam_app.roi import Index, mask_from_logits, on_own_grid
-from medsam_app.slice_work import SliceWork
+from medsam_app.propagation import Propagation, Seen
+from medsam_app.roi import Index, mask_from_logits, move_values
+from medsam_app.slice_prompts import Click, SlicePrompts, slice_axis
+from medsam_app.slice_stack import SliceLogits, SliceStack, acquisition_axis
+from medsam_app.slice_walk import Walk
 from medsam_app.volume import Volume
 
-#: Window of the intensities of CT (level 40, width 400) where the first prompt lies in it.
-CT_WINDOW = (-160.0, 240.0)
-#: Pixels this much longer than wide, or more, are made square before the model sees them.
-OBLONG = 1.2
+#: Logits are held within this, so that averages of two are not the louder one's.
+LOUDEST = 10.0
+#: Logit of a mask that was given, inside and with the other sign outside: not as sure as a model can be.
+GIVEN = np.float32(4.0)
+#: Voxels kept around a positive click, in which the mask can be mended to honour it.
+CLICK_ROOM = 4
+#: About so many voxels are looked at for the percentiles of a volume.
+SAMPLE = 1_000_000
 
 
 class SliceEngine:
-    """Steps of one volume with a model that sees slices of it; see `Engine`.
+    """A 2D model on one volume; see `Engine`.
+
+    The newest prompt makes a key slice: a click the slice it lies on, a flat box its own, a 3D box its
+    middle one (and no slice beyond it is looked at). The model sees the key slice with all its prompts and
+    the mask that was there; then slice after slice in both directions, each with the box around the mask
+    before it, the deepest point of that mask and its logits, until the object ends (`why_ended`), another
+    key slice is reached or the mask agrees with the one that was there. Between two key slices both masks
+    count, each the more the nearer its key slice is. Where a negative click made the object end, what lies
+    beyond is no part of it.
 
     Args:
-        model: what encodes and decodes slices.
+        model: encodes and decodes slices.
         volume: what is segmented.
-        cache: of embeddings.
-        settings: of the propagation.
+        cache: where embeddings of slices are remembered.
+        propagation: settings.
     """
 
     def __init__(
-        self,
-        model: SliceSegmenter,
-        volume: Volume,
-        cache: EmbeddingCache,
-        settings: Propagation | None = None,
+        self, model: SliceSegmenter, volume: Volume, cache: EmbeddingCache, propagation: Propagation
     ) -> None:
         self.model = model
         self.volume = volume
         self.cache = cache
-        self.settings = settings or Propagation()
+        self.settings = propagation
         self.encoded = 0
 
-    def step(
-        self, before: State | None, prompts: tuple[AnyPrompt, ...], progress: Progress | None = None
-    ) -> State:
+    def step(self, before: State | None, prompts: Prompts, progress: Progress | None) -> State:
         """The state after the last prompt, from the state before it."""
-        newest = prompts[-1]
+        newest, grid = prompts[-1], self.volume.grid
         if isinstance(newest, MaskPrompt):
             return self._from_mask(before, prompts, newest)
-        window = self.window_of(prompts)
-        work = SliceWork(self, self.volume.grid, window, prompts, before, progress)
-        work.ask(newest)
-        return self._state(before, prompts, work)
+        stack = SliceStack(grid, slice_axis(prompts, grid))
+        logits = SliceLogits(stack.shape[1:])
+        if before is not None:
+            logits = SliceLogits.of(stack.shape[1:], *stack.from_roi(before.logits, before.roi))
+        asked = SlicePrompts(stack, prompts)
+        walk = Walk(_Looker(self, stack), asked, logits, self.settings, progress=progress)
+        walk.run(clear_beyond=isinstance(newest, Point) and not newest.positive)
+
+        clicks = [p for p in prompts if isinstance(p, Point)]
+        near = [p.coordinates for p in clicks if p.positive]
+        if not near and not logits.slices:  # no mask at all: any window will do
+            near = [newest.coordinates if isinstance(newest, Point) else newest.lower]
+        points = stack.points(np.array(near, dtype=float).reshape(-1, 3))
+        start, part = logits.dense(stack.shape, points, CLICK_ROOM)
+        values, roi = stack.to_roi(start, part)
+        values = compliance.keep_to_boxes(values, roi, prompts)
+        box = tuple(slice(a, a + n) for a, n in zip(start, part.shape, strict=True))
+        look, _ = stack.to_roi(start, self.shown(stack.from_file(self.volume.array)[box]) * 2 - 1)
+        values = compliance.honour_points(values, look, roi, clicks, grid.shape)
+        detailed = before is not None and before.detailed
+        if before is not None and detailed and isinstance(newest, Point):
+            old = move_values(before.logits, before.roi, roi, fill=compliance.EXCLUDED)
+            values = mend_near_click(old, values, roi, newest)
+        found = mask_from_logits(values, roi)
+        score = _score(walk.quality, logits, before)
+        return settled_state(before, prompts, grid, roi, values, *found, score, detailed=detailed)
 
     def refined(
-        self, state: State, prompts: tuple[AnyPrompt, ...], progress: Progress | None
+        self, state: State, prompts: Prompts, progress: Progress | None
     ) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
-        """The mask as it is: slices have the volume's own spacing already."""
+        """The mask of a state as it is: slices are seen at the volume's own resolution."""
         return state.start, state.patch, state.unmet
 
-    def look(self, axis: int, number: int, window: tuple[float, float], prompt: SlicePrompt) -> SliceMask:
-        """The model's mask of one slice across an axis of the file."""
-        stretch = self._stretch(axis)
+    def _from_mask(self, before: State | None, prompts: Prompts, mask: MaskPrompt) -> State:
+        """The state of a mask given as it is."""
+        grid = self.volume.grid
+        stack = SliceStack(grid, acquisition_axis(grid))
+        box = tuple(slice(a, b) for a, b in zip(mask.start, mask.stop, strict=True))
+        patch = mask.to_array()[box]
+        last = np.array(mask.stop) - 1
+        start = stack.points(np.stack([mask.start, last])).min(axis=0)
+        values, roi = stack.to_roi(start, np.where(stack.from_file(patch), GIVEN, -GIVEN))
+        return settled_state(before, prompts, grid, roi, values, mask.start, patch, 1.0, detailed=True)
+
+    def embed(self, stack: SliceStack, index: int) -> Any:
+        """The embedding of a slice, from the cache where it is there."""
         weights = self.model.weights_sha256 or id(self.model)
-        key = (self.model.model_id, weights, self.model.adapter_sha256, self.volume.fingerprint)
+        model = (self.model.model_id, weights, self.model.adapter_sha256)
+        key = (*model, self.volume.fingerprint, "slice", stack.axis, index)
+        image = stack.from_file(self.volume.array)[index]
         embedding, made = self.cache.get_or_make(
-            (*key, axis, number, window),
-            lambda: self.model.encode_slice(self._picture(axis, number, stretch), window=window),
+            key, lambda: self.model.encode_slice(image, window=self._window)
         )
         self.encoded += made
-        asked = prompt if stretch is None else stretched(prompt, stretch)
-        tell_points = len(asked.points) and not (self.model.boxes_only and asked.box is not None)
-        found = self.model.decode_slice(
+        return embedding
+
+    @cached_property
+    def _window(self) -> tuple[float, float]:
+        """The 0.5 and 99.5 percentiles of the volume's intensities, which are shown black and white."""
+        step = max(1, round((self.volume.array.size / SAMPLE) ** (1 / 3)))
+        low, high = np.percentile(self.volume.array[::step, ::step, ::step], (0.5, 99.5))
+        return float(low), float(high)
+
+    def shown(self, part: NDArray) -> NDArray[np.float32]:
+        """Raw intensities as the model sees them, in [0, 1]."""
+        return shown_in_window(part, self._window)
+
+
+class _Looker:
+    """The engine's model on the slices of one pile; see `Looker`."""
+
+    def __init__(self, engine: SliceEngine, stack: SliceStack) -> None:
+        self.engine = engine
+        self.stack = stack
+
+    def look(
+        self,
+        index: int,
+        *,
+        box: NDArray[np.float64] | None,
+        clicks: Sequence[Click],
+        mask: torch.Tensor | None,
+    ) -> Seen:
+        model = self.engine.model
+        embedding = self.engine.embed(self.stack, index)
+        if model.boxes_only and box is not None:
+            clicks, mask = [], None
+        found = model.decode_slice(
             embedding,
-            points=asked.points if tell_points else None,
-            labels=asked.labels if tell_points else None,
-            box=asked.box,
-            mask=self._memory(embedding, asked.earlier),
+            points=np.stack([at for at, _ in clicks]) if clicks else None,
+            labels=[int(positive) for _, positive in clicks] if clicks else None,
+            box=box,
+            mask=mask,
         )
-        return chosen(found, prompt.earlier, self.slice_of(axis, number).shape)
+        best = int(found.quality.argmax())
+        logits = torch.nan_to_num(found.logits[best].float(), nan=-LOUDEST).clamp(-LOUDEST, LOUDEST)
+        quality = float(torch.nan_to_num(found.quality[best]).clamp(0, 1))
+        return Seen(logits.cpu().numpy(), found.low_res[best], quality)
 
-    def _memory(self, embedding: Any, earlier: NDArray[np.float32] | None) -> torch.Tensor | None:
-        return None if earlier is None else self.model.low_res(embedding, torch.from_numpy(earlier))
+    def low_res(self, index: int, logits: NDArray[np.float32]) -> torch.Tensor:
+        return self.engine.model.low_res(self.engine.embed(self.stack, index), torch.from_numpy(logits))
 
-    def _stretch(self, axis: int) -> NDArray[np.float64] | None:
-        """(2,) by how much rows and columns are stretched to square pixels, or None where they are square."""
-        spacing = np.delete(np.asarray(self.volume.grid.spacing), axis)
-        ratio = spacing / spacing.min()
-        return ratio if ratio.max() >= OBLONG else None
-
-    def _picture(self, axis: int, number: int, stretch: NDArray[np.float64] | None) -> NDArray:
-        """(rows, columns) raw intensities with square pixels."""
-        pixels = self.slice_of(axis, number)
-        return pixels if stretch is None else _resized(pixels, stretch)
-
-    def slice_of(self, axis: int, number: int) -> NDArray:
-        """(rows, columns) raw intensities; the file's other two axes in their order."""
-        return self.volume.array.take(number, axis=axis)
-
-    def window_of(self, prompts: Sequence[AnyPrompt]) -> tuple[float, float]:
-        """Lowest and highest intensity that the model is shown, the same for all slices of an object."""
-        array = self.volume.array
-        step = max(1, round((array.size / 500_000) ** (1 / 3)))
-        sample = array[::step, ::step, ::step]
-        low, high = (float(v) for v in np.percentile(sample, (0.5, 99.5)))
-        if self.volume.modality == "CT" or float(sample.min()) < -900:
-            first = next(p for p in prompts if not isinstance(p, MaskPrompt))
-            at = first.coordinates if isinstance(first, Point) else np.add(first.lower, first.upper) / 2
-            clicked = array[compliance.nearest_voxel(Point(coordinates=tuple(at)), array.shape)]
-            if CT_WINDOW[0] <= clicked <= CT_WINDOW[1]:
-                return CT_WINDOW
-        return (low, high) if high > low else (low, low + 1)
-
-    def _from_mask(self, before: State | None, prompts: tuple[AnyPrompt, ...], mask: MaskPrompt) -> State:
-        """The state of a mask given as it is."""
-        patch = mask.to_array()[tuple(slice(a, b) for a, b in zip(mask.start, mask.stop, strict=True))]
-        logits = np.where(patch, 4.0, compliance.EXCLUDED).astype(np.float32)
-        roi, values = on_own_grid(logits, mask.start, self.volume.grid)
-        return settled_state(
-            before, prompts, self.volume.grid, roi, values, mask.start, patch, 1.0, detailed=True
-        )
-
-    def _state(self, before: State | None, prompts: tuple[AnyPrompt, ...], work: SliceWork) -> State:
-        grid = self.volume.grid
-        start, logits = work.gathered()
-        roi, values = on_own_grid(logits, start, grid)
-        stop = tuple(a + n for a, n in zip(start, logits.shape, strict=True))
-        crop = self.volume.array[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
-        low, high = work.window
-        grey = np.clip((crop.astype(np.float32) - low) / (high - low), 0, 1) * 2 - 1
-        look = torch.from_numpy(np.ascontiguousarray(grid.ras.from_file(grey)))
-        values = compliance.keep_to_boxes(values, roi, prompts)
-        points = [p for p in prompts if isinstance(p, Point)]
-        values = compliance.honour_points(values, look, roi, points, grid.shape)
-        new_start, patch = mask_from_logits(values, roi)
-        return settled_state(
-            before, prompts, grid, roi, values, new_start, patch, work.quality(), detailed=False
-        )
+    def shown(self, index: int) -> NDArray[np.float32]:
+        return self.engine.shown(self.stack.from_file(self.engine.volume.array)[index])
 
 
-def chosen(found: SliceCandidates, earlier: NDArray[np.float32] | None, shape: tuple[int, ...]) -> SliceMask:
-    """Of several candidates the one thought best, or most like a mask that is known.
-
-    Args:
-        found: candidates, on square pixels.
-        earlier: (rows, columns) logits of what the mask should resemble, or None.
-        shape: rows and columns of the slice.
-    """
-    logits = found.logits.float().cpu()
-    if logits.shape[1:] != shape:
-        logits = F.interpolate(logits[None], shape, mode="bilinear", align_corners=False)[0]
-    overlap = found.quality.float().cpu().clamp(0, 1)
-    quality = 2 * overlap / (1 + overlap)  # a Dice, as everywhere else
-    worth = quality
-    if earlier is not None:
-        inside, known = logits > 0, torch.from_numpy(earlier > 0)
-        shared = (inside & known).sum((1, 2))
-        worth = quality + 2 * shared / (inside.sum((1, 2)) + known.sum()).clamp_min(1)
-    best = int(worth.argmax())
-    return SliceMask(logits[best].numpy(), float(quality[best]))
-
-
-def stretched(prompt: SlicePrompt, stretch: NDArray[np.float64]) -> SlicePrompt:
-    """A prompt in the pixels of a picture whose rows and columns are stretched."""
-    box = None if prompt.box is None else ((prompt.box.reshape(2, 2) + 0.5) * stretch - 0.5).ravel()
-    earlier = prompt.earlier
-    if earlier is not None:
-        earlier = _resized(earlier, stretch)
-    return replace(prompt, points=(prompt.points + 0.5) * stretch - 0.5, box=box, earlier=earlier)
-
-
-def _resized(pixels: NDArray, stretch: NDArray[np.float64]) -> NDArray[np.float32]:
-    """(rows, columns) values with rows and columns stretched."""
-    size = [round(n * s) for n, s in zip(pixels.shape, stretch, strict=True)]
-    values = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
-    return F.interpolate(values[None, None], size, mode="bilinear", align_corners=False)[0, 0].numpy()
+def _score(quality: dict[int, float], logits: SliceLogits, before: State | None) -> float:
+    """Predicted Dice of the mask: the mean over its slices, each weighing as much as it has voxels."""
+    voxels = {index: logits.voxels(index) for index in logits.slices}
+    total = sum(voxels.values())
+    if not total:
+        return 0.0
+    kept = before.score if before is not None else 0.0
+    # Dice of an IoU q.
+    dices = {index: 2 * q / (1 + q) for index, q in quality.items()}
+    return sum(n * dices.get(index, kept) for index, n in voxels.items()) / total

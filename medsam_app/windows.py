@@ -1,4 +1,4 @@
-"""Prompts to masks with a model of windows: one is chosen, encoded once, and decoded for every prompt."""
+"""3D models: a mask is seen in one window, chosen from the prompts and from the mask that they give."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medsam_app import compliance
 from medsam_app.cache import EmbeddingCache
-from medsam_app.engine import AnyPrompt, Progress, settled_state
+from medsam_app.engine import Progress, Prompts, settled_state
 from medsam_app.framing import Framing, better_roi, first_roi, holds_points, roi_with_points, wider_roi
 from medsam_app.local_edit import mend_near_click
 from medsam_app.models.sam3d import Embedding, Sam3D
@@ -24,12 +24,12 @@ from medsam_app.volume import Volume
 
 
 class WindowEngine:
-    """Steps of one volume with a model that sees windows of it; see `Engine`.
+    """A 3D model on one volume; see `Engine`.
 
     Args:
-        model: what encodes and decodes windows.
+        model: encodes and decodes windows.
         volume: what is segmented.
-        cache: of embeddings.
+        cache: where embeddings of windows are remembered.
         framing: how the window is chosen.
     """
 
@@ -37,15 +37,10 @@ class WindowEngine:
         self.model = model
         self.volume = volume
         self.cache = cache
-        # A model that is costly, or knows one spacing alone, is asked less.
-        self.framing = replace(
-            framing, encodings=min(framing.encodings, model.encodings), fixed_mm=model.spacing_mm
-        )
+        self.framing = framing
         self.encoded = 0
 
-    def step(
-        self, before: State | None, prompts: tuple[AnyPrompt, ...], progress: Progress | None = None
-    ) -> State:
+    def step(self, before: State | None, prompts: Prompts, progress: Progress | None) -> State:
         """The state after the last prompt, from the state before it."""
         grid, newest = self.volume.grid, prompts[-1]
         if isinstance(newest, MaskPrompt):
@@ -66,16 +61,16 @@ class WindowEngine:
         if before is not None and before.detailed:
             start, patch = _keep_detail(before, roi, start, patch)
         return settled_state(
-            before, prompts, self.volume.grid, roi, logits, start, patch, score, detailed=_detailed(before)
+            before, prompts, grid, roi, logits, start, patch, score, detailed=_detailed(before)
         )
 
     def refined(
-        self, state: State, prompts: tuple[AnyPrompt, ...], progress: Progress | None
+        self, state: State, prompts: Prompts, progress: Progress | None
     ) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
         """The mask of a state with its outline drawn in tiles, where that shows more."""
         grid, finest = self.volume.grid, self.framing.finest * float(self.volume.grid.spacing.min())
         mosaic = None
-        if not state.detailed and self.framing.fixed_mm is None:
+        if not state.detailed:
             mosaic = plan_tiles(state.logits, state.roi, grid, finest=finest, fill=compliance.EXCLUDED)
         if mosaic is None:
             return state.start, state.patch, state.unmet
@@ -90,7 +85,7 @@ class WindowEngine:
         return compliance.settle(*mask_from_logits(logits, mosaic.roi), prompts, grid.shape)
 
     def _best_window(
-        self, roi: Roi, prompts: tuple[AnyPrompt, ...], before: State | None, *, settled: bool
+        self, roi: Roi, prompts: Prompts, before: State | None, *, settled: bool
     ) -> tuple[Roi, torch.Tensor, float]:
         """The window that suits the mask best, with logits and predicted quality there."""
         grid, framing, newest = self.volume.grid, self.framing, prompts[-1]
@@ -116,7 +111,7 @@ class WindowEngine:
     def _decode(
         self,
         roi: Roi,
-        prompts: tuple[AnyPrompt, ...],
+        prompts: Prompts,
         before: State | None,
         sure: NDArray[np.int8] | None = None,
     ) -> tuple[torch.Tensor, float]:
@@ -143,7 +138,7 @@ class WindowEngine:
         image, valid = (t[None, None].to(self.model.device) for t in read_roi(self.volume.array, roi))
         return self.model.encode_image(image, valid)
 
-    def _from_mask(self, before: State | None, prompts: tuple[AnyPrompt, ...], mask: MaskPrompt) -> State:
+    def _from_mask(self, before: State | None, prompts: Prompts, mask: MaskPrompt) -> State:
         """The state of a mask given as it is."""
         roi = first_roi(prompts, self.volume.grid, self.model.roi_shape, self.framing)
         whole = mask.to_array()

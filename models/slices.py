@@ -19,10 +19,15 @@ from torch.nn import functional as F
 from medsam_app.errors import ModelError, unknown_name
 from medsam_app.models.sam_attention import SamBlock
 from medsam_app.models.sam_med2d import AdapterLayer
-from medsam_app.models.sam_package import sam_package, sam_parts
-
-#: Mean and standard deviation of red, green and blue that SAM was trained with, in 0..255.
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+from medsam_app.models.sam_package import sam_parts
+from medsam_app.models.slice_input import (
+    SliceInput,
+    longest_side_fits,
+    padded,
+    shown_in_window,
+    stretched,
+    stretched_nearest,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +36,7 @@ class Variant:
 
     Attributes:
         img_size: side of the square that the encoder sees.
-        stretch: whether slices are stretched to that square; otherwise the longest side is made to fit
-            and the rest is padded.
+        input: makes that square of a slice.
         adapters: whether the encoder's blocks carry SAM-Med2D's adapter layers.
         multimask: whether several candidates are asked for: always, never, or None where prompts are
             ambiguous, which is a single click.
@@ -41,7 +45,7 @@ class Variant:
     """
 
     img_size: int
-    stretch: bool
+    input: SliceInput
     adapters: bool = False
     multimask: bool | None = None
     boxes_only: bool = False
@@ -49,9 +53,9 @@ class Variant:
 
 
 VARIANTS = {
-    "sam": Variant(img_size=1024, stretch=False),
-    "medsam": Variant(img_size=1024, stretch=True, multimask=False, boxes_only=True, rates_masks=False),
-    "sam_med2d": Variant(img_size=256, stretch=True, adapters=True, multimask=True),
+    "sam": Variant(img_size=1024, input=longest_side_fits),
+    "medsam": Variant(img_size=1024, input=stretched, multimask=False, boxes_only=True, rates_masks=False),
+    "sam_med2d": Variant(img_size=256, input=stretched_nearest, adapters=True, multimask=True),
 }
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "vit_b": {"embed_dim": 768, "depth": 12, "heads": 12, "global_attn_indexes": (2, 5, 8, 11)},
@@ -101,11 +105,8 @@ class SliceSegmenter(Protocol):
 
     model_id: str
     weights_sha256: str
-    adapter_id: str
     adapter_sha256: str
-
-    @property
-    def boxes_only(self) -> bool: ...
+    boxes_only: bool
 
     def encode_slice(self, image: NDArray, *, window: tuple[float, float]) -> Any: ...
 
@@ -128,7 +129,7 @@ class SliceModel(nn.Module):
     Attributes:
         model_id: name under which the weights are known.
         weights_sha256: hash of the file the weights came from, or '' for fresh ones.
-        adapter_id, adapter_sha256: name and hash of the adapter that is switched on, or ''.
+        adapter_sha256: hash of the adapter that is switched on, or ''.
         amp_dtype: type of the encoder's matrix products, None for float32.
     """
 
@@ -145,10 +146,9 @@ class SliceModel(nn.Module):
         self.prompt_encoder: Any = prompt_encoder
         self.mask_decoder: Any = mask_decoder
         self.variant = variant
-        self.img_size = int(image_encoder.img_size)  # type: ignore[arg-type]
         self.model_id = "unnamed"
         self.weights_sha256 = ""
-        self.adapter_id = self.adapter_sha256 = ""
+        self.adapter_sha256 = ""
         self.amp_dtype: torch.dtype | None = None
 
     @property
@@ -167,29 +167,9 @@ class SliceModel(nn.Module):
             image: (H, W) raw intensities, rows first.
             window: the intensities shown black and white.
         """
-        square, fitted = self._square(image, window)
-        return SliceEmbedding(self._encode(square.to(self.device)), fitted, (image.shape[0], image.shape[1]))
-
-    def _square(self, image: NDArray, window: tuple[float, float]) -> tuple[Tensor, tuple[int, int]]:
-        """(1, 3, S, S) what the encoder sees, and the rows and columns that the slice takes of it."""
-        low, high = window
-        shown = np.clip((image.astype(np.float32) - low) / max(high - low, 1e-30), 0, 1)
-        grey = np.rint(shown * 255).astype(np.uint8)
-        side = (self.img_size, self.img_size)
-        if not self.variant.stretch:
-            # The package's own resizing, whose rounding the encoder was trained with.
-            grey = sam_package().utils.transforms.ResizeLongestSide(self.img_size).apply_image(grey)
-            value = torch.from_numpy(grey)[None, None].float()
-        elif self.variant.adapters:
-            value = F.interpolate(torch.from_numpy(grey)[None, None].float(), side, mode="nearest")
-        else:
-            plain = torch.from_numpy(shown)[None, None]
-            value = F.interpolate(plain, side, mode="bicubic", antialias=True).clamp(0, 1)
-            value = (value - value.min()) / (value.max() - value.min()).clamp_min(1e-8)
-            return value.expand(-1, 3, -1, -1), side
-        h, w = value.shape[2:]
-        value = (value - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(-1, 1, 1)
-        return F.pad(value, (0, self.img_size - w, 0, self.img_size - h)), (h, w)
+        square, fitted = self.variant.input(shown_in_window(image, window), self.variant.img_size)
+        size = (int(image.shape[0]), int(image.shape[1]))
+        return SliceEmbedding(self._encode(square.to(self.device)), fitted, size)
 
     def _encode(self, square: Tensor) -> Tensor:
         encoder = self.image_encoder
@@ -241,21 +221,19 @@ class SliceModel(nn.Module):
         )
         quality = quality[0] if self.variant.rates_masks else stability(low_res[0])
         h, w = embedding.fitted
-        whole = _resized(low_res, (self.img_size, self.img_size))[..., :h, :w]
+        whole = _resized(low_res, (self.variant.img_size, self.variant.img_size))[..., :h, :w]
         return SliceCandidates(_resized(whole, embedding.size)[0], low_res[0], quality)
 
     def _to_square(self, points: ArrayLike, embedding: SliceEmbedding) -> Tensor:
         """(1, N, 2) columns and rows within the square, for (N, 2) rows and columns of the slice."""
-        scale = np.array(embedding.fitted, dtype=float) / np.array(embedding.size, dtype=float)
+        scale = np.divide(embedding.fitted, embedding.size)
         scaled = np.asarray(points, dtype=float) * scale
         return torch.as_tensor(scaled[None, :, ::-1].copy(), dtype=torch.float32, device=self.device)
 
     def low_res(self, embedding: SliceEmbedding, logits: Tensor) -> Tensor:
         """(h, w) logits as a mask prompt wants them, for (H, W) logits on the slice."""
         fitted = _resized(logits[None, None].float(), embedding.fitted)
-        h, w = embedding.fitted
-        # Padding is outside every object.
-        square = F.pad(fitted, (0, self.img_size - w, 0, self.img_size - h), value=float(logits.min()))
+        square = padded(fitted, self.variant.img_size, float(logits.min()))  # padding is outside every object
         return _resized(square, self.prompt_encoder.mask_input_size)[0, 0]
 
 

@@ -1,242 +1,342 @@
-"""Slice mode: masks carried from slice to slice, on volumes of every kind of geometry."""
+"""Slice mode: prompts on one slice become a mask in space, on any grid, whatever the 2D model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike
 from scipy import ndimage
 
 from medsam_app.models.slices import SliceCandidates
 from medsam_app.predictor import VolumePredictor
 from medsam_app.prompts import Box, MaskPrompt, Point
-from medsam_app.propagation import Propagation, SliceMask, carried, dice, ends
-from medsam_app.roi import in_file_order, on_own_grid
-from medsam_app.slice_work import slice_axis
-from medsam_app.volume import Volume
+from medsam_app.propagation import Propagation
+from medsam_app.volume import Volume, load_volume
 
 
 @dataclass
 class Picture:
-    pixels: np.ndarray
+    """A slice as the stand-in remembers it."""
+
+    shown: np.ndarray
 
     @property
     def nbytes(self) -> int:
-        return self.pixels.nbytes
+        return self.shown.nbytes
 
 
-class Threshold:
-    """A model of pictures without weights: pixels brighter than half, connected to the prompt."""
+class RegionGrowing:
+    """A 2D model that needs no weights: the connected region about as bright as what was clicked.
 
-    model_id, weights_sha256, adapter_sha256, boxes_only = "threshold", "0" * 64, "", False
+    The region is cut to the box, and where there are negative clicks a pixel belongs to the nearest click.
+    """
+
+    model_id, weights_sha256, adapter_sha256, boxes_only = "region growing", "", "", False
+
+    def __init__(self) -> None:
+        self.encodings = 0
+        self.decodings = 0
 
     def encode_slice(self, image: np.ndarray, *, window: tuple[float, float]) -> Picture:
+        self.encodings += 1
         low, high = window
-        return Picture((image.astype(np.float32) - low) / (high - low))
+        return Picture(ndimage.median_filter((image.astype(np.float32) - low) / (high - low), 3))
 
-    def decode_slice(self, embedding, *, points=None, labels=None, box=None, mask=None) -> SliceCandidates:
-        bright = embedding.pixels > 0.5
-        signed = [] if points is None else list(zip(np.round(points).astype(int), labels, strict=True))
-        for (row, column), label in signed:
-            if not label:
-                bright[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = 0
+    def decode_slice(
+        self,
+        embedding: Picture,
+        *,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask: torch.Tensor | None = None,
+    ) -> SliceCandidates:
+        self.decodings += 1
+        shown = embedding.shown
+        at = np.zeros((0, 2)) if points is None else np.asarray(points, dtype=float)
+        positive = np.zeros(0, dtype=bool) if labels is None else np.asarray(labels) == 1
+        if box is not None and not positive.any():
+            at, positive = np.vstack([at, np.reshape(box, (2, 2)).mean(axis=0)]), np.append(positive, True)
+        inside = np.zeros(shown.shape, dtype=bool)
+        for row, column in np.round(at[positive]).astype(int):
+            labelled, _ = ndimage.label(np.abs(shown - shown[row, column]) < 0.4)
+            inside |= labelled == labelled[row, column]
+        if positive.any():
+            grid = np.stack(np.indices(shown.shape), axis=-1)
+            distance = np.linalg.norm(grid[:, :, None] - at, axis=-1)
+            inside &= positive[distance.argmin(axis=-1)]
         if box is not None:
-            inside = np.zeros_like(bright)
-            first_row, first_column, last_row, last_column = (max(0, round(v)) for v in box)
-            inside[first_row : last_row + 1, first_column : last_column + 1] = True
-            bright &= inside
-        parts, count = ndimage.label(bright)
-        wanted = {parts[row, column] for (row, column), label in signed if label} - {0}
-        if not wanted and mask is not None:
-            wanted = set(parts[mask.numpy() > 0]) - {0}
-        if not wanted and box is not None:
-            wanted = set(range(1, count + 1))
-        found = torch.from_numpy(np.where(np.isin(parts, list(wanted)), 5.0, -5.0).astype(np.float32))
-        return SliceCandidates(found[None], found[None], torch.tensor([0.9]))
+            rows, columns = np.indices(shown.shape)
+            a, b, c, d = np.asarray(box)
+            inside &= (rows >= a) & (rows <= c) & (columns >= b) & (columns <= d)
+        logits = torch.from_numpy(np.where(inside, 8.0, -8.0).astype(np.float32))[None]
+        return SliceCandidates(logits, logits, torch.tensor([0.9]))
 
     def low_res(self, embedding: Picture, logits: torch.Tensor) -> torch.Tensor:
         return logits
 
 
-AFFINES = {
-    "axial": np.diag([-0.9, -0.9, 2.5, 1.0]),
-    "sagittal slices first": np.array([[0, 0, 3.0, 5], [-1.0, 0, 0, 7], [0, 1.0, 0, 9], [0, 0, 0, 1]]),
-    "oblique and flipped": np.array(
-        [[0.85, 0.1, 0.4, -20], [-0.1, -0.88, 0.3, 40], [-0.15, 0.12, -2.4, 10], [0, 0, 0, 1]]
-    ),
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+def tilted(axes: tuple[int, int, int], spacing: tuple[float, float, float]) -> np.ndarray:
+    """An oblique affine: permuted axes, some flipped, turned by a few degrees."""
+    turn = np.eye(3)
+    for a, b, degrees in ((0, 1, 12), (1, 2, -9), (0, 2, 7)):
+        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        part = np.eye(3)
+        part[[a, a, b, b], [a, b, a, b]] = (c, -s, s, c)
+        turn = turn @ part
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag((-1, 1, -1))[:, list(axes)] * spacing
+    affine[:3, 3] = (30, -20, 10)
+    return affine
+
+
+#: Grids whose slices lie along i, j or k, and one that is the same in all directions.
+GRIDS = {
+    "k": ((60, 52, 20), tilted((0, 1, 2), (1.0, 1.1, 3.0))),
+    "i": ((18, 60, 56), tilted((2, 0, 1), (3.2, 1.0, 1.0))),
+    "j": ((56, 20, 60), tilted((1, 2, 0), (1.0, 3.0, 1.1))),
+    "isotropic": ((50, 54, 52), tilted((1, 0, 2), (1.0, 1.0, 1.0))),
 }
 
 
-def _ellipsoid(shape: tuple[int, int, int], spacing: np.ndarray) -> np.ndarray:
-    """A tilted ellipsoid in the middle, half axes 14, 10 and 12 mm."""
-    grid = np.stack(np.meshgrid(*[np.arange(n) - n / 2 for n in shape], indexing="ij"), -1) * spacing
-    turn = np.array([[0.9, 0.3, 0.3], [-0.35, 0.93, 0.1], [-0.26, -0.2, 0.94]])
-    return (np.square(grid @ turn.T / [14, 10, 12]).sum(-1)) < 1
-
-
-def _volume(affine: np.ndarray) -> tuple[Volume, np.ndarray]:
+def ellipsoid(name: str) -> tuple[Volume, np.ndarray, tuple[int, int, int]]:
+    """A bright ellipsoid whose axes lie along none of the grid's, in noise; and its middle."""
+    shape, affine = GRIDS[name]
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    shape = tuple(int(np.ceil(44 / s)) for s in spacing)
-    truth = _ellipsoid(shape, spacing)  # type: ignore[arg-type]
-    noise = np.random.default_rng(0).normal(0, 4, shape)
-    return Volume.from_array((truth * 100 + noise).astype(np.int16), affine), truth
+    middle = tuple(n // 2 - 1 for n in shape)
+    offset = (np.stack(np.indices(shape), -1) - middle) * spacing
+    turn, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))
+    truth = np.linalg.norm(offset @ turn / (18.0, 12.0, 15.0), axis=-1) < 1
+    noise = np.random.default_rng(0).normal(size=shape) * 10
+    return Volume.from_array((truth * 200 + noise - 50).astype(np.int16), affine), truth, middle
 
 
-@pytest.mark.parametrize("name", AFFINES)
-def test_an_ellipsoid_from_a_click_a_flat_box_and_a_solid_box(name: str) -> None:
-    volume, truth = _volume(AFFINES[name])
-    predictor = VolumePredictor(Threshold())
-    predictor.set_volume(volume)
-    axis = int(volume.grid.spacing.argmax())
-    middle = tuple(n // 2 for n in truth.shape)
-    where = np.argwhere(truth)
-    low, high = where.min(axis=0), where.max(axis=0)
-    on_slice = np.argwhere(truth.take(middle[axis], axis=axis))
-    flat = np.insert(np.stack([on_slice.min(axis=0), on_slice.max(axis=0)]), axis, middle[axis], axis=1)
-    click = predictor.predict(points=[middle])
-    for prediction in (click, predictor.predict(boxes=[flat]), predictor.predict(boxes=[[low, high]])):
-        assert dice(prediction.mask, truth) > 0.95
-        assert prediction.mask.shape == volume.grid.shape
-        assert not prediction.unmet
-        assert 0.8 < prediction.score <= 1
-    again = VolumePredictor(Threshold())
-    again.set_volume(volume)
-    np.testing.assert_array_equal(again.predict(points=[middle]).mask, click.mask)
+def predictor_on(volume: Volume, **settings: float) -> VolumePredictor:
+    made = VolumePredictor(RegionGrowing(), propagation=Propagation(**settings))  # type: ignore[arg-type]
+    made.set_volume(volume)
+    return made
 
 
-def test_a_box_on_another_plane_takes_slices_across_it_with_square_pixels() -> None:
-    volume, truth = _volume(AFFINES["axial"])
-    predictor = VolumePredictor(Threshold())
-    predictor.set_volume(volume)
-    middle = truth.shape[0] // 2
-    on_slice = np.argwhere(truth[middle])
-    box = np.insert(np.stack([on_slice.min(axis=0), on_slice.max(axis=0)]), 0, middle, axis=1)
-    assert dice(predictor.predict(boxes=[box]).mask, truth) > 0.9
+def across(name: str) -> int:
+    """The file's axis across the slices."""
+    _, affine = GRIDS[name]
+    return "ijk".index(name) if name in "ijk" else int(np.abs(affine[2, :3]).argmax())
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_one_prompt_on_one_slice_finds_the_object_in_space(name: str) -> None:
+    volume, truth, middle = ellipsoid(name)
+    axis = across(name)
+    within = [n for n in range(3) if n != axis]
+    corners = np.array([middle, middle])
+    plane = np.nonzero(np.take(truth, middle[axis], axis=axis))
+    for n, line in zip(within, plane, strict=True):
+        corners[:, n] = line.min() - 1, line.max() + 1
+    whole = np.argwhere(truth)
+    predictor = predictor_on(volume)
+    for found in (
+        predictor.predict(points=[middle]),
+        predictor.predict(boxes=[corners]),
+        predictor.predict(boxes=[(whole.min(axis=0), whole.max(axis=0))]),
+    ):
+        assert dice(found.mask, truth) > 0.9
+        assert found.unmet == ()
+        assert found.mask.shape == volume.shape
+        assert found.roi.spacing == pytest.approx(tuple(volume.grid.ras.spacing))
+        slices = np.nonzero(found.mask.any(axis=tuple(within)))[0]
+        object_slices = np.nonzero(truth.any(axis=tuple(within)))[0]
+        # It stops at the object's ends, give or take the slice that is cut at its very tip.
+        assert abs(slices[0] - object_slices[0]) <= 1
+        assert abs(slices[-1] - object_slices[-1]) <= 1
+
+
+def test_a_flat_box_chooses_the_axis() -> None:
+    volume, truth, middle = ellipsoid("k")
+    low, high = np.argwhere(truth[:, middle[1]]).min(axis=0), np.argwhere(truth[:, middle[1]]).max(axis=0)
+    predictor = predictor_on(volume)
+    box = Box(lower=(low[0] - 1, middle[1], low[1] - 1), upper=(high[0] + 1, middle[1], high[1] + 1))
+    found = predictor.predict_prompts([box])
+    assert dice(found.mask, truth) > 0.9
+    # As many slices were looked at as the object has along j, and the two beyond its ends.
+    looked = np.count_nonzero(truth.any(axis=(0, 2))) + 2
+    assert abs(predictor.model.encodings - looked) <= 2  # type: ignore[union-attr]
 
 
 def test_a_solid_box_bounds_the_slices() -> None:
-    volume, truth = _volume(AFFINES["axial"])
-    predictor = VolumePredictor(Threshold())
-    predictor.set_volume(volume)
-    where = np.argwhere(truth)
-    low, high = where.min(axis=0), where.max(axis=0)
-    low[2], high[2] = truth.shape[2] // 2 - 1, truth.shape[2] // 2 + 1
-    found = np.argwhere(predictor.predict(boxes=[[low, high]]).mask)
-    assert found[:, 2].min() >= low[2] and found[:, 2].max() <= high[2]
+    volume, truth, middle = ellipsoid("k")
+    low, high = np.argwhere(truth).min(axis=0), np.argwhere(truth).max(axis=0)
+    low[2], high[2] = middle[2] - 2, middle[2] + 1
+    predictor = predictor_on(volume)
+    found = predictor.predict(boxes=[(low, high)])
+    slices = np.nonzero(found.mask.any(axis=(0, 1)))[0]
+    assert slices.tolist() == list(range(middle[2] - 2, middle[2] + 2))
+    assert predictor.model.encodings == 4  # type: ignore[union-attr]
+    assert dice(found.mask[:, :, slices], truth[:, :, slices]) > 0.95
+    # A positive click beyond the box says that the object goes on.
+    more = predictor.predict(boxes=[(low, high)], points=[(middle[0], middle[1], middle[2] + 3)])
+    assert more.mask[:, :, middle[2] + 3].any()
+    assert more.unmet == ()
 
 
-def test_slices_are_encoded_once_and_undo_gives_the_mask_of_before() -> None:
-    volume, truth = _volume(AFFINES["axial"])
-    predictor = VolumePredictor(Threshold())
-    predictor.set_volume(volume)
-    middle = Point(coordinates=tuple(n // 2 for n in truth.shape), positive=True)  # type: ignore[arg-type]
-    first = predictor.predict_prompts([middle])
-    assert first.encoded >= len(np.unique(np.argwhere(truth)[:, 2]))
-    outside = Point(coordinates=(2, 2, truth.shape[2] // 2), positive=False)
-    second = predictor.predict_prompts([middle, outside])
-    assert second.encoded == 0
-    np.testing.assert_array_equal(predictor.predict_prompts([middle]).mask, first.mask)
-    assert not second.mask[2, 2, truth.shape[2] // 2]
+def touching() -> tuple[Volume, np.ndarray, np.ndarray]:
+    """Two cylinders along k as bright as each other: they touch from slice 8 on, and the second goes on."""
+    shape = (64, 48, 24)
+    i, j, k = np.indices(shape)
+    first = ((i - 20) ** 2 + (j - 24) ** 2 < 12**2) & (k >= 3) & (k <= 17)
+    second = ((i - 42) ** 2 + (j - 24) ** 2 < 12**2) & (k >= 8) & ~first
+    noise = np.random.default_rng(1).normal(size=shape) * 5
+    array = (200.0 * (first | second) + noise).astype(np.float32)
+    return Volume.from_array(array, np.diag([-1.0, -1.0, 3.0, 1.0])), first, second
 
 
-def test_two_bodies_that_touch_are_parted_by_a_negative_click() -> None:
-    """A column runs on into another one along the slices; a click outside cuts the second one off."""
-    array = np.zeros((40, 40, 30), dtype=np.int16)
-    array[12:24, 12:24, 5:15] = 100
-    array[12:24, 12:24, 15:25] = 100
-    volume = Volume.from_array(array, np.diag([1.0, 1.0, 3.0, 1.0]))
-    predictor = VolumePredictor(Threshold())
-    predictor.set_volume(volume)
-    inside = Point(coordinates=(18, 18, 10), positive=True)
-    assert predictor.predict_prompts([inside]).mask[18, 18, 24]
-    cut = [Point(coordinates=(i, j, 16), positive=False) for i in range(13, 24, 3) for j in range(13, 24, 3)]
-    found = predictor.predict_prompts([inside, *cut]).mask
-    assert found[18, 18, 5:15].all()
-    assert not found[:, :, 17:].any()
+def test_a_negative_click_keeps_out_what_touches() -> None:
+    volume, first, second = touching()
+    predictor = predictor_on(volume, room=0, room_pixels=0)  # the stand-in floods what room it is given
+    inside, beside = Point(coordinates=(20, 24, 12)), Point(coordinates=(42, 24, 12), positive=False)
+    leaked = predictor.predict_prompts([inside])
+    assert (leaked.mask & second).sum() > 0.5 * second.sum()
+    mended = predictor.predict_prompts([inside, beside])
+    assert dice(mended.mask, first) > 0.9
+    assert (mended.mask & second).sum() < 0.02 * second.sum()
+    assert not mended.mask[:, :, 18:].any()  # beyond the first object's end there is only the second
+    assert mended.unmet == ()
+    # What changed, and nothing else, lies in the changed box.
+    changed = leaked.mask != mended.mask
+    assert mended.changed_box is not None
+    start, stop = mended.changed_box
+    changed[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = False
+    assert not changed.any()
 
 
-def test_a_click_on_another_slice_adds_what_was_missed() -> None:
-    array = np.zeros((40, 40, 30), dtype=np.int16)
-    array[10:20, 10:20, 5:14] = 100
-    array[10:20, 10:20, 17:25] = 100  # the same body after a gap that stops the propagation
-    volume = Volume.from_array(array, np.diag([1.0, 1.0, 3.0, 1.0]))
-    predictor = VolumePredictor(Threshold())
-    predictor.set_volume(volume)
-    one = Point(coordinates=(15, 15, 9), positive=True)
-    other = Point(coordinates=(15, 15, 20), positive=True)
-    first, both = predictor.predict_prompts([one]), predictor.predict_prompts([one, other])
-    assert not first.mask[:, :, 17:].any()
-    assert dice(both.mask, array > 0) > 0.97
-    assert both.changed_box is not None and both.changed_box[0][2] >= 14
+def test_a_leak_is_stopped_by_how_fast_the_mask_grows() -> None:
+    shape = (40, 40, 16)
+    i, j, k = np.indices(shape)
+    column = ((i - 20) ** 2 + (j - 20) ** 2 < 5**2) & (k < 9)
+    volume = Volume.from_array(((column | (k >= 9)) * 100).astype(np.uint8), np.diag([1.0, 1.0, 3.0, 1.0]))
+    found = predictor_on(volume).predict(points=[(20, 20, 4)])
+    assert dice(found.mask, column) > 0.95
+    assert not found.mask[:, :, 9:].any()
+    assert predictor_on(volume, growth=10.0).predict(points=[(20, 20, 4)]).mask[:, :, 9:].any()
 
 
-def test_a_mask_is_kept_and_clicks_go_on_from_it() -> None:
-    volume, truth = _volume(AFFINES["oblique and flipped"])
-    predictor = VolumePredictor(Threshold())
-    predictor.set_volume(volume)
-    mask = MaskPrompt.from_array(truth)
-    np.testing.assert_array_equal(predictor.predict_prompts([mask]).mask, truth)
-    axis = int(volume.grid.spacing.argmax())
-    where = np.argwhere(truth)
-    tip = where[where[:, axis].argmax()]
-    off = Point(coordinates=tuple(float(v) for v in tip), positive=False)  # type: ignore[arg-type]
-    after = predictor.predict_prompts([mask, off]).mask
-    assert not after[tuple(tip)]
-    assert dice(after, truth) > 0.8
+def test_a_negative_click_past_the_end_cuts_there_and_nowhere_else() -> None:
+    shape = (40, 40, 20)
+    i, j, _ = np.indices(shape)
+    truth = (i - 20) ** 2 + (j - 20) ** 2 < 100  # goes on for ever
+    volume = Volume.from_array((truth * 100).astype(np.uint8), np.diag([1.0, 1.0, 3.0, 1.0]))
+    predictor = predictor_on(volume)
+    start, end = Point(coordinates=(20, 20, 6)), Point(coordinates=(20, 20, 13), positive=False)
+    whole = predictor.predict_prompts([start])
+    assert dice(whole.mask, truth) > 0.97
+    cut = predictor.predict_prompts([start, end])
+    assert np.array_equal(cut.mask[:, :, :13], whole.mask[:, :, :13])
+    assert not cut.mask[:, :, 13:].any()
 
 
-def test_slices_are_those_of_the_scanner() -> None:
-    for name, axis in (("axial", 2), ("sagittal slices first", 2), ("oblique and flipped", 2)):
-        grid = _volume(AFFINES[name])[0].grid
-        assert slice_axis([Point(coordinates=(1, 1, 1), positive=True)], grid) == axis
-    cube = Volume.from_array(np.eye(8)[:, :, None] * np.ones(8), np.array(
-        [[0, 1.0, 0, 0], [0, 0, 1.0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1]]))  # fmt: skip
-    assert slice_axis([Point(coordinates=(1, 1, 1), positive=True)], cube.grid) == 0  # head-feet
-    assert slice_axis([Box(lower=(1, 3, 1), upper=(5, 3, 5))], cube.grid) == 1
+def test_a_negative_click_where_nothing_is_changes_nothing_and_costs_nothing() -> None:
+    volume, _, middle = ellipsoid("k")
+    predictor = predictor_on(volume)
+    found = predictor.predict(points=[middle])
+    again = predictor.predict(points=[middle, (5, 5, 0), (5, 5, 19)], point_labels=[1, 0, 0])
+    assert np.array_equal(found.mask, again.mask)
+    assert again.score == pytest.approx(found.score)
+    assert again.encoded == 0
+    assert again.changed_box is None
 
 
-@pytest.mark.parametrize("name", AFFINES)
-def test_a_box_of_voxels_as_a_window_and_back(name: str) -> None:
-    volume, _ = _volume(AFFINES[name])
-    values = np.random.default_rng(1).normal(size=(7, 5, 4)).astype(np.float32)
-    roi, tensor = on_own_grid(values, (3, 6, 2), volume.grid)
-    start, back = in_file_order(tensor, roi)
-    assert start == (3, 6, 2)
-    np.testing.assert_array_equal(back, values)
-    corner = roi.to_roi([[3, 6, 2]])[0]
-    assert tensor[tuple(round(c) for c in corner)] == values[0, 0, 0]
+def test_a_click_beyond_a_gap_adds_what_is_there_and_keeps_the_rest() -> None:
+    shape = (40, 40, 24)
+    i, j, k = np.indices(shape)
+    column = (i - 20) ** 2 + (j - 20) ** 2 < 100
+    truth = column & ((k >= 3) & (k < 10) | (k >= 13) & (k < 20))
+    volume = Volume.from_array((truth * 100).astype(np.uint8), np.diag([1.0, 1.0, 3.0, 1.0]))
+    predictor = predictor_on(volume)
+    clicks = [Point(coordinates=(20, 20, 6)), Point(coordinates=(20, 20, 16))]
+    below, both = (predictor.predict_prompts(clicks[:n]).mask for n in (1, 2))
+    assert dice(below, truth & (k < 12)) > 0.97
+    assert dice(both, truth) > 0.97
+    assert np.array_equal(both[:, :, :12], below[:, :, :12])
 
 
-def _disc(radius: float, centre: tuple[float, float] = (20, 20)) -> np.ndarray:
-    rows, columns = np.mgrid[:40, :40]
-    return (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= radius**2
+def test_between_two_key_slices_both_count() -> None:
+    volume, first, second = touching()
+    predictor = predictor_on(volume, room=0, room_pixels=0)
+    clicks = [Point(coordinates=(20, 24, 12)), Point(coordinates=(42, 24, 16), positive=False)]
+    found = predictor.predict_prompts(clicks)
+    # Near the negative click only the first object, near the positive one still both.
+    assert not (found.mask & second)[:, :, 15:].any()
+    assert (found.mask & second)[:, :, 12].any()
+    assert dice(found.mask & first, first) > 0.9
 
 
-def _mask(mask: np.ndarray, quality: float = 0.9) -> SliceMask:
-    return SliceMask(np.where(mask, 3.0, -3.0).astype(np.float32), quality)
+def test_clicks_are_honoured_against_the_image_and_on_any_slice() -> None:
+    volume, _, middle = ellipsoid("k")
+    predictor = predictor_on(volume)
+    far = (4, 4, middle[2])
+    points = [middle, far, (middle[0] + 2, middle[1], middle[2]), (50, 5, 1)]
+    found = predictor.predict(points=points, point_labels=[1, 1, 0, 0])
+    assert [bool(found.mask[p]) for p in points] == [True, True, False, False]
+    assert found.unmet == ()
 
 
-@pytest.mark.parametrize(
-    ("current", "stops"),
-    [
-        (_mask(_disc(9)), False),
-        (_mask(_disc(0)), True),  # vanished
-        (_mask(_disc(18)), True),  # jumped
-        (_mask(_disc(5)), True),  # shrank at once
-        (_mask(_disc(10, (30, 30))), True),  # elsewhere
-        (_mask(_disc(9), quality=0.2), True),  # not believed
-    ],
-)
-def test_rules_of_stopping(current: SliceMask, stops: bool) -> None:
-    assert ends(_disc(10), current, Propagation()) is stops
+def test_same_prompts_same_mask_and_nothing_is_encoded_twice() -> None:
+    volume, _, middle = ellipsoid("k")
+    prompts = [
+        Point(coordinates=middle),
+        Point(coordinates=(middle[0], middle[1], middle[2] + 2)),
+        Point(coordinates=(middle[0] + 9, middle[1], middle[2] - 2), positive=False),
+    ]
+    predictor = predictor_on(volume)
+    steps = [predictor.predict_prompts(prompts[:n]) for n in (1, 2, 3)]
+    assert steps[0].encoded > 3
+    assert steps[1].encoded == 0
+    again = predictor_on(volume).predict_prompts(prompts)
+    assert np.array_equal(steps[2].mask, again.mask)
+    assert steps[2].score == again.score
+    undone = predictor.predict_prompts(prompts[:1])
+    assert np.array_equal(undone.mask, steps[0].mask)
+    assert undone.encoded == 0
 
 
-def test_the_next_slice_is_told_box_depth_and_logits() -> None:
-    previous = _mask(_disc(10))
-    prompt = carried(previous, Propagation())
-    np.testing.assert_allclose(prompt.points, [[20, 20]])
-    assert prompt.box is not None
-    np.testing.assert_allclose(prompt.box, [8, 8, 32, 32])
-    assert prompt.earlier is previous.logits and prompt.labels.tolist() == [1]
+def test_a_mask_comes_back_as_it_is_and_a_click_mends_it_where_it_falls() -> None:
+    volume, truth, middle = ellipsoid("i")
+    rough = truth.copy()
+    j, k = np.indices(truth.shape[1:])
+    click = Point(coordinates=(middle[0], middle[1] + 6, middle[2]))
+    rough[middle[0]][(j - click.coordinates[1]) ** 2 + (k - middle[2]) ** 2 < 5**2] = (
+        False  # a hole in a slice
+    )
+    predictor = predictor_on(volume)
+    mask = MaskPrompt.from_array(rough)
+    assert np.array_equal(predictor.predict_prompts([mask]).mask, rough)
+    mended = predictor.predict_prompts([mask, click]).mask
+    assert dice(mended[middle[0]], truth[middle[0]]) > 0.97 > dice(rough[middle[0]], truth[middle[0]])
+    away = np.abs(np.arange(volume.shape[0]) - middle[0]) > 3
+    assert np.array_equal(mended[away], rough[away])
+
+
+def test_a_frame_of_a_4d_file(tmp_path: Path) -> None:
+    volume, truth, middle = ellipsoid("k")
+    frames = np.stack([np.roll(volume.array, 9, axis=0), volume.array], axis=-1)
+    nib.save(nib.Nifti1Image(frames, volume.affine), tmp_path / "moving.nii.gz")
+    moving = load_volume(tmp_path / "moving.nii.gz", frame=1)
+    assert dice(predictor_on(moving).predict(points=[middle]).mask, truth) > 0.9
+
+
+def test_progress_counts_slices() -> None:
+    volume, truth, middle = ellipsoid("k")
+    said: list[tuple[str, float]] = []
+    predictor_on(volume).predict(points=[middle], progress=lambda text, share: said.append((text, share)))
+    assert said[0][0].startswith("Slice 1 of about ")
+    assert said[-1][0].startswith(f"Slice {len(said)} of about ")
+    assert all(0 < share < 1 for _, share in said)
+    assert len(said) == np.count_nonzero(truth.any(axis=(0, 1))) + 2

@@ -1,0 +1,63 @@
+"""From a slice's intensities to the square picture that a 2D model's encoder was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from medsam_app.models.sam_package import sam_package
+
+#: Mean and standard deviation of red, green and blue in 0..255, of the pictures SAM was trained with.
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+#: Makes of a slice (H, W) in [0, 1] and the square's side S the (1, 3, S, S) picture, and the rows and
+#: columns that the slice takes of it.
+SliceInput = Callable[[NDArray[np.float32], int], tuple[Tensor, tuple[int, int]]]
+
+
+def shown_in_window(image: NDArray, window: tuple[float, float]) -> NDArray[np.float32]:
+    """Raw intensities as shares of a window (black, white), in [0, 1]."""
+    low, high = window
+    return np.clip((image.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-30)), 0, 1)
+
+
+def longest_side_fits(shown: NDArray[np.float32], side: int) -> tuple[Tensor, tuple[int, int]]:
+    """SAM's: the longest side fits the square, the rest is zero after normalisation."""
+    # The package's own resizing of whole grey values, whose rounding is part of what SAM was trained with.
+    grey = sam_package().utils.transforms.ResizeLongestSide(side).apply_image(_grey(shown))
+    value = _normalised(torch.from_numpy(grey)[None, None].float())
+    return padded(value, side), (value.shape[2], value.shape[3])
+
+
+def stretched(shown: NDArray[np.float32], side: int) -> tuple[Tensor, tuple[int, int]]:
+    """MedSAM's: stretched to the square and spread over [0, 1]."""
+    value = F.interpolate(
+        torch.from_numpy(shown)[None, None], (side, side), mode="bicubic", antialias=True, align_corners=False
+    ).clamp(0, 1)
+    value = (value - value.min()) / (value.max() - value.min()).clamp_min(1e-8)
+    return value.repeat(1, 3, 1, 1), (side, side)
+
+
+def stretched_nearest(shown: NDArray[np.float32], side: int) -> tuple[Tensor, tuple[int, int]]:
+    """SAM-Med2D's: normalised as SAM's, every pixel of the square the nearest one of the slice."""
+    value = torch.from_numpy(_grey(shown))[None, None].float()
+    return _normalised(F.interpolate(value, (side, side), mode="nearest")), (side, side)
+
+
+def padded(x: Tensor, side: int, value: float = 0.0) -> Tensor:
+    """(..., h, w) filled up to a square, below and on the right."""
+    return F.pad(x, (0, side - x.shape[-1], 0, side - x.shape[-2]), value=value)
+
+
+def _grey(shown: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.rint(shown * 255).astype(np.uint8)
+
+
+def _normalised(grey: Tensor) -> Tensor:
+    """(1, 3, h, w) from (1, 1, h, w) in 0..255."""
+    return (grey - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(-1, 1, 1)
