@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from threading import RLock
 from typing import cast
 
@@ -21,6 +22,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from medsam_app.adapters.adapter import Adapter
 from medsam_app.cache import BytesCache, EmbeddingCache
 from medsam_app.engine import AnyPrompt, Engine, Progress
 from medsam_app.errors import PromptError
@@ -35,6 +37,7 @@ from medsam_app.slice_engine import SliceEngine
 from medsam_app.volume import Volume
 from medsam_app.windows import WindowEngine
 
+AnyModel = Sam3D | SliceSegmenter
 #: Memory for embeddings and for the masks of prefixes.
 CACHE_BYTES = 512 << 20
 STATE_BYTES = 256 << 20
@@ -62,7 +65,7 @@ class VolumePredictor:
 
     def __init__(
         self,
-        model: str | Sam3D | SliceSegmenter = "sam3d_tiny",
+        model: str | AnyModel = "sam3d_tiny",
         *,
         weights: Path | None = None,
         adapter: Path | None = None,
@@ -73,9 +76,11 @@ class VolumePredictor:
         propagation: Propagation | None = None,
         refine: bool = True,
     ) -> None:
-        self.model: Sam3D | SliceSegmenter = (
-            load_model(model, device=choose_device(device)[0]) if isinstance(model, str) else model
-        )
+        if isinstance(model, str):
+            model = load_model(model, device=choose_device(device)[0], weights=weights)
+        if adapter is not None:
+            Adapter.load(adapter, cast(nn.Module, model)).enable()
+        self.model = model
         self.cache = EmbeddingCache(cache_bytes) if cache is None else cache
         self.framing = framing or Framing()
         self.propagation = propagation or Propagation()
@@ -101,10 +106,10 @@ class VolumePredictor:
     def set_volume(self, volume: Volume) -> None:
         """Choose the volume; what was remembered of the one before is forgotten."""
         with self._lock:
-            if isinstance(self.model, SliceSegmenter):
-                self._engine = SliceEngine(self.model, volume, self.cache, self.propagation)
-            else:
+            if isinstance(self.model, Sam3D):
                 self._engine = WindowEngine(self.model, volume, self.cache, self.framing)
+            else:
+                self._engine = SliceEngine(self.model, volume, self.cache, self.propagation)
             self._states.clear()
 
     def predict(
@@ -166,7 +171,7 @@ class VolumePredictor:
                 if progress is not None and done < len(prompts):
                     progress(f"Prompt {done} of {len(prompts)}", done / len(prompts))
                 state = engine.step(state, prompts[:done], progress)
-                self._states.put(prompts[:done], state)
+                self._states.put((own, prompts[:done]), state)
             assert state is not None  # first <= len(prompts)
             start, patch, unmet = state.start, state.patch, state.unmet
             if self.refine if refine is None else refine:

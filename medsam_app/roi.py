@@ -258,28 +258,3 @@ def fitting_spacing(grid: Grid, shape: Index) -> float:
     """The isotropic spacing in mm at which the whole volume just fits a window of that shape."""
     extent = np.asarray(grid.ras.shape) * grid.ras.spacing
     return float((extent / np.asarray(shape)).max())
-
-
-def on_own_grid(logits: NDArray[np.float32], start: Index, grid: Grid) -> tuple[Roi, torch.Tensor]:
-    """A box of the file's voxels as a window of the same voxels.
-
-    Args:
-        logits: (i, j, k) values of the box.
-        start: (3,) its first voxel.
-        grid: the volume's grid.
-    """
-    ras = grid.ras
-    corners = np.stack([start, np.add(start, logits.shape) - 1])
-    origin = ras.points_from_file(corners).min(axis=0)
-    values = np.ascontiguousarray(ras.from_file(logits))
-    spacing = tuple(float(s) for s in ras.spacing)
-    x, y, z = (float(o) for o in origin)
-    return Roi((x, y, z), spacing, values.shape, ras), torch.from_numpy(values)  # type: ignore[arg-type]
-
-
-def in_file_order(values: torch.Tensor, roi: Roi) -> tuple[Index, NDArray[np.float32]]:
-    """The inverse of `on_own_grid`: start and (i, j, k) values."""
-    in_order = roi.ras.to_file(values.numpy())
-    ends = roi.to_file([np.zeros(3), np.asarray(roi.shape) - 1])
-    start = np.round(ends.min(axis=0)).astype(int)
-    return (int(start[0]), int(start[1]), int(start[2])), in_order

@@ -22,6 +22,9 @@ from medsam_app.roi_prompts import prompts_in_roi
 from medsam_app.tiles import plan_tiles
 from medsam_app.volume import Volume
 
+#: Side in voxels of the windows whose outlines gain from tiles.
+TILED_SIDE = 64
+
 
 class WindowEngine:
     """A 3D model on one volume; see `Engine`.
@@ -37,7 +40,10 @@ class WindowEngine:
         self.model = model
         self.volume = volume
         self.cache = cache
-        self.framing = framing
+        # A model that is costly, or knows one spacing alone, is asked less.
+        self.framing = replace(
+            framing, encodings=min(framing.encodings, model.encodings), fixed_mm=model.spacing_mm
+        )
         self.encoded = 0
 
     def step(self, before: State | None, prompts: Prompts, progress: Progress | None) -> State:
@@ -67,10 +73,13 @@ class WindowEngine:
     def refined(
         self, state: State, prompts: Prompts, progress: Progress | None
     ) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
-        """The mask of a state with its outline drawn in tiles, where that shows more."""
+        """The mask of a state with its outline drawn in tiles, where that shows more.
+
+        A window of 128 voxels is as fine already as tiles of one of 64.
+        """
         grid, finest = self.volume.grid, self.framing.finest * float(self.volume.grid.spacing.min())
         mosaic = None
-        if not state.detailed:
+        if not state.detailed and max(self.model.roi_shape) < 2 * TILED_SIDE:
             mosaic = plan_tiles(state.logits, state.roi, grid, finest=finest, fill=compliance.EXCLUDED)
         if mosaic is None:
             return state.start, state.patch, state.unmet

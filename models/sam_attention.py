@@ -1,28 +1,26 @@
-"""An exact, quicker and smaller attention for SAM's image encoder, on the package's own weights.
+"""SAM's image encoder on the package's own weights, with an exact attention that is quicker and smaller.
 
-SAM's encoder (Kirillov et al., arXiv:2304.02643) adds a decomposed relative position to every score:
-q.Rh by the distance in rows and q.Rw by the distance in columns. The `segment_anything` package holds
-all scores of a block at once, (windows x heads, tokens, tokens), several times over. Neither way here does:
+SAM (Kirillov et al., arXiv:2304.02643) adds to every score q.Rh by the distance in rows and q.Rw by the
+distance in columns. The `segment_anything` package holds all scores of a block at once, (windows x heads,
+tokens, tokens), several times over. Neither way here does:
 
-- `attend_beside` makes the bias a part of the dot product: [q.Rh, q.Rw] stands beside the query and the
-  one-hot row and column of a token beside its key. For GPUs, where wider products cost little.
+- `attend_beside` makes the bias a part of the dot product: [q.Rh, q.Rw] stands beside the query, the one-hot
+  row and column of a token beside its key. For GPUs, where wider products cost little.
 - `attend_by_head` gives the fused kernel the bias of a few queries of one head at a time, which fits the
   cache. For CPUs, where a product three times as wide costs more than adding the bias.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Queries whose bias is made at a time on the CPU: enough for the kernel's largest blocks, and few enough
-#: that the memory of one strip (16 MB at 4096 keys) is used again for the next instead of given back.
-QUERIES = 1024
-#: Tokens that pass the MLP at a time, for the same reason.
-TOKENS = 1024
+#: Queries whose bias is made at a time on a CPU, and tokens that pass the MLP at a time: what they hold stays
+#: in the cache, and memory is used again for the next instead of given back.
+QUERIES, TOKENS = 1024, 1024
 
 
 def relative_positions(
@@ -88,55 +86,46 @@ def attend_beside(q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Te
     row = torch.eye(h, dtype=q.dtype, device=q.device).repeat_interleave(w, dim=0)
     column = torch.eye(w, dtype=q.dtype, device=q.device).repeat(h, 1)
     where = torch.cat([row, column] * len(beside), dim=1).expand(*k.shape[:2], -1, -1)
-    return F.scaled_dot_product_attention(
-        torch.cat([q, *beside], dim=-1), torch.cat([k, where], dim=-1), v, scale=scale
-    )
+    query, key = torch.cat([q, *beside], dim=-1), torch.cat([k, where], dim=-1)
+    return F.scaled_dot_product_attention(query, key, v, scale=scale)
 
 
-class SamBlock(nn.Module):
-    """A transformer block of SAM's encoder: the package's modules under the same names, a leaner forward.
+class SamAttention(nn.Module):
+    """The package's attention with its own layers and tables, within windows or over the whole picture.
 
-    Within windows, padding is worth computing nowhere but as keys, where it counts: the package pads with
-    zeros before the projection to queries, keys and values, so that a padding token is that layer's bias.
+    Padding is worth computing nowhere but as keys, where it counts: the package pads with zeros before the
+    projection to queries, keys and values, so that a padding token is that layer's bias.
 
     Args:
-        block: a block of `segment_anything.modeling.ImageEncoderViT`, with relative positions.
-        adapter: added to the MLP, as in SAM-Med2D; see `sam_med2d.AdapterLayer`.
+        attention: a block's attention of `segment_anything`, with relative positions.
+        side: of its windows in tokens, 0 for a global block.
     """
 
-    def __init__(self, block: Any, adapter: nn.Module | None = None) -> None:
+    def __init__(self, attention: nn.Module, side: int) -> None:
         super().__init__()
-        self.norm1: Any = block.norm1
-        self.attn: Any = block.attn
-        self.norm2: Any = block.norm2
-        self.mlp: Any = block.mlp
-        self.window_size: int = block.window_size
-        if adapter is not None:
-            self.Adapter = adapter  # the published name
+        package = cast(Any, attention)
+        self.qkv, self.proj = package.qkv, package.proj
+        self.rel_pos_h, self.rel_pos_w = package.rel_pos_h, package.rel_pos_w
+        self.num_heads: int = package.num_heads
+        self.side = side
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) tokens to the same shape."""
-        normed = self.norm1(x)
-        if self.window_size and x.device.type == "cpu":  # a row of windows at a time stays in the cache
-            parts = normed.split(self.window_size, dim=1)
-            attended = torch.cat([self._in_windows(part) for part in parts], dim=1)
-        elif self.window_size:
-            attended = self._in_windows(normed)
+        """Map (B, H, W, C) normed tokens to the same shape."""
+        if self.side and x.device.type == "cpu":  # a row of windows at a time stays in the cache
+            parts = [self._in_windows(part) for part in x.split(self.side, dim=1)]
+            attended = torch.cat(parts, dim=1)
+        elif self.side:
+            attended = self._in_windows(x)
         else:
-            attended = self._attend(self.attn.qkv(normed))
-        x = x + self.attn.proj(attended)
-        normed = self.norm2(x)
-        parts = normed.flatten(0, 2).split(TOKENS)
-        after = torch.cat([self.mlp(part) for part in parts]).view(x.shape)
-        return x + after + self.Adapter(normed) if hasattr(self, "Adapter") else x + after
+            attended = self._attend(self.qkv(x))
+        return self.proj(attended)
 
     def _in_windows(self, x: Tensor) -> Tensor:
-        """Attention within windows, for (B, H, W, C) normed tokens."""
-        side, (batch, h, w, dim) = self.window_size, x.shape
+        side, (batch, h, w, dim) = self.side, x.shape
         down, across = -(-h // side), -(-w // side)
-        qkv = self.attn.qkv(x)
+        qkv = self.qkv(x)
         if (h, w) != (down * side, across * side):
-            padding = self.attn.qkv(x.new_zeros(dim))
+            padding = self.qkv(x.new_zeros(dim))
             whole = padding.expand(batch, down * side, across * side, -1).clone()
             whole[:, :h, :w] = qkv
             qkv = whole
@@ -146,10 +135,37 @@ class SamBlock(nn.Module):
         return out.reshape(batch, down * side, across * side, dim)[:, :h, :w]
 
     def _attend(self, qkv: Tensor) -> Tensor:
-        attn = self.attn
         batch, h, w, _ = qkv.shape
-        q, k, v = qkv.reshape(batch, h * w, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.reshape(batch, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         attend = attend_by_head if q.device.type == "cpu" else attend_beside
         with torch.autocast(q.device.type, enabled=False):  # would round the bias
-            bias = relative_positions(q, attn.rel_pos_h, attn.rel_pos_w, (h, w))
+            bias = relative_positions(q, self.rel_pos_h, self.rel_pos_w, (h, w))
             return attend(q, k, v, *bias).transpose(1, 2).reshape(batch, h, w, -1)
+
+
+class SamBlock(nn.Module):
+    """A transformer block of SAM's encoder: the package's layers under the same names.
+
+    Args:
+        block: a block of `segment_anything.modeling.ImageEncoderViT`.
+        adapter: added beside the MLP under its published name, as in SAM-Med2D; see `sam_med2d.AdapterLayer`.
+    """
+
+    def __init__(self, block: nn.Module, adapter: nn.Module | None = None) -> None:
+        super().__init__()
+        package = cast(Any, block)
+        self.norm1, self.norm2, self.mlp = package.norm1, package.norm2, package.mlp
+        self.attn = SamAttention(package.attn, package.window_size)
+        if adapter is not None:
+            self.Adapter = adapter
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) tokens to the same shape."""
+        x = x + self.attn(self.norm1(x))
+        normed = self.norm2(x)
+        if x.device.type == "cpu":
+            parts = [self.mlp(part) for part in normed.flatten(0, 2).split(TOKENS)]
+            after = torch.cat(parts).view(x.shape)
+        else:
+            after = self.mlp(normed)
+        return x + after + self.Adapter(normed) if hasattr(self, "Adapter") else x + after

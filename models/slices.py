@@ -105,8 +105,11 @@ class SliceSegmenter(Protocol):
 
     model_id: str
     weights_sha256: str
+    adapter_id: str
     adapter_sha256: str
-    boxes_only: bool
+
+    @property
+    def boxes_only(self) -> bool: ...
 
     def encode_slice(self, image: NDArray, *, window: tuple[float, float]) -> Any: ...
 
@@ -129,7 +132,7 @@ class SliceModel(nn.Module):
     Attributes:
         model_id: name under which the weights are known.
         weights_sha256: hash of the file the weights came from, or '' for fresh ones.
-        adapter_sha256: hash of the adapter that is switched on, or ''.
+        adapter_id, adapter_sha256: name and hash of the adapter that is switched on, or ''.
         amp_dtype: type of the encoder's matrix products, None for float32.
     """
 
@@ -148,7 +151,7 @@ class SliceModel(nn.Module):
         self.variant = variant
         self.model_id = "unnamed"
         self.weights_sha256 = ""
-        self.adapter_sha256 = ""
+        self.adapter_id = self.adapter_sha256 = ""
         self.amp_dtype: torch.dtype | None = None
 
     @property

@@ -36,7 +36,8 @@ class RegionGrowing:
     The region is cut to the box, and where there are negative clicks a pixel belongs to the nearest click.
     """
 
-    model_id, weights_sha256, adapter_sha256, boxes_only = "region growing", "", "", False
+    model_id, weights_sha256, boxes_only = "region growing", "", False
+    adapter_id = adapter_sha256 = ""
 
     def __init__(self) -> None:
         self.encodings = 0
