@@ -31,6 +31,8 @@ LOUDEST = 10.0
 GIVEN = np.float32(4.0)
 #: Voxels kept around a positive click, in which the mask can be mended to honour it.
 CLICK_ROOM = 4
+#: HU shown black and white for soft tissue (level 40, width 400), and what only CT goes below.
+SOFT_TISSUE, AIR = (-160.0, 240.0), -900
 #: About so many voxels are looked at for the percentiles of a volume.
 SAMPLE = 1_000_000
 
@@ -72,7 +74,8 @@ class SliceEngine:
         if before is not None:
             logits = SliceLogits.of(stack.shape[1:], *stack.from_roi(before.logits, before.roi))
         asked = SlicePrompts(stack, prompts)
-        walk = Walk(_Looker(self, stack), asked, logits, self.settings, progress=progress)
+        window = self.window_of(prompts)
+        walk = Walk(_Looker(self, stack, window), asked, logits, self.settings, progress=progress)
         walk.run(clear_beyond=isinstance(newest, Point) and not newest.positive)
 
         clicks = [p for p in prompts if isinstance(p, Point)]
@@ -84,7 +87,9 @@ class SliceEngine:
         values, roi = stack.to_roi(start, part)
         values = compliance.keep_to_boxes(values, roi, prompts)
         box = tuple(slice(a, a + n) for a, n in zip(start, part.shape, strict=True))
-        look, _ = stack.to_roi(start, self.shown(stack.from_file(self.volume.array)[box]) * 2 - 1)
+        look, _ = stack.to_roi(
+            start, shown_in_window(stack.from_file(self.volume.array)[box], window) * 2 - 1
+        )
         values = compliance.honour_points(values, look, roi, clicks, grid.shape)
         detailed = before is not None and before.detailed
         if before is not None and detailed and isinstance(newest, Point):
@@ -111,36 +116,43 @@ class SliceEngine:
         values, roi = stack.to_roi(start, np.where(stack.from_file(patch), GIVEN, -GIVEN))
         return settled_state(before, prompts, grid, roi, values, mask.start, patch, 1.0, detailed=True)
 
-    def embed(self, stack: SliceStack, index: int) -> Any:
+    def embed(self, stack: SliceStack, index: int, window: tuple[float, float]) -> Any:
         """The embedding of a slice, from the cache where it is there."""
         weights = self.model.weights_sha256 or id(self.model)
         model = (self.model.model_id, weights, self.model.adapter_sha256)
-        key = (*model, self.volume.fingerprint, "slice", stack.axis, index)
+        key = (*model, self.volume.fingerprint, "slice", stack.axis, index, window)
         image = stack.from_file(self.volume.array)[index]
-        embedding, made = self.cache.get_or_make(
-            key, lambda: self.model.encode_slice(image, window=self._window)
-        )
+        embedding, made = self.cache.get_or_make(key, lambda: self.model.encode_slice(image, window=window))
         self.encoded += made
         return embedding
 
+    def window_of(self, prompts: Prompts) -> tuple[float, float]:
+        """The intensities that are shown black and white: of soft tissue where the object of a CT is first
+        said to be there, which is how MedSAM's slices of CT were made; else the volume's own."""
+        low, high = self._percentiles
+        first = next(prompt for prompt in prompts if not isinstance(prompt, MaskPrompt))
+        if self.volume.modality == "CT" or float(self.volume.array.min()) < AIR:
+            at = first.coordinates if isinstance(first, Point) else np.add(first.lower, first.upper) / 2
+            voxel = np.clip(np.round(at), 0, np.asarray(self.volume.grid.shape) - 1).astype(int)
+            if SOFT_TISSUE[0] <= float(self.volume.array[tuple(voxel)]) <= SOFT_TISSUE[1]:
+                return SOFT_TISSUE
+        return low, high
+
     @cached_property
-    def _window(self) -> tuple[float, float]:
-        """The 0.5 and 99.5 percentiles of the volume's intensities, which are shown black and white."""
+    def _percentiles(self) -> tuple[float, float]:
+        """The 0.5 and 99.5 percentiles of the volume's intensities."""
         step = max(1, round((self.volume.array.size / SAMPLE) ** (1 / 3)))
         low, high = np.percentile(self.volume.array[::step, ::step, ::step], (0.5, 99.5))
         return float(low), float(high)
-
-    def shown(self, part: NDArray) -> NDArray[np.float32]:
-        """Raw intensities as the model sees them, in [0, 1]."""
-        return shown_in_window(part, self._window)
 
 
 class _Looker:
     """The engine's model on the slices of one pile; see `Looker`."""
 
-    def __init__(self, engine: SliceEngine, stack: SliceStack) -> None:
+    def __init__(self, engine: SliceEngine, stack: SliceStack, window: tuple[float, float]) -> None:
         self.engine = engine
         self.stack = stack
+        self.window = window
 
     def look(
         self,
@@ -151,7 +163,7 @@ class _Looker:
         mask: torch.Tensor | None,
     ) -> Seen:
         model = self.engine.model
-        embedding = self.engine.embed(self.stack, index)
+        embedding = self.engine.embed(self.stack, index, self.window)
         if model.boxes_only and box is not None:
             clicks, mask = [], None
         found = model.decode_slice(
@@ -167,10 +179,12 @@ class _Looker:
         return Seen(logits.cpu().numpy(), found.low_res[best], quality)
 
     def low_res(self, index: int, logits: NDArray[np.float32]) -> torch.Tensor:
-        return self.engine.model.low_res(self.engine.embed(self.stack, index), torch.from_numpy(logits))
+        return self.engine.model.low_res(
+            self.engine.embed(self.stack, index, self.window), torch.from_numpy(logits)
+        )
 
     def shown(self, index: int) -> NDArray[np.float32]:
-        return self.engine.shown(self.stack.from_file(self.engine.volume.array)[index])
+        return shown_in_window(self.stack.from_file(self.engine.volume.array)[index], self.window)
 
 
 def _score(quality: dict[int, float], logits: SliceLogits, before: State | None) -> float:

@@ -83,7 +83,7 @@ def test_a_state_of_its_own_is_taken_too(sam: Path, tmp_path: Path) -> None:
 def test_checkpoints_of_other_networks_are_named(
     sam: Path, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ModelError, match="holds no weights by name.*encoder_dict"):
+    with pytest.raises(ModelError, match=r"holds no weights by name.*encoder_dict"):
         load_model("sam_vit_b", weights=published)
     with pytest.raises(ModelError, match="needs the published 3DSAM-adapter"):
         load_model("3dsam_adapter_vit_b", weights=sam)

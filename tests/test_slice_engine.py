@@ -341,3 +341,23 @@ def test_progress_counts_slices() -> None:
     assert said[-1][0].startswith(f"Slice {len(said)} of about ")
     assert all(0 < share < 1 for _, share in said)
     assert len(said) == np.count_nonzero(truth.any(axis=(0, 1))) + 2
+
+
+def test_soft_tissue_of_a_ct_is_shown_in_a_window_of_its_own() -> None:
+    class Noting(RegionGrowing):
+        windows: set[tuple[float, float]] = set()
+
+        def encode_slice(self, image: np.ndarray, *, window: tuple[float, float]) -> Picture:
+            self.windows.add(window)
+            return super().encode_slice(image, window=window)
+
+    array = np.full((32, 32, 6), -1000, dtype=np.int16)
+    array[4:12, 4:12], array[18:26, 18:26] = 60, 900  # an organ and a bone
+    ct = Volume.from_array(array, np.diag([1.0, 1.0, 4.0, 1.0]))
+    predictor = VolumePredictor(Noting())
+    predictor.set_volume(ct)
+    assert dice(predictor.predict(points=[(8, 8, 3)]).mask, array == 60) > 0.9
+    assert Noting.windows == {(-160.0, 240.0)}
+    Noting.windows.clear()
+    assert dice(predictor.predict(points=[(22, 22, 3)]).mask, array == 900) > 0.9
+    assert Noting.windows == {(-1000.0, 900.0)}
