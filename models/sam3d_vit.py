@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medsam_app.models.checkpoints import load_strictly
+from medsam_app.errors import ModelError
+from medsam_app.models.checkpoints import describe_architecture, load_strictly
 from medsam_app.models.decoder import MaskCandidates, MaskDecoder
 from medsam_app.models.encoder import Embedding, normalise
 from medsam_app.models.layers import Conv3d, ConvNorm, Residual, depth_to_space
@@ -172,13 +173,17 @@ def load_vit_weights(model: Sam3D, state: Mapping[str, Tensor], *, what: str, so
         k.startswith("image_encoder.") for k in state
     ):
         return load_strictly(model, state, what=what, source=source)
-    # Under SAM's own names, so that what is said of a checkpoint that does not fit is said in its terms.
-    holder = nn.Module()
-    holder.image_encoder = cast(VitImageEncoder, model.encoder).vit
-    prefix = "image_encoder."
-    fresh = {prefix + k: v for k, v in holder.image_encoder.state_dict().items() if is_fresh(k)}
-    carried = {prefix + key: value for key, value in carried_to_3d(state).items()}
-    load_strictly(holder, {**fresh, **carried}, what=what, source=source)
+    vit = cast(VitImageEncoder, model.encoder).vit
+    own = vit.state_dict()
+    # What a SAM of this size would look like, to say of another one what it is.
+    wanted = {f"image_encoder.{key}": value for key, value in own.items() if not is_fresh(key)}
+    found, needed = (
+        describe_architecture({"image_encoder.neck.0.weight": None, **each}) for each in (state, wanted)
+    )
+    if found != needed:
+        raise ModelError(f"{source} is a checkpoint of {found}, but {what} needs {needed}.")
+    fresh = {key: value for key, value in own.items() if is_fresh(key)}
+    load_strictly(vit, {**fresh, **carried_to_3d(state)}, what=what, source=source)
 
 
 def is_fresh(key: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from medsam_app.models import slices
 from medsam_app.models.load import load_model
 from medsam_app.models.published import PublishedNetwork
 from medsam_app.models.sam3d_vit import VIT_SHAPES, VitShape
+from medsam_app.models.vit3d import Vit3d
 
 SMALL = VitShape(48, 4, 3, (1, 3))
 SIZES: dict[str, Any] = {"embed_dim": 48, "depth": 4, "heads": 3, "global_attn_indexes": (1, 3)}
@@ -87,8 +89,13 @@ def test_checkpoints_of_other_networks_are_named(
         load_model("sam_vit_b", weights=published)
     with pytest.raises(ModelError, match="needs the published 3DSAM-adapter"):
         load_model("3dsam_adapter_vit_b", weights=sam)
+    # The names and shapes of ViT-L, in a file of no size.
+    with torch.device("meta"):
+        large = Vit3d(**asdict(VIT_SHAPES["vit_l"])).state_dict()
+    state = {f"image_encoder.{key}": torch.zeros(()).expand(value.shape) for key, value in large.items()}
+    torch.save({key: value for key, value in state.items() if not key.endswith("rel_pos_d")}, sam)
     monkeypatch.setitem(VIT_SHAPES, "vit_b", VitShape(768, 12, 12, (2, 5, 8, 11)))
-    with pytest.raises(ModelError, match="but sam3d_vit_b needs SAM ViT-B"):
+    with pytest.raises(ModelError, match=r"ViT-L .*but sam3d_vit_b needs SAM ViT-B"):
         load_model("sam3d_vit_b", weights=sam)
 
 
@@ -96,7 +103,7 @@ def test_a_checkpoint_with_a_hole_is_refused(sam: Path, tmp_path: Path) -> None:
     state = torch.load(sam, weights_only=True)
     del state["image_encoder.blocks.3.mlp.lin1.bias"]
     torch.save(state, tmp_path / "hole.pth")
-    with pytest.raises(ModelError, match=re.escape("1 missing (first image_encoder.blocks.3.mlp.lin1.bias)")):
+    with pytest.raises(ModelError, match=re.escape("1 missing (first blocks.3.mlp.lin1.bias)")):
         load_model("sam3d_vit_b", weights=tmp_path / "hole.pth")
 
 

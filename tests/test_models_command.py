@@ -104,6 +104,6 @@ def test_ctrl_c_while_downloading(downloads: Path, entry: ModelEntry, site: web.
         time.sleep(0.02)
     (unfinished,) = left(downloads)
     program.send_signal(signal.SIGINT)
-    _, shown = program.communicate(timeout=20)
+    _, shown = program.communicate(timeout=90)
     assert unfinished.endswith(".part") and left(downloads) == []
     assert program.returncode == 130 and shown.strip() == "Stopped."
