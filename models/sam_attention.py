@@ -6,7 +6,7 @@ tokens, tokens), several times over. Neither way here does:
 
 - `attend_beside` makes the bias a part of the dot product: [q.Rh, q.Rw] stands beside the query, the one-hot
   row and column of a token beside its key. For GPUs, where wider products cost little.
-- `attend_by_head` gives the fused kernel the bias of a few queries of one head at a time, which fits the
+- `attend_in_strips` gives the fused kernel the bias of some queries of one head at a time, which fits the
   cache. For CPUs, where a product three times as wide costs more than adding the bias.
 """
 
@@ -49,8 +49,10 @@ def _distances(n: int, device: torch.device) -> Tensor:
     return line[:, None] - line + n - 1
 
 
-def attend_by_head(q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:
-    """Attention with the bias by_row + by_column, added by the fused kernel a strip at a time.
+def attend_in_strips(q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:
+    """Attention with the bias by_row + by_column, which the fused kernel is given a strip at a time.
+
+    Not for training: all strips are made in the same memory.
 
     Args:
         q, k, v: (B, heads, N, C).
@@ -59,20 +61,23 @@ def attend_by_head(q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: T
     Returns:
         (B, heads, N, C).
     """
-    heads = []
-    for n in range(q.shape[1]):
-        own = slice(n, n + 1)
-        strips = [each[:, own].split(QUERIES, dim=2) for each in (q, by_row, by_column)]
-        parts = []
-        for query, rows, columns in zip(*strips, strict=True):
-            bias = (rows[..., :, None] + columns[..., None, :]).flatten(3)
-            parts.append(F.scaled_dot_product_attention(query, k[:, own], v[:, own], attn_mask=bias))
-        heads.append(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2))
-    return torch.cat(heads, dim=1)
+    batch, heads, tokens, _ = q.shape
+    out = q.new_empty(batch, heads, tokens, v.shape[-1])
+    together = -(-torch.get_num_threads() // 4)  # a strip is four blocks of the kernel
+    strip = by_row.new_empty(batch, together, min(QUERIES, tokens), by_row.shape[-1], by_column.shape[-1])
+    for n in range(0, heads, together):
+        for first in range(0, tokens, QUERIES):
+            at = slice(None), slice(n, n + together), slice(first, first + QUERIES)
+            rows, columns = by_row[at], by_column[at]
+            bias = strip[:, : rows.shape[1], : rows.shape[2]]
+            torch.add(rows[..., :, None], columns[..., None, :], out=bias)
+            mask = bias.flatten(3)
+            out[at] = F.scaled_dot_product_attention(q[at], k[at[:2]], v[at[:2]], attn_mask=mask)
+    return out
 
 
 def attend_beside(q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:
-    """The same with the bias as a part of the dot product; arguments as for `attend_by_head`.
+    """The same with the bias as a part of the dot product; arguments as for `attend_in_strips`.
 
     In a type of few bits the bias is written as a sum of two numbers of that type, so that it is as exact
     as the scores are.
@@ -137,7 +142,8 @@ class SamAttention(nn.Module):
     def _attend(self, qkv: Tensor) -> Tensor:
         batch, h, w, _ = qkv.shape
         q, k, v = qkv.reshape(batch, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        attend = attend_by_head if q.device.type == "cpu" else attend_beside
+        lean = q.device.type == "cpu" and not torch.is_grad_enabled()
+        attend = attend_in_strips if lean else attend_beside
         with torch.autocast(q.device.type, enabled=False):  # would round the bias
             bias = relative_positions(q, self.rel_pos_h, self.rel_pos_w, (h, w))
             return attend(q, k, v, *bias).transpose(1, 2).reshape(batch, h, w, -1)

@@ -177,7 +177,8 @@ class SliceModel(nn.Module):
     def _encode(self, square: Tensor) -> Tensor:
         encoder = self.image_encoder
         with torch.autocast(square.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            x = encoder.patch_embed(square) + encoder.pos_embed
+            # The convolution leaves channels first in memory, where every layer would have to gather them.
+            x = (encoder.patch_embed(square) + encoder.pos_embed).contiguous()
             for block in encoder.blocks:
                 x = block(x)
         return encoder.neck(x.float().permute(0, 3, 1, 2))

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from medsam_app.errors import ModelError
-from medsam_app.models.sam_attention import SamBlock, attend_beside, attend_by_head, relative_positions
+from medsam_app.models.sam_attention import SamBlock, attend_beside, attend_in_strips, relative_positions
 from medsam_app.models.sam_package import sam_parts
 from medsam_app.models.slices import (
     ARCHITECTURES,
@@ -174,7 +174,7 @@ def _published(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *bias: torch.T
 @pytest.mark.parametrize("n", [7, 36])  # 36 x 36 queries: more than one strip
 def test_both_ways_to_attend_are_exact(n: int) -> None:
     tensors = _attention(n, torch.float32, loud=1.0)
-    for attend in (attend_by_head, attend_beside):
+    for attend in (attend_in_strips, attend_beside):
         torch.testing.assert_close(attend(*tensors).double(), _published(*tensors), atol=2e-5, rtol=1e-4)
 
 
@@ -186,7 +186,7 @@ def test_the_bias_is_as_exact_in_bfloat16_as_the_result_can_be() -> None:
     rounded_bias = _published(q, k, v, rows.bfloat16(), columns.bfloat16())
     rounded_result = (exact.bfloat16().double() - exact).abs().mean()
     assert (rounded_bias - exact).abs().mean() > 2 * rounded_result
-    for attend in (attend_by_head, attend_beside):
+    for attend in (attend_in_strips, attend_beside):
         assert (attend(*tensors).double() - exact).abs().mean() < 2 * rounded_result
 
 
@@ -258,7 +258,7 @@ def test_a_torchvision_that_does_not_fit_is_told_in_a_sentence(tmp_path: Path) -
 
 
 def test_the_package_is_imported_only_where_a_slice_model_is_built() -> None:
-    script = "import sys, medsam_app.predictor; print('segment_anything' in sys.modules)"
+    script = "import sys, medsam_app.models.slices; print('segment_anything' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
 
