@@ -90,7 +90,9 @@ def test_ctrl_c_while_downloading(downloads: Path, entry: ModelEntry, site: web.
     """The program is started, waits for a server that sends half and hangs, and is interrupted."""
     site.answers = [web.hang]
     code = (
-        "import sys; from dataclasses import replace; from medsam_app.models.table import MODELS; "
+        # A job in the background of a script is started with Ctrl-C ignored.
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from dataclasses import replace; from medsam_app.models.table import MODELS; "
         "from medsam_app.cli import main; entry = MODELS['sam_vit_b']; checkpoint = replace("
         f"entry.checkpoint, url={site.url!r}, size={len(CONTENT)}, sha256={SHA256!r}); "
         "MODELS['sam_vit_b'] = replace(entry, checkpoint=checkpoint); "
