@@ -19,7 +19,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from medsam_app.errors import MedsamError, SettingsError
 from medsam_app.interaction import Interaction
 from medsam_app.models.load import fast_dtype
 from medsam_app.models.sam3d import MaskCandidates, Sam3D, build_sam3d_tiny
+from medsam_app.orthogonal import Muon, matrices
 from medsam_app.training_data import Mixture
 
 log = logging.getLogger("medsam_app.pretrain")
@@ -50,6 +51,8 @@ class Recipe(BaseModel):
         windows: (side in voxels, batch size) pairs, one drawn each step.
         rounds: fewest and most decodes an example.
         ema: decay of the running average of the weights, which is what gets exported.
+        optimizer: 'adamw', or 'muon', which takes the kernels of linear layers and convolutions and leaves
+            the rest to AdamW.
         only: train only parameters whose names begin with this; '' for all.
     """
 
@@ -64,6 +67,7 @@ class Recipe(BaseModel):
     weight_decay: float = 0.02
     warmup_steps: int = 100
     ema: float = 0.995
+    optimizer: Literal["adamw", "muon"] = "adamw"
     only: str = ""
     save_minutes: float = 5.0
 
@@ -126,13 +130,29 @@ class Trainer:
             parameter.requires_grad_(name.startswith(recipe.only))
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.98)
-        )
+        self.optimizers = self._optimizers()
         self.step, self.seconds = 0, 0.0
         self.mixture = Mixture(data, recipe.shares)
         if (out / "state.json").is_file():
             self._resume()
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """AdamW for everything, or for what Muon does not take."""
+        settings = {"lr": self.recipe.learning_rate, "weight_decay": self.recipe.weight_decay}
+        taken = matrices(self.model) if self.recipe.optimizer == "muon" else []
+        known = {id(parameter) for parameter in taken}
+        rest = [parameter for parameter in self.parameters if id(parameter) not in known]
+        adamw = torch.optim.AdamW(rest, **settings, betas=(0.9, 0.98))
+        return [adamw, Muon(taken, **settings)] if taken else [adamw]
+
+    def _moments(self) -> dict[str, Tensor]:
+        """The optimizers' memory by parameter and kind; nothing before a parameter's first gradient."""
+        found = {}
+        for index, parameter in enumerate(self.parameters):
+            for optimizer in self.optimizers:
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    found[f"{index}.{key}"] = value
+        return found
 
     def _resume(self) -> None:
         state = json.loads((self.out / "state.json").read_text())
@@ -140,27 +160,20 @@ class Trainer:
         self.model.load_state_dict(load_file(self.out / "model.safetensors"))
         self.average = load_file(self.out / "average.safetensors", device=str(self.device))
         moments = load_file(self.out / "optimizer.safetensors", device=str(self.device))
-        for index, parameter in enumerate(self.parameters):
-            if f"{index}.exp_avg" not in moments:
-                continue
-            self.optimizer.state[parameter] = {
-                "step": torch.tensor(float(self.step)),
-                "exp_avg": moments[f"{index}.exp_avg"],
-                "exp_avg_sq": moments[f"{index}.exp_avg_sq"],
-            }
+        place = {id(parameter): index for index, parameter in enumerate(self.parameters)}
+        for optimizer in self.optimizers:
+            for parameter in optimizer.param_groups[0]["params"]:
+                prefix = f"{place[id(parameter)]}."
+                own = {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
+                if own:
+                    optimizer.state[parameter] = own
 
     def save(self) -> None:
         """Write the run's state; the last file replaced is the one that says the rest is whole."""
         if self.rank:
             return
         self.out.mkdir(parents=True, exist_ok=True)
-        moments = {
-            f"{index}.{key}": self.optimizer.state[parameter][key]
-            for index, parameter in enumerate(self.parameters)
-            for key in ("exp_avg", "exp_avg_sq")
-            if key in self.optimizer.state[parameter]  # not before its first finite gradient
-        }
-        files = {"model": self.model.state_dict(), "average": self.average, "optimizer": moments}
+        files = {"model": self.model.state_dict(), "average": self.average, "optimizer": self._moments()}
         for name, tensors in files.items():
             save_file({k: v.contiguous() for k, v in tensors.items()}, self.out / f"{name}.tmp")
         for name in files:
@@ -196,15 +209,16 @@ class Trainer:
             if number + 1 < rounds:
                 person.correct(candidates.best()[0])
         total = torch.stack(losses).mean()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         total.backward()
         self._average_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         rate = self.learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        if torch.isfinite(norm):
-            self.optimizer.step()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            if torch.isfinite(norm):
+                optimizer.step()
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for key, value in self.model.state_dict().items():

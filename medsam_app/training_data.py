@@ -9,6 +9,7 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medsam_app.geometry import Grid
+from medsam_app.pseudo_objects import pseudo_object
 from medsam_app.roi import Roi, read_roi
 from medsam_app.synthesis import Draws, degrade, paint, random_anatomy
 from medsam_app.volume import load_mask, load_volume
@@ -136,6 +138,35 @@ class RealWindows:
         return _permuted(Window(image, valid, (target > 0.5) & valid), draws)
 
 
+class PseudoWindows:
+    """Windows of real cases around something that has an outline, whatever it is."""
+
+    def __init__(self, cases: list[LabelledCase]) -> None:
+        self.by_dataset: dict[str, list[LabelledCase]] = defaultdict(list)
+        for case in cases:
+            self.by_dataset[case.dataset].append(case)
+        self.names = sorted(self.by_dataset)
+
+    def draw(self, draws: Draws, n: int) -> Window:
+        while True:
+            cases = self.by_dataset[self.names[draws.integer(0, len(self.names) - 1)]]
+            case = cases[draws.integer(0, len(cases) - 1)]
+            whole = float((np.array(case.grid.shape) * case.grid.spacing).max()) * 1.1 / n
+            finest = 0.75 * float(case.grid.spacing.min())
+            spacing = min(draws.log_uniform(finest, max(finest, min(4.0, whole))), whole)
+            centre = draws.rand(3).numpy() * (np.array(case.grid.shape) - 1)
+            points = case.grid.ras.points_from_file(centre)
+            image, valid = read_roi(
+                case.image, Roi.centred(points, (spacing,) * 3, (n, n, n), case.grid.ras)
+            )
+            target = pseudo_object(draws, image, valid)
+            if target is None:
+                continue
+            if draws.chance(0.5):
+                image = degrade(draws, image)
+            return _permuted(Window(image, valid, target), draws)
+
+
 class HeadWindows:
     """Windows of real head label maps painted with random intensities."""
 
@@ -184,16 +215,23 @@ class SyntheticWindows:
                 return Window(image, torch.ones_like(target), target)
 
 
+class Source(Protocol):
+    """Draws windows of n voxels a side."""
+
+    def draw(self, draws: Draws, n: int) -> Window: ...
+
+
 class Mixture:
     """Windows from several sources in fixed shares.
 
     Args:
         folder: data with a manifest, or None for synthetic windows alone.
-        shares: relative frequency of 'real', 'heads' and 'synthetic'.
+        shares: relative frequency of 'real', 'pseudo', 'heads' and 'synthetic'.
     """
 
     def __init__(self, folder: Path | None, shares: dict[str, float]) -> None:
-        self.sources: list[tuple[float, RealWindows | HeadWindows | SyntheticWindows]] = []
+        self.sources: list[tuple[float, Source]] = []
+        self._cases: list[LabelledCase] | None = None
         total = 0.0
         for name, share in shares.items():
             if share <= 0 or (folder is None and name != "synthetic"):
@@ -202,13 +240,13 @@ class Mixture:
             self.sources.append((total, self._source(name, folder)))
         self.total = total
 
-    @staticmethod
-    def _source(name: str, folder: Path | None) -> RealWindows | HeadWindows | SyntheticWindows:
+    def _source(self, name: str, folder: Path | None) -> Source:
         if name == "synthetic" or folder is None:
             return SyntheticWindows()
         if name == "heads":
             return HeadWindows(sorted((folder / "head_label_maps").glob("*.nii.gz")))
-        return RealWindows(load_cases(folder, "train"))
+        self._cases = self._cases or load_cases(folder, "train")
+        return RealWindows(self._cases) if name == "real" else PseudoWindows(self._cases)
 
     def draw(self, seed: int, n: int) -> Window:
         """The window of a seed: the same seed gives the same window."""
