@@ -243,6 +243,19 @@ def test_a_negative_click_past_the_end_cuts_there_and_nowhere_else() -> None:
     assert not cut.mask[:, :, 13:].any()
 
 
+def test_a_negative_click_beside_the_object_does_not_end_it() -> None:
+    """It says nothing of the object on a slice that had no mask when it came."""
+    volume, _, middle = ellipsoid("k")
+    predictor = predictor_on(volume)
+    click = Point(coordinates=middle)
+    beside = Point(coordinates=(1, 1, middle[2] + 2), positive=False)
+    alone = predictor.predict_prompts([click]).mask
+    np.testing.assert_array_equal(predictor.predict_prompts([beside, click]).mask, alone)
+    on_it = Point(coordinates=(*middle[:2], middle[2] + 2), positive=False)
+    cut = predictor.predict_prompts([on_it, click]).mask
+    assert cut[..., middle[2] + 1].any() and not cut[..., middle[2] + 2 :].any()
+
+
 def test_a_negative_click_where_nothing_is_changes_nothing_and_costs_nothing() -> None:
     volume, _, middle = ellipsoid("k")
     predictor = predictor_on(volume)
