@@ -107,6 +107,19 @@ class Adapter(nn.Module):
         """Hash of the tensors, the kind and the settings."""
         return storage.adapter_sha256(self.kind, self.settings, self.state_dict())
 
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As for every module; where the adapter is on, the model has its new hash at once.
+
+        Raises:
+            AdapterError: it is merged.
+        """
+        if self.merged:
+            raise AdapterError("The adapter is merged into the model; unmerge it before it is filled anew.")
+        found = super().load_state_dict(*args, **kwargs)
+        if self.enabled:
+            self._publish(self.sha256)
+        return found
+
     def belongs_to(self, model: nn.Module) -> bool:
         """Whether it was added to this very model."""
         return self._at.get("model") is model
