@@ -49,6 +49,13 @@ def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
         raise SettingsError(
             f"Device '{wanted}' was asked for, but there are {torch.cuda.device_count()} CUDA devices."
         )
+    if device.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=device).item()
+        except Exception:  # what another build of torch is needed for ends in errors of any kind
+            raise SettingsError(
+                f"Device '{wanted}' was asked for, but this torch does not compute there; give auto or cpu."
+            ) from None
     return device, f"Using {device}, as asked."
 
 

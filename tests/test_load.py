@@ -15,9 +15,9 @@ from scipy import ndimage
 
 from medsam_app.adapters.adapter import Adapter
 from medsam_app.cli import main
-from medsam_app.errors import ModelError
+from medsam_app.errors import ModelError, SettingsError
 from medsam_app.models import slices
-from medsam_app.models.load import load_model
+from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.published import PublishedNetwork
 from medsam_app.models.sam3d_vit import VIT_SHAPES, VitShape
 from medsam_app.models.vit3d import Vit3d
@@ -174,6 +174,12 @@ def phantom_file(tmp_path: Path) -> Path:
     path = tmp_path / "ball.nii.gz"
     nib.save(nib.Nifti1Image(array.astype(np.int16), np.diag([1.0, 1.0, 1.5, 1.0])), path)
     return path
+
+
+@pytest.mark.parametrize("device", ["meta", "vulkan", "nowhere"])
+def test_devices_that_cannot_compute_are_refused(device: str) -> None:
+    with pytest.raises(SettingsError, match=f"'{device}'"):
+        choose_device(device)
 
 
 def test_a_session_sees_which_adapter_is_on(sam: Path) -> None:
