@@ -147,7 +147,7 @@ def load_strictly(
     for key, value in state.items():
         if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
             raise ModelError(
-                f"{source} holds {key} sparse, quantised, complex or without values; save it as plain numbers."
+                f"{source} holds {key} sparse, quantised, complex or without values; save plain numbers."
             )
         # As float32, which not every number of 64 bits is finite in, and those of 8 bits can be asked in.
         if value.is_floating_point() and not torch.isfinite(value.float()).all():

@@ -91,7 +91,7 @@ def test_another_model_made_of_the_same_weights_is_refused_by_its_name(tmp_path:
     for each, name in ((model, "sam_vit_b"), (other, "sam3d_vit_b")):
         each.model_id, each.weights_sha256 = name, "ab" * 32
     path = Adapter.create("ssf", model).save(tmp_path / "a.safetensors")
-    with pytest.raises(AdapterError, match="was made for the model 'sam_vit_b'.*this is 'sam3d_vit_b'"):
+    with pytest.raises(AdapterError, match=r"was made for the model 'sam_vit_b'.*this is 'sam3d_vit_b'"):
         Adapter.load(path, other)
 
 
