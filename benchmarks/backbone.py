@@ -39,8 +39,8 @@ GROUPS = {
     LINEAR: ("addmm",),
     "attention": ("scaled_dot_product", "bmm", "gather"),  # the two last are the relative positions
     "convolutions": ("convolution",),
-    "copies, concatenations, padding": ("copy_", "cat", "fill_"),
-    "norms and activations": ("norm", "lu"),  # ReLU, GELU
+    "copies, concatenations, padding": ("copy_", "cat", "fill_", "index"),
+    "norms and activations": ("norm", "lu", "clamp"),  # GELU; ReLU is a clamp to torch
     "the rest": ("",),
 }
 
