@@ -122,7 +122,10 @@ class SliceEngine:
         model = (self.model.model_id, weights, self.model.adapter_sha256)
         key = (*model, self.volume.fingerprint, "slice", stack.axis, index, window)
         image = stack.from_file(self.volume.array)[index]
-        embedding, made = self.cache.get_or_make(key, lambda: self.model.encode_slice(image, window=window))
+        pixel = float(stack.spacing[1]), float(stack.spacing[2])
+        embedding, made = self.cache.get_or_make(
+            key, lambda: self.model.encode_slice(image, window=window, pixel=pixel)
+        )
         self.encoded += made
         return embedding
 

@@ -84,7 +84,10 @@ def read_raw(path: Path) -> Mapping[str, Any]:
     # Safetensors begin with the length of a JSON header, in 8 bytes.
     found = _read_safetensors(path) if head[8:9] == b"{" else _read_torch(path)
     if not isinstance(found, Mapping):
-        raise ModelError(f"'{path.name}' holds one {type(found).__name__}, where weights by name are needed.")
+        raise ModelError(
+            f"'{path.name}' holds one {type(found).__name__}, where weights by name are needed; save what "
+            "network.state_dict() gives."
+        )
     return found
 
 
@@ -135,7 +138,10 @@ def load_strictly(
     if missing or unexpected or reshaped:
         found, needed = describe_architecture(state), describe_architecture(wanted)
         if found != needed and UNKNOWN not in (found, needed):
-            raise ModelError(f"{source} is a checkpoint of {found}, but {what} needs {needed}.")
+            raise ModelError(
+                f"{source} is a checkpoint of {found}, but {what} needs {needed}; give such a file, or "
+                "choose the model that this one belongs to."
+            )
         faults = []
         if missing:
             faults.append(f"{len(missing)} missing (first {missing[0]})")
@@ -143,7 +149,10 @@ def load_strictly(
             faults.append(f"{len(unexpected)} not known (first {unexpected[0]})")
         if reshaped:
             faults.append(f"{len(reshaped)} of another shape (first {_reshaped(reshaped[0], state, wanted)})")
-        raise ModelError(f"{source} does not fit {what} with its {len(wanted)} weights: {', '.join(faults)}.")
+        raise ModelError(
+            f"{source} does not fit {what} with its {len(wanted)} weights: {', '.join(faults)}; give the "
+            "whole checkpoint of that model."
+        )
     for key, value in state.items():
         if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
             raise ModelError(

@@ -222,7 +222,8 @@ def test_what_differs_is_counted_and_named() -> None:
         load_strictly(module, state, what="the test", source="x.pth")
     assert str(caught.value) == (
         "x.pth does not fit the test with its 9 weights: 2 missing (first 0.bias), 1 not known "
-        "(first extra), 1 of another shape (first 2.weight: 4 x 6 instead of 4 x 5)."
+        "(first extra), 1 of another shape (first 2.weight: 4 x 6 instead of 4 x 5); "
+        "give the whole checkpoint of that model."
     )
     assert same(module.state_dict(), before)
 
@@ -284,7 +285,7 @@ def test_another_size_of_sam_is_named(vit_b: nn.Module) -> None:
         load_strictly(vit_b, sam("vit_h").state_dict(), what="sam_vit_b", source="sam_vit_h_4b8939.pth")
     assert str(caught.value) == (
         "sam_vit_h_4b8939.pth is a checkpoint of SAM ViT-H (32 blocks of width 1280), but sam_vit_b needs "
-        f"{VIT_B}."
+        f"{VIT_B}; give such a file, or choose the model that this one belongs to."
     )
 
 

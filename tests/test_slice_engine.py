@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -43,7 +44,9 @@ class RegionGrowing:
         self.encodings = 0
         self.decodings = 0
 
-    def encode_slice(self, image: np.ndarray, *, window: tuple[float, float]) -> Picture:
+    def encode_slice(
+        self, image: np.ndarray, *, window: tuple[float, float], pixel: tuple[float, float] = (1.0, 1.0)
+    ) -> Picture:
         self.encodings += 1
         low, high = window
         return Picture(ndimage.median_filter((image.astype(np.float32) - low) / (high - low), 3))
@@ -360,9 +363,9 @@ def test_soft_tissue_of_a_ct_is_shown_in_a_window_of_its_own() -> None:
     class Noting(RegionGrowing):
         windows: set[tuple[float, float]] = set()
 
-        def encode_slice(self, image: np.ndarray, *, window: tuple[float, float]) -> Picture:
+        def encode_slice(self, image: np.ndarray, *, window: tuple[float, float], **how: Any) -> Picture:
             self.windows.add(window)
-            return super().encode_slice(image, window=window)
+            return super().encode_slice(image, window=window, **how)
 
     array = np.full((32, 32, 6), -1000, dtype=np.int16)
     array[4:12, 4:12], array[18:26, 18:26] = 60, 900  # an organ and a bone
