@@ -34,7 +34,6 @@ from medsam_app.prompts import Box, Point, check_prompts, prompts_from_arrays
 from medsam_app.roi import Roi, mask_from_logits, read_roi
 from medsam_app.volume import Volume
 
-SIDE = 64
 _CROSS = ndimage.generate_binary_structure(3, 1)
 _FULL = ndimage.generate_binary_structure(3, 3)
 
@@ -68,6 +67,9 @@ class View:
 
 class Classical(ABC):
     """A method on windows. One volume at a time; a mask depends on nothing but volume and prompts."""
+
+    #: Voxels of the window along each axis.
+    SIDE = 64
 
     def __init__(self) -> None:
         self._volume: Volume | None = None
@@ -113,7 +115,7 @@ class Classical(ABC):
             clicks.insert(0, Point(coordinates=tuple(middle.tolist())))
         # The window is to hold negative clicks too.
         held = [Point(coordinates=click.coordinates) for click in clicks]
-        roi = first_roi([*drawn, *held], grid, (SIDE, SIDE, SIDE), Framing())
+        roi = first_roi([*drawn, *held], grid, (self.SIDE,) * 3, Framing())
         inside = self._inside(_view(self.volume, roi, clicks, drawn))
         start, patch = mask_from_logits(torch.from_numpy(inside - np.float32(0.5)), roi)
         mask = np.zeros(grid.shape, dtype=bool)

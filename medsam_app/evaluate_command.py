@@ -62,10 +62,7 @@ def evaluate(
     for file in filter(None, (csv_file, json_file)):
         say(f"Saved {file}.")
     if found.skipped:
-        count = len(found.skipped)
-        note(
-            f"{count} case{'s' if count > 1 else ''} could not be read and {'were' if count > 1 else 'was'} skipped."
-        )
+        note(f"Skipped because they could not be read: {len(found.skipped)} of the cases.")
     return len(found.skipped)
 
 

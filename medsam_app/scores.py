@@ -47,5 +47,5 @@ class Score:
 
 def dice(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     """Dice of two masks; 1 where both are empty."""
-    total = np.count_nonzero(mask) + np.count_nonzero(truth)
-    return 2 * np.count_nonzero(mask & truth) / total if total else 1.0
+    total = int(np.count_nonzero(mask) + np.count_nonzero(truth))
+    return 2 * int(np.count_nonzero(mask & truth)) / total if total else 1.0
