@@ -34,7 +34,6 @@ from medsam_app.prompts import Box, Point, check_prompts, prompts_from_arrays
 from medsam_app.roi import Roi, mask_from_logits, read_roi
 from medsam_app.volume import Volume
 
-_CROSS = ndimage.generate_binary_structure(3, 1)
 _FULL = ndimage.generate_binary_structure(3, 3)
 
 
@@ -202,37 +201,44 @@ class RandomWalker(Classical):
 class ConfidenceConnected(Classical):
     """SimpleITK's region growing by the statistics of a region.
 
-    Each positive click grows a region of its own, and the mask is their union. A negative click takes
-    from it the connected part, around the click, of all voxels that lie nearer to that click than to
-    any positive one.
+    Each positive click grows a region of its own. The mask is that of the first, and of each later one
+    what lies nearer to it than to any other click, since a click in a narrow place has wide statistics and
+    floods the window; it is closed by a voxel and its holes are filled. A negative click takes from it the
+    connected part, around the click, of all voxels that lie nearer to that click than to any positive one.
     """
 
     MULTIPLIER = 2.5
-    ITERATIONS = 2
-    RADIUS = 2
+    ITERATIONS = 1
+    RADIUS = 1
+    #: Standard deviation, in voxels, of the Gaussian before growing.
     SMOOTHING = 0.7
 
     def _inside(self, view: View) -> NDArray[np.float32]:
-        smooth = ndimage.gaussian_filter(view.image[0], self.SMOOTHING)
-        image = sitk.GetImageFromArray(smooth)  # SimpleITK's indices run the other way
+        image = sitk.GetImageFromArray(ndimage.gaussian_filter(view.image[0], self.SMOOTHING))
+        positive, negative = view.clicks[view.positive], view.clicks[~view.positive]
+        nearest = _distance(view.valid.shape, view.clicks)
         mask = np.zeros(view.valid.shape, dtype=bool)
-        for click in view.clicks[view.positive]:
-            grown = sitk.ConfidenceConnected(
-                image,
-                seedList=[click[::-1].tolist()],
-                numberOfIterations=self.ITERATIONS,
-                multiplier=self.MULTIPLIER,
-                initialNeighborhoodRadius=self.RADIUS,
-            )
-            mask |= sitk.GetArrayFromImage(grown) > 0
-        mask &= view.allowed
-        mask = ndimage.binary_fill_holes(mask) & view.allowed
-        nearest = _distance(mask.shape, view.clicks[view.positive])
-        for click in view.clicks[~view.positive]:
+        for number, click in enumerate(positive):
+            region = self._grown(image, click)
+            mask |= region if number == 0 else region & (_distance(mask.shape, click[None]) <= nearest)
+        mask = ndimage.binary_fill_holes(ndimage.binary_closing(mask & view.allowed)) & view.allowed
+        nearest = _distance(mask.shape, positive)
+        for click in negative:
             parts, _ = ndimage.label(mask & (_distance(mask.shape, click[None]) < nearest), structure=_FULL)
             if parts[tuple(click)]:
                 mask &= parts != parts[tuple(click)]
         return mask.astype(np.float32)
+
+    def _grown(self, image: sitk.Image, click: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(X, Y, Z) bool, the region of one click."""
+        grown = sitk.ConfidenceConnected(
+            image,
+            seedList=[click[::-1].tolist()],  # SimpleITK's indices run the other way
+            numberOfIterations=self.ITERATIONS,
+            multiplier=self.MULTIPLIER,
+            initialNeighborhoodRadius=self.RADIUS,
+        )
+        return sitk.GetArrayFromImage(grown) > 0
 
 
 def _ball(shape: tuple[int, ...], centre: NDArray[np.int64], radius: int) -> NDArray[np.bool_]:

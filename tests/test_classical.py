@@ -13,7 +13,7 @@ from medsam_app.errors import PromptError, SettingsError
 from medsam_app.measuring import click_through
 from medsam_app.scores import dice
 from medsam_app.volume import Volume
-from tests.evaluation_data import ball, two_balls
+from tests.evaluation_data import two_balls
 
 CLASSICAL = [RandomWalker, ConfidenceConnected]
 
@@ -39,50 +39,52 @@ def on(method: type[Classical], volume: Volume) -> Classical:
 def test_easy_objects_are_found(name: str, volume: Volume, truth: np.ndarray) -> None:
     method = baseline(name, device="cpu", refine=False, seed=0)
     method.set_volume(volume)
-    steps = list(click_through(method, truth, clicks=1))
-    assert steps[0].dice > 0.8 and steps[0].unmet == 0
+    steps = list(click_through(method, truth, clicks=2))
+    assert steps[-1].dice > 0.75 and [step.unmet for step in steps] == [0, 0]
     box = ((4, 10, 6), (20, 26, 14))
-    assert next(click_through(method, truth, clicks=1, box=box)).dice > 0.8
+    boxed = list(click_through(method, truth, clicks=2, box=box))
+    assert boxed[0].dice > 0.65 and boxed[1].dice > 0.85
 
 
 @pytest.mark.parametrize("method", CLASSICAL)
-def test_nothing_lies_outside_a_box(method: type[Classical], volume: Volume, truth: np.ndarray) -> None:
+def test_nothing_lies_outside_a_box(method: type[Classical], volume: Volume) -> None:
     box = ((4, 10, 6), (12, 26, 14))
-    mask = on(method, volume).predict(boxes=[box], points=[(10, 18, 10)]).mask
+    mask = on(method, volume).predict(boxes=[box], points=[(9, 18, 10)]).mask
     within = np.zeros_like(mask)
     within[4:13, 10:27, 6:15] = True
-    assert not (mask & ~within).any()
-    assert dice(mask, truth & within) > 0.8
+    assert mask[9, 18, 10] and not (mask & ~within).any()
+    middle = on(method, volume).predict(boxes=[box]).mask
+    np.testing.assert_array_equal(middle, on(method, volume).predict(boxes=[box], points=[(8, 18, 10)]).mask)
 
 
 @pytest.mark.parametrize("method", CLASSICAL)
-def test_clicks_in_another_object_add_it_and_take_it_away(method: type[Classical]) -> None:
-    """A dumbbell of two balls joined by a bar: a negative click takes one ball's part."""
-    first, second = ball((11, 18, 20), 7), ball((28, 18, 20), 7)
-    dumbbell = first | second
-    dumbbell[11:28, 16:21, 9:12] = True
-    image = dumbbell * 100.0 + np.random.default_rng(0).normal(size=dumbbell.shape)
-    segmenter = on(method, Volume.from_array(image.astype(np.float32), np.diag([1.0, 1.0, 2.0, 1.0])))
-    points = [(11, 18, 10), (28, 18, 10)]
-    whole = segmenter.predict(points=points).mask
-    assert dice(whole, dumbbell) > 0.9
-    half = segmenter.predict(points=points, point_labels=[1, 0]).mask
-    assert (half & first).sum() > 0.8 * first.sum() and (half & second).sum() < 0.1 * second.sum()
-    again = segmenter.predict(points=points).mask
-    np.testing.assert_array_equal(whole, again)  # nothing of the prompts before is left
+def test_a_negative_click_takes_its_part_away(method: type[Classical]) -> None:
+    """Two balls joined by a bar: one click finds all, a negative one in the other ball leaves the first."""
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in (48, 32, 32)], indexing="ij"), axis=-1)
+    first, second = (np.linalg.norm(grid - (i, 16, 16), axis=-1) < 8 for i in (12, 35))
+    whole = first | second
+    whole[12:35, 12:21, 12:21] = True
+    image = 100.0 * whole + 10.0 * np.random.default_rng(0).normal(size=whole.shape)
+    segmenter = on(method, Volume.from_array(image.astype(np.float32), np.eye(4)))
+    one = segmenter.predict(points=[(12, 16, 16)]).mask
+    assert dice(one, whole) > 0.75 and one[35, 16, 16]
+    left = segmenter.predict(points=[(12, 16, 16), (35, 16, 16)], point_labels=[1, 0]).mask
+    assert (left & first).sum() > 0.6 * first.sum() and (left & second).sum() < 0.1 * second.sum()
+    # Nothing of the prompts before is left.
+    np.testing.assert_array_equal(segmenter.predict(points=[(12, 16, 16)]).mask, one)
 
 
-def test_a_far_click_is_seen_too() -> None:
-    """Two bars 150 mm apart, in a window that shows 96 mm at first."""
+@pytest.mark.parametrize("method", CLASSICAL)
+def test_the_window_holds_all_clicks(method: type[Classical]) -> None:
+    """Two bars 100 mm apart, in a window that shows 96 mm at first."""
     image = np.zeros((200, 24, 24), dtype=np.float32)
-    image[10:30, 8:16, 8:16] = image[170:190, 8:16, 8:16] = 100
-    image += np.random.default_rng(0).normal(size=image.shape)
-    segmenter = on(ConfidenceConnected, Volume.from_array(image.astype(np.float32), np.eye(4)))
-    one = segmenter.predict(points=[(20, 12, 12)]).mask
-    both = segmenter.predict(points=[(20, 12, 12), (180, 12, 12)]).mask
-    assert one[20, 12, 12] and not one[100:].any()
-    assert both[20, 12, 12] and both[180, 12, 12]
-    assert dice(both, image > 50) > 0.6  # the window is coarse now
+    image[10:50, 4:20, 4:20] = image[150:190, 4:20, 4:20] = 100
+    image += 3 * np.random.default_rng(0).normal(size=image.shape).astype(np.float32)
+    segmenter = on(method, Volume.from_array(image, np.eye(4)))
+    one = segmenter.predict(points=[(30, 12, 12)]).mask
+    assert one[30, 12, 12] and not one[100:].any()
+    both = segmenter.predict(points=[(30, 12, 12), (170, 12, 12)]).mask
+    assert both[30, 12, 12] and both[170, 12, 12] and dice(both, image > 50) > 0.6
 
 
 def test_fresh_weights_have_their_seed(volume: Volume) -> None:

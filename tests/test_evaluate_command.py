@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from medsam_app.cli import main
@@ -44,11 +43,9 @@ def test_tables_and_files_say_the_same(folder: Path, tmp_path: Path, capsys: pyt
     for each in data["summaries"]:
         own = [row for row in rows if row["method"] == each["method"]]
         for group in each["groups"][:2]:
-            means = {
-                n: np.mean([float(r["dice"]) for r in own if (r["dataset"], r["click"]) == (group["name"], n)])
-                for n in ("1", "2")
-            }
-            assert {n: mean["value"] for n, mean in group["dice"].items()} == pytest.approx(means)
+            for n, mean in group["dice"].items():
+                wanted = [float(r["dice"]) for r in own if (r["dataset"], r["click"]) == (group["name"], n)]
+                assert len(wanted) == 2 and mean["value"] == pytest.approx(sum(wanted) / 2)
             # The table has the same numbers on the line of that group and method.
             lines = shown.out[shown.out.index("Mean Dice by dataset") :].splitlines()
             start = next(n for n, line in enumerate(lines) if line.split()[:1] == [group["name"]])
@@ -72,7 +69,7 @@ def test_a_box_first_is_named(folder: Path, capsys: pytest.CaptureFixture) -> No
     ("options", "said"),
     [
         (["--clicks", "0"], "At least one click an object is needed; got 0."),
-        (["--clicks", "x"], "'x' is not a valid int"),
+        (["--clicks", "x"], "--clicks"),
         (["--baseline", "waker"], "There is no baseline 'waker'. Did you mean 'walker'?"),
         (["--first", "bax"], "There is no first prompt 'bax'. Did you mean 'box'?"),
         (["--split", "dve"], "There is no split 'dve'. Did you mean 'dev'?"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -104,7 +107,7 @@ def test_clicks_compliance_time_and_harm(scores: list[Score], summary: Summary) 
     assert summary.honoured == pytest.approx(sum(s.unmet == 0 for s in last) / 30) and summary.honoured < 1
     assert summary.seconds == np.median([s.seconds for s in scores if s.seconds is not None])
     means = [np.mean([c[n] for c in curves.values()]) for n in range(CLICKS)]
-    assert summary.worse == sum(b < a for a, b in zip(means, means[1:], strict=False))
+    assert summary.worse == sum(b < a for a, b in pairwise(means))
     lost = {value: max(c) - c[-1] for value, c in curves.items()}
     assert summary.spoilt == sum(loss >= 0.05 for loss in lost.values()) > 0
     worst = max(lost, key=lambda value: lost[value])
@@ -114,9 +117,7 @@ def test_clicks_compliance_time_and_harm(scores: list[Score], summary: Summary) 
 
 def test_nobody_is_spoilt_by_clicks_that_help() -> None:
     scores = [s for s in _scores() if s.click <= 2]
-    better = [
-        Score(**{**s.__dict__, "dice": 0.5 + 0.3 * (s.click - 1) + 0.001 * s.value, "unmet": 0}) for s in scores
-    ]
+    better = [replace(s, dice=0.5 + 0.3 * (s.click - 1) + 0.001 * s.value, unmet=0) for s in scores]
     (found,) = summarise(better)
     assert (found.worse, found.spoilt, found.worst, found.honoured) == (0, 0, None, 1.0)
     assert found.reach[0].never == 0 and found.reach[0].clicks.value == 2
