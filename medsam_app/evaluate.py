@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsam_app.cases import list_cases
+from medsam_app.cases import Case, list_cases
 from medsam_app.classical import BASELINES, baseline
+from medsam_app.engine import Progress
 from medsam_app.errors import MedsamError, SettingsError, VolumeError, unknown_name
 from medsam_app.measuring import FIRSTS, Segmenter, evaluate_case
 from medsam_app.models.table import DEFAULT_MODEL, model_entry
@@ -76,7 +77,7 @@ def evaluate_folder(
     baselines: Sequence[str] = (),
     most_cases: int | None = None,
     seed: int = 0,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
     skip: Callable[[Skipped], None] | None = None,
 ) -> Evaluation:
     """Measure a model, and baselines beside it, on a folder of labelled volumes.
@@ -99,13 +100,7 @@ def evaluate_folder(
         SettingsError: an unknown split, baseline or first prompt, or a number below one.
         ModelError, AdapterError: from loading the model.
     """
-    if clicks < 1:
-        raise SettingsError(f"At least one click an object is needed; got {clicks}.")
-    if first not in FIRSTS:
-        raise SettingsError(unknown_name("first prompt", first, FIRSTS))
-    for name in baselines:
-        if name not in BASELINES:
-            raise SettingsError(unknown_name("baseline", name, BASELINES))
+    _check(clicks, first, baselines)
     model_entry(model)
     cases = list_cases(folder, split=split, most=most_cases)
     predictor = VolumePredictor(model, weights=weights, adapter=adapter, device=device, refine=refine)
@@ -114,8 +109,8 @@ def evaluate_folder(
     scores: list[Score] = []
     small, skipped = 0, []
     for number, each in enumerate(cases):
-        if progress is not None:
-            progress(f"{each.dataset}, {each.case}", number / len(cases))
+        tell = _telling(progress, each, number / len(cases), 1 / len(cases))
+        tell("reading", 0.0)
         try:
             volume, label_map = each.load()
         except MedsamError as error:
@@ -134,6 +129,7 @@ def evaluate_folder(
             case=each.case,
             dataset=each.dataset,
             modality=each.modality,
+            progress=tell,
         )
         scores += rows
         small += few
@@ -159,3 +155,23 @@ def evaluate_folder(
         small=small,
         skipped=tuple(skipped),
     )
+
+
+def _telling(progress: Progress | None, case: Case, start: float, share: float) -> Progress:
+    """Progress within a case as progress of the whole."""
+
+    def tell(what: str, done: float) -> None:
+        if progress is not None:
+            progress(f"{case.dataset}, {case.case}: {what}", start + done * share)
+
+    return tell
+
+
+def _check(clicks: int, first: str, baselines: Sequence[str]) -> None:
+    if clicks < 1:
+        raise SettingsError(f"At least one click an object is needed; got {clicks}.")
+    if first not in FIRSTS:
+        raise SettingsError(unknown_name("first prompt", first, FIRSTS))
+    for name in baselines:
+        if name not in BASELINES:
+            raise SettingsError(unknown_name("baseline", name, BASELINES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -87,7 +88,7 @@ def _watched() -> Iterator[Callable[[str, float], None]]:
     """Show how far the work is: a bar in a terminal, now and then a line in a log."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        said = time.monotonic()
+        said = -math.inf
 
         def line(what: str, done: float) -> None:
             nonlocal said

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_app.clicks import next_click
+from medsam_app.engine import Progress
 from medsam_app.roi import Index, mask_bounds
 from medsam_app.scores import MIN_VOXELS, Score, dice
 from medsam_app.volume import Volume
@@ -121,6 +122,7 @@ def evaluate_case(
     case: str = "",
     dataset: str = "",
     modality: str = "",
+    progress: Progress | None = None,
 ) -> tuple[list[Score], int]:
     """Scores of every object of a case, and how many were too small.
 
@@ -131,12 +133,13 @@ def evaluate_case(
         first: "click" or "box".
         seed: of the box, which is the same for all methods and whatever else is measured.
         names: names of the labels.
+        progress: called with the name of an object and the fraction of them done.
     """
     for segmenter in segmenters.values():
         segmenter.set_volume(volume)
     scores, small = [], 0
     values, counts = np.unique(label_map, return_counts=True)
-    for value, voxels in zip(values.tolist(), counts.tolist(), strict=True):
+    for number, (value, voxels) in enumerate(zip(values.tolist(), counts.tolist(), strict=True)):
         if value <= 0:
             continue
         if voxels < MIN_VOXELS:
@@ -144,9 +147,11 @@ def evaluate_case(
             continue
         truth = label_map == value
         label = (names or {}).get(value, str(value))
+        if progress is not None:
+            progress(label, number / len(values))
         own = zlib.crc32(f"{dataset}/{modality}/{case}/{value}".encode())
         box = jittered_box(truth, np.random.default_rng([seed, own])) if first == "box" else None
         for method, segmenter in segmenters.items():
-            for number, step in enumerate(click_through(segmenter, truth, clicks=clicks, box=box), start=1):
-                scores.append(Score(method, dataset, modality, case, label, value, voxels, number, *step))
+            for click, step in enumerate(click_through(segmenter, truth, clicks=clicks, box=box), start=1):
+                scores.append(Score(method, dataset, modality, case, label, value, voxels, click, *step))
     return scores, small

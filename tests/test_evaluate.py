@@ -132,7 +132,13 @@ def test_folder_is_measured_whole(tmp_path: Path) -> None:
     found = evaluate_folder(
         folder, clicks=2, baselines=["confidence"], progress=lambda *each: heard.append(each), **options
     )
-    assert heard == [("balls, case0", 0.0), ("one, only", 0.5)]
+    # Each case has four values: the background, two objects and one that is too small.
+    done = {"reading": 0.0, "larger ball": 1 / 8, "2": 2 / 8}
+    assert heard == [
+        (f"{case}: {what}", start + share)
+        for case, start in (("balls, case0", 0.0), ("one, only", 0.5))
+        for what, share in done.items()
+    ]
     assert (found.small, found.skipped) == (2, ())
     assert found.model == "sam3d_tiny" and len(found.weights_sha256) == 64
     assert [s.method for s in found.summaries] == ["sam3d_tiny", "confidence"]
