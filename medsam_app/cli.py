@@ -250,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # Waiting threads that spin make a click several times slower when the cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # So do NumPy's, which only SciPy's solvers would use.
+    # So do OpenBLAS's, which serve little but SciPy's solvers here: a random walker took 40 s instead of 1.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Both Click and the copy of it in newer versions of typer: BadParameter < UsageError < ClickException.
     usage_error: type[Exception] = cast(Any, typer.BadParameter).__mro__[2]

@@ -49,10 +49,11 @@ def evaluate(
     with step("Loading"):
         from medsam_app.evaluate import evaluate_folder
 
-    def skip(case: Skipped) -> None:
-        note(f"Skipped {case.dataset}, {case.case}: {case.error}")
+    with _watched() as (progress, tell):
 
-    with _watched() as progress:
+        def skip(case: Skipped) -> None:
+            tell(f"Skipped {case.dataset}, {case.case}: {case.error}")
+
         found = evaluate_folder(folder, progress=progress, skip=skip, **asked)
     # Files first: a pipe that closes early must not cost the measurement.
     if csv_file is not None:
@@ -84,9 +85,12 @@ def _check_targets(folder: Path, *files: Path | None, overwrite: bool) -> None:
 
 
 @contextmanager
-def _watched() -> Iterator[Callable[[str, float], None]]:
-    """Show how far the work is: a bar in a terminal, now and then a line in a log."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+def _watched() -> Iterator[tuple[Callable[[str, float], None], Callable[[str], None]]]:
+    """Show how far the work is: a bar in a terminal, now and then a line in a log.
+
+    Yields what to call with a sentence and a fraction done, and what to call with a line to keep.
+    """
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
         said = -math.inf
 
@@ -96,16 +100,17 @@ def _watched() -> Iterator[Callable[[str, float], None]]:
                 said = time.monotonic()
                 note(f"{100 * done:.0f} %: {what}")
 
-        yield line
+        yield line, note
         return
     columns = (BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.description}"), console=console, transient=True) as bar:
+    what_now = TextColumn("{task.description}", markup=False)
+    with Progress(*columns, what_now, console=console, transient=True) as bar:
         task = bar.add_task("Loading the model", total=1.0)
-        yield lambda what, done: bar.update(task, description=what, completed=done)
+        yield lambda what, done: bar.update(task, description=what, completed=done), console.print
 
 
 def _print(found: Evaluation) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _LOG_WIDTH
     for kind, title in (("dataset", "dataset"), ("modality", "modality"), ("size", "size of the object")):
@@ -134,7 +139,8 @@ def _dice_table(found: Evaluation, kind: str, title: str) -> Table:
     wanted = [group for group in first if group.kind in (kind, "objects")]
     wanted += [group for group in first if group.kind == "datasets" and kind == "dataset"]
     for group in wanted:
-        table.add_section()
+        if len(found.summaries) > 1:
+            table.add_section()
         for number, summary in enumerate(found.summaries):
             own = _of(summary.groups, group.kind, group.name)
             cells = [_interval(own.dice[n]) for n in shown]
@@ -192,6 +198,7 @@ def _count(n: int, first: str) -> str:
 
 
 def _interval(mean: Mean, digits: int = 3) -> str:
-    """'0.705 (0.68-0.73)'; it may be wrapped between the two."""
+    """'0.705 (0.68-0.73)', which may be wrapped between the two; of one object the value alone."""
+    text = f"{mean.value:.{digits}f}"
     narrow = max(1, digits - 1)
-    return f"{mean.value:.{digits}f} ({mean.low:.{narrow}f}-{mean.high:.{narrow}f})"
+    return text if mean.low == mean.high else f"{text} ({mean.low:.{narrow}f}-{mean.high:.{narrow}f})"

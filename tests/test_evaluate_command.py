@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from medsam_app.cli import main
+from medsam_app.errors import SaveError
+from medsam_app.evaluation_files import write_scores
+from medsam_app.scores import Score
 from tests.evaluation_data import write_folder
 
 
@@ -107,3 +110,18 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == "set()" and "--baseline" in done.stdout
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    score = Score("ours", "a", "CT", "b", 'a "name", quoted', 3, 120, 1, 0.5, None, 0, None)
+    target = tmp_path / "scores.csv"
+    target.write_text("before")
+    write_scores([score], target)
+    (row,) = csv.DictReader(target.open())
+    assert row == {key: "" if value is None else str(value) for key, value in score.__dict__.items()}
+    with pytest.raises(SaveError, match="could not be written"):
+        write_scores([score], tmp_path / "nowhere" / "scores.csv")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SaveError, match="could not be written"):
+        write_scores([score], tmp_path / "folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "scores.csv"]
