@@ -5,8 +5,8 @@ at 1.5 mm or, in a small volume, as fine as shows it whole; where clicks lie fur
 them all. They read the model's own two views of the intensities there, and what they find is brought back
 to the file's grid in the same way. Nothing repairs their masks where clicks are not honoured.
 
-A box is taken at its word: outside it nothing belongs to the object. Without a positive click, its middle
-is taken for one.
+Nothing further outside a box than a tenth of its size belongs to the object, as for the product. Without a
+positive click, the box's middle is taken for one.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from medsam_app.compliance import BOX_TOLERANCE
 from medsam_app.errors import PromptError, SettingsError
 from medsam_app.framing import Framing, first_roi
 from medsam_app.models.encoder import normalise
@@ -133,7 +134,8 @@ def _view(volume: Volume, roi: Roi, clicks: list[Point], drawn: list[Box]) -> Vi
     at = np.round(roi.to_roi([click.coordinates for click in clicks]))
     allowed = valid.numpy().copy()
     for box in drawn:
-        corners = roi.to_roi([box.lower, box.upper])
+        slack = BOX_TOLERANCE * np.subtract(box.upper, box.lower)
+        corners = roi.to_roi([box.lower - slack, box.upper + slack])
         reach = 0.5 / roi.step  # a box ends with its last voxels
         low = np.clip(np.ceil(corners.min(axis=0) - reach), 0, size - 1).astype(int)
         high = np.clip(np.floor(corners.max(axis=0) + reach), low, size - 1).astype(int)
@@ -153,7 +155,7 @@ class RandomWalker(Classical):
     """Scikit-image's random walker (Grady, IEEE TPAMI 2006).
 
     Seeds are a ball of two voxels around the first click and of one around the others; the window's
-    outermost voxels, those beyond the volume and those outside a box are background.
+    outermost voxels, those beyond the volume and those that a box excludes are background.
     """
 
     BETA = 3000.0
