@@ -121,8 +121,9 @@ def _print(found: Evaluation) -> None:
         f"{objects} objects; {found.small} under {MIN_VOXELS} voxels were left out. "
         "In brackets: 95 % intervals, from resampled objects."
     )
-    for summary in found.summaries:
-        say(_harm(summary))
+    if found.clicks > 1:
+        for summary in found.summaries:
+            say(_harm(summary))
 
 
 def _dice_table(found: Evaluation, kind: str, title: str) -> Table:
