@@ -107,6 +107,19 @@ class Adapter(nn.Module):
         """Hash of the tensors, the kind and the settings."""
         return storage.adapter_sha256(self.kind, self.settings, self.state_dict())
 
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As for every module; where the adapter is on, the model has its new hash at once.
+
+        Raises:
+            AdapterError: it is merged.
+        """
+        if self.merged:
+            raise AdapterError("The adapter is merged into the model; unmerge it before it is filled anew.")
+        found = super().load_state_dict(*args, **kwargs)
+        if self.enabled:
+            self._publish(self.sha256)
+        return found
+
     def belongs_to(self, model: nn.Module) -> bool:
         """Whether it was added to this very model."""
         return self._at.get("model") is model
@@ -231,7 +244,8 @@ class Adapter(nn.Module):
         name = Path(path).name
         with _switched_off(model):
             base = storage.identity_of(model)
-        if base.sha256 != header.base.sha256:
+        # The name too: several models are made from one checkpoint.
+        if base != header.base:
             raise AdapterError(
                 f"'{name}' was made for the model '{header.base.id}' with sha256 {header.base.sha256}, but "
                 f"this is '{base.id}' with sha256 {base.sha256}; load that model, or train an adapter on "

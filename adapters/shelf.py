@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from medsam_app.adapters.adapter import Adapter
+from medsam_app.adapters.adapter import Adapter, adapter_in_use
 from medsam_app.adapters.header import read_header
 from medsam_app.errors import AdapterError, unknown_name
 
@@ -89,9 +89,9 @@ class AdapterShelf:
             AdapterError: no adapter of that name; the one in use stays in use.
         """
         wanted = None if name is None else self[name]
-        for adapter in self._adapters.values():
-            if adapter is not wanted:
-                adapter.disable()
+        other = adapter_in_use(self.model)  # perhaps one that is on no shelf
+        if other is not None and other is not wanted:
+            other.disable()
         if wanted is not None:
             wanted.enable()
 

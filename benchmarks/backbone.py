@@ -2,6 +2,7 @@
 
 python benchmarks/backbone.py [--arch vit_b] [--side 128] [--train-side 64] [--repeats 2]
                               [--device cpu] [--dtype float32] [--only encode,click,train,own]
+python benchmarks/backbone.py --profile [--side 128]    where the time of one encoding goes, on a CPU
 
 Random weights: neither time nor memory depends on them. Peak memory is that of the whole process on a CPU
 and torch's own count on a GPU. The formula is in `straightforward.py`; `--only` leaves parts out, and
@@ -21,6 +22,7 @@ from statistics import median
 import torch
 from straightforward import decode, features
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from medsam_app.adapters.adapter import Adapter
 from medsam_app.models.encoder import Embedding, normalise
@@ -30,6 +32,17 @@ from medsam_app.models.sam3d_published import build_published
 from medsam_app.models.sam3d_vit import VIT_SHAPES, build_sam3d_vit
 
 Run = Callable[[], object]
+
+#: What torch's operators are for: the first group of which one of the words is in the name.
+LINEAR = "products of linear layers"
+GROUPS = {
+    LINEAR: ("addmm",),
+    "attention": ("scaled_dot_product", "bmm", "gather"),  # the two last are the relative positions
+    "convolutions": ("convolution",),
+    "copies, concatenations, padding": ("copy_", "cat", "fill_", "index"),
+    "norms and activations": ("norm", "lu", "clamp"),  # GELU; ReLU is a clamp to torch
+    "the rest": ("",),
+}
 
 
 def main() -> None:
@@ -42,7 +55,10 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--only", default="encode,click,train,own")
     parser.add_argument("--ours", action="store_true", help="leave the written-out formula out")
+    parser.add_argument("--profile", action="store_true", help="where the time of one encoding goes")
     options = parser.parse_args()
+    if options.profile and options.device != "cpu":
+        parser.error("--profile counts the time of a CPU; leave --device out")
     device = torch.device(options.device)
     bench = Bench(device, options.repeats, with_formula=not options.ours)
     low = torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16")
@@ -51,6 +67,10 @@ def main() -> None:
     print(f"{options.arch}, {options.dtype}, {where}")
     network = Published(options.arch).to(device).eval().requires_grad_(False)
     volume = torch.randn(1, 1, *[options.side] * 3, device=device)
+    if options.profile:
+        with torch.inference_mode(), low:
+            print_shares(lambda: network.encoder(volume))
+        return
     with torch.inference_mode(), low:
         if "encode" in parts:
             bench.compare(
@@ -110,6 +130,23 @@ class Bench:
         seconds = time.perf_counter() - start
         status = Path("/proc/self/status").read_text()
         return seconds, int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
+
+
+def print_shares(run: Run) -> None:
+    """What shares of the time go into which operators, and what a run would take with the products alone."""
+    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as profiler:
+        run()
+    seconds, operations = dict.fromkeys(GROUPS, 0.0), 0
+    for event in profiler.key_averages():
+        group = next(name for name, words in GROUPS.items() if any(word in event.key for word in words))
+        seconds[group] += event.self_cpu_time_total / 1e6
+        operations += event.flops if group == LINEAR else 0
+    total = sum(seconds.values())
+    for group, took in seconds.items():
+        print(f"{group:34s} {took:8.2f} s {took / total:6.1%}")
+    rate = operations / seconds[LINEAR] / 1e9
+    print(f"{'all':34s} {total:8.2f} s")
+    print(f"{operations / 1e12:.2f} TFLOP at {rate:.0f} GFLOP/s: at best {seconds[LINEAR]:.1f} s")
 
 
 class Published(nn.Module):

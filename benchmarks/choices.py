@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from medsam_app.cache import EmbeddingCache
 from medsam_app.clicks import next_click
-from medsam_app.evaluate import MIN_VOXELS, click_through, dice
 from medsam_app.framing import Framing
 from medsam_app.interaction import Interaction
+from medsam_app.measuring import click_through
 from medsam_app.models.load import load_model
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.predictor import VolumePredictor
 from medsam_app.pretrain import dice_of
+from medsam_app.scores import MIN_VOXELS, dice
 from medsam_app.training_data import Mixture
 from medsam_app.volume import Volume, load_mask, load_volume
 

@@ -18,8 +18,8 @@ from PIL import Image
 from scipy import ndimage
 
 from medsam_app.clicks import next_click
-from medsam_app.evaluate import dice
 from medsam_app.predictor import VolumePredictor
+from medsam_app.scores import dice
 from medsam_app.volume import load_mask, load_volume
 
 SIDE = 240

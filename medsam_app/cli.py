@@ -16,6 +16,18 @@ import typer
 from rich.console import Console
 
 from medsam_app import __version__
+from medsam_app.cli_evaluate import evaluate
+from medsam_app.cli_options import (
+    AdapterOption,
+    ChannelOption,
+    DeviceOption,
+    FrameOption,
+    ImageArgument,
+    ModelArgument,
+    ModelOption,
+    SeriesOption,
+    WeightsOption,
+)
 from medsam_app.errors import MedsamError, SeriesChoice
 from medsam_app.models.table import DEFAULT_MODEL
 
@@ -34,26 +46,6 @@ app = typer.Typer(
 
 models_app = typer.Typer(help="Print the models, fetch their weights.")
 app.add_typer(models_app, name="models")
-
-ImageArgument = Annotated[
-    Path,
-    typer.Argument(help="NIfTI, NRRD, MetaImage, or a folder or zip of DICOM slices.", show_default=False),
-]
-ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Name of a model; see 'medsam-app models'.", show_default=False)
-]
-ModelOption = Annotated[str, typer.Option("--model", help="Name of a model; see 'medsam-app models'.")]
-WeightsOption = Annotated[
-    Path | None,
-    typer.Option("--weights", help="Checkpoint in place of the published one.", show_default=False),
-]
-AdapterOption = Annotated[
-    Path | None, typer.Option("--adapter", help="Adapter of that model to switch on.", show_default=False)
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
-SeriesOption = Annotated[str | None, typer.Option("--series", help="Which DICOM series, of several.")]
-FrameOption = Annotated[int | None, typer.Option("--frame", min=0, help="Which frame of a 4D image, from 0.")]
-ChannelOption = Annotated[int | None, typer.Option("--channel", min=0, help="Which channel, from 0.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -210,6 +202,9 @@ def info(
     commands.info(image, series=series, frame=frame, channel=channel)
 
 
+app.command()(evaluate)
+
+
 @models_app.callback(invoke_without_command=True)
 def _models(context: typer.Context) -> None:
     """Print the models: licence, size, and whether they are on this machine."""
@@ -251,10 +246,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; by default those of the process.
 
     Returns:
-        Exit status: 0, 2 for a mistake in the input, 130 for Ctrl-C.
+        Exit status: 0, 1 when a part of the input was skipped, 2 for a mistake in it, 130 for Ctrl-C.
     """
     # Waiting threads that spin make a click several times slower when the cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # So do OpenBLAS's, which serve little but SciPy's solvers here: a random walker took 40 s instead of 1.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Both Click and the copy of it in newer versions of typer: BadParameter < UsageError < ClickException.
     usage_error: type[Exception] = cast(Any, typer.BadParameter).__mro__[2]
     errors = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from medsam_app.roi import mask_bounds
+
 _FULL = np.ones((3, 3, 3), dtype=bool)
 
 
@@ -60,11 +62,14 @@ def next_click(
     rng: np.random.Generator | None = None,
 ) -> tuple[tuple[int, int, int], bool] | None:
     """Click in the largest connected error: (voxel, positive), or None when the masks agree."""
-    error = mask != truth
-    if not error.any():
+    bounds = mask_bounds(mask != truth)
+    if bounds is None:
         return None
-    missed, added = truth & ~mask, mask & ~truth
+    # Labelling a whole volume would take longer than the model does.
+    box = tuple(slice(a, b) for a, b in zip(*bounds, strict=True))
+    missed, added = truth[box] & ~mask[box], mask[box] & ~truth[box]
     regions = [region for region in (missed, added) if region.any()]
     largest = max(regions, key=lambda region: int(largest_component(region)[0].sum()))
-    voxel = click_inside(largest, spacing=spacing, rng=rng)
+    at = click_inside(largest, spacing=spacing, rng=rng)
+    voxel = (at[0] + bounds[0][0], at[1] + bounds[0][1], at[2] + bounds[0][2])
     return voxel, bool(truth[voxel])

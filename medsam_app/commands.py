@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from medsam_app.errors import PromptError, SaveError, SettingsError, VolumeError
+from medsam_app.adapters.header import read_header
+from medsam_app.errors import AdapterError, ModelError, PromptError, SaveError, SettingsError, VolumeError
 from medsam_app.models.table import model_entry
 
 if TYPE_CHECKING:  # heavy: imported inside the commands that need them
@@ -72,6 +73,25 @@ def step(text: str) -> Iterator[Any]:
         yield lambda what, done: status.update(f"{text}: {what} ({100 * done:.0f} %)")
 
 
+def _check_model(model: str, weights: Path | None, adapter: Path | None) -> None:
+    """What can be told of the wanted model without loading it.
+
+    Raises:
+        ModelError: an unknown name, or no file of weights.
+        AdapterError: no adapter's file, or one of another model.
+    """
+    model_entry(model)
+    if weights is not None and not weights.exists():
+        raise ModelError(f"There is no file of weights '{weights}'; check the path.")
+    if adapter is not None:
+        base = read_header(adapter).base.id
+        if base != model:
+            raise AdapterError(
+                f"'{adapter.name}' was made for the model '{base}', not for '{model}'; give --model {base}, "
+                f"or an adapter of {model}."
+            )
+
+
 def serve(
     image: Path | None,
     *,
@@ -85,7 +105,7 @@ def serve(
     auth: Sequence[str],
     open_browser: bool,
 ) -> None:
-    model_entry(model)
+    _check_model(model, weights, adapter)
     if image is not None and not image.exists():
         raise VolumeError(f"There is no file or folder {image}; give the path of an image.")
     for root in roots:
@@ -114,7 +134,7 @@ def segment(asked: Segmentation) -> None:
     # What can be refused is refused before anything slow begins.
     _check_targets(asked)
     _check_combination(asked)
-    model_entry(asked.model)
+    _check_model(asked.model, asked.weights, asked.adapter)
     with step(f"Reading {asked.image.name}"):
         from medsam_app.volume import load_volume
 

@@ -59,7 +59,8 @@ class Session(ObjectEditor):
         self.refine = refine
         if predictor is not None:
             predictor.set_volume(volume)
-        self._predictions: dict[str, tuple[tuple[tuple[AnyPrompt, ...], bool], MaskPrediction]] = {}
+        #: By object: the prompts, whether refined and the adapter that was on, and what they gave.
+        self._predictions: dict[str, tuple[tuple[tuple[AnyPrompt, ...], bool, str], MaskPrediction]] = {}
 
     def prediction(self, object_id: str, *, progress: Progress | None = None) -> MaskPrediction | None:
         """The mask of an object's prompts; None while nothing says where it is.
@@ -70,16 +71,17 @@ class Session(ObjectEditor):
         with self._lock:
             asked, refine = self.get(object_id), self.refine
             known = self._predictions.get(object_id)
+        adapter = self.predictor.model.adapter_sha256 if self.predictor is not None else ""
         if not asked.has_start:
             return None
-        if known is not None and known[0] == (asked.prompts, refine):
+        if known is not None and known[0] == (asked.prompts, refine, adapter):
             return known[1]
         if self.predictor is None:
             raise PromptError("This session has no model to make masks with; give it a predictor.")
         # Outside the lock: somebody who looks at the objects does not wait for the model.
         made = self.predictor.predict_prompts(asked.prompts, refine=refine, progress=progress)
         with self._lock:
-            self._predictions[object_id] = ((asked.prompts, refine), made)
+            self._predictions[object_id] = ((asked.prompts, refine, adapter), made)
         return made
 
     def label_map(self, *, progress: Progress | None = None) -> NDArray[np.uint16]:

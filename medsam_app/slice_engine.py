@@ -118,11 +118,15 @@ class SliceEngine:
 
     def embed(self, stack: SliceStack, index: int, window: tuple[float, float]) -> Any:
         """The embedding of a slice, from the cache where it is there."""
-        weights = self.model.weights_sha256 or id(self.model)
+        # Without a hash the model itself: no other can take its place while the cache holds it.
+        weights = self.model.weights_sha256 or self.model
         model = (self.model.model_id, weights, self.model.adapter_sha256)
         key = (*model, self.volume.fingerprint, "slice", stack.axis, index, window)
         image = stack.from_file(self.volume.array)[index]
-        embedding, made = self.cache.get_or_make(key, lambda: self.model.encode_slice(image, window=window))
+        pixel = float(stack.spacing[1]), float(stack.spacing[2])
+        embedding, made = self.cache.get_or_make(
+            key, lambda: self.model.encode_slice(image, window=window, pixel=pixel)
+        )
         self.encoded += made
         return embedding
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +29,9 @@ class SlicePrompts:
 
     Attributes:
         key: the slice of the newest prompt.
-        keys: the slices of all prompts; a mask prompt and a box on a slice along another axis have none.
+        keys: the slices of prompts that say where the object is; a mask prompt and a box on a slice along
+            another axis have none.
+        outside: the slices of negative clicks.
         rectangle: (4,) first row, first column, last row, last column of the newest prompt, where it is a
             box.
         slices: the first and last slice that may be looked at, given by 3D boxes.
@@ -43,6 +47,7 @@ class SlicePrompts:
         self._flat: dict[int, list[NDArray[np.float64]]] = {}
         hull: list[NDArray[np.float64]] = []
         self.keys: set[int] = set()
+        self.outside: set[int] = set()
         self.key = 0
         for prompt in prompts:
             self.rectangle: NDArray[np.float64] | None = None
@@ -50,6 +55,8 @@ class SlicePrompts:
                 at = np.clip(stack.points(prompt.coordinates), 0, np.asarray(stack.shape) - 1)
                 self.key = int(np.floor(at[0] + 0.5))
                 self._clicks.setdefault(self.key, []).append((at[1:], prompt.positive))
+                (self.keys if prompt.positive else self.outside).add(self.key)
+                continue
             elif isinstance(prompt, Box):
                 corners = stack.points([prompt.lower, prompt.upper])
                 corners = np.stack([corners.min(axis=0), corners.max(axis=0)])
@@ -86,9 +93,17 @@ class SlicePrompts:
         """The clicks on a slice, in the order they were given."""
         return self._clicks.get(index, [])
 
-    def nearest_key(self, index: int, direction: int) -> int | None:
-        """The next slice with a prompt of its own in a direction (1 or -1), or None."""
-        others = [key for key in self.keys if (key - index) * direction > 0]
+    def nearest_key(self, index: int, direction: int, *, masked: Iterable[int]) -> int | None:
+        """The next slice that was settled by a prompt, in a direction (1 or -1), or None.
+
+        A click that says where the object is not settles a slice only where it has a mask; elsewhere it
+        must not keep the mask of other slices from coming there.
+
+        Args:
+            masked: the slices with a mask.
+        """
+        settled = self.keys | self.outside.intersection(masked)
+        others = [key for key in settled if (key - index) * direction > 0]
         return min(others, key=lambda key: abs(key - index)) if others else None
 
     def likely_slices(self, mask: NDArray[np.bool_]) -> int:

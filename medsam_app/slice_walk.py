@@ -103,23 +103,26 @@ class Walk:
         if had and dice(first.mask, old > 0) >= self.settings.agreement:
             return
         self._about = max(self._about, self.asked.likely_slices(first.mask))
+        masked = self.logits.slices
         for direction in (1, -1):
-            ended = self._follow(first, direction)
-            if ended is not None and clear_beyond and self.asked.nearest_key(key, direction) is None:
+            other = self.asked.nearest_key(key, direction, masked=masked)
+            ended = self._follow(first, direction, other)
+            if ended is not None and clear_beyond and other is None:
                 for index in self.logits.slices:
                     if (index - ended) * direction >= 0:
                         self.logits.drop(index)
 
-    def _follow(self, first: Seen, direction: int) -> int | None:
-        """Go on from the key slice; the slice on which the object has ended, None where it has not."""
-        key, other = self.asked.key, self.asked.nearest_key(self.asked.key, direction)
+    def _follow(self, first: Seen, direction: int, other: int | None) -> int | None:
+        """Go on from the key slice, as far as another one; the slice on which the object has ended, None
+        where it has not."""
+        key = self.asked.key
         last = self.asked.slices[direction > 0]
         looks = Appearance.of(self.looker.shown(key), first.mask) if first.mask.any() else None
         before = first
         for index in range(key + direction, last + direction, direction):
             if index == other:
                 return None
-            if looks is None:
+            if looks is None or self._denied(index, before.mask):
                 return index
             seen = self._next(index, before)
             if why_ended(seen, before.mask, self.looker.shown(index), looks, self.settings):
@@ -134,6 +137,13 @@ class Walk:
             self._keep(index, logits, seen.quality)
             before = seen
         return None
+
+    def _denied(self, index: int, before: NDArray[np.bool_]) -> bool:
+        """Whether a slice without a mask was told that the object is not where the mask beside it is."""
+        return not self.logits.voxels(index) and any(
+            not positive and before[int(at[0] + 0.5), int(at[1] + 0.5)]
+            for at, positive in self.asked.clicks(index)
+        )
 
     def _next(self, index: int, before: Seen) -> Seen:
         """The slice beside one whose mask is known: of its mask, the parts that go on from there."""

@@ -137,7 +137,8 @@ class WindowEngine:
 
     def _embed(self, roi: Roi) -> Embedding:
         """The embedding of a window, from the cache where it is there."""
-        weights = self.model.weights_sha256 or id(self.model)
+        # Without a hash the model itself: no other can take its place while the cache holds it.
+        weights = self.model.weights_sha256 or self.model
         key = (self.model.model_id, weights, self.model.adapter_sha256, self.volume.fingerprint, roi)
         embedding, made = self.cache.get_or_make(key, lambda: self._encode(roi))
         self.encoded += made

@@ -84,7 +84,10 @@ def read_raw(path: Path) -> Mapping[str, Any]:
     # Safetensors begin with the length of a JSON header, in 8 bytes.
     found = _read_safetensors(path) if head[8:9] == b"{" else _read_torch(path)
     if not isinstance(found, Mapping):
-        raise ModelError(f"'{path.name}' holds one {type(found).__name__}, where weights by name are needed.")
+        raise ModelError(
+            f"'{path.name}' holds one {type(found).__name__}, where weights by name are needed; save what "
+            "network.state_dict() gives."
+        )
     return found
 
 
@@ -98,12 +101,14 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     for wrapper in ("model", "state_dict"):
         if isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
-    state = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    state = {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if not state:
         held = ", ".join(str(key) for key in list(found)[:5]) or "nothing"
+        known = describe_architecture({"encoder_dict": found.get("encoder_dict")})
+        apart = "" if known == UNKNOWN else f", as a checkpoint of {known} does"
         raise ModelError(
             f"'{path.name}' holds no weights by name, at its top or under 'model' or 'state_dict' (it holds: "
-            f"{held}); give a checkpoint of the network alone."
+            f"{held}{apart}); give a checkpoint of the network alone."
         )
     if all(key.startswith("module.") for key in state):  # of torch's data parallel training
         state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -133,7 +138,10 @@ def load_strictly(
     if missing or unexpected or reshaped:
         found, needed = describe_architecture(state), describe_architecture(wanted)
         if found != needed and UNKNOWN not in (found, needed):
-            raise ModelError(f"{source} is a checkpoint of {found}, but {what} needs {needed}.")
+            raise ModelError(
+                f"{source} is a checkpoint of {found}, but {what} needs {needed}; give such a file, or "
+                "choose the model that this one belongs to."
+            )
         faults = []
         if missing:
             faults.append(f"{len(missing)} missing (first {missing[0]})")
@@ -141,9 +149,17 @@ def load_strictly(
             faults.append(f"{len(unexpected)} not known (first {unexpected[0]})")
         if reshaped:
             faults.append(f"{len(reshaped)} of another shape (first {_reshaped(reshaped[0], state, wanted)})")
-        raise ModelError(f"{source} does not fit {what} with its {len(wanted)} weights: {', '.join(faults)}.")
+        raise ModelError(
+            f"{source} does not fit {what} with its {len(wanted)} weights: {', '.join(faults)}; give the "
+            "whole checkpoint of that model."
+        )
     for key, value in state.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
+            raise ModelError(
+                f"{source} holds {key} sparse, quantised, complex or without values; save plain numbers."
+            )
+        # As float32, which not every number of 64 bits is finite in, and those of 8 bits can be asked in.
+        if value.is_floating_point() and not torch.isfinite(value.float()).all():
             raise ModelError(f"{source} holds values that are not finite (first in {key}); get it again.")
     module.load_state_dict(state)
 
@@ -178,15 +194,16 @@ def _describe_sam(state: Mapping[str, Any], start: str) -> str:
     position = state.get(f"{start}pos_embed")  # (1, rows, columns, width); of SAM-Med3D also slices
     if position is not None and position.ndim == 5:
         return "SAM-Med3D"
-    pixels = _SLICE if position is None else position.shape[1] * _PATCH
+    pixels = position.shape[1] * _PATCH if position is not None and position.ndim == 4 else _SLICE
     return f"SAM {vit}" + ("" if pixels == _SLICE else f" for slices of {pixels} pixels")
 
 
 def _vit(state: Mapping[str, Any], blocks: str) -> str:
     """Name, depth and width of a transformer whose blocks' keys begin with `blocks`."""
     pattern = re.compile(re.escape(blocks) + r"\d+\.attn\.qkv\.weight")
-    shapes = [value.shape for key, value in state.items() if pattern.fullmatch(key)]
-    depth, width = len(shapes), shapes[0][-1] if shapes else 0
+    found = [value for key, value in state.items() if pattern.fullmatch(str(key))]
+    widths = [value.shape[-1] for value in found if isinstance(value, Tensor) and value.ndim]
+    depth, width = len(widths), widths[0] if widths else 0
     return f"{_VIT_NAMES.get((depth, width), 'ViT')} ({depth} blocks of width {width})"
 
 

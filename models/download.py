@@ -77,7 +77,7 @@ def verified_path(entry: ModelEntry, *, progress: Progress | None = None) -> Pat
         raise ModelError(_by_hand(entry))
     mend = "install the package again" if checkpoint.embedded else f"run '{_command(entry)}'"
     if flaw := _flaw(path, checkpoint, progress):
-        raise ModelError(f"{path}, the weights of '{entry.name}', {flaw}; {mend}.")
+        raise ModelError(f"'{path}', the weights of '{entry.name}', {flaw}; {mend}.")
     return path
 
 
@@ -144,12 +144,12 @@ def install(entry: ModelEntry, file: Path, *, progress: Progress | None = None) 
         raise ModelError(_by_hand(entry))
     size = _size(file)
     if size is None or not file.is_file():
-        raise ModelError(f"There is no file {file}; give the path of {checkpoint.file}.")
+        raise ModelError(f"There is no file '{file}'; give the path of {checkpoint.file}.")
     if size != checkpoint.size:
         twins = {e.checkpoint.file: name for name, e in table.MODELS.items() if e.checkpoint.size == size}
         guess = "".join(f"; it may be {other}, of '{name}'" for other, name in twins.items())
         raise ModelError(
-            f"{file} has {size} bytes, but {checkpoint.file}, the weights of '{entry.name}', has "
+            f"'{file}' has {size} bytes, but {checkpoint.file}, the weights of '{entry.name}', has "
             f"{checkpoint.size}{guess}; give that file, whole."
         )
     flaw = _flaw(path, checkpoint, progress)
@@ -159,14 +159,14 @@ def install(entry: ModelEntry, file: Path, *, progress: Progress | None = None) 
     try:
         source = file.open("rb")
     except OSError as error:
-        raise ModelError(f"{file} cannot be read ({error.strerror}); give yourself permission.") from None
+        raise ModelError(f"'{file}' cannot be read ({error.strerror}); give yourself permission.") from None
     with source, _partial(path, checkpoint.size) as (part, target):
         for block in _blocks(source, size, "Copying", progress):
             target.write(block)
         target.close()
         if wrong := _flaw(part, checkpoint, progress):
             raise ModelError(
-                f"{file} is not {checkpoint.file}, the weights of '{entry.name}': it {wrong}; "
+                f"'{file}' is not {checkpoint.file}, the weights of '{entry.name}': it {wrong}; "
                 f"get that file from {checkpoint.url or checkpoint.page}."
             )
         part.replace(path)

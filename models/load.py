@@ -49,6 +49,13 @@ def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
         raise SettingsError(
             f"Device '{wanted}' was asked for, but there are {torch.cuda.device_count()} CUDA devices."
         )
+    if device.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=device).item()
+        except Exception:  # what another build of torch is needed for ends in errors of any kind
+            raise SettingsError(
+                f"Device '{wanted}' was asked for, but this torch does not compute there; give auto or cpu."
+            ) from None
     return device, f"Using {device}, as asked."
 
 
@@ -84,13 +91,13 @@ def load_model(
 
 def _embedded(entry: ModelEntry, path: Path) -> Sam3D:
     model = build_sam3d_tiny()
-    load_strictly(model, read_checkpoint(path), what=entry.name, source=path.name)
+    load_strictly(model, read_checkpoint(path), what=entry.name, source=f"'{path.name}'")
     return model
 
 
 def _vit(entry: ModelEntry, path: Path) -> Sam3D:
     model = build_sam3d_vit(VIT_SHAPES[entry.arch])
-    load_vit_weights(model, read_checkpoint(path), what=entry.name, source=path.name)
+    load_vit_weights(model, read_checkpoint(path), what=entry.name, source=f"'{path.name}'")
     return model
 
 
@@ -100,20 +107,21 @@ def _published(entry: ModelEntry, path: Path) -> PublishedSam3D:
         state = published_state(held)
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ModelError(
-            f"{path.name} is a checkpoint of {describe_architecture(read_checkpoint(path))}, but "
-            f"{entry.name} needs the published 3DSAM-adapter (encoder_dict, decoder_dict and feature_dict)."
+            f"'{path.name}' is a checkpoint of {describe_architecture(read_checkpoint(path))}, but "
+            f"{entry.name} needs the published 3DSAM-adapter (encoder_dict, decoder_dict and feature_dict); "
+            "give that file."
         ) from None
     how = entry.normalisation
     window = None if how.clip is None else (*how.clip, how.mean[0], how.std[0])
     model = build_published(VIT_SHAPES[entry.arch], window=window)
-    load_strictly(model, state, what=entry.name, source=path.name)
+    load_strictly(model, state, what=entry.name, source=f"'{path.name}'")
     return model
 
 
 def _slices(entry: ModelEntry, path: Path) -> SliceModel:
     model = build_slice_model(_VARIANTS.get(entry.name, "sam"), entry.arch)
     state = {k: v for k, v in read_checkpoint(path).items() if k not in ("pixel_mean", "pixel_std")}
-    load_strictly(model, state, what=entry.name, source=path.name)
+    load_strictly(model, state, what=entry.name, source=f"'{path.name}'")
     return model
 
 

@@ -21,6 +21,8 @@ from medsam_app.models.sam_attention import SamBlock
 from medsam_app.models.sam_med2d import AdapterLayer
 from medsam_app.models.sam_package import sam_parts
 from medsam_app.models.slice_input import (
+    SQUARE,
+    Pixel,
     SliceInput,
     longest_side_fits,
     padded,
@@ -111,7 +113,7 @@ class SliceSegmenter(Protocol):
     @property
     def boxes_only(self) -> bool: ...
 
-    def encode_slice(self, image: NDArray, *, window: tuple[float, float]) -> Any: ...
+    def encode_slice(self, image: NDArray, *, window: tuple[float, float], pixel: Pixel = SQUARE) -> Any: ...
 
     def decode_slice(
         self,
@@ -163,14 +165,17 @@ class SliceModel(nn.Module):
         """Whether it was trained with boxes alone."""
         return self.variant.boxes_only
 
-    def encode_slice(self, image: NDArray, *, window: tuple[float, float]) -> SliceEmbedding:
+    def encode_slice(
+        self, image: NDArray, *, window: tuple[float, float], pixel: Pixel = SQUARE
+    ) -> SliceEmbedding:
         """Encode one slice.
 
         Args:
             image: (H, W) raw intensities, rows first.
             window: the intensities shown black and white.
+            pixel: mm from row to row and from column to column.
         """
-        square, fitted = self.variant.input(shown_in_window(image, window), self.variant.img_size)
+        square, fitted = self.variant.input(shown_in_window(image, window), self.variant.img_size, pixel)
         size = (int(image.shape[0]), int(image.shape[1]))
         return SliceEmbedding(self._encode(square.to(self.device)), fitted, size)
 

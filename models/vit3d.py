@@ -110,19 +110,40 @@ class Block3d(nn.Module):
         if self.adapter is not None:
             x = self.adapter(x)
         grid = (x.shape[1], x.shape[2], x.shape[3])
-        shift, apart = WINDOW // 2, None
+        apart = apart_in_shifted(grid, WINDOW, x.device).repeat(len(x), 1, 1) if self.shifted else None
+        if not torch.is_grad_enabled():
+            return self._by_index(x, apart)
+        shift = WINDOW // 2
         if self.shifted:
-            apart = apart_in_shifted(grid, WINDOW, x.device).repeat(len(x), 1, 1)
             x = torch.roll(x, (-shift,) * 3, dims=(1, 2, 3))
         windows = to_windows(x, WINDOW)
-        some = WINDOWS_AT_ONCE if x.device.type == "cpu" else len(windows)
-        parts = []
-        for start in range(0, len(windows), some):
-            part = windows[start : start + some]
-            part = part + self.attn(self.norm1(part), None if apart is None else apart[start : start + some])
-            parts.append(part + self.mlp(self.norm2(part)))
+        parts = [self._within(windows[some], apart, some) for some in _some_at_once(windows)]
         x = from_windows(torch.cat(parts), WINDOW, grid)
         return torch.roll(x, (shift,) * 3, dims=(1, 2, 3)) if self.shifted else x
+
+    def _by_index(self, x: Tensor, apart: Tensor | None) -> Tensor:
+        """As `forward`, where no gradient is needed: tokens are read and written where they lie, so that
+        no whole copies of them are made to shift, cut and join windows."""
+        places = torch.arange(x[..., 0].numel(), device=x.device).view(*x.shape[:4], 1)
+        if self.shifted:
+            places = torch.roll(places, (-WINDOW // 2,) * 3, dims=(1, 2, 3))
+        windows = to_windows(places, WINDOW)[..., 0]
+        tokens = x.flatten(0, 3)
+        out = torch.empty_like(tokens)
+        for some in _some_at_once(windows):
+            out[windows[some]] = self._within(tokens[windows[some]], apart, some)
+        return out.view(x.shape)
+
+    def _within(self, windows: Tensor, apart: Tensor | None, some: slice) -> Tensor:
+        """Attention and MLP on some of the windows: (n, window^3, C) to the same."""
+        x = windows + self.attn(self.norm1(windows), None if apart is None else apart[some])
+        return x + self.mlp(self.norm2(x))
+
+
+def _some_at_once(windows: Tensor) -> list[slice]:
+    """Parts of (N, ...) windows that are worked on at a time."""
+    some = WINDOWS_AT_ONCE if windows.device.type == "cpu" else len(windows)
+    return [slice(start, start + some) for start in range(0, len(windows), some)]
 
 
 class Vit3d(nn.Module):

@@ -9,10 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests import bad_dicom, bad_files, bad_masks
+from tests import bad_dicom, bad_files, bad_masks, bad_models
 from tests.bad_kit import BAD_INPUTS, BadInput
 
-__all__ = ["BAD_INPUTS", "bad_dicom", "bad_files", "bad_masks", "page", "sentence"]
+__all__ = ["BAD_INPUTS", "bad_dicom", "bad_files", "bad_masks", "bad_models", "page", "sentence"]
 
 
 def sentence(item: BadInput) -> str:
@@ -37,6 +37,7 @@ def page() -> str:
         ("Files", bad_files),
         ("Kinds of image, and DICOM", bad_dicom),
         ("Masks", bad_masks),
+        ("Models, weights and adapters", bad_models),
     ):
         rows = [
             f"| {item.what} | {sentence(item)} |\n"

@@ -269,6 +269,21 @@ def test_identity_follows_what_is_on(tmp_path: Path) -> None:
     assert model.adapter_sha256 == adapter.sha256
 
 
+def test_identity_follows_tensors_that_are_loaded_while_it_is_on() -> None:
+    """As when training goes back to its best step."""
+    model = SAM3D.make()
+    adapter = make("ssf", model)
+    adapter.enable()
+    best = {name: tensor.clone() for name, tensor in adapter.state_dict().items()}
+    known = model.adapter_sha256
+    step(adapter, model, SAM3D)
+    adapter.load_state_dict(best)
+    assert model.adapter_sha256 == adapter.sha256 == known
+    adapter.merge()
+    with pytest.raises(AdapterError, match="unmerge it"):
+        adapter.load_state_dict(best)
+
+
 def test_one_at_a_time() -> None:
     model = SAM.make()
     one, other = make("ssf", model), make("lora", model)

@@ -61,6 +61,23 @@ def test_side_by_side(backbone: Backbone, tmp_path: Path) -> None:
     assert all(torch.equal(tensor, base[name]) for name, tensor in model.state_dict().items())
 
 
+def test_an_adapter_that_is_on_without_a_shelf_is_switched_off(tmp_path: Path) -> None:
+    model = CUBE.make()
+    with torch.inference_mode():
+        alone = CUBE.run(model)
+    shelf = AdapterShelf(model)
+    shelf.load(saved(model, tmp_path, "ssf"))
+    own = Adapter.load(saved(model, tmp_path, "lora"), model)
+    own.enable()
+    shelf.use("ssf")
+    assert shelf.active == "ssf" and not own.enabled
+    shelf.use(None)
+    own.enable()
+    shelf.use(None)
+    with torch.inference_mode():
+        assert torch.equal(CUBE.run(model), alone)
+
+
 def test_what_a_shelf_refuses(tmp_path: Path) -> None:
     model = CUBE.make()
     shelf = AdapterShelf(model)

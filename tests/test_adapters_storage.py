@@ -86,6 +86,15 @@ def test_names_and_hash_of_the_model_where_it_has_them(tmp_path: Path) -> None:
         assert part in str(caught.value)
 
 
+def test_another_model_made_of_the_same_weights_is_refused_by_its_name(tmp_path: Path) -> None:
+    model, other = CUBE.make(), CUBE.make()
+    for each, name in ((model, "sam_vit_b"), (other, "sam3d_vit_b")):
+        each.model_id, each.weights_sha256 = name, "ab" * 32
+    path = Adapter.create("ssf", model).save(tmp_path / "a.safetensors")
+    with pytest.raises(AdapterError, match=r"was made for the model 'sam_vit_b'.*this is 'sam3d_vit_b'"):
+        Adapter.load(path, other)
+
+
 def test_another_base_is_refused_by_its_tensors(saved: Path) -> None:
     with pytest.raises(
         AdapterError, match=r"sha256 [0-9a-f]{64}, but this is 'CubeVit' with sha256 [0-9a-f]{64}"

@@ -222,7 +222,8 @@ def test_what_differs_is_counted_and_named() -> None:
         load_strictly(module, state, what="the test", source="x.pth")
     assert str(caught.value) == (
         "x.pth does not fit the test with its 9 weights: 2 missing (first 0.bias), 1 not known "
-        "(first extra), 1 of another shape (first 2.weight: 4 x 6 instead of 4 x 5)."
+        "(first extra), 1 of another shape (first 2.weight: 4 x 6 instead of 4 x 5); "
+        "give the whole checkpoint of that model."
     )
     assert same(module.state_dict(), before)
 
@@ -247,12 +248,44 @@ def vit_b() -> nn.Module:
     return sam("vit_b")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.eye(2).to_sparse(),
+        torch.eye(2).to_sparse_csr(),
+        torch.eye(2, device="meta"),
+        torch.eye(2).cfloat(),
+        torch.full((2, 2), 1e300, dtype=torch.float64),
+    ],
+    ids=["sparse", "rows", "meta", "complex", "large"],
+)
+def test_tensors_that_are_no_plain_numbers(tmp_path: Path, odd: Tensor) -> None:
+    layer = nn.Linear(2, 2, bias=False)
+    torch.save({"weight": odd}, tmp_path / "odd.pth")
+    with pytest.raises(ModelError, match="weight"):
+        load_strictly(layer, read_checkpoint(tmp_path / "odd.pth"), what="a layer")
+
+
+def test_names_and_shapes_that_make_no_sense(tmp_path: Path) -> None:
+    path = tmp_path / "odd.pth"
+    torch.save({0: torch.zeros(2)}, path)
+    with pytest.raises(ModelError, match="holds no weights by name"):
+        read_checkpoint(path)
+    torch.save({"encoder_dict": {0: 1, "blocks.0.attn.qkv.weight": torch.zeros(9, 3)}}, path)
+    with pytest.raises(ModelError, match=r"a checkpoint of 3DSAM-adapter ViT \(1 blocks of width 3\)"):
+        read_checkpoint(path)
+    number = torch.tensor(1.0)
+    names = ("neck.0.weight", "pos_embed", "blocks.0.attn.qkv.weight")
+    with pytest.raises(ModelError, match="is a checkpoint of SAM ViT"):
+        load_strictly(build_sam3d_tiny(), dict.fromkeys(names, number), what="sam3d_tiny")
+
+
 def test_another_size_of_sam_is_named(vit_b: nn.Module) -> None:
     with pytest.raises(ModelError) as caught:
         load_strictly(vit_b, sam("vit_h").state_dict(), what="sam_vit_b", source="sam_vit_h_4b8939.pth")
     assert str(caught.value) == (
         "sam_vit_h_4b8939.pth is a checkpoint of SAM ViT-H (32 blocks of width 1280), but sam_vit_b needs "
-        f"{VIT_B}."
+        f"{VIT_B}; give such a file, or choose the model that this one belongs to."
     )
 
 

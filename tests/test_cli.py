@@ -13,7 +13,9 @@ import pytest
 from scipy import ndimage
 
 from medsam_app import models_command
+from medsam_app.adapters.adapter import Adapter
 from medsam_app.cli import main
+from medsam_app.models.sam3d import build_sam3d_tiny
 from medsam_app.models.table import MODELS
 from medsam_app.phantom import torso_phantom
 
@@ -310,3 +312,16 @@ def test_interrupt_is_130_and_no_traceback(monkeypatch, capsys):
 def test_no_command_prints_help(capsys):
     assert run() == 0
     assert "segment" in capsys.readouterr().out
+
+
+def test_models_that_do_not_fit_are_refused_before_anything_is_read(phantom, tmp_path, capsys):
+    model = build_sam3d_tiny()
+    model.model_id, model.weights_sha256 = "sam3d_vit_b", "0" * 64
+    adapter = Adapter.create("lora", model).save(tmp_path / "mine.safetensors")
+    image = tmp_path / "image.nii.gz"
+    image.write_bytes(b"never read")
+    for command in (["segment", image, "--point", "1,1,1", "-o", tmp_path / "out.nii.gz"], ["serve"]):
+        assert run(*command, "--adapter", adapter) == 2
+        assert "'mine.safetensors' was made for the model 'sam3d_vit_b'" in capsys.readouterr().err
+        assert run(*command, "--weights", tmp_path / "none.pth") == 2
+        assert "There is no file of weights" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from medsam_app.clicks import click_inside, depth, largest_component, next_click
 
@@ -58,3 +59,12 @@ def test_largest_component_is_joined_across_corners() -> None:
     assert box == (slice(0, 2), slice(0, 2), slice(0, 2))
     with pytest.raises(ValueError, match="empty"):
         largest_component(np.zeros((2, 2, 2), dtype=bool))
+
+
+def test_room_around_the_error_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        truth, mask = (ndimage.gaussian_filter(rng.normal(size=(14, 12, 10)), 1.5) > 0.05 for _ in range(2))
+        voxel, positive = next_click(mask, truth, spacing=(1.0, 2.0, 3.0))  # type: ignore[misc]
+        padded = next_click(np.pad(mask, 4), np.pad(truth, 4), spacing=(1.0, 2.0, 3.0))
+        assert padded == (tuple(v + 4 for v in voxel), positive)

@@ -250,7 +250,7 @@ def test_install_refuses_what_is_not_the_published_file(
     with pytest.raises(ModelError, match="There is no file"):
         store.install(entry, tmp_path)
     source.write_bytes(CONTENT[::-1])
-    with pytest.raises(ModelError, match=r"mine\.pth is not small\.pth.* it has sha256 .* instead of"):
+    with pytest.raises(ModelError, match=r"mine\.pth' is not small\.pth.* it has sha256 .* instead of"):
         store.install(entry, source)
     source.write_bytes(CONTENT[:5])
     with pytest.raises(ModelError, match=r"has 5 bytes, but small\.pth.* has 900000; give that file, whole"):

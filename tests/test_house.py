@@ -66,9 +66,19 @@ FLOORS = [
         "synthesis",
         "training_data",
     },
-    {"pretrain", "export_weights", "evaluate"},
+    {
+        "pretrain",
+        "export_weights",
+        "cases",
+        "classical",
+        "measuring",
+        "scores",
+        "summary",
+        "evaluate",
+        "evaluation_files",
+    },
     {"browser"},
-    {"cli", "commands", "models_command", "__main__"},
+    {"cli", "cli_evaluate", "cli_options", "commands", "evaluate_command", "models_command", "__main__"},
 ]
 
 

@@ -15,12 +15,16 @@ from scipy import ndimage
 
 from medsam_app.adapters.adapter import Adapter
 from medsam_app.cli import main
-from medsam_app.errors import ModelError
+from medsam_app.errors import ModelError, SettingsError
 from medsam_app.models import slices
-from medsam_app.models.load import load_model
+from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.published import PublishedNetwork
 from medsam_app.models.sam3d_vit import VIT_SHAPES, VitShape
 from medsam_app.models.vit3d import Vit3d
+from medsam_app.predictor import VolumePredictor
+from medsam_app.prompts import Point
+from medsam_app.session import Session
+from medsam_app.volume import Volume
 
 SMALL = VitShape(48, 4, 3, (1, 3))
 SIZES: dict[str, Any] = {"embed_dim": 48, "depth": 4, "heads": 3, "global_attn_indexes": (1, 3)}
@@ -170,6 +174,32 @@ def phantom_file(tmp_path: Path) -> Path:
     path = tmp_path / "ball.nii.gz"
     nib.save(nib.Nifti1Image(array.astype(np.int16), np.diag([1.0, 1.0, 1.5, 1.0])), path)
     return path
+
+
+@pytest.mark.parametrize("device", ["meta", "vulkan", "nowhere"])
+def test_devices_that_cannot_compute_are_refused(device: str) -> None:
+    with pytest.raises(SettingsError, match=f"'{device}'"):
+        choose_device(device)
+
+
+def test_a_session_sees_which_adapter_is_on(sam: Path) -> None:
+    model = load_model("sam_vit_b", weights=sam)
+    adapter = Adapter.create("ssf", model)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    array = np.random.default_rng(0).normal(size=(24, 20, 4)).astype(np.float32)
+    session = Session(Volume.from_array(array, np.diag([1.0, 1.0, 4.0, 1.0])), VolumePredictor(model))
+    asked = session.add_object()
+    session.add_prompt(asked.id, Point(coordinates=(12, 10, 2)))
+    alone = session.prediction(asked.id)
+    adapter.enable()
+    adapted = session.prediction(asked.id)
+    assert alone is not None and adapted is not None
+    assert not np.array_equal(alone.mask, adapted.mask)
+    adapter.disable()
+    again = session.prediction(asked.id)
+    assert again is not None and np.array_equal(again.mask, alone.mask)
 
 
 def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:

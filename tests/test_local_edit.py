@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from medsam_app.evaluate import dice
 from medsam_app.geometry import Grid
 from medsam_app.local_edit import mend_near_click, middle_of_mask
 from medsam_app.phantom import torso_phantom
 from medsam_app.predictor import VolumePredictor
 from medsam_app.prompts import Point
 from medsam_app.roi import Roi
+from medsam_app.scores import dice
 
 SHAPE = (32, 32, 32)
 GRID = Grid(SHAPE, np.eye(4))

@@ -127,3 +127,11 @@ def test_windows_do_not_see_past_the_end_of_the_volume(small: PublishedNetwork) 
         block.adapter = adapter
     assert (moved[12:] > 1e-3).all()
     assert (moved[:12] < 1e-5).all()
+
+
+def test_encoding_is_the_same_whether_gradients_are_needed_or_not(small: PublishedNetwork) -> None:
+    tokens = torch.randn(2, 16, 8, 24, 32)
+    for block in small.encoder.blocks[:2]:  # with shifted windows and without
+        with torch.no_grad():
+            found = block(tokens)
+        torch.testing.assert_close(found, block(tokens).detach(), atol=1e-5, rtol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -43,7 +44,9 @@ class RegionGrowing:
         self.encodings = 0
         self.decodings = 0
 
-    def encode_slice(self, image: np.ndarray, *, window: tuple[float, float]) -> Picture:
+    def encode_slice(
+        self, image: np.ndarray, *, window: tuple[float, float], pixel: tuple[float, float] = (1.0, 1.0)
+    ) -> Picture:
         self.encodings += 1
         low, high = window
         return Picture(ndimage.median_filter((image.astype(np.float32) - low) / (high - low), 3))
@@ -243,6 +246,19 @@ def test_a_negative_click_past_the_end_cuts_there_and_nowhere_else() -> None:
     assert not cut.mask[:, :, 13:].any()
 
 
+def test_a_negative_click_beside_the_object_does_not_end_it() -> None:
+    """It says nothing of the object on a slice that had no mask when it came."""
+    volume, _, middle = ellipsoid("k")
+    predictor = predictor_on(volume)
+    click = Point(coordinates=middle)
+    beside = Point(coordinates=(1, 1, middle[2] + 2), positive=False)
+    alone = predictor.predict_prompts([click]).mask
+    np.testing.assert_array_equal(predictor.predict_prompts([beside, click]).mask, alone)
+    on_it = Point(coordinates=(*middle[:2], middle[2] + 2), positive=False)
+    cut = predictor.predict_prompts([on_it, click]).mask
+    assert cut[..., middle[2] + 1].any() and not cut[..., middle[2] + 2 :].any()
+
+
 def test_a_negative_click_where_nothing_is_changes_nothing_and_costs_nothing() -> None:
     volume, _, middle = ellipsoid("k")
     predictor = predictor_on(volume)
@@ -347,9 +363,9 @@ def test_soft_tissue_of_a_ct_is_shown_in_a_window_of_its_own() -> None:
     class Noting(RegionGrowing):
         windows: set[tuple[float, float]] = set()
 
-        def encode_slice(self, image: np.ndarray, *, window: tuple[float, float]) -> Picture:
+        def encode_slice(self, image: np.ndarray, *, window: tuple[float, float], **how: Any) -> Picture:
             self.windows.add(window)
-            return super().encode_slice(image, window=window)
+            return super().encode_slice(image, window=window, **how)
 
     array = np.full((32, 32, 6), -1000, dtype=np.int16)
     array[4:12, 4:12], array[18:26, 18:26] = 60, 900  # an organ and a bone

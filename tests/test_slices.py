@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from medsam_app.errors import ModelError
 from medsam_app.models.sam_attention import SamBlock, attend_beside, attend_in_strips, relative_positions
 from medsam_app.models.sam_package import sam_parts
+from medsam_app.models.slice_input import longest_side_fits
 from medsam_app.models.slices import (
     ARCHITECTURES,
     VARIANTS,
@@ -215,6 +216,52 @@ def test_a_mask_to_refine_lies_where_the_slice_lies() -> None:
     expected = 5 * rows[:, None] + 3 * columns
     torch.testing.assert_close(found[2:-2, 2:71], expected[2:-2, 2:71], atol=1e-3, rtol=0)
     assert (found[:, 73:] == found.min()).all()  # beyond the slice
+
+
+class Brightness(nn.Module):
+    """A mask decoder that finds what is bright in the picture that the encoder got last.
+
+    Attributes:
+        seen: all pictures.
+    """
+
+    def __init__(self, model: SliceModel) -> None:
+        super().__init__()
+        self.iou_token = model.mask_decoder.iou_token
+        self.seen: list[torch.Tensor] = []
+        model.image_encoder.patch_embed.register_forward_pre_hook(self.see)
+
+    def see(self, _: nn.Module, args: tuple[torch.Tensor]) -> None:
+        self.seen.append(args[0])
+
+    def forward(self, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        # What is filled up is 0, between black and white.
+        return self.seen[-1].mean(dim=1, keepdim=True) - 0.1, torch.ones(1, 1)
+
+
+def test_a_slice_of_oblong_pixels_is_seen_as_it_is_in_the_body() -> None:
+    model = tiny()
+    model.mask_decoder = Brightness(model)
+    truth = np.zeros((60, 48, 12), dtype=bool)
+    truth[10:35, 8:28, 3:7] = True  # 20 mm along i and k; in the coronal slice near its left and its foot
+    volume = Volume.from_array(truth.astype(np.int16) * 900, np.diag([0.8, 0.8, 5.0, 1.0]))
+    predictor = VolumePredictor(model)
+    predictor.set_volume(volume)
+    found = predictor.predict_prompts([Box(lower=(8, 15, 2), upper=(37, 15, 8))])
+    assert np.array_equal(found.mask[:, 15], truth[:, 15])
+    assert found.mask.shape == truth.shape
+    picture = model.mask_decoder.seen[0][0, 0]  # of the key slice
+    assert (picture[:, 77:] == 0).all() and (picture[:, :77] != 0).all()  # 60 mm high, 48 mm wide
+    high, wide = (int((picture > 0.1).any(dim=axis).sum()) for axis in (1, 0))
+    assert abs(high - wide) <= 1 and abs(high - 20 / 60 * SIDE) <= 1
+
+
+def test_spacings_that_are_meant_to_be_equal_are() -> None:
+    shown = picture((70, 53)).astype(np.float32) / 255
+    square, fitted = longest_side_fits(shown, SIDE)
+    for pixel in ((0.8, 0.8), (0.8, 0.80003)):
+        other, other_fitted = longest_side_fits(shown, SIDE, pixel)
+        assert torch.equal(other, square) and other_fitted == fitted
 
 
 def test_published_sizes_have_the_published_keys() -> None:

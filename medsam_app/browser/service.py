@@ -92,13 +92,14 @@ class Service:
     def hello(self, workspace: Workspace) -> dict[str, Any]:
         """What a page is told first."""
         name = self._wanted if isinstance(self._wanted, str) else self._wanted.model_id
+        with_adapter = "" if self._adapter is None else f" with the adapter {self._adapter.stem}"
         return {
             "token": workspace.token,
             "upload_bytes": self.upload_bytes,
             "upload_files": UPLOAD_FILES,
             "extensions": files.UPLOAD_EXTENSIONS,
             "roots": [root.resolve().name or str(root) for root in self.roots],
-            "model": f"{name}. {self.device_sentence}",
+            "model": f"{name}{with_adapter}. {self.device_sentence}",
             "start": {"source": "start" if self.image is not None else "sample"},
             "volume": workspace.header,
         }

@@ -1,0 +1,111 @@
+"""Where labelled cases come from: a folder with a manifest."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from medsam_app.errors import SettingsError, VolumeError, unknown_name
+from medsam_app.volume import Volume, load_mask, load_volume
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A volume with its label map, not read yet.
+
+    Attributes:
+        names: of the labels, by value; a label without one is called by its value.
+    """
+
+    dataset: str
+    modality: str
+    case: str
+    names: dict[int, str]
+    image: Path
+    label: Path
+
+    def load(self) -> tuple[Volume, NDArray[np.integer]]:
+        """The volume, and (i, j, k) labels on its grid.
+
+        Raises:
+            MedsamError: either cannot be read, or they lie on different grids.
+        """
+        volume = load_volume(self.image)
+        return volume, load_mask(self.label, volume.grid)
+
+
+class _Label(BaseModel):
+    name: str
+
+
+class _Entry(BaseModel):
+    dataset: str
+    case: str
+    split: str
+    modality: str
+    image: str
+    label: str
+    labels: dict[int, _Label] = {}
+
+
+class _Manifest(BaseModel):
+    cases: list[_Entry]
+
+
+def list_cases(folder: Path, *, split: str, most: int | None = None) -> list[Case]:
+    """The cases of one split of a folder with a `manifest.json`, dataset by dataset.
+
+    Args:
+        folder: paths in the manifest start here.
+        split: which cases.
+        most: at most so many of a dataset, evenly spread over its cases.
+
+    Raises:
+        VolumeError: no manifest, or one that does not say what is needed.
+        SettingsError: the split has no case, or `most` is below one.
+    """
+    if most is not None and most < 1:
+        raise SettingsError(f"At least one case of a dataset is needed; got {most}.")
+    by_dataset: dict[str, list[Case]] = defaultdict(list)
+    entries = _manifest(folder).cases
+    for entry in entries:
+        if entry.split == split:
+            case = Case(
+                dataset=entry.dataset,
+                modality=entry.modality,
+                case=entry.case,
+                names={value: label.name for value, label in entry.labels.items()},
+                image=folder / entry.image,
+                label=folder / entry.label,
+            )
+            by_dataset[entry.dataset].append(case)
+    if not by_dataset:
+        if not entries:
+            raise SettingsError(f"{folder / MANIFEST} lists no cases; give a folder of labelled volumes.")
+        raise SettingsError(unknown_name("split", split, {entry.split for entry in entries}))
+    chosen: list[Case] = []
+    for cases in by_dataset.values():
+        keep = len(cases) if most is None else min(most, len(cases))
+        chosen += [cases[index] for index in np.linspace(0, len(cases) - 1, keep).round().astype(int)]
+    return chosen
+
+
+def _manifest(folder: Path) -> _Manifest:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise VolumeError(f"There is no {path}; give a folder of labelled volumes that has a {MANIFEST}.")
+    try:
+        return _Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise VolumeError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise VolumeError(f"{path} is no manifest of labelled cases: {where}: {first['msg']}.") from None
