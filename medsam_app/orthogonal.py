@@ -9,7 +9,7 @@ more slowly; here a convolution's kernel is the matrix of its output channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,18 +31,17 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     return x.T if tall else x
 
 
-def is_matrix(parameter: Tensor) -> bool:
-    """Whether a parameter, seen as outputs by inputs, is large enough on both sides to have directions."""
-    return parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) >= 8
-
-
 def matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Kernels of a model's linear layers and convolutions; embeddings and depth-wise kernels are none."""
+    """Kernels of a model's linear layers and convolutions that are to be trained.
+
+    Embeddings and depth-wise kernels are none, nor are those with fewer than eight outputs or inputs.
+    """
     found = []
     for module in model.modules():
-        whole = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv3d) and module.groups == 1)
-        if whole and module.weight.requires_grad and is_matrix(module.weight):
-            found.append(module.weight)
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv3d) and module.groups == 1):
+            kernel = cast(nn.Parameter, module.weight)
+            if kernel.requires_grad and min(kernel.shape[0], kernel[0].numel()) >= 8:
+                found.append(kernel)
     return found
 
 

@@ -138,12 +138,12 @@ class Trainer:
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW for everything, or for what Muon does not take."""
-        settings = {"lr": self.recipe.learning_rate, "weight_decay": self.recipe.weight_decay}
+        rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
         taken = matrices(self.model) if self.recipe.optimizer == "muon" else []
         known = {id(parameter) for parameter in taken}
         rest = [parameter for parameter in self.parameters if id(parameter) not in known]
-        adamw = torch.optim.AdamW(rest, **settings, betas=(0.9, 0.98))
-        return [adamw, Muon(taken, **settings)] if taken else [adamw]
+        adamw = torch.optim.AdamW(rest, lr=rate, weight_decay=decay, betas=(0.9, 0.98))
+        return [adamw, Muon(taken, lr=rate, weight_decay=decay)] if taken else [adamw]
 
     def _moments(self) -> dict[str, Tensor]:
         """The optimizers' memory by parameter and kind; nothing before a parameter's first gradient."""

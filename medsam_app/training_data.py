@@ -156,9 +156,7 @@ class PseudoWindows:
             spacing = min(draws.log_uniform(finest, max(finest, min(4.0, whole))), whole)
             centre = draws.rand(3).numpy() * (np.array(case.grid.shape) - 1)
             points = case.grid.ras.points_from_file(centre)
-            image, valid = read_roi(
-                case.image, Roi.centred(points, (spacing,) * 3, (n, n, n), case.grid.ras)
-            )
+            image, valid = read_roi(case.image, Roi.centred(points, (spacing,) * 3, (n, n, n), case.grid.ras))
             target = pseudo_object(draws, image, valid)
             if target is None:
                 continue

@@ -64,6 +64,8 @@ FLOORS = [
         "prompt_file",
         "prompt_schema",
         "synthesis",
+        "orthogonal",
+        "pseudo_objects",
         "training_data",
     },
     {

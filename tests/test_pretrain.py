@@ -81,14 +81,16 @@ def test_dice_and_loss_of_known_masks() -> None:
     assert float(loss_of(MaskCandidates(ignored, torch.ones(1, 1)), target, valid)[0]) < 1e-4
 
 
-def test_resumed_run_goes_on_as_if_uninterrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resumed_run_goes_on_as_if_uninterrupted(tmp_path: Path, optimizer: str) -> None:
     torch.set_num_threads(1)
-    trainer = Trainer(_recipe(), None, tmp_path, torch.device("cpu"))
+    recipe = _recipe(optimizer=optimizer)
+    trainer = Trainer(recipe, None, tmp_path, torch.device("cpu"))
     trainer.model.amp_dtype = None  # sums in bfloat16 are not the same each time on every processor
     for _ in range(2):
         trainer.train_step()
     trainer.save()
-    again = Trainer(_recipe(), None, tmp_path, torch.device("cpu"))
+    again = Trainer(recipe, None, tmp_path, torch.device("cpu"))
     again.model.amp_dtype = None
     for _ in range(2):
         assert trainer.train_step()["loss"] == again.train_step()["loss"]
