@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING
 from medsam_app import __version__
 from medsam_app.errors import SaveError
 from medsam_app.scores import Score
+from medsam_app.whole_file import write_whole
 
 if TYPE_CHECKING:  # heavy
     from medsam_app.evaluate import Evaluation
@@ -45,23 +44,9 @@ def write_json(evaluation: Evaluation, path: Path) -> None:
 
 
 def _write(text: str, path: Path) -> None:
-    """Write under a temporary name, then rename: what lies there is whole at any time."""
-    temporary = ""
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner reads; the umask says what is wanted here.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
+        write_whole(path, text)
     except OSError as error:
         raise SaveError(
             f"{path} could not be written ({error.strerror or error}); free some space or write elsewhere."
         ) from None
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)

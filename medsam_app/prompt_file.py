@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from medsam_app.prompt_schema import (
     object_entry,
     read_objects,
 )
+from medsam_app.whole_file import write_whole
 
 if TYPE_CHECKING:
     from medsam_app.session import Session
@@ -72,22 +72,15 @@ def save_prompt_file(session: Session, path: str | Path) -> Path:
     path = Path(path)
     written = _describe(session, path)
     text = json.dumps(written.model_dump(mode="json"), indent=1) + "\n"
-    temporary = ""
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if read_prompt_file(temporary) != written:
+
+    def prove(draft: Path) -> None:
+        if read_prompt_file(draft) != written:
             raise SaveError(
                 f"The prompt file {path} did not read back as written; nothing was changed there."
             )
-        # mkstemp makes files that only their owner reads; the umask says what is wanted here.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
+
+    try:
+        write_whole(path, text, prove=prove)
     except OSError as error:
         raise SaveError(
             f"The prompt file {path} could not be written: {error.strerror or error}; "
@@ -95,9 +88,6 @@ def save_prompt_file(session: Session, path: str | Path) -> Path:
         ) from None
     except PromptFileError as error:
         raise SaveError(f"The prompt file {path} did not read back as written: {error}") from None
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
     return path
 
 

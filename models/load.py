@@ -52,7 +52,7 @@ def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
     if device.type not in ("cpu", "cuda"):
         try:
             torch.zeros(1, device=device).item()
-        except Exception:  # what another build of torch is needed for ends in errors of any kind
+        except (RuntimeError, AssertionError, ImportError):  # what a build of torch cannot do
             raise SettingsError(
                 f"Device '{wanted}' was asked for, but this torch does not compute there; give auto or cpu."
             ) from None

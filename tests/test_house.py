@@ -34,6 +34,7 @@ FLOORS = [
         "readers",
         "saving",
         "volume",
+        "whole_file",
     },
     {
         "cache",

@@ -1,0 +1,35 @@
+"""Text files that are whole at any time, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_whole(path: Path, text: str, *, prove: Callable[[Path], None] | None = None) -> None:
+    """Write UTF-8 under a temporary name beside `path`, prove it, then rename.
+
+    Args:
+        prove: called with the temporary file; what it raises leaves `path` as it was.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".tmp", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if prove is not None:
+            prove(temporary)
+        # mkstemp makes files that only their owner reads; the umask says what is wanted here.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
