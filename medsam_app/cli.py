@@ -28,6 +28,7 @@ from medsam_app.cli_options import (
     SeriesOption,
     WeightsOption,
 )
+from medsam_app.cli_pretrain import pretrain
 from medsam_app.errors import MedsamError, SeriesChoice
 from medsam_app.models.table import DEFAULT_MODEL
 
@@ -203,6 +204,7 @@ def info(
 
 
 app.command()(evaluate)
+app.command()(pretrain)
 
 
 @models_app.callback(invoke_without_command=True)

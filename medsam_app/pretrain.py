@@ -1,106 +1,57 @@
-"""Training of the embedded model by simulated interaction.
-
-    python -m medsam_app.pretrain models/recipes/sam3d_tiny.json --data FOLDER --out RUN
-    torchrun --nproc-per-node=2 -m medsam_app.pretrain ...        (gradients averaged over processes)
+"""Training of the embedded model by simulated interaction: one process of a run, step by step.
 
 A round is a decode: first clicks, a box or a rough mask, then a click in the largest error (now and
 then one where nothing is wrong), the previous probability fed back. All rounds carry a loss. The
 learning rate follows the time spent, so that a run of so many hours ends where it should on any
-machine; a run that is started again in the same folder goes on where it was saved.
+machine, or the steps done; a run that is started again in the same folder goes on where it was saved.
+`medsam_app.training_run` repeats the step; `medsam-app pretrain` is the command.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
+import copy
 import json
 import logging
 import math
-import os
-import time
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
 
-from medsam_app.errors import MedsamError, SettingsError
+from medsam_app.errors import ModelError, SaveError, SettingsError, unknown_name
 from medsam_app.interaction import Interaction
+from medsam_app.models.checkpoints import read_checkpoint
 from medsam_app.models.load import fast_dtype
-from medsam_app.models.sam3d import MaskCandidates, Sam3D, build_sam3d_tiny
+from medsam_app.models.sam3d import Sam3D, build_sam3d_tiny
 from medsam_app.orthogonal import Muon, matrices
+from medsam_app.recipe import Recipe
 from medsam_app.training_data import Mixture
+from medsam_app.training_loss import dice_of, loss_of
+
+__all__ = ["Recipe", "Trainer", "dice_of", "loss_of", "start_from"]
 
 log = logging.getLogger("medsam_app.pretrain")
 
-#: Weight of the squared error of the predicted quality in the loss.
-QUALITY_WEIGHT = 4.0
-
-
-class Recipe(BaseModel):
-    """Settings of a training run.
-
-    Attributes:
-        hours: time after which the learning rate has come down to zero.
-        shares: relative frequency of the sources of windows.
-        windows: (side in voxels, batch size) pairs, one drawn each step.
-        rounds: fewest and most decodes an example.
-        ema: decay of the running average of the weights, which is what gets exported.
-        optimizer: 'adamw', or 'muon', which takes the kernels of linear layers and convolutions and leaves
-            the rest to AdamW.
-        only: train only parameters whose names begin with this; '' for all.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seed: int = 0
-    hours: float
-    shares: dict[str, float]
-    windows: list[tuple[int, int]]
-    rounds: tuple[int, int] = (2, 4)
-    learning_rate: float
-    weight_decay: float = 0.02
-    warmup_steps: int = 100
-    ema: float = 0.995
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    only: str = ""
-    save_minutes: float = 5.0
-
-
-def dice_of(masks: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Dice of (B, M, ...) values in [0, 1] with a (B, 1, ...) target over valid voxels: (B, M)."""
-    masks, target = masks * valid, target * valid
-    both = (masks * target).flatten(2).sum(-1)
-    return (2 * both + 1) / (masks.flatten(2).sum(-1) + target.flatten(2).sum(-1) + 1)
-
-
-def loss_of(candidates: MaskCandidates, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss of one round, and the Dice of the candidate that the model itself would choose (B,)."""
-    logits, target, valid = candidates.logits, target.float(), valid.float()
-    soft = 1 - dice_of(torch.sigmoid(logits), target, valid)
-    entropy = F.binary_cross_entropy_with_logits(logits, target.expand_as(logits), reduction="none")
-    entropy = (entropy * valid).flatten(2).sum(-1) / valid.flatten(2).sum(-1).clamp_min(1)
-    each = soft + entropy
-    with torch.no_grad():
-        real = dice_of((logits > 0).float(), target, valid)
-        chosen = real.gather(1, candidates.quality.argmax(1, keepdim=True))[:, 0]
-    quality = F.mse_loss(candidates.quality, real)
-    return (each.min(dim=1).values + 0.2 * each.mean(dim=1)).mean() + QUALITY_WEIGHT * quality, chosen
-
 
 def start_from(model: Sam3D, file: Path) -> list[str]:
-    """Take over the weights of a file wherever name and shape agree; names of those that stay fresh."""
-    own, found = model.state_dict(), load_file(file)
+    """Take over the weights of a file wherever name and shape agree; names of those that stay fresh.
+
+    Raises:
+        ModelError: the file cannot be read, or holds nothing that fits.
+    """
+    own, found = model.state_dict(), read_checkpoint(file)
     fitting = {
         key: value.float()
         for key, value in found.items()
         if value.shape == getattr(own.get(key), "shape", None)
     }
+    if not fitting:
+        raise ModelError(f"No tensor of '{file.name}' fits this model; give weights of sam3d_tiny.")
     model.load_state_dict(fitting, strict=False)
     fresh = sorted(set(own) - set(fitting))
     log.info("%d of %d tensors from %s; fresh: %s", len(fitting), len(own), file, ", ".join(fresh) or "none")
@@ -108,7 +59,18 @@ def start_from(model: Sam3D, file: Path) -> list[str]:
 
 
 class Trainer:
-    """One process of a training run."""
+    """One process of a training run.
+
+    Args:
+        recipe: its settings.
+        data: folder with a manifest, or None for synthetic windows alone.
+        out: folder of the run; a state saved there is taken up.
+        device: of this process.
+        start: weights that a new run begins with, wherever they fit.
+
+    Raises:
+        MedsamError: data, weights or a saved state cannot be read, or do not go with the recipe.
+    """
 
     def __init__(
         self, recipe: Recipe, data: Path | None, out: Path, device: torch.device, start: Path | None = None
@@ -118,23 +80,27 @@ class Trainer:
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         torch.manual_seed(recipe.seed)
         self.model: Sam3D = build_sam3d_tiny().to(device)
-        fresh = list(self.model.state_dict()) if start is None else start_from(self.model, start)
-        if not all(name.startswith(recipe.only) for name in fresh) and not (out / "state.json").is_file():
-            raise SettingsError(
-                f"The recipe trains only '{recipe.only}', and the rest of the model would stay untrained; "
-                "give --weights with trained weights of this model."
-            )
+        resumed = (out / "state.json").is_file()
         cast(Any, self.model).to(memory_format=torch.channels_last_3d)
         self.model.amp_dtype = fast_dtype(device)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name.startswith(recipe.only))
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        if not self.parameters:
+            parts = {name.partition(".")[0] for name, _ in self.model.named_parameters()}
+            raise SettingsError(unknown_name("part of the model", recipe.only, parts))
+        fresh = list(self.model.state_dict()) if start is None else start_from(self.model, start)
+        if not all(name.startswith(recipe.only) for name in fresh) and not resumed:
+            raise SettingsError(
+                f"The recipe trains only '{recipe.only}', and the rest of the model would stay untrained; "
+                "give --weights with trained weights of this model."
+            )
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.optimizers = self._optimizers()
         self.step, self.seconds = 0, 0.0
-        self.mixture = Mixture(data, recipe.shares)
-        if (out / "state.json").is_file():
+        if resumed:
             self._resume()
+        self.mixture = Mixture(data, recipe.shares)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW for everything, or for what Muon does not take."""
@@ -155,23 +121,48 @@ class Trainer:
         return found
 
     def _resume(self) -> None:
-        state = json.loads((self.out / "state.json").read_text())
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.model.load_state_dict(load_file(self.out / "model.safetensors"))
-        self.average = load_file(self.out / "average.safetensors", device=str(self.device))
-        moments = load_file(self.out / "optimizer.safetensors", device=str(self.device))
+        """Take up the saved state, so that the next step is what it would have been."""
+        try:
+            state = json.loads((self.out / "state.json").read_text())
+            self.step, self.seconds = int(state["step"]), float(state["seconds"])
+            self.model.load_state_dict(load_file(self.out / "model.safetensors"))
+            for key, value in load_file(self.out / "average.safetensors").items():
+                self.average[key].copy_(value)
+            self._take_moments(load_file(self.out / "optimizer.safetensors"))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
+            raise ModelError(
+                f"The run saved in {self.out} is damaged or of another model; give another --out."
+            ) from None
+
+    def _take_moments(self, moments: dict[str, Tensor]) -> None:
+        """The inverse of `_moments`. Layout matters for the last bit; AdamW keeps its counter on the CPU."""
         place = {id(parameter): index for index, parameter in enumerate(self.parameters)}
         for optimizer in self.optimizers:
             for parameter in optimizer.param_groups[0]["params"]:
                 prefix = f"{place[id(parameter)]}."
                 own = {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
                 if own:
-                    optimizer.state[parameter] = own
+                    optimizer.state[parameter] = {
+                        key: torch.empty_like(parameter, requires_grad=False).copy_(value)
+                        if value.shape == parameter.shape and key != "step"
+                        else value
+                        for key, value in own.items()
+                    }
 
     def save(self) -> None:
-        """Write the run's state; the last file replaced is the one that says the rest is whole."""
+        """Write the run's state; the last file replaced is the one that says the rest is whole.
+
+        Raises:
+            SaveError: it could not be written.
+        """
         if self.rank:
             return
+        try:
+            self._write()
+        except (OSError, SafetensorError) as error:
+            raise SaveError(f"The run could not be saved in {self.out} ({error}); make room there.") from None
+
+    def _write(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
         files = {"model": self.model.state_dict(), "average": self.average, "optimizer": self._moments()}
         for name, tensors in files.items():
@@ -182,8 +173,18 @@ class Trainer:
         state.write_text(json.dumps({"step": self.step, "seconds": self.seconds}))
         state.replace(self.out / "state.json")
 
+    def done(self) -> float:
+        """Which part of the run is behind, from 0 to 1."""
+        return self.recipe.done(self.step, self.seconds)
+
+    def averaged(self) -> Sam3D:
+        """A copy of the model with the averaged weights, to be measured."""
+        model = copy.deepcopy(self.model).eval().requires_grad_(False)
+        model.load_state_dict(self.average)
+        return model
+
     def learning_rate(self) -> float:
-        done = min(1.0, self.seconds / (self.recipe.hours * 3600))
+        done = self.done()
         warm = min(1.0, (self.step + 1) / self.recipe.warmup_steps)
         return self.recipe.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
@@ -238,54 +239,3 @@ class Trainer:
         for parameter in self.parameters:
             parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
             start += parameter.numel()
-
-    def run(self) -> None:
-        """Train until the recipe's hours are spent."""
-        saved = time.monotonic()
-        with contextlib.ExitStack() as stack:
-            journal = None
-            if not self.rank:
-                self.out.mkdir(parents=True, exist_ok=True)
-                journal = stack.enter_context((self.out / "log.jsonl").open("a"))
-            while self.seconds < self.recipe.hours * 3600:
-                begin = time.monotonic()
-                row = self.train_step()
-                spent = torch.tensor(time.monotonic() - begin)
-                if self.world > 1:  # every process must follow the same clock
-                    dist.broadcast(spent, 0)
-                self.seconds += float(spent)
-                if journal:
-                    journal.write(json.dumps(row | {"seconds": round(self.seconds, 1)}) + "\n")
-                    journal.flush()
-                if time.monotonic() - saved > self.recipe.save_minutes * 60:
-                    self.save()
-                    saved = time.monotonic()
-        self.save()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument(
-        "--data", type=Path, help="folder with manifest.json; synthetic windows alone without it"
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the run; started again, it goes on"
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--weights", type=Path, help="weights to start from, where they fit")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group("nccl" if options.device.startswith("cuda") else "gloo")
-    recipe = Recipe.model_validate_json(options.recipe.read_text())
-    try:
-        Trainer(recipe, options.data, options.out, torch.device(options.device), options.weights).run()
-    except MedsamError as error:
-        raise SystemExit(f"Error: {error}") from None
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

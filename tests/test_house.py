@@ -70,7 +70,11 @@ FLOORS = [
         "training_data",
     },
     {
+        "recipe",
+        "training_loss",
+        "validation",
         "pretrain",
+        "training_run",
         "export_weights",
         "cases",
         "classical",
@@ -81,7 +85,18 @@ FLOORS = [
         "evaluation_files",
     },
     {"browser"},
-    {"cli", "cli_evaluate", "cli_options", "commands", "evaluate_command", "models_command", "__main__"},
+    {
+        "cli",
+        "cli_evaluate",
+        "cli_options",
+        "cli_pretrain",
+        "commands",
+        "evaluate_command",
+        "models_command",
+        "pretrain_command",
+        "training_watch",
+        "__main__",
+    },
 ]
 
 

@@ -1,0 +1,132 @@
+"""The recipe of a training run: one small JSON file. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from medsam_app.errors import SettingsError, unknown_name
+
+#: Where windows come from.
+SHARES = ("real", "pseudo", "heads", "synthetic")
+
+_Positive = Annotated[int, Field(ge=1)]
+#: The encoder halves a window four times.
+_Side = Annotated[int, Field(ge=16, multiple_of=16)]
+
+
+class Recipe(BaseModel):
+    """Settings of a training run.
+
+    Attributes:
+        hours: time after which the learning rate has come down to zero; or
+        steps: number of updates after which it has. A run counted in steps does not depend on the machine's
+            speed, and one that was interrupted gives what it would have given.
+        shares: relative frequency of the sources of windows.
+        windows: (side in voxels, batch size) pairs, one drawn each step.
+        rounds: fewest and most decodes an example.
+        ema: decay of the running average of the weights, which is what gets exported.
+        optimizer: 'adamw', or 'muon', which takes the kernels of linear layers and convolutions and leaves
+            the rest to AdamW.
+        only: train only parameters whose names begin with this; '' for all.
+        validate_minutes: training time between two measurements of a run counted in hours; 0 for none.
+        validate_steps: updates between two measurements of a run counted in steps; 0 for none.
+        validation_windows: how many windows of each kind are measured.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = Field(0, ge=0)
+    hours: float | None = Field(None, gt=0)
+    steps: _Positive | None = None
+    shares: dict[str, Annotated[float, Field(ge=0)]]
+    windows: list[tuple[_Side, _Positive]] = Field(min_length=1)
+    rounds: tuple[_Positive, _Positive] = (2, 4)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(0.02, ge=0)
+    warmup_steps: _Positive = 100
+    ema: float = Field(0.995, ge=0, lt=1)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    only: str = ""
+    save_minutes: float = Field(5.0, ge=0)
+    validate_minutes: float = Field(20.0, ge=0)
+    validate_steps: int = Field(200, ge=0)
+    validation_windows: _Positive = 32
+
+    @field_validator("shares")
+    @classmethod
+    def _known_shares(cls, shares: dict[str, float]) -> dict[str, float]:
+        for name in shares:
+            if name not in SHARES:
+                raise ValueError(unknown_name("share", name, SHARES))
+        if not any(shares.values()):
+            raise ValueError("At least one share must be above zero.")
+        return shares
+
+    @field_validator("rounds")
+    @classmethod
+    def _fewest_first(cls, rounds: tuple[int, int]) -> tuple[int, int]:
+        if rounds[0] > rounds[1]:
+            raise ValueError("The fewest rounds come first, then the most.")
+        return rounds
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Recipe:
+        if (self.hours is None) == (self.steps is None):
+            raise ValueError("Exactly one of 'hours' and 'steps' says how long the run is.")
+        other = "validate_steps" if self.steps is None else "validate_minutes"
+        if other in self.model_fields_set:
+            right = "validate_minutes" if self.steps is None else "validate_steps"
+            raise ValueError(f"'{other}' does not go with the length of this run; give '{right}'.")
+        return self
+
+    def done(self, step: int, seconds: float) -> float:
+        """Which part of the run is behind, from 0 to 1, after so many steps in so many seconds."""
+        return min(1.0, seconds / (self.hours * 3600) if self.hours else step / (self.steps or 1))
+
+    def validations(self, step: int, seconds: float) -> int:
+        """How many measurements are due by then, the one before the first step apart."""
+        at, period = (
+            (seconds, self.validate_minutes * 60) if self.hours else (float(step), self.validate_steps)
+        )
+        return int(at // period) if period else 0
+
+    @property
+    def validates(self) -> bool:
+        return (self.validate_minutes if self.hours else self.validate_steps) > 0
+
+    def text(self) -> str:
+        """JSON of what was asked for; defaults that were left alone are left out."""
+        return self.model_dump_json(exclude_unset=True, indent=2) + "\n"
+
+    def differences(self, other: Recipe) -> list[str]:
+        """'hours: 3.0, here 5.0' for each field that the other recipe has otherwise."""
+        own, others = self.model_dump(), other.model_dump()
+        return [f"{name}: {others[name]}, here {own[name]}" for name in own if own[name] != others[name]]
+
+
+def read_recipe(file: Path) -> Recipe:
+    """The recipe in a JSON file.
+
+    Raises:
+        SettingsError: no such file, or a setting that is unknown, missing or out of its range.
+    """
+    try:
+        return Recipe.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise SettingsError(f"The recipe {file} cannot be read ({error.strerror}); check the path.") from None
+    except ValidationError as error:
+        first: Any = error.errors(include_url=False)[0]
+        raise SettingsError(f"{file} is no recipe: {_told(first)}") from None
+
+
+def _told(error: Any) -> str:
+    """What pydantic found, in a sentence."""
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return unknown_name("setting", where, Recipe.model_fields)
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return f"{where}: {error['msg']}." if where else f"{error['msg']}."

@@ -1,0 +1,33 @@
+"""What a training run makes small: the loss of one round, and the Dice it is told by."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medsam_app.models.sam3d import MaskCandidates
+
+#: Weight of the squared error of the predicted quality in the loss.
+QUALITY_WEIGHT = 4.0
+
+
+def dice_of(masks: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Dice of (B, M, ...) values in [0, 1] with a (B, 1, ...) target over valid voxels: (B, M)."""
+    masks, target = masks * valid, target * valid
+    both = (masks * target).flatten(2).sum(-1)
+    return (2 * both + 1) / (masks.flatten(2).sum(-1) + target.flatten(2).sum(-1) + 1)
+
+
+def loss_of(candidates: MaskCandidates, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss of one round, and the Dice of the candidate that the model itself would choose (B,)."""
+    logits, target, valid = candidates.logits, target.float(), valid.float()
+    soft = 1 - dice_of(torch.sigmoid(logits), target, valid)
+    entropy = F.binary_cross_entropy_with_logits(logits, target.expand_as(logits), reduction="none")
+    entropy = (entropy * valid).flatten(2).sum(-1) / valid.flatten(2).sum(-1).clamp_min(1)
+    each = soft + entropy
+    with torch.no_grad():
+        real = dice_of((logits > 0).float(), target, valid)
+        chosen = real.gather(1, candidates.quality.argmax(1, keepdim=True))[:, 0]
+    quality = F.mse_loss(candidates.quality, real)
+    return (each.min(dim=1).values + 0.2 * each.mean(dim=1)).mean() + QUALITY_WEIGHT * quality, chosen

@@ -1,0 +1,123 @@
+"""A run of training: steps on the clock, measurements, saved states, until it is done or told to stop."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from medsam_app.errors import SaveError
+from medsam_app.pretrain import Trainer
+from medsam_app.validation import Validation
+
+#: Files of a run folder that get a line for each step, and for each measurement.
+LOG, MEASUREMENTS = "log.jsonl", "validation.jsonl"
+
+
+class Watcher:
+    """Sees a run go by; this one looks away."""
+
+    def trained(self, row: dict[str, Any], done: float) -> None:
+        """A step was made: its line in the log, and which part of the run is behind."""
+
+    def measuring(self) -> None:
+        """The averaged weights are about to be measured."""
+
+    def measured(self, row: dict[str, Any]) -> None:
+        """They were: step, seconds, and by kind of window the mean Dice after each round."""
+
+
+class Journal(Watcher):
+    """Writes the files of a run folder."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def trained(self, row: dict[str, Any], done: float) -> None:
+        self._append(LOG, row)
+
+    def measured(self, row: dict[str, Any]) -> None:
+        self._append(MEASUREMENTS, row)
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        try:
+            with (self.out / name).open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise SaveError(f"{self.out / name} cannot be written ({error.strerror}).") from None
+
+
+def run(
+    trainer: Trainer,
+    validation: Validation | None = None,
+    *,
+    watchers: Sequence[Watcher] = (),
+    stopped: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train until the recipe is done or somebody wants to stop, and save.
+
+    Only steps count as training time. The first process measures and saves, and the others wait for it.
+
+    Args:
+        trainer: new, or resumed.
+        validation: what the first process measures: before the first step, when it is due, and at the end.
+        watchers: of the first process.
+        stopped: asked between steps and while measuring; any process may say yes for all.
+
+    Returns:
+        whether the recipe is done.
+
+    Raises:
+        SaveError: the run folder cannot be written to.
+    """
+    recipe, saved = trainer.recipe, time.monotonic()
+    if trainer.step == 0:
+        _measure(trainer, validation, watchers, stopped)
+    while not _agreed(trainer, stopped()) and trainer.done() < 1:
+        before, begin = recipe.validations(trainer.step, trainer.seconds), time.monotonic()
+        row = trainer.train_step()
+        trainer.seconds += time.monotonic() - begin
+        for watcher in watchers:
+            watcher.trained(row | {"seconds": round(trainer.seconds, 1)}, trainer.done())
+        if time.monotonic() - saved > recipe.save_minutes * 60:
+            trainer.save()
+            saved = time.monotonic()
+        if recipe.validations(trainer.step, trainer.seconds) > before or trainer.done() == 1:
+            _measure(trainer, validation, watchers, stopped)
+    trainer.save()
+    return trainer.done() == 1
+
+
+def _agreed(trainer: Trainer, stop: bool) -> bool:
+    """Whether any process wants to stop; all take over the clock of the first."""
+    if trainer.world == 1:
+        return stop
+    clock = 0.0 if trainer.rank else trainer.seconds
+    shared = torch.tensor([clock, stop], dtype=torch.float64, device=trainer.device)
+    dist.all_reduce(shared)
+    trainer.seconds = float(shared[0])
+    return bool(shared[1] > 0)
+
+
+def _measure(
+    trainer: Trainer,
+    validation: Validation | None,
+    watchers: Sequence[Watcher],
+    stopped: Callable[[], bool],
+) -> None:
+    if validation is None:
+        return
+    for watcher in watchers:
+        watcher.measuring()
+    found = validation.measure(trainer.averaged(), trainer.device, stopped=stopped)
+    if found is None:
+        return
+    row: dict[str, Any] = {"step": trainer.step, "seconds": round(trainer.seconds, 1)}
+    row |= {kind: [round(value, 4) for value in dice] for kind, dice in found.items()}
+    for watcher in watchers:
+        watcher.measured(row)
