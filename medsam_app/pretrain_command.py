@@ -6,11 +6,12 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medsam_app.commands import note, say, step
 from medsam_app.errors import ModelError, SaveError, SettingsError, VolumeError
@@ -51,14 +52,13 @@ def pretrain(
     """
     recipe = read_recipe(file)
     _check_inputs(recipe, data, weights)
-    if tensorboard:
-        from medsam_app.training_watch import check_board
-
-        check_board()
+    if tensorboard and find_spec("tensorboard") is None:
+        raise SettingsError(
+            "--tensorboard needs tensorboard, which is not installed; run 'pip install tensorboard'."
+        )
     _check_run(recipe, out)
-    with step("Loading"):
-        import torch.distributed as dist
-
+    first = os.environ.get("RANK", "0") == "0"
+    with _told_by(first, "Loading"):
         from medsam_app.pretrain import Trainer
         from medsam_app.training_run import Journal, Watcher, run
         from medsam_app.training_watch import Board, on_console
@@ -66,12 +66,11 @@ def pretrain(
 
     where, told = _device(device)
     with _together(where), ExitStack() as stack:
-        first = not dist.is_initialized() or dist.get_rank() == 0
         if first:  # what was taken from --weights
             logging.basicConfig(format="%(message)s")
             logging.getLogger(Trainer.__module__).setLevel(logging.INFO)
             note(told)
-        with step("Reading"):
+        with _told_by(first, "Reading"):
             trainer = Trainer(recipe, data, out, where, weights)
             validation = Validation(recipe, data) if first and recipe.validates else None
         stopped = stack.enter_context(_stopping())
@@ -88,6 +87,11 @@ def pretrain(
         else:
             note(f"Saved in {out} after step {trainer.step}; the same command goes on from there.")
     return done
+
+
+def _told_by(first: bool, text: str) -> AbstractContextManager[Any]:
+    """Say what is being done, in the first process alone."""
+    return step(text) if first else nullcontext()
 
 
 def _check_inputs(recipe: Recipe, data: Path | None, weights: Path | None) -> None:

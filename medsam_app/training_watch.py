@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from medsam_app.commands import note
-from medsam_app.errors import SettingsError
 from medsam_app.training_run import Watcher
 
 if TYPE_CHECKING:
@@ -97,18 +95,6 @@ class Board(Watcher):
     def _dice(self, kind: str, dice: list[float], step: int) -> None:
         for number, value in enumerate(dice, start=1):
             self.writer.add_scalar(f"{kind}/Dice of round {number}", value, step)
-
-
-def check_board() -> None:
-    """Refuse to write for TensorBoard where it is not installed.
-
-    Raises:
-        SettingsError: it is not.
-    """
-    if find_spec("tensorboard") is None:
-        raise SettingsError(
-            "--tensorboard needs tensorboard, which is not installed; run 'pip install tensorboard'."
-        )
 
 
 @contextmanager
