@@ -53,17 +53,19 @@ class Bar(Watcher):
     def __init__(self, recipe: Recipe, bar: Progress, task: TaskID) -> None:
         self.recipe, self.bar, self.task = recipe, bar, task
         self.losses: list[float] = []
+        self.text = "first step"
 
     def trained(self, row: dict[str, Any], done: float) -> None:
         self.losses = [*self.losses, row["loss"]][-self.SMOOTH :]
-        text = progress_text(self.recipe, row, self.losses)
-        self.bar.update(self.task, completed=done, description=text)
+        self.text = progress_text(self.recipe, row, self.losses)
+        self.bar.update(self.task, completed=done, description=self.text)
 
     def measuring(self) -> None:
         self.bar.update(self.task, description="measuring")
 
     def measured(self, row: dict[str, Any]) -> None:
         self.bar.console.print(measured_text(row))
+        self.bar.update(self.task, description=self.text)
 
 
 class Board(Watcher):

@@ -9,10 +9,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests import bad_dicom, bad_files, bad_masks, bad_models
+from tests import bad_dicom, bad_files, bad_masks, bad_models, bad_recipes
 from tests.bad_kit import BAD_INPUTS, BadInput
 
-__all__ = ["BAD_INPUTS", "bad_dicom", "bad_files", "bad_masks", "bad_models", "page", "sentence"]
+__all__ = [
+    "BAD_INPUTS",
+    "bad_dicom",
+    "bad_files",
+    "bad_masks",
+    "bad_models",
+    "bad_recipes",
+    "page",
+    "sentence",
+]
 
 
 def sentence(item: BadInput) -> str:
@@ -38,6 +47,7 @@ def page() -> str:
         ("Kinds of image, and DICOM", bad_dicom),
         ("Masks", bad_masks),
         ("Models, weights and adapters", bad_models),
+        ("Recipes and runs of training", bad_recipes),
     ):
         rows = [
             f"| {item.what} | {sentence(item)} |\n"

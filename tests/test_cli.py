@@ -59,6 +59,7 @@ def run(*arguments) -> int:
     [
         *(["--help"], ["segment", "--help"], ["serve", "--help"], ["--version"]),
         *(
+            ["pretrain", "--help"],
             ["models"],
             ["models", "--help"],
             ["models", "download", "--help"],
