@@ -23,14 +23,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from medsam_app.errors import ModelError, SaveError, SettingsError, unknown_name
+from medsam_app.errors import ModelError, SaveError, SettingsError, VolumeError, unknown_name
 from medsam_app.interaction import Interaction
 from medsam_app.models.checkpoints import read_checkpoint
 from medsam_app.models.load import fast_dtype
 from medsam_app.models.sam3d import Sam3D, build_sam3d_tiny
 from medsam_app.orthogonal import Muon, matrices
 from medsam_app.recipe import Recipe
-from medsam_app.training_data import Mixture
+from medsam_app.training_data import MIN_OBJECT_VOXELS, Mixture, RealWindows
 from medsam_app.training_loss import dice_of, loss_of
 
 __all__ = ["Recipe", "Trainer", "dice_of", "loss_of", "start_from"]
@@ -101,6 +101,11 @@ class Trainer:
         if resumed:
             self._resume()
         self.mixture = Mixture(data, recipe.shares)
+        if any(isinstance(source, RealWindows) and not source.names for _, source in self.mixture.sources):
+            raise VolumeError(
+                f"No 'train' case of {data} has a label of {MIN_OBJECT_VOXELS} voxels or more; label more, "
+                "or take 'real' out of the recipe's shares."
+            )
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW for everything, or for what Muon does not take."""

@@ -124,8 +124,8 @@ def _check_run(recipe: Recipe, out: Path) -> None:
         found = recipe.differences(read_recipe(held))
         if found:
             raise SettingsError(
-                f"{out} holds a run of another recipe ({'; '.join(found)}); give another --out, or {held} as "
-                "the recipe to go on with it."
+                f"The folder {out} holds a run of another recipe ({'; '.join(found)}); give another --out, "
+                f"or {held} as the recipe to go on with it."
             )
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -119,7 +119,7 @@ def read_recipe(file: Path) -> Recipe:
         raise SettingsError(f"The recipe {file} cannot be read ({error.strerror}); check the path.") from None
     except ValidationError as error:
         first: Any = error.errors(include_url=False)[0]
-        raise SettingsError(f"{file} is no recipe: {_told(first)}") from None
+        raise SettingsError(f"The recipe {file} is wrong: {_told(first)}") from None
 
 
 def _told(error: Any) -> str:

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -235,7 +237,7 @@ def test_wrong_options(
     for arguments, said in [
         ((tmp_path / "nowhere.json", *out), "nowhere.json cannot be read (No such file or directory)"),
         ((tmp_path, *out), "cannot be read (Is a directory)"),
-        ((broken, *out), "broken.json is no recipe: Invalid JSON"),
+        ((broken, *out), "broken.json is wrong: Invalid JSON"),
         ((recipe,), "--out"),
         ((recipe, *out, "--data", tmp_path / "nowhere"), "There is no folder"),
         ((real, *out, "--data", empty), "manifest.json"),
@@ -260,3 +262,16 @@ def test_a_damaged_run_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     (out / "state.json").write_text('{"step": 3, "seconds": 1.0}')
     assert pretrain(recipe, "--out", out) == 2
     assert f"The run saved in {out} is damaged or of another model" in capsys.readouterr().err
+
+
+def test_labels_too_small_to_train_on_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data = write_folder(tmp_path / "data", cases=0)
+    manifest = data / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"dev"', '"train"'))
+    label = next(data.glob("*_labels.nii.gz"))
+    image = nib.load(label)
+    specks = np.where(np.asarray(image.dataobj) == 3, 3, 0).astype(np.uint8)
+    nib.save(nib.Nifti1Image(specks, image.affine), label)
+    recipe = written(tmp_path, shares={"real": 1})
+    assert pretrain(recipe, "--out", tmp_path / "run", "--data", data) == 2
+    assert "has a label of 100 voxels or more" in capsys.readouterr().err.splitlines()[-1]
