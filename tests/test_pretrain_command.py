@@ -96,6 +96,25 @@ def test_the_learning_rate_follows_steps_or_the_clock(tmp_path: Path) -> None:
     assert trainer.recipe.validations(10**6, 3600.0) == 3
 
 
+def test_a_run_counted_in_hours(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    recipe = written(tmp_path, steps=None, validate_steps=None, hours=1e-6, validation_windows=1)
+    out = tmp_path / "run"
+    assert pretrain(recipe, "--out", out) == 0
+    shown = capsys.readouterr()
+    assert "100 %: step 1, 0.00 of 0.00 h, loss " in shown.err
+    # The end is measured although no twenty minutes have gone by.
+    assert [row["step"] for row in rows(out / "validation.jsonl")] == [0, 1]
+    logged = rows(out / "log.jsonl")[-1]["seconds"]
+    assert json.loads((out / "state.json").read_text())["seconds"] == pytest.approx(logged, abs=0.06)
+
+
+def test_nothing_is_measured_where_nothing_is_wanted(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert pretrain(written(tmp_path, steps=1, validate_steps=0), "--out", out) == 0
+    assert not (out / "validation.jsonl").exists()
+    assert (out / "average.safetensors").is_file()
+
+
 def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
