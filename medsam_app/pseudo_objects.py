@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from medsam_app.synthesis import Draws
+from medsam_app.draws import Draws
 
 #: Share of the window that a region may fill.
 LEAST, MOST = 0.001, 0.6
@@ -44,7 +44,7 @@ def pseudo_object(draws: Draws, image: Tensor, valid: Tensor) -> Tensor | None:
     regions = sitk.GetArrayFromImage(flooded).astype(np.int64)
     n = len(values)
     # Around the middle, as a person who looks at something would have it.
-    seed = (n * (0.2 + 0.6 * draws.rand(3).numpy())).astype(int)
+    seed = (n * (0.2 + 0.6 * draws.uniforms(3))).astype(int)
     chosen = {int(regions[tuple(seed)])}
     if draws.chance(0.6):
         chosen |= _alike(regions, values, chosen, draws.log_uniform(0.02, 0.15))
