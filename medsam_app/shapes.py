@@ -7,9 +7,9 @@ and planes and little on the whole box.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -38,24 +38,23 @@ class Shape:
 
 def box_around(centre: Vector, reach: Vector | float, n: int) -> Box:
     """Voxels within `reach` of a centre along each axis, one at least."""
-    reach = np.broadcast_to(reach, 3)
-    slices = []
-    for middle, far in zip(centre, reach, strict=True):
-        low = min(max(math.floor((middle - far + 1) / 2 * (n - 1)), 0), n - 1)
-        high = min(max(math.ceil((middle + far + 1) / 2 * (n - 1)), low), n - 1)
-        slices.append(slice(low, high + 1))
-    return (slices[0], slices[1], slices[2])
+    low = np.clip(np.floor((centre - reach + 1) / 2 * (n - 1)), 0, n - 1).astype(int).tolist()
+    high = np.clip(np.ceil((centre + reach + 1) / 2 * (n - 1)), low, n - 1).astype(int).tolist()
+    x, y, z = (slice(start, end + 1) for start, end in zip(low, high, strict=True))
+    return (x, y, z)
 
 
 def lines(box: Box, n: int, centre: Vector, device: torch.device) -> list[Tensor]:
     """Offsets of the voxels of a box from a centre: (a, 1, 1), (1, b, 1) and (1, 1, c)."""
-    found = []
-    for axis, part in enumerate(box):
-        view = [1, 1, 1]
-        view[axis] = -1
-        steps = torch.arange(part.start, part.stop, dtype=torch.float32, device=device)
-        found.append((steps * (2 / (n - 1)) - (1 + float(centre[axis]))).view(view))
-    return found
+    places = _places(n, device)
+    x, y, z = (places[part] - float(middle) for part, middle in zip(box, centre, strict=True))
+    return [x[:, None, None], y[:, None], z]
+
+
+@lru_cache(maxsize=16)
+def _places(n: int, device: torch.device) -> Tensor:
+    """(n,) voxel centres of a window along an axis."""
+    return torch.linspace(-1, 1, n, device=device)
 
 
 def _plane(offsets: list[Tensor], normal: Vector) -> Tensor:
@@ -115,7 +114,10 @@ def tube(draws: Draws, n: int, centre: Vector, size: float) -> Shape:
     field = torch.full([part.stop - part.start for part in box], 9.0, device=draws.device)
     corner = [part.start for part in box]
     for start, way, radius in capsules:
-        near = box_around(start + step / 2 * way, np.abs(way) * step / 2 + 1.6 * radius, n)
+        middle, reach = start + step / 2 * way, np.abs(way) * step / 2 + 1.6 * radius
+        if (np.abs(middle) - reach > 1).any():
+            continue  # beyond the window
+        near = box_around(middle, reach, n)
         offsets = lines(near, n, start, draws.device)
         forward = _plane(offsets, way)
         along = forward.clamp(0, step)
