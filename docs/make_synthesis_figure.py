@@ -54,7 +54,9 @@ def show(axes: Axes, window: Window) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder with manifest.json; synthetic windows alone without")
+    parser.add_argument(
+        "--data", type=Path, help="folder with manifest.json; synthetic windows alone without"
+    )
     parser.add_argument("--side", type=int, default=64, help="voxels a side")
     parser.add_argument("--columns", type=int, default=8)
     parser.add_argument("--first", type=int, default=0, help="seed of the first column")

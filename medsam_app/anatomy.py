@@ -54,7 +54,7 @@ class Scene:
 
 
 def cover(labels: Tensor, inside: Tensor, label: int | Tensor) -> None:
-    """Give voxels a label (or one each) that is greater than any before; three times as fast as filling them by a mask."""
+    """Give voxels a label, or one each, that is greater than any before: quicker than filling by a mask."""
     torch.maximum(labels, inside * label, out=labels)
 
 
@@ -102,7 +102,7 @@ def single(draws: Draws, scene: Scene, centre: Vector, size: float) -> list[int]
 
 
 def organ(draws: Draws, scene: Scene, centre: Vector, size: float) -> list[int]:
-    """An organ with one or several lesions in it; gives a lesion, all of them, or the organ with or without."""
+    """An organ with one or several lesions; gives a lesion, all of them, or the organ with or without."""
     size = max(size, 0.4)
     parts = [scene.add(blob(draws, scene.n, centre, size, stretch=0.2))]
     for _ in range(draws.integer(1, 4)):
@@ -148,7 +148,9 @@ def seams(cells: Tensor) -> Tensor:
     found = torch.zeros_like(cells, dtype=torch.bool)
     for axis in range(3):
         here, further = (cells.narrow(axis, start, cells.shape[axis] - 1) for start in (0, 1))
-        found.narrow(axis, 0, cells.shape[axis] - 1).logical_or_((here != further) & (here > 0) & (further > 0))
+        found.narrow(axis, 0, cells.shape[axis] - 1).logical_or_(
+            (here != further) & (here > 0) & (further > 0)
+        )
     return found
 
 

@@ -89,7 +89,7 @@ class Draws:
 
 @lru_cache(maxsize=256)
 def spline_weights(n: int, cells: int, device: torch.device) -> Tensor:
-    """(n, cells + 3) cubic B-splines at n positions; rows have unit norm, which keeps the variance of noise."""
+    """(n, cells + 3) cubic B-splines at n positions; rows of unit norm keep the variance of noise."""
     distance = np.abs(np.linspace(0, cells, n)[:, None] - np.arange(-1, cells + 2))
     near, far = (4 - 6 * distance**2 + 3 * distance**3) / 6, np.clip(2 - distance, 0, None) ** 3 / 6
     weights = np.where(distance < 1, near, far)

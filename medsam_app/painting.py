@@ -1,8 +1,8 @@
 """Images of label maps, with the statistics of scanners.
 
-Every label has a mean, a spread and a scale of its texture, drawn at random (as SynthSeg does: Billot et al.,
-Medical Image Analysis 2023), so that the same painter serves random anatomy and real label maps. A target that
-nobody could see would teach nothing: `hidden_share` says how much of an outline has no step in what is drawn.
+Every label has a mean, a spread and a scale of its texture, drawn at random (as SynthSeg does: Billot et
+al., Medical Image Analysis 2023), so that the same painter serves random anatomy and real label maps. A
+target that nobody could see would teach nothing: `hidden_share` says how much of an outline is not seen.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medsam_app.draws import Draws, blur, thick_slices
 SCALES = (8, 16, 30)
 #: A step between two labels shows when it is at least so many standard deviations of noise and texture.
 LEAST_STEP = 0.5
-#: An outline of few faces needs a larger step: the square root of their number times the step is at least this.
+#: An outline of few faces needs a larger step: times the square root of their number it is this at least.
 LEAST_CERTAINTY = 10.0
 #: The texture of a target with an outline of fewer faces is not seen.
 TEXTURED_FACES = 300
@@ -58,7 +58,11 @@ class Palette:
         if faces < TEXTURED_FACES:
             return step
         rough = np.minimum(self.spreads[:, None], self.spreads) >= max(0.02, 1.5 * self.noise)
-        return step | (stronger >= np.maximum(2 * weaker, 0.03)) | (rough & (self.scales[:, None] != self.scales))
+        return (
+            step
+            | (stronger >= np.maximum(2 * weaker, 0.03))
+            | (rough & (self.scales[:, None] != self.scales))
+        )
 
 
 def random_palette(draws: Draws, count: int, target: list[int], kin: list[list[int]]) -> Palette:
@@ -147,7 +151,7 @@ def paint(draws: Draws, labels: Tensor, palette: Palette) -> Tensor:
 def painted(
     draws: Draws, labels: Tensor, count: int, target: list[int], kin: list[list[int]] | None = None
 ) -> Tensor | None:
-    """An image (n, n, n) of a label map in which the target can be seen, or None where no palette showed it."""
+    """An image (n, n, n) of a label map in which the target is seen, or None where no palette showed it."""
     pairs = outline_pairs(labels, label_in(labels, target), count)
     for _ in range(4):
         palette = random_palette(draws, count, target, kin or [])

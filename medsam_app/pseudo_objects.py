@@ -21,6 +21,8 @@ from medsam_app.draws import Draws
 LEAST, MOST = 0.001, 0.6
 #: A region whose outline is made by more than this by the end of the window or of the volume has none.
 MOST_CUT = 0.35
+#: Places at which a region is looked for in one image.
+PLACES = 6
 
 
 def pseudo_object(draws: Draws, image: Tensor, valid: Tensor) -> Tensor | None:
@@ -42,9 +44,19 @@ def pseudo_object(draws: Draws, image: Tensor, valid: Tensor) -> Tensor | None:
     level = draws.log_uniform(0.03, 0.6) * float(np.quantile(edges, 0.9))
     flooded = sitk.MorphologicalWatershed(sitk.GetImageFromArray(edges), level=level, markWatershedLine=False)
     regions = sitk.GetArrayFromImage(flooded).astype(np.int64)
-    n = len(values)
+    for _ in range(PLACES):  # the watershed is what takes long
+        region = _region(draws, values, regions, valid.numpy())
+        if region is not None:
+            return torch.from_numpy(region)
+    return None
+
+
+def _region(
+    draws: Draws, values: NDArray[np.float32], regions: NDArray[np.int64], valid: NDArray[np.bool_]
+) -> NDArray[np.bool_] | None:
+    """The region of a random place, or None where it is no object."""
     # Around the middle, as a person who looks at something would have it.
-    seed = (n * (0.2 + 0.6 * draws.uniforms(3))).astype(int)
+    seed = (len(values) * (0.2 + 0.6 * draws.uniforms(3))).astype(int)
     chosen = {int(regions[tuple(seed)])}
     if draws.chance(0.6):
         chosen |= _alike(regions, values, chosen, draws.log_uniform(0.02, 0.15))
@@ -55,10 +67,10 @@ def pseudo_object(draws: Draws, image: Tensor, valid: Tensor) -> Tensor | None:
     parts, _ = ndimage.label(region)
     if parts[tuple(seed)]:
         region = parts == parts[tuple(seed)]
-    region &= valid.numpy()
-    if not LEAST <= float(region.mean()) <= MOST or _cut(region, valid.numpy()) > MOST_CUT:
+    region &= valid
+    if not LEAST <= float(region.mean()) <= MOST or _cut(region, valid) > MOST_CUT:
         return None
-    return torch.from_numpy(region)
+    return region
 
 
 def _cut(region: NDArray[np.bool_], valid: NDArray[np.bool_]) -> float:
@@ -80,10 +92,10 @@ def _alike(
             for axis, n in enumerate(regions.shape)
         ]
     )
-    pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
     target = float(np.mean([means[c] for c in chosen]))
     fits = np.abs(means - target) < tolerance
-    pairs = pairs[fits[pairs].all(axis=1)]
+    pairs = pairs[(pairs[:, 0] != pairs[:, 1]) & fits[pairs].all(axis=1)]
+    pairs = np.stack(np.divmod(np.unique(pairs[:, 0] * count + pairs[:, 1]), count), axis=1)
     reached = np.zeros(count, dtype=bool)
     reached[list(chosen)] = True
     while True:

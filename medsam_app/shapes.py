@@ -114,10 +114,10 @@ def tube(draws: Draws, n: int, centre: Vector, size: float) -> Shape:
     field = torch.full([part.stop - part.start for part in box], 9.0, device=draws.device)
     corner = [part.start for part in box]
     for start, way, radius in capsules:
-        middle, reach = start + step / 2 * way, np.abs(way) * step / 2 + 1.6 * radius
-        if (np.abs(middle) - reach > 1).any():
+        middle, extent = start + step / 2 * way, np.abs(way) * step / 2 + 1.6 * radius
+        if (np.abs(middle) - extent > 1).any():
             continue  # beyond the window
-        near = box_around(middle, reach, n)
+        near = box_around(middle, extent, n)
         offsets = lines(near, n, start, draws.device)
         forward = _plane(offsets, way)
         along = forward.clamp(0, step)
@@ -145,13 +145,19 @@ def cloud(draws: Draws, n: int, centre: Vector, size: float) -> Shape:
     box = box_around(centre, 1.5 * size, n)
     field = _squared(lines(box, n, centre, draws.device), np.eye(3)).sqrt() / (1.5 * size)
     noise = tissue(draws, n, box)
-    return Shape(box, torch.maximum(field - 1, 0.5 * field + draws.uniform(-0.3, 0.2) - noise), size)
+    middle = tuple(
+        part.start - whole.start for part, whole in zip(box_around(centre, 0, n), box, strict=True)
+    )
+    threshold = (noise[middle] - 0.1).clamp_max(draws.uniform(-0.3, 0.2))  # something is left of the cloud
+    return Shape(box, torch.maximum(field - 1, 0.5 * field + threshold - noise), size)
 
 
 def tissue(draws: Draws, n: int, box: Box) -> Tensor:
     """Noise of several scales, the finer the weaker."""
     coarse = draws.integer(1, 3)
-    return sum((draws.smooth(n, coarse * 2**k, box) / 2**k for k in range(1, 3)), draws.smooth(n, coarse, box))
+    return sum(
+        (draws.smooth(n, coarse * 2**k, box) / 2**k for k in range(1, 3)), draws.smooth(n, coarse, box)
+    )
 
 
 def shell(draws: Draws, n: int, solid: Shape) -> Shape:

@@ -231,7 +231,7 @@ class SyntheticWindows:
                 continue
             image = painted(draws, scene.labels, scene.count, scene.target, scene.kin)
             if image is not None:
-                return Window(image, torch.ones_like(target), target)
+                return Window(image.contiguous(), torch.ones_like(target), target)
 
 
 class Source(Protocol):
