@@ -1,7 +1,7 @@
 """Windows to train on, a second and source, on one core: python benchmarks/synthesis.py --data FOLDER
 
 With `--against CHECKOUT`, another checkout of this repository makes its windows after this one, source by
-source, and the ratio of the two is given. Times are of the processor, which other work on the machine disturbs less.
+source, and the ratio of the two is given. Times are of the processor, which other work disturbs less.
 """
 
 from __future__ import annotations

@@ -94,7 +94,8 @@ def random_palette(draws: Draws, count: int, target: list[int], kin: list[list[i
         noise, around = draws.uniform(0.02, 0.08), draws.uniform(0.2, 0.8)
         means = np.where(draws.uniforms(count) < 0.7, around + 0.2 * noise * draws.normals(count), means)
         sign = 1 if draws.chance(0.5) else -1
-        means[target] = around + sign * noise * draws.uniform(1, 2)
+        faint = [*target, *(label for alike in kin if set(alike) & set(target) for label in alike)]
+        means[faint] = around + sign * noise * draws.uniform(1, 2)
         spreads *= min(1.0, noise / max(1e-6, float(spreads.max())))
     for alike in kin:
         for values in (means, spreads, scales):
@@ -165,7 +166,8 @@ def degrade(draws: Draws, image: Tensor, noise: float | None = None) -> Tensor:
 
     Args:
         image: any unit.
-        noise: standard deviation of the noise in that unit; without it a random share of the image's own.
+        noise: standard deviation of the noise in that unit (half of it where neighbours are alike); without
+            it, a random share of the image's own.
     """
     n = image.shape[0]
     if noise is None:
