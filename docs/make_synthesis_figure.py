@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import torch
 
 from medsam_app.draws import Draws
 from medsam_app.training_data import (
@@ -41,8 +42,11 @@ def sources(data: Path | None) -> dict[str, Source]:
 
 def show(axes: Axes, window: Window) -> None:
     """The slice with most of the target, and the target's outline."""
-    at = int(window.target.sum(dim=(0, 1)).argmax())
-    image, valid, target = (v[:, :, at].numpy().T for v in (window.image, window.valid, window.target))
+    areas = torch.stack([window.target.movedim(axis, 0).flatten(1).sum(1) for axis in range(3)])
+    axis, at = divmod(int(areas.argmax()), areas.shape[1])
+    image, valid, target = (
+        values.select(axis, at).numpy() for values in (window.image, window.valid, window.target)
+    )
     low, high = np.quantile(image[valid], (0.01, 0.99))
     image = np.where(valid, image, np.nan)
     axes.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
