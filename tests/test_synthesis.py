@@ -253,6 +253,18 @@ def test_kin_are_painted_alike() -> None:
         assert np.ptp(palette.means[1:4]) <= 2 * palette.noise + 1e-9
 
 
+def test_a_faint_target_and_its_kin_stand_out_by_one_or_two_deviations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for seed in range(20):
+        draws = Draws(seed)
+        monkeypatch.setattr(draws, "chance", lambda _: True)
+        palette = painting.random_palette(draws, 20, [3], [[2, 3]])
+        for label in (2, 3):
+            steps = np.abs(np.delete(palette.means, [2, 3]) - palette.means[label]) / palette.noise
+            assert 0.3 < np.median(steps) < 3
+
+
 def test_noise_is_as_strong_as_asked() -> None:
     found = [float(degrade(Draws(seed), torch.zeros(32, 32, 32), noise=0.1).std()) for seed in range(60)]
     assert sum(0.09 < each < 0.12 for each in found) > 15  # the others have been stretched to [0, 1]
