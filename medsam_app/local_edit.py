@@ -1,7 +1,7 @@
-"""A click on a mask that was given: it mends the mask around the click and leaves the rest alone.
+"""A click on a mask that stands: it mends the mask where it falls and leaves the rest alone.
 
-Somebody who starts from a mask of their own has already said where the object is; a correction must
-not make the model decide about all of it again.
+Somebody who starts from a mask of their own, or has clicked a few times, has said where the object is; a
+correction must not make the model decide about all of it again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,28 @@ REACH_VOXELS = 3.0
 REACH_DEPTHS = 2.0
 #: Voxels of the window over which the reach fades out.
 FADE = 2.0
+
+
+#: A change of the mask belongs to a click that is within so many voxels of the window.
+TOUCH = 2.0
+
+
+def keep_to_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, click: Point) -> torch.Tensor:
+    """Logits whose mask changes only by what a click asked for.
+
+    A positive click adds, a negative one removes, and only the connected part that the click is in.
+
+    Args:
+        old, new: (X, Y, Z) logits on the window, before and after the click.
+        roi: the window.
+        click: the newest click.
+    """
+    before, after = (old > 0).numpy(), (new > 0).numpy()
+    asked = after & ~before if click.positive else before & ~after
+    parts, _ = ndimage.label(asked, structure=np.ones((3, 3, 3), dtype=bool))
+    near = (_distance(roi, click) <= TOUCH).numpy()
+    granted = np.isin(parts, np.setdiff1d(parts[near], 0)) | (before == after)
+    return torch.where(torch.from_numpy(granted), new, old)
 
 
 def mend_near_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, click: Point) -> torch.Tensor:

@@ -100,7 +100,7 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         if resumed:
             self._resume()
-        self.mixture = Mixture(data, recipe.shares)
+        self.mixture = Mixture(data, recipe.shares, device)
         if any(isinstance(source, RealWindows) and not source.names for _, source in self.mixture.sources):
             raise VolumeError(
                 f"No 'train' case of {data} has a label of {MIN_OBJECT_VOXELS} voxels or more; label more, "

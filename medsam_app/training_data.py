@@ -14,12 +14,15 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
+from medsam_app.anatomy import label_in, random_anatomy
+from medsam_app.draws import Draws
 from medsam_app.geometry import Grid
+from medsam_app.painting import degrade, painted
 from medsam_app.pseudo_objects import pseudo_object
 from medsam_app.roi import Roi, read_roi
-from medsam_app.synthesis import Draws, degrade, paint, random_anatomy
 from medsam_app.volume import load_mask, load_volume
 
 #: Objects smaller than this many voxels of the file teach nothing but noise.
@@ -56,6 +59,15 @@ class LabelledCase:
         return [int(v) for v in np.flatnonzero(counts) if v > 0 and counts[v] >= MIN_OBJECT_VOXELS]
 
 
+@dataclass
+class LabelledObject:
+    """One label of a case and the box of the file's voxels that it lies in."""
+
+    case: LabelledCase
+    value: int
+    box: tuple[slice, slice, slice]
+
+
 def load_cases(folder: Path, split: str) -> list[LabelledCase]:
     """Every case of one split of a folder with a manifest."""
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -71,7 +83,7 @@ def load_cases(folder: Path, split: str) -> list[LabelledCase]:
 
 def _permuted(window: Window, draws: Draws) -> Window:
     """Random mirror and axis order: a model of shapes must not know left from right."""
-    order = torch.randperm(3, generator=draws.generator).tolist()
+    order = draws.choices.permutation(3).tolist()
     flips = [axis for axis in range(3) if draws.chance(0.5)]
     image, valid, target = (
         torch.flip(t.permute(order), flips).contiguous() for t in (window.image, window.valid, window.target)
@@ -87,29 +99,30 @@ class RealWindows:
     """
 
     def __init__(self, cases: list[LabelledCase]) -> None:
-        self.by_dataset: dict[str, list[tuple[LabelledCase, int]]] = defaultdict(list)
-        self._boxes: dict[tuple[str, int], tuple[slice, ...]] = {}
+        self.by_dataset: dict[str, list[LabelledObject]] = defaultdict(list)
         for case in cases:
-            self.by_dataset[case.dataset] += [(case, value) for value in case.objects()]
+            boxes = ndimage.find_objects(case.labels)
+            self.by_dataset[case.dataset] += [
+                LabelledObject(case, value, boxes[value - 1]) for value in case.objects()
+            ]
         self.names = sorted(name for name, objects in self.by_dataset.items() if objects)
-        weights = torch.tensor([min(8.0, len(self.by_dataset[name]) ** 0.5) for name in self.names])
-        self.cumulative = torch.cumsum(weights / weights.sum(), 0)
+        weights = np.array([min(8.0, len(self.by_dataset[name]) ** 0.5) for name in self.names])
+        self.cumulative = np.cumsum(weights / weights.sum())
 
     def draw(self, draws: Draws, n: int) -> Window:
         while True:
-            index = int(torch.searchsorted(self.cumulative, draws.uniform(0, 0.9999)))
+            index = int(np.searchsorted(self.cumulative, draws.uniform(0, 0.9999)))
             objects = self.by_dataset[self.names[index]]
-            case, value = objects[draws.integer(0, len(objects) - 1)]
-            window = self._window(draws, n, case, value)
+            window = self._window(draws, n, objects[draws.integer(0, len(objects) - 1)])
             if MIN_TARGET_VOXELS <= int(window.target.sum()) <= MOST_FILLED * n**3:
                 return window
 
-    def _window(self, draws: Draws, n: int, case: LabelledCase, value: int) -> Window:
-        inside = case.labels == value
-        spans = [
-            np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)
-        ]
-        low, high = (np.array([s[end] for s in spans]) for end in (0, -1))
+    def _window(self, draws: Draws, n: int, chosen: LabelledObject) -> Window:
+        case, box = chosen.case, chosen.box
+        # Beyond the object's box this is memory that nobody has touched, and costs nothing.
+        inside = np.zeros(case.labels.shape, dtype=bool)
+        inside[box] = case.labels[box] == chosen.value
+        low, high = (np.array(ends) for ends in zip(*((s.start, s.stop - 1) for s in box), strict=True))
         extent = float(((high - low + 1) * case.grid.spacing).max())
         spacing = extent / (n * draws.log_uniform(0.06, 2.2))
         whole = float((np.array(case.grid.shape) * case.grid.spacing).max()) * 1.1 / n
@@ -117,22 +130,21 @@ class RealWindows:
         if draws.chance(0.5):
             centre = (low + high) / 2
         else:
-            box = tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))
-            voxels = np.argwhere(inside[box])
-            centre = voxels[draws.integer(0, len(voxels) - 1)] + low
-        jitter = draws.normal(3).numpy() * spacing * n * 0.12 / case.grid.spacing
+            voxels = np.flatnonzero(inside[box])
+            voxel = voxels[draws.integer(0, len(voxels) - 1)]
+            centre = np.array(np.unravel_index(voxel, inside[box].shape)) + low
+        jitter = draws.normals(3) * spacing * n * 0.12 / case.grid.spacing
         roi = Roi.centred(
             case.grid.ras.points_from_file(centre + jitter), (spacing,) * 3, (n, n, n), case.grid.ras
         )
         image, valid = read_roi(case.image, roi)
         target, _ = read_roi(inside, roi)
-        if draws.chance(0.25):  # a person's window level, which the file may have been saved with
-            known = image[valid]
-            low_level, high_level = torch.quantile(
-                known[:: max(1, known.numel() // 8192)], draws.rand(2).sort()[0]
-            )
-            if high_level > low_level and draws.chance(0.5):
-                image = image.clamp(low_level, high_level)
+        if draws.chance(0.125):  # a person's window level, which the file may have been saved with
+            known = image[valid].numpy()
+            darkest, brightest = np.quantile(known[:: max(1, len(known) // 8192)], np.sort(draws.uniforms(2)))
+            if brightest > darkest:
+                image = image.clamp(float(darkest), float(brightest))
+        image, valid, target = (t.to(draws.device) for t in (image, valid, target))
         if draws.chance(0.5):
             image = degrade(draws, image)
         return _permuted(Window(image, valid, (target > 0.5) & valid), draws)
@@ -154,52 +166,58 @@ class PseudoWindows:
             whole = float((np.array(case.grid.shape) * case.grid.spacing).max()) * 1.1 / n
             finest = 0.75 * float(case.grid.spacing.min())
             spacing = min(draws.log_uniform(finest, max(finest, min(4.0, whole))), whole)
-            centre = draws.rand(3).numpy() * (np.array(case.grid.shape) - 1)
+            centre = draws.uniforms(3) * (np.array(case.grid.shape) - 1)
             points = case.grid.ras.points_from_file(centre)
             image, valid = read_roi(case.image, Roi.centred(points, (spacing,) * 3, (n, n, n), case.grid.ras))
             target = pseudo_object(draws, image, valid)
             if target is None:
                 continue
+            image, valid, target = (t.to(draws.device) for t in (image, valid, target))
             if draws.chance(0.5):
                 image = degrade(draws, image)
             return _permuted(Window(image, valid, target), draws)
 
 
 class HeadWindows:
-    """Windows of real head label maps painted with random intensities."""
+    """Windows of real head label maps painted with random intensities.
 
-    def __init__(self, files: list[Path]) -> None:
-        self.maps: list[NDArray[np.uint8]] = []
+    Args:
+        files: label maps of whole heads.
+        device: where the maps are kept, and where windows are gathered from them.
+    """
+
+    def __init__(self, files: list[Path], device: torch.device | str = "cpu") -> None:
+        self.maps: list[tuple[Tensor, int]] = []
         for file in files:
-            labels = load_volume(file).array
-            _, compact = np.unique(labels, return_inverse=True)
-            self.maps.append(compact.reshape(labels.shape).astype(np.uint8))
+            labels = np.asarray(load_volume(file).array).astype(np.int64)
+            present = np.flatnonzero(np.bincount(labels.ravel()))
+            compact = np.zeros(int(present[-1]) + 1, dtype=np.uint8)
+            compact[present] = np.arange(len(present))
+            self.maps.append((torch.from_numpy(compact[labels]).to(device), len(present)))
 
     def draw(self, draws: Draws, n: int) -> Window:
         while True:
-            labels = self.maps[draws.integer(0, len(self.maps) - 1)]
-            step = draws.log_uniform(0.6, 3.5)
-            shape = np.array(labels.shape)
-            centre = (0.15 + 0.7 * draws.rand(3).numpy()) * shape
-            lines = [centre[a] + step * (np.arange(n) - (n - 1) / 2) for a in range(3)]
-            inside = [(line >= 0) & (line <= shape[a] - 1) for a, line in enumerate(lines)]
-            index = [np.clip(np.round(line), 0, shape[a] - 1).astype(int) for a, line in enumerate(lines)]
-            window = torch.from_numpy(labels[np.ix_(*index)]).long()
-            valid = torch.from_numpy(
-                inside[0][:, None, None] & inside[1][None, :, None] & inside[2][None, None, :]
-            )
-            present = torch.bincount(window[valid])
-            usable = torch.nonzero(present >= 2 * MIN_TARGET_VOXELS).flatten().tolist()
-            usable = [v for v in usable if v != 0]
+            labels, count = self.maps[draws.integer(0, len(self.maps) - 1)]
+            step, device = draws.log_uniform(0.6, 3.5), labels.device
+            lines, inside = [], []
+            for size, part in zip(labels.shape, 0.15 + 0.7 * draws.uniforms(3), strict=True):
+                steps = torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2
+                line = float(part * size) + step * steps
+                inside.append((line >= 0) & (line <= size - 1))
+                lines.append(line.round().long().clamp(0, size - 1))
+            window = labels[lines[0][:, None, None], lines[1][:, None], lines[2]].long()
+            valid = inside[0][:, None, None] & inside[1][:, None] & inside[2]
+            present = torch.bincount(window[valid], minlength=count).tolist()
+            usable = [value for value in range(1, count) if present[value] >= 2 * MIN_TARGET_VOXELS]
             if not usable:
                 continue
-            count = 1 if draws.chance(0.7) else min(len(usable), draws.integer(2, 4))
-            chosen = [usable[draws.integer(0, len(usable) - 1)] for _ in range(count)]
-            target = torch.isin(window, torch.tensor(chosen)) & valid
-            if int(target.sum()) < MIN_TARGET_VOXELS or float(target.float().mean()) > MOST_FILLED:
+            merged = 1 if draws.chance(0.7) else min(len(usable), draws.integer(2, 4))
+            chosen = [usable[draws.integer(0, len(usable) - 1)] for _ in range(merged)]
+            if sum(present[value] for value in set(chosen)) > MOST_FILLED * n**3:
                 continue
-            image = degrade(draws, paint(draws, window))
-            return _permuted(Window(image, valid, target), draws)
+            image = painted(draws, window, count, chosen)
+            if image is not None:
+                return _permuted(Window(image, valid, label_in(window, chosen) & valid), draws)
 
 
 class SyntheticWindows:
@@ -207,10 +225,13 @@ class SyntheticWindows:
 
     def draw(self, draws: Draws, n: int) -> Window:
         while True:
-            labels, target = random_anatomy(draws, n)
-            if MIN_TARGET_VOXELS <= int(target.sum()) <= MOST_FILLED * n**3:
-                image = degrade(draws, paint(draws, labels))
-                return Window(image, torch.ones_like(target), target)
+            scene = random_anatomy(draws, n)
+            target = scene.mask()
+            if not MIN_TARGET_VOXELS <= int(target.sum()) <= MOST_FILLED * n**3:
+                continue
+            image = painted(draws, scene.labels, scene.count, scene.target, scene.kin)
+            if image is not None:
+                return Window(image.contiguous(), torch.ones_like(target), target)
 
 
 class Source(Protocol):
@@ -225,9 +246,13 @@ class Mixture:
     Args:
         folder: data with a manifest, or None for synthetic windows alone.
         shares: relative frequency of 'real', 'pseudo', 'heads' and 'synthetic'.
+        device: where windows are made and handed out. Files are read on the CPU.
     """
 
-    def __init__(self, folder: Path | None, shares: dict[str, float]) -> None:
+    def __init__(
+        self, folder: Path | None, shares: dict[str, float], device: torch.device | str = "cpu"
+    ) -> None:
+        self.device = torch.device(device)
         self.sources: list[tuple[float, Source]] = []
         self._cases: list[LabelledCase] | None = None
         total = 0.0
@@ -242,13 +267,13 @@ class Mixture:
         if name == "synthetic" or folder is None:
             return SyntheticWindows()
         if name == "heads":
-            return HeadWindows(sorted((folder / "head_label_maps").glob("*.nii.gz")))
+            return HeadWindows(sorted((folder / "head_label_maps").glob("*.nii.gz")), self.device)
         self._cases = self._cases or load_cases(folder, "train")
         return RealWindows(self._cases) if name == "real" else PseudoWindows(self._cases)
 
     def draw(self, seed: int, n: int) -> Window:
-        """The window of a seed: the same seed gives the same window."""
-        draws = Draws(seed)
+        """The window of a seed: the same seed gives the same window on the same kind of device."""
+        draws = Draws(seed, self.device)
         at = draws.uniform(0, self.total)
         source = next((source for limit, source in self.sources if at <= limit), self.sources[-1][1])
         return source.draw(draws, n)

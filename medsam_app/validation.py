@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from medsam_app.cases import MANIFEST
+from medsam_app.draws import Draws
 from medsam_app.interaction import Interaction
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.recipe import Recipe
-from medsam_app.synthesis import Draws
 from medsam_app.training_data import Mixture, RealWindows, Window, load_cases
 from medsam_app.training_loss import dice_of
 

@@ -13,7 +13,7 @@ from medsam_app import compliance
 from medsam_app.cache import EmbeddingCache
 from medsam_app.engine import Progress, Prompts, settled_state
 from medsam_app.framing import Framing, better_roi, first_roi, holds_points, roi_with_points, wider_roi
-from medsam_app.local_edit import mend_near_click
+from medsam_app.local_edit import keep_to_click, mend_near_click
 from medsam_app.models.sam3d import Embedding, Sam3D
 from medsam_app.prediction import State, on_box, union_box
 from medsam_app.prompts import Box, MaskPrompt, Point
@@ -24,6 +24,8 @@ from medsam_app.volume import Volume
 
 #: Side in voxels of the windows whose outlines gain from tiles.
 TILED_SIDE = 64
+#: So many prompts may change the whole mask: they say what the object is. Clicks after them mend it.
+FREE_PROMPTS = 3
 
 
 class WindowEngine:
@@ -60,9 +62,12 @@ class WindowEngine:
         # A box or a given mask has already set the window.
         settled = _detailed(before) or any(isinstance(p, Box) and p.slice_axis is None for p in prompts)
         roi, logits, score = self._best_window(roi, prompts, before, settled=settled)
-        if before is not None and before.detailed and isinstance(newest, Point):
+        if before is not None and isinstance(newest, Point):
             old = move_values(before.logits, before.roi, roi, fill=compliance.EXCLUDED)
-            logits = mend_near_click(old, logits, roi, newest)
+            if before.detailed:
+                logits = mend_near_click(old, logits, roi, newest)
+            elif len(prompts) > FREE_PROMPTS:
+                logits = self._honoured(keep_to_click(old, logits, roi, newest), roi, prompts)
         start, patch = mask_from_logits(logits, roi)
         if before is not None and before.detailed:
             start, patch = _keep_detail(before, roi, start, patch)
@@ -130,10 +135,13 @@ class WindowEngine:
         logits, quality = self.model.decode(embedding, asked).best()
         values = torch.nan_to_num(logits[0, 0].float().cpu(), nan=compliance.EXCLUDED)
         values = compliance.keep_to_boxes(values, roi, prompts)
+        return self._honoured(values, roi, prompts), float(torch.nan_to_num(quality[0]).clamp(0, 1))
+
+    def _honoured(self, logits: torch.Tensor, roi: Roi, prompts: Prompts) -> torch.Tensor:
+        """Logits on a window that was encoded, with every click on its side."""
         points = [p for p in prompts if isinstance(p, Point)]
-        look = embedding.image[0, -1].float().cpu()
-        values = compliance.honour_points(values, look, roi, points, self.volume.grid.shape)
-        return values, float(torch.nan_to_num(quality[0]).clamp(0, 1))
+        look = self._embed(roi).image[0, -1].float().cpu()
+        return compliance.honour_points(logits, look, roi, points, self.volume.grid.shape)
 
     def _embed(self, roi: Roi) -> Embedding:
         """The embedding of a window, from the cache where it is there."""

@@ -16,6 +16,9 @@ from medsam_app.models.quality import QualityHead
 PRIOR = (1.0, 3.0, -1.0, -3.0, 1.0, 0.5, -0.5, -0.25, 3.0, 1.0, 0.0)
 PRIOR_BIAS = -3.0
 WALKER_WEIGHT = 3.0
+#: Weight of the clicks' contest in the logits. It is not learned: left to training, clicks came to matter
+#: less than they should.
+CONTEST_WEIGHT = 4.0
 
 
 @dataclass
@@ -40,7 +43,7 @@ class MaskDecoder(nn.Module):
     """Prompt maps run down beside the embedding, meet the tokens at stride 8, and run up again.
 
     A candidate is a product of its token's weights with a full-resolution feature map, added to the
-    prior over the prompt channels and to the random walker's evidence.
+    prior over the prompt channels, to the random walker's evidence and to the clicks' contest.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class MaskDecoder(nn.Module):
         tokens, real = self.prompt_encoder.tokens(embedding, prompts)
         with torch.autocast(dense.device.type, enabled=False):
             base = self.prior(dense) + self.walker_weight * evidence
+            base = base + CONTEST_WEIGHT * self.prompt_encoder.contest(embedding, prompts)
 
         full = self.full(torch.cat([embedding.image, dense], dim=1))
         fine = self.join_fine(self.fine(full) + embedding.fine)

@@ -19,6 +19,9 @@ from medsam_app.models.walker import random_walker
 SIGMAS = (1.5, 6.0)
 #: near and far bump of inside and outside clicks, likeness to both in two views, previous mask, box, walker.
 DENSE_CHANNELS = 11
+#: How far a click speaks for voxels around it that look like its own: voxels of the window, standard
+#: deviations of the window's intensities; and what both kinds of click together weigh at half their say.
+SAY_SIGMA, SAY_CONTRAST, SAY_HALF = 6.0, 0.5, 0.3
 
 
 @dataclass
@@ -158,6 +161,27 @@ class PromptEncoder(nn.Module):
         walk, there = self._walk(embedding, prompts, box)
         channels[:, 10:11] = walk
         return channels, (2 * walk - 1) * there
+
+    @torch.no_grad()
+    def contest(self, embedding: Embedding, prompts: RoiPrompts) -> Tensor:
+        """For which kind of click each voxel is: nearness times likeness, summed over the clicks of a kind.
+
+        Returns:
+            (B, 1, X, Y, Z) from -1 (outside clicks) to 1 (inside clicks), 0 far from all and wherever a
+            window has clicks of one kind alone, which do not say where the object ends.
+        """
+        image, coords, labels = embedding.image, prompts.coords.float(), prompts.labels
+        scale = 1 / (SAY_CONTRAST * image.flatten(2).std(-1).clamp_min(1e-4))[..., None, None, None]
+        looks = sample_at(image, coords.round())
+        inside, outside = torch.zeros_like(image[:, :1]), torch.zeros_like(image[:, :1])
+        for n in range(labels.shape[1]):
+            unlike = ((image - looks[:, n, :, None, None, None]) * scale).square().mean(1, keepdim=True)
+            say = _bump(coords[:, n], image.shape[2:], SAY_SIGMA)[:, None] * torch.exp(-unlike / 2)
+            kind = labels[:, n].view(-1, 1, 1, 1, 1)
+            inside += say * (kind == 1)
+            outside += say * (kind == 0)
+        both = ((labels == 1).any(1) & (labels == 0).any(1)).view(-1, 1, 1, 1, 1)
+        return (inside - outside) / (inside + outside + SAY_HALF) * both
 
     def _walk(self, embedding: Embedding, prompts: RoiPrompts, box: Tensor | None) -> tuple[Tensor, Tensor]:
         """Random walker at half resolution, and (B, 1, 1, 1, 1) whether there was an inside seed."""

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from medsam_app.draws import Draws
 from medsam_app.errors import SettingsError
 from medsam_app.export_weights import export
 from medsam_app.models.sam3d import MaskCandidates, build_sam3d_tiny
 from medsam_app.pretrain import Recipe, Trainer, dice_of, loss_of
-from medsam_app.synthesis import Draws
 from medsam_app.training_data import Mixture, SyntheticWindows, load_cases
 
 

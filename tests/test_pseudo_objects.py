@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from medsam_app.draws import Draws
 from medsam_app.pseudo_objects import LEAST, MOST, pseudo_object
-from medsam_app.synthesis import Draws
 from medsam_app.training_data import PseudoWindows, load_cases
 
 

@@ -1,0 +1,133 @@
+"""Random choices of a training window, and the smooth noise that it is made of.
+
+Scalars and small vectors come from a generator on the CPU, so that no choice has to wait for a device;
+whatever has the size of a window comes from a generator on the device and never leaves it.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+#: A part of a window: one slice an axis.
+Box = tuple[slice, slice, slice]
+
+
+def whole(n: int) -> Box:
+    """The box of a whole window of n voxels a side."""
+    return (slice(0, n), slice(0, n), slice(0, n))
+
+
+class Draws:
+    """The random choices of one window.
+
+    Args:
+        seed: the same seed gives the same choices, and on the same device the same noise.
+        device: where the noise, and what is made of it, lives.
+    """
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.choices = np.random.default_rng(seed)
+        self.bulk = torch.Generator(self.device).manual_seed(seed)
+
+    def uniform(self, low: float, high: float) -> float:
+        return float(self.choices.uniform(low, high))
+
+    def log_uniform(self, low: float, high: float) -> float:
+        return math.exp(self.uniform(math.log(low), math.log(high)))
+
+    def integer(self, low: int, high: int) -> int:
+        """An integer in [low, high]."""
+        return int(self.choices.integers(low, high + 1))
+
+    def chance(self, probability: float) -> bool:
+        return self.uniform(0, 1) < probability
+
+    def normals(self, count: int) -> NDArray[np.float64]:
+        """(count,) of a standard normal distribution."""
+        return self.choices.standard_normal(count)
+
+    def uniforms(self, count: int) -> NDArray[np.float64]:
+        """(count,) in [0, 1)."""
+        return self.choices.random(count)
+
+    def direction(self) -> NDArray[np.float64]:
+        """(3,) unit vector."""
+        vector = self.normals(3)
+        return vector / np.linalg.norm(vector)
+
+    def rotation(self) -> NDArray[np.float64]:
+        """(3, 3) orthogonal matrix."""
+        return np.linalg.qr(self.choices.standard_normal((3, 3)))[0]
+
+    def noise(self, *shape: int) -> Tensor:
+        """White noise of unit variance on the device."""
+        return torch.randn(shape, generator=self.bulk, device=self.device)
+
+    def smooth(self, n: int, cells: int, box: Box | None = None) -> Tensor:
+        """Noise of unit variance that varies over about n / cells voxels.
+
+        Args:
+            n: voxels of the window a side.
+            cells: number of waves that fit the window.
+            box: the part of the window that is wanted; all of it without one.
+
+        Returns:
+            (a, b, c) float32 of the box.
+        """
+        weights = spline_weights(n, cells, self.device)
+        rows = [weights[part] for part in box or whole(n)]
+        return along_axes(self.noise(*(3 * [weights.shape[1]])), rows)
+
+
+@lru_cache(maxsize=256)
+def spline_weights(n: int, cells: int, device: torch.device) -> Tensor:
+    """(n, cells + 3) cubic B-splines at n positions; rows of unit norm keep the variance of noise."""
+    distance = np.abs(np.linspace(0, cells, n)[:, None] - np.arange(-1, cells + 2))
+    near, far = (4 - 6 * distance**2 + 3 * distance**3) / 6, np.clip(2 - distance, 0, None) ** 3 / 6
+    weights = np.where(distance < 1, near, far)
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    return torch.tensor(weights, dtype=torch.float32, device=device)
+
+
+@lru_cache(maxsize=256)
+def blur_weights(n: int, tenths: int, device: torch.device) -> Tensor:
+    """(n, n) Gaussian blur of a standard deviation of tenths / 10 voxels; the border is repeated."""
+    sigma = tenths / 10
+    reach = max(1, math.ceil(2.5 * sigma))
+    steps = np.arange(-reach, reach + 1)
+    line = np.exp(-(steps**2) / (2 * sigma**2))
+    weights = np.zeros((n, n))
+    for step, value in zip(steps, line / line.sum(), strict=True):
+        weights[np.arange(n), np.clip(np.arange(n) + step, 0, n - 1)] += value
+    return torch.tensor(weights, dtype=torch.float32, device=device)
+
+
+def blur(image: Tensor, sigma: float) -> Tensor:
+    """(n, n, n) blurred by a Gaussian of `sigma` voxels, to a tenth of a voxel."""
+    tenths = round(10 * sigma)
+    if tenths < 2:
+        return image
+    return along_axes(image, 3 * [blur_weights(image.shape[0], tenths, image.device)])
+
+
+def thick_slices(image: Tensor, axis: int, count: int, *, smooth: bool) -> Tensor:
+    """(n, n, n) averaged into `count` slices along an axis, and interpolated or repeated to n again."""
+    n = image.shape[axis]
+    slices = F.interpolate(torch.eye(n, device=image.device)[None], size=count, mode="area")
+    mode = "linear" if smooth else "nearest"
+    return (F.interpolate(slices, size=n, mode=mode)[0].T @ image.transpose(axis, -2)).transpose(axis, -2)
+
+
+def along_axes(values: Tensor, matrices: list[Tensor]) -> Tensor:
+    """(i, j, k) with each axis multiplied by a matrix (out, in)."""
+    first, second, third = matrices
+    values = (first @ values.flatten(1)).view(first.shape[0], *values.shape[1:])
+    return second @ values @ third.T
