@@ -98,6 +98,22 @@ def test_prompts_do_not_reach_the_embedding_and_decoding_repeats(model: Sam3D) -
     assert torch.equal(first, again)
 
 
+def test_clicks_vie_for_the_voxels_between_them(model: Sam3D) -> None:
+    """Nearer and more alike wins; clicks of one kind alone do not vie."""
+    image = torch.zeros(1, 1, 32, 32, 32)
+    image[..., 16:] = 100.0  # two tissues, side by side
+    embedding = model.encode_image(image, torch.ones_like(image, dtype=torch.bool))
+    contest = model.decoder.prompt_encoder.contest
+    both = contest(embedding, _click((8, 16, 13), (8, 16, 18), labels=[1, 0]))[0, 0]
+    assert both.shape == (32, 32, 32) and both.abs().max() <= 1
+    assert both[8, 16, 13] > 0.6 and both[8, 16, 18] < -0.6
+    assert both[8, 16, 15] > 0.5 and both[8, 16, 16] < -0.5  # the edge, not the middle between the clicks
+    assert both[31].abs().max() < 0.05
+    assert not contest(embedding, _click((8, 16, 13), (8, 16, 18), labels=[1, 1])).any()
+    padded = contest(embedding, _click((8, 16, 13), (8, 16, 18), (1, 1, 1), labels=[1, 0, -1]))[0, 0]
+    assert torch.equal(both, padded)
+
+
 def test_padding_prompts_change_nothing(model: Sam3D) -> None:
     image = _ball(32).float()
     embedding = model.encode_image(image, torch.ones_like(image, dtype=torch.bool))
