@@ -3,7 +3,8 @@
 Every variant trains from fresh weights by the recipe of the embedded model, on windows of 32 voxels alone,
 for so many minutes of one core, and is then measured on fixed windows: synthetic ones, and ones around
 objects of `dev` cases, five rounds of careful clicks. Processor time is counted, not time on the clock, so
-that several variants may run beside each other: `--only NAME` runs one, `--csv FILE` gathers their rows.
+that several variants may run beside each other: `--only NAME` runs one, `--csv FILE` gathers their rows. With
+`--weights FILE` these weights are measured on the same windows instead, and nothing is trained.
 
 Recipes: without one source of windows, or with the other optimizer. Decoders: without the random walker,
 without the clicks' contest, without the prior over the prompt channels, with prompts as tokens alone (none of
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from medsam_app.models.encoder import Embedding
+from medsam_app.models.load import load_model
 from medsam_app.models.prompt_encoder import PromptEncoder, RoiPrompts
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.pretrain import Trainer
@@ -33,8 +35,8 @@ from medsam_app.recipe import Recipe, read_recipe
 from medsam_app.validation import Validation
 
 RECIPE = Path(__file__).parent.parent / "models" / "recipes" / "sam3d_tiny.json"
-#: AdamW learns best with somewhat larger steps than Muon.
-ADAMW_RATE = 0.0008
+#: Muon's steps are all of one size: it takes a smaller learning rate.
+MUON_RATE = 0.0005
 
 
 class WithoutWalker(PromptEncoder):
@@ -99,7 +101,7 @@ def variants(recipe: Recipe) -> dict[str, Variant]:
     for source in recipe.shares:
         rest = {name: share for name, share in recipe.shares.items() if name != source}
         found[f"without {source}"] = Variant({"shares": rest})
-    found["AdamW"] = Variant({"optimizer": "adamw", "learning_rate": ADAMW_RATE})
+    found["Muon"] = Variant({"optimizer": "muon", "learning_rate": MUON_RATE})
     found["without walker"] = Variant({}, prompts_by(WithoutWalker))
     found["without contest"] = Variant({}, prompts_by(WithoutContest))
     found["without prior"] = Variant({}, without_prior)
@@ -109,28 +111,34 @@ def variants(recipe: Recipe) -> dict[str, Variant]:
     return found
 
 
-def measured(variant: Variant, recipe: Recipe, folder: Path, minutes: float) -> dict[str, Any]:
-    """Train a variant and measure it: steps made, and mean Dice by kind of window and round."""
-    settings = {
-        "hours": minutes / 60,
-        "warmup_steps": 20,
-        "ema": 0.98,
-        "windows": [(32, 8)],
-        "rounds": (2, 4),
-    }
-    asked = recipe.model_dump(exclude_unset=True) | settings | variant.settings
-    own = Recipe.model_validate(asked)
+def short(recipe: Recipe, variant: Variant, minutes: float) -> Recipe:
+    """The recipe of a variant's training."""
+    settings: dict[str, Any] = {"hours": minutes / 60, "windows": [(32, 8)], "rounds": (2, 4)}
+    settings |= {"warmup_steps": 20, "ema": 0.98, "validation_windows": 96}
+    return Recipe.model_validate(recipe.model_dump(exclude_unset=True) | settings | variant.settings)
+
+
+def trained(variant: Variant, recipe: Recipe, folder: Path) -> Trainer:
+    """A trainer that has trained for the recipe's hours of processor time."""
     with tempfile.TemporaryDirectory() as out:
-        trainer = Trainer(own, folder, Path(out), torch.device("cpu"))
+        trainer = Trainer(recipe, folder, Path(out), torch.device("cpu"))
     variant.change(trainer.model)
     trainer.average = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     while trainer.done() < 1:
         began = time.process_time()
         trainer.train_step()
         trainer.seconds += time.process_time() - began
-    fixed = Validation(own.model_copy(update={"validation_windows": 96}), folder)
-    found = fixed.measure(trainer.averaged(), trainer.device)
-    return {"steps": trainer.step, **(found or {})}
+    return trainer
+
+
+def tell(row: list[Any], scores: dict[str, list[float]], table: Path | None) -> None:
+    """Print mean Dice by kind of window after each round, and add them to a table."""
+    for kind in ("dev", "synthetic"):
+        print(f"{row[0]:<20}{row[3]:>5} steps  {kind:<10}", end="")
+        print(" / ".join(f"{dice:.3f}" for dice in scores[kind]), flush=True)
+        if table is not None:
+            with table.open("a", newline="") as file:
+                csv.writer(file).writerow([*row, kind, *(f"{dice:.4f}" for dice in scores[kind])])
 
 
 def main() -> None:
@@ -140,21 +148,23 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="labelled volumes, with a manifest.json")
     parser.add_argument("--minutes", type=float, default=10.0, help="of one core, for each variant")
     parser.add_argument("--only", action="append", choices=list(names), help="repeatable")
+    parser.add_argument("--weights", type=Path, help="of the embedded model; nothing is trained")
     parser.add_argument("--seed", type=int, default=recipe.seed)
     parser.add_argument("--csv", type=Path, help="rows are added to this table")
     options = parser.parse_args()
     torch.set_num_threads(1)
     recipe = recipe.model_copy(update={"seed": options.seed})
+    device = torch.device("cpu")
+    if options.weights is not None:
+        fixed = Validation(short(recipe, Variant({}), options.minutes), options.folder)
+        model = load_model(weights=options.weights)
+        tell([options.weights.stem, 0.0, 0, 0], fixed.measure(model, device) or {}, options.csv)
+        return
     for name in options.only or names:
-        row = measured(names[name], recipe, options.folder, options.minutes)
-        for kind in ("dev", "synthetic"):
-            scores = " / ".join(f"{dice:.3f}" for dice in row[kind])
-            print(f"{name:<20}{row['steps']:>5} steps  {kind:<10}{scores}", flush=True)
-            if options.csv is not None:
-                with options.csv.open("a", newline="") as file:
-                    cells = [f"{dice:.4f}" for dice in row[kind]]
-                    known = [name, options.minutes, options.seed, row["steps"], kind]
-                    csv.writer(file).writerow(known + cells)
+        own = short(recipe, names[name], options.minutes)
+        trainer = trained(names[name], own, options.folder)
+        found = Validation(own, options.folder).measure(trainer.averaged(), device)
+        tell([name, options.minutes, options.seed, trainer.step], found or {}, options.csv)
 
 
 if __name__ == "__main__":
