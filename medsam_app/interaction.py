@@ -20,6 +20,8 @@ STARTS = {
 }  # fmt: skip
 #: How often a person clicks where nothing is wrong.
 REDUNDANT = 0.12
+#: How often a round has no click of its own: the mask that was fed back is all that is new.
+SILENT = 0.06
 #: How often a person clicks anywhere in the largest error instead of in its middle.
 HURRIED = 0.4
 #: Jitter of a box's corners, as a fraction of its size.
@@ -88,6 +90,8 @@ class Interaction:
         self.mask = torch.sigmoid(logits.detach().float())
         masks = (logits.detach()[:, 0] > 0).cpu().numpy()
         for n, mask in enumerate(masks):
+            if not careful and self.rng.random() < SILENT:
+                continue
             hurried = not careful and self.rng.random() < HURRIED
             redundant = not careful and self.rng.random() < REDUNDANT
             click = self._redundant(mask, self.truth[n]) if redundant else None

@@ -51,6 +51,18 @@ def test_what_is_sure_of_an_outline_is_true(monkeypatch: pytest.MonkeyPatch) -> 
     assert (~truth[prompts.seeds == -1]).float().mean() > 0.99
 
 
+def test_some_rounds_have_no_click_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask is fed back all the same; a careful person, who measures, is never silent."""
+    monkeypatch.setattr(interaction, "SILENT", 1.0)
+    person = _starting_with("click", monkeypatch)
+    logits = torch.full((6, 1, 24, 24, 24), -1.0)
+    person.correct(logits)
+    prompts = person.prompts()
+    assert (prompts.labels == 1).sum(1).tolist() == [1] * 6 and prompts.mask is not None
+    person.correct(logits, careful=True)
+    assert (person.prompts().labels == 1).sum(1).tolist() == [2] * 6
+
+
 def test_next_click_falls_where_the_mask_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     person = _starting_with("click", monkeypatch)
     before = (person.prompts().labels == 1).sum(1)
@@ -64,6 +76,7 @@ def test_next_click_falls_where_the_mask_is_wrong(monkeypatch: pytest.MonkeyPatc
 def test_now_and_then_a_click_repeats_what_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
     person = _starting_with("click", monkeypatch)
     monkeypatch.setattr(interaction, "REDUNDANT", 1.0)
+    monkeypatch.setattr(interaction, "SILENT", 0.0)
     truth = _cubes()
     person.correct(truth.float() * 10 - 5)
     prompts = person.prompts()
