@@ -4,7 +4,7 @@ Every variant trains from fresh weights by the recipe of the embedded model, on 
 for so many minutes of one core, and is then measured on fixed windows: synthetic ones, and ones around
 objects of `dev` cases, five rounds of careful clicks. Processor time is counted, not time on the clock, so
 that several variants may run beside each other: `--only NAME` runs one, `--csv FILE` gathers their rows. With
-`--weights FILE` these weights are measured on the same windows instead, and nothing is trained.
+`--weights FILE` these weights, which took so many minutes, are measured on the same windows instead.
 
 Recipes: without one source of windows, or with the other optimizer. Decoders: without the random walker,
 without the clicks' contest, without the prior over the prompt channels, with prompts as tokens alone (none of
@@ -35,6 +35,8 @@ from medsam_app.recipe import Recipe, read_recipe
 from medsam_app.validation import Validation
 
 RECIPE = Path(__file__).parent.parent / "models" / "recipes" / "sam3d_tiny.json"
+#: Of the table: after the kind of window, mean Dice by round.
+COLUMNS = ("variant", "minutes", "seed", "steps", "windows", "1", "2", "3", "4", "5")
 #: Muon's steps are all of one size: it takes a smaller learning rate.
 MUON_RATE = 0.0005
 
@@ -137,8 +139,12 @@ def tell(row: list[Any], scores: dict[str, list[float]], table: Path | None) -> 
         print(f"{row[0]:<20}{row[3]:>5} steps  {kind:<10}", end="")
         print(" / ".join(f"{dice:.3f}" for dice in scores[kind]), flush=True)
         if table is not None:
+            fresh = not table.exists()
             with table.open("a", newline="") as file:
-                csv.writer(file).writerow([*row, kind, *(f"{dice:.4f}" for dice in scores[kind])])
+                lines = csv.writer(file, lineterminator="\n")
+                if fresh:
+                    lines.writerow(COLUMNS)
+                lines.writerow([*row, kind, *(f"{dice:.4f}" for dice in scores[kind])])
 
 
 def main() -> None:
@@ -158,7 +164,7 @@ def main() -> None:
     if options.weights is not None:
         fixed = Validation(short(recipe, Variant({}), options.minutes), options.folder)
         model = load_model(weights=options.weights)
-        tell([options.weights.stem, 0.0, 0, 0], fixed.measure(model, device) or {}, options.csv)
+        tell([options.weights.stem, options.minutes, 0, 0], fixed.measure(model, device) or {}, options.csv)
         return
     for name in options.only or names:
         own = short(recipe, names[name], options.minutes)

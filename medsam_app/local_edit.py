@@ -28,7 +28,8 @@ TOUCH = 2.0
 def keep_to_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, click: Point) -> torch.Tensor:
     """Logits whose mask changes only by what a click asked for.
 
-    A positive click adds, a negative one removes, and only the connected part that the click is in.
+    A positive click adds, a negative one removes, and only the connected part that the click is in. Where both
+    masks agree their logits are averaged, so that outlines settle.
 
     Args:
         old, new: (X, Y, Z) logits on the window, before and after the click.
@@ -39,8 +40,9 @@ def keep_to_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, click: Point) 
     asked = after & ~before if click.positive else before & ~after
     parts, _ = ndimage.label(asked, structure=np.ones((3, 3, 3), dtype=bool))
     near = (_distance(roi, click) <= TOUCH).numpy()
-    granted = np.isin(parts, np.setdiff1d(parts[near], 0)) | (before == after)
-    return torch.where(torch.from_numpy(granted), new, old)
+    granted = np.isin(parts, np.setdiff1d(parts[near], 0))
+    kept = torch.where(torch.from_numpy(before == after), (old + new) / 2, old)
+    return torch.where(torch.from_numpy(granted), new, kept)
 
 
 def mend_near_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, click: Point) -> torch.Tensor:
