@@ -1,78 +1,111 @@
-"""Masks over their images, to be looked at.
+"""Draw the best, the median and the worst objects after one, three and five clicks.
 
-python docs/make_contact_sheet.py FOLDER sheet.png CASE:LABEL ...
+    medsam-app evaluate FOLDER --clicks 10 --csv SCORES
+    python docs/make_contact_sheet.py FOLDER SCORES
 
-Each row is one object after three simulated clicks: axial, coronal and sagittal slice through the first
-click, the truth outlined in green and the mask in orange. FOLDER holds a `manifest.json`; CASE is
-`dataset/case` as it stands there.
+Two objects each, chosen by their Dice after five clicks, no two of one case; the truth is outlined in green
+and the mask in orange, in the slice across the patient that holds most of the object, cut to what is near it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import csv
 from pathlib import Path
 
+import matplotlib
 import numpy as np
-from PIL import Image
-from scipy import ndimage
+from numpy.typing import NDArray
 
+from medsam_app.cases import list_cases
 from medsam_app.clicks import next_click
+from medsam_app.geometry import Grid
 from medsam_app.predictor import VolumePredictor
+from medsam_app.roi import mask_bounds
 from medsam_app.scores import dice
-from medsam_app.volume import load_mask, load_volume
 
-SIDE = 240
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+OUT = Path(__file__).parent / "images" / "contact_sheet.png"
+CLICKS = (1, 3, 5)
+#: Objects of each rank.
+EACH = 2
+MODEL = "sam3d_tiny"
+Object = tuple[str, str, str]
 
 
-def plane(volume, axis: int, index: int, mask, truth) -> Image.Image:  # type: ignore[no-untyped-def]
-    """One slice with both outlines, at the right aspect, upright, patient's right on the left."""
-    ras = volume.grid.ras
-    image, mask, truth = (ras.from_file(a).take(index, axis) for a in (volume.array, mask, truth))
-    low, high = np.percentile(image, [1, 99.5])
-    grey = np.clip((image.astype(float) - low) / max(high - low, 1e-6), 0, 1) * 255
-    colour = np.repeat(grey[..., None], 3, -1).astype(np.uint8)
-    for area, paint in ((truth, (60, 220, 90)), (mask, (255, 150, 40))):
-        colour[area & ~ndimage.binary_erosion(area)] = paint
-    spacing = np.delete(ras.spacing, axis)
-    size = np.array(image.shape) * spacing
-    size = np.maximum(1, (size / size.max() * SIDE).astype(int))
-    picture = Image.fromarray(np.ascontiguousarray(colour.transpose(1, 0, 2)[::-1, ::-1]))
-    sheet = Image.new("RGB", (SIDE, SIDE))
-    sheet.paste(picture.resize((int(size[0]), int(size[1])), Image.Resampling.NEAREST))
-    return sheet
+def chosen(scores: Path) -> list[tuple[str, Object]]:
+    """(rank, (dataset, case, label)) of the objects to draw."""
+    found: dict[Object, float] = {}
+    with scores.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row.get("method", MODEL) == MODEL and int(row["click"]) == CLICKS[-1]:
+                found[row["dataset"], row["case"], row["label"]] = float(row["dice"])
+    order = sorted(found, key=lambda key: found[key])
+    middle = sorted(order, key=lambda key: abs(found[key] - found[order[len(order) // 2]]))
+    picked: list[tuple[str, Object]] = []
+    for rank, candidates in (("best", order[::-1]), ("median", middle), ("worst", order)):
+        for key in candidates:
+            taken = [other for other_rank, other in picked if other_rank == rank]
+            if len(taken) < EACH and key[1] not in {case for _, case, _ in taken}:
+                picked.append((rank, key))
+    return picked
+
+
+def slice_of(array: NDArray, grid: Grid, index: int) -> NDArray:
+    """A slice across the patient as radiologists look at it: anterior above, the right side on the left."""
+    return np.flip(grid.ras.from_file(array)[:, :, index].T, axis=1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("objects", nargs="+", help="CASE:LABEL")
+    parser.add_argument("folder", type=Path, help="labelled volumes, with a manifest.json")
+    parser.add_argument("scores", type=Path, help="table of the scores of its dev cases")
     options = parser.parse_args()
-    cases = {c["id"]: c for c in json.loads((options.folder / "manifest.json").read_text())["cases"]}
-    predictor = VolumePredictor()
-    rows = []
-    for wanted in options.objects:
-        name, label = wanted.rsplit(":", 1)
-        volume = load_volume(options.folder / cases[name]["image"])
-        truth = load_mask(options.folder / cases[name]["label"], volume.grid) == int(label)
+    cases = {(case.dataset, case.case): case for case in list_cases(options.folder, split="dev")}
+    predictor = VolumePredictor(refine=False)
+    objects = chosen(options.scores)
+    figure, grid = plt.subplots(len(objects), len(CLICKS), figsize=(7.5, 2.4 * len(objects)))
+    for line, (rank, (dataset, name, label)) in zip(grid, objects, strict=True):
+        case = cases[dataset, name]
+        volume, labels = case.load()
+        value = next(v for v in np.unique(labels) if v > 0 and case.names.get(v, str(v)) == label)
+        truth = labels == value
         predictor.set_volume(volume)
+        ras = volume.grid.ras.from_file(truth)
+        bounds = mask_bounds(ras)
+        assert bounds is not None
+        index = int(ras.sum(axis=(0, 1)).argmax())
+        low, high = np.array(bounds[0])[:2], np.array(bounds[1])[:2]
+        room = max(6, int(0.6 * (high - low).max()))
+        width = ras.shape[0]
+        extent = (width - high[0] - room, width - low[0] + room, low[1] - room, high[1] + room)
+        image = slice_of(volume.array, volume.grid, index)
+        part = image[max(0, extent[2]) : extent[3], max(0, extent[0]) : extent[1]]
+        black, white = np.percentile(part, [1, 99])
         mask, points, signs = np.zeros_like(truth), [], []
-        for _ in range(3):
+        for clicks in range(1, CLICKS[-1] + 1):
             click = next_click(mask, truth, spacing=volume.spacing)
-            if click is None:
-                break
-            points.append(click[0])
-            signs.append(int(click[1]))
-            mask = predictor.predict(points=points, point_labels=signs).mask
-        print(f"{wanted}: Dice {dice(mask, truth):.3f}")
-        at = volume.grid.ras.points_from_file(points[0]).astype(int)
-        rows.append([plane(volume, axis, int(at[axis]), mask, truth) for axis in (2, 1, 0)])
-    sheet = Image.new("RGB", (3 * SIDE, SIDE * len(rows)))
-    for r, row in enumerate(rows):
-        for c, picture in enumerate(row):
-            sheet.paste(picture, (c * SIDE, r * SIDE))
-    sheet.save(options.out)
+            if click is not None:
+                points.append(click[0])
+                signs.append(int(click[1]))
+                mask = predictor.predict(points=points, point_labels=signs).mask
+            if clicks not in CLICKS:
+                continue
+            axes = line[CLICKS.index(clicks)]
+            spacing = volume.grid.ras.spacing
+            axes.imshow(image, cmap="gray", vmin=black, vmax=white, origin="lower", interpolation="nearest")
+            for area, colour in ((truth, "#3cdc5a"), (mask, "#ff9628")):
+                outline = slice_of(area, volume.grid, index)
+                if outline.any():
+                    axes.contour(outline, levels=[0.5], colors=colour, linewidths=1.2)
+            axes.set(xlim=extent[:2], ylim=extent[2:], aspect=spacing[1] / spacing[0], xticks=[], yticks=[])
+            axes.set_title(f"{clicks} click{'s' * (clicks > 1)}: {dice(mask, truth):.2f}", fontsize=9)
+        line[0].set_ylabel(f"{rank}\n{name}\n{label}", fontsize=7)
+        print(f"{rank:<8}{dataset}, {name}, {label}: {dice(mask, truth):.3f}")
+    figure.tight_layout(pad=0.4)
+    figure.savefig(OUT, dpi=80)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ TOUCH = 2.0
 def keep_to_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, click: Point) -> torch.Tensor:
     """Logits whose mask changes only by what a click asked for.
 
-    A positive click adds, a negative one removes, and only the connected part that the click is in. Where both
-    masks agree their logits are averaged, so that outlines settle.
+    A positive click adds, a negative one removes, and only the connected part that the click is in. Where
+    both masks agree their logits are averaged, so that outlines settle.
 
     Args:
         old, new: (X, Y, Z) logits on the window, before and after the click.

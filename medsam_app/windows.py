@@ -112,7 +112,7 @@ class WindowEngine:
         if missed and more and (wide := wider_roi(roi, grid, framing)) is not None:
             more -= 1
             seen, thought = self._decode(wide, prompts, before)
-            if thought > score + framing.trust:
+            if thought > score + (framing.trust if before is None else framing.trust_again):
                 roi, logits, score = wide, seen, thought
         for _ in range(more):
             wanted = better_roi(roi, (logits > 0).numpy(), prompts, grid, framing)
