@@ -26,7 +26,7 @@ class Framing:
         first_mm: spacing of the window of a first click.
         wide: factor of the spacing from the usual window to the wide one.
         trust: by how much the predicted quality in the wide window must be the higher one.
-        trust_again: the same for a later click that the mask missed: the window before may have been too near.
+        trust_again: the same for a later click that the mask missed: the window may have been too near.
         finest: finest spacing of a window, as a fraction of the volume's finest spacing.
         margin: room around a box or a mask on each side, as a fraction of its size.
         rim: a mask that comes nearer than this to an open face, in voxels of the window, runs out.
