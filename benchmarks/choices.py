@@ -3,7 +3,8 @@
 FOLDER holds a `manifest.json`; `train` cases are used, since settings were chosen with this. Printed are
 mean Dice values: of the candidate mask with the highest predicted quality and of the best one, on windows
 of the training mixture; of one click in windows of several spacings; of one to three clicks with several
-settings of `Framing.trust`, the margin by which a wide window's mask must be thought better.
+settings of the margin by which a wide window's mask must be thought better; of ten clicks with and without
+the contest of clicks, and with and without later clicks changing nothing but what they are in.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medsam_app import windows as engine
 from medsam_app.cache import EmbeddingCache
 from medsam_app.clicks import next_click
 from medsam_app.framing import Framing
 from medsam_app.interaction import Interaction
 from medsam_app.measuring import click_through
+from medsam_app.models import decoder
 from medsam_app.models.load import load_model
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.predictor import VolumePredictor
 from medsam_app.pretrain import dice_of
 from medsam_app.scores import MIN_VOXELS, dice
+from medsam_app.summary import SPOILT
 from medsam_app.training_data import Mixture
 from medsam_app.volume import Volume, load_mask, load_volume
 
@@ -35,6 +39,8 @@ SPACINGS = (1.0, 1.5, 2.5, 4.0, 6.0)
 #: 9: the wide window is never taken.
 TRUSTS = (9.0, 0.1, 0.05, 0.02, 0.0)
 NEVER = 9.0
+#: No click of ten is the first of those that only mend.
+FREE = 99
 
 
 def candidates(model: Sam3D, folder: Path, windows: int) -> None:
@@ -77,38 +83,86 @@ def objects(folder: Path, most: int) -> Iterator[tuple[Volume, NDArray[np.bool_]
             yield volume, load_mask(folder / entry["label"], volume.grid) == value
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--most", type=int, default=4, help="objects of a dataset")
-    parser.add_argument("--windows", type=int, default=96, help="windows for the candidates")
-    options = parser.parse_args()
-    model = load_model()
-    candidates(model, options.folder, options.windows)
+def windows(model: Sam3D, folder: Path, most: int) -> None:
+    """One click in windows of several spacings; one to three clicks with several settings of the margin."""
     spaced: list[list[float]] = []
     trusted: dict[float, list[list[float]]] = defaultdict(list)
-    for volume, truth in objects(options.folder, options.most):
+    for volume, truth in objects(folder, most):
         cache = EmbeddingCache(1 << 29)
         first = next_click(np.zeros_like(truth), truth, spacing=volume.spacing)
         assert first is not None
         row = []
         for spacing in SPACINGS:
-            framing = Framing(first_mm=spacing, encodings=1, trust=NEVER)
+            framing = Framing(first_mm=spacing, encodings=1, trust=NEVER, trust_again=NEVER)
             predictor = VolumePredictor(model, framing=framing, cache=cache, refine=False)
             predictor.set_volume(volume)
             row.append(dice(predictor.predict(points=[first[0]]).mask, truth))
         spaced.append(row)
         for trust in TRUSTS:
-            predictor = VolumePredictor(model, framing=Framing(trust=trust), cache=cache, refine=False)
-            predictor.set_volume(volume)
-            trusted[trust].append([score for score, *_ in click_through(predictor, truth, clicks=3)])
+            framing = Framing(trust=trust, trust_again=trust)
+            trusted[trust].append(clicked(model, framing, cache, volume, truth, clicks=3))
     values = np.array(spaced)
     print(f"{len(values)} objects, one click, by spacing of the window:")
     print("  ".join(f"{mm} mm {mean:.3f}" for mm, mean in zip(SPACINGS, values.mean(axis=0), strict=True)))
     print(f"the best of these for each object: {values.max(axis=1).mean():.3f}")
     for trust, rows in trusted.items():
-        means = " / ".join(f"{mean:.3f}" for mean in np.mean(rows, axis=0))
-        print(f"wide window {'never' if trust == NEVER else f'by {trust}'}: {means}")
+        print(f"wide window {'never' if trust == NEVER else f'by {trust}'}: {means(rows)}")
+
+
+def later_clicks(model: Sam3D, folder: Path, most: int) -> None:
+    """Ten clicks with and without the clicks' contest, and with and without clicks that only mend."""
+    usual = decoder.CONTEST_WEIGHT, engine.FREE_PROMPTS
+    ways: dict[tuple[float, int], list[list[float]]] = {
+        (weight, free): [] for weight in (0.0, usual[0]) for free in (FREE, usual[1])
+    }
+    try:
+        for volume, truth in objects(folder, most):
+            cache = EmbeddingCache(1 << 29)
+            for way, rows in ways.items():
+                decoder.CONTEST_WEIGHT, engine.FREE_PROMPTS = way
+                rows.append(clicked(model, Framing(), cache, volume, truth, clicks=10))
+    finally:
+        decoder.CONTEST_WEIGHT, engine.FREE_PROMPTS = usual
+    print(f"{len(rows)} objects, one to ten clicks:")
+    for (weight, free), rows in ways.items():
+        spoilt = sum(max(row) - row[-1] >= SPOILT for row in rows)
+        said = "all clicks free" if free == FREE else f"{free} free"
+        print(f"contest {weight:.0f}, {said:<16}{means(rows)}; {spoilt} end {SPOILT} below their best")
+
+
+def clicked(
+    model: Sam3D,
+    framing: Framing,
+    cache: EmbeddingCache,
+    volume: Volume,
+    truth: NDArray[np.bool_],
+    *,
+    clicks: int,
+) -> list[float]:
+    """Dice after each click."""
+    predictor = VolumePredictor(model, framing=framing, cache=cache, refine=False)
+    predictor.set_volume(volume)
+    return [step.dice for step in click_through(predictor, truth, clicks=clicks)]
+
+
+def means(rows: list[list[float]]) -> str:
+    return " / ".join(f"{mean:.3f}" for mean in np.mean(rows, axis=0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--most", type=int, default=4, help="objects of a dataset")
+    parser.add_argument("--windows", type=int, default=96, help="windows for the candidates")
+    parser.add_argument("--only", choices=["candidates", "windows", "clicks"], help="one part")
+    options = parser.parse_args()
+    model = load_model()
+    if options.only in (None, "candidates"):
+        candidates(model, options.folder, options.windows)
+    if options.only in (None, "windows"):
+        windows(model, options.folder, options.most)
+    if options.only in (None, "clicks"):
+        later_clicks(model, options.folder, options.most)
 
 
 if __name__ == "__main__":
