@@ -5,7 +5,6 @@ The folder of data is described by its `manifest.json`; only cases whose split i
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from medsam_app.anatomy import label_in, random_anatomy
+from medsam_app.cases import read_manifest
 from medsam_app.draws import Draws
 from medsam_app.geometry import Grid
 from medsam_app.painting import degrade, painted
@@ -69,15 +69,18 @@ class LabelledObject:
 
 
 def load_cases(folder: Path, split: str) -> list[LabelledCase]:
-    """Every case of one split of a folder with a manifest."""
-    manifest = json.loads((folder / "manifest.json").read_text())
+    """Every case of one split of a folder with a manifest; none where it has no such split.
+
+    Raises:
+        MedsamError: the manifest or a case cannot be read.
+    """
     cases = []
-    for entry in manifest["cases"]:
-        if entry["split"] != split:
+    for entry in read_manifest(folder).cases:
+        if entry.split != split:
             continue
-        volume = load_volume(folder / entry["image"])
-        labels = load_mask(folder / entry["label"], volume.grid)
-        cases.append(LabelledCase(entry["dataset"], entry["case"], volume.array, labels, volume.grid))
+        volume = load_volume(folder / entry.image)
+        labels = load_mask(folder / entry.label, volume.grid)
+        cases.append(LabelledCase(entry.dataset, entry.case, volume.array, labels, volume.grid))
     return cases
 
 

@@ -252,8 +252,10 @@ def test_wrong_options(
     real.write_text(json.dumps(SETTINGS | {"shares": {"real": 1}}))
     broken = tmp_path / "broken.json"
     broken.write_text("{")
-    data, empty = write_folder(tmp_path / "data"), tmp_path / "empty"
+    data, empty, torn = write_folder(tmp_path / "data"), tmp_path / "empty", tmp_path / "torn"
     empty.mkdir()
+    torn.mkdir()
+    (torn / "manifest.json").write_text("{")
     foreign = tmp_path / "foreign.safetensors"
     save_file({"other": torch.zeros(1)}, foreign)
     for arguments, said in [
@@ -263,6 +265,7 @@ def test_wrong_options(
         ((recipe,), "--out"),
         ((recipe, *out, "--data", tmp_path / "nowhere"), "There is no folder"),
         ((real, *out, "--data", empty), "manifest.json"),
+        ((recipe, *out, "--data", torn), "manifest.json is no manifest of labelled cases"),
         ((real, *out, "--data", data), "There is no split 'train'. Known: dev."),
         ((heads, *out, "--data", data), "The recipe paints label maps of heads, but there are none"),
         ((recipe, *out, "--weights", tmp_path / "nowhere.pth"), "There is no file of weights"),
