@@ -65,16 +65,16 @@ def test_interrupted_run_gives_what_a_straight_one_gives(tmp_path: Path, optimiz
     recipe = Recipe.model_validate(SETTINGS | {"optimizer": optimizer})
     straight = exact_trainer(recipe, tmp_path / "straight")
     straight.out.mkdir()
-    assert run(straight, watchers=[Journal(straight.out)])
+    assert run(straight, watchers=[Journal(straight.out, 0)])
 
     parts = tmp_path / "parts"
     parts.mkdir()
     first = exact_trainer(recipe, parts)
-    assert not run(first, watchers=[Journal(parts)], stopped=lambda: first.step == 2)
+    assert not run(first, watchers=[Journal(parts, 0)], stopped=lambda: first.step == 2)
     second = exact_trainer(recipe, parts)
     assert second.step == 2
     # Measuring is no part of the training.
-    assert run(second, Validation(recipe, None), watchers=[Journal(parts)])
+    assert run(second, Validation(recipe, None), watchers=[Journal(parts, 2)])
 
     for own, other in zip(rows(straight.out / "log.jsonl"), rows(parts / "log.jsonl"), strict=True):
         assert {**own, "seconds": 0} == {**other, "seconds": 0}
@@ -179,6 +179,17 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     )
     again = Trainer(Recipe.model_validate(SETTINGS | {"steps": 500}), None, out, CPU)
     assert again.train_step()["step"] == state["step"] + 1
+
+
+def test_a_run_that_was_cut_off_has_one_line_a_step(tmp_path: Path) -> None:
+    for name in ("log.jsonl", "validation.jsonl"):
+        (tmp_path / name).write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    journal = Journal(tmp_path, 2)
+    journal.trained({"step": 3}, 0.5)
+    assert rows(tmp_path / "log.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3}]
+    assert rows(tmp_path / "validation.jsonl") == [{"step": 1}, {"step": 2}]
+    Journal(tmp_path, 0)  # nothing was saved: the run begins anew
+    assert rows(tmp_path / "log.jsonl") == []
 
 
 def test_several_processes_make_one_run(tmp_path: Path) -> None:
