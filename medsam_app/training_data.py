@@ -241,7 +241,7 @@ def _head_map(file: Path) -> tuple[NDArray[np.uint8], int]:
     values = np.asarray(load_volume(file).array)
     labels = values.astype(np.int64)
     whole = int(labels.min()) >= 0 and bool((labels == values).all())
-    present = np.flatnonzero(np.bincount(labels.ravel())) if whole else []
+    present = np.flatnonzero(np.bincount(labels.ravel()) if whole else np.zeros(1))
     if not 2 <= len(present) <= 256:
         raise VolumeError(f"{file} is no map of 2 to 256 labels, whole numbers from 0; take it out.")
     compact = np.zeros(int(present[-1]) + 1, dtype=np.uint8)
