@@ -7,9 +7,9 @@ that several variants may run beside each other: `--only NAME` runs one, `--csv 
 `--weights FILE` these weights, which took so many minutes, are measured on the same windows instead.
 
 Recipes: without one source of windows, or with the other optimizer. Decoders: without the random walker,
-without the clicks' contest, without the prior over the prompt channels, with prompts as tokens alone (none of
-the three, nor the channels themselves), without the mask of the round before, without attention between
-tokens and window.
+without the clicks' contest, with a prior over the prompt channels that is learned from zero, with prompts as
+tokens alone (none of the three, nor the channels themselves), without the mask of the round before, without
+attention between tokens and window.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class WithoutContest(PromptEncoder):
 
 
 class TokensAlone(WithoutContest):
-    """Prompts as tokens, nothing painted."""
+    """Prompts as tokens, nothing painted; the maps are made all the same, and cost their time."""
 
     def dense(self, embedding: Embedding, prompts: RoiPrompts) -> tuple[Tensor, Tensor]:
         channels, evidence = super().dense(embedding, replace(prompts, seeds=None))
@@ -80,6 +80,7 @@ def prompts_by(kind: type[PromptEncoder]) -> Callable[[Sam3D], None]:
 
 
 def without_prior(model: Sam3D) -> None:
+    """The prior begins at zero; training may bring it back."""
     prior: Any = model.decoder.prior
     with torch.no_grad():
         prior.weight.zero_()
@@ -135,7 +136,7 @@ def trained(variant: Variant, recipe: Recipe, folder: Path) -> Trainer:
 
 def tell(row: list[Any], scores: dict[str, list[float]], table: Path | None) -> None:
     """Print mean Dice by kind of window after each round, and add them to a table."""
-    for kind in ("dev", "synthetic"):
+    for kind in reversed(scores):  # real windows first, where the folder has any
         print(f"{row[0]:<20}{row[3]:>5} steps  {kind:<10}", end="")
         print(" / ".join(f"{dice:.3f}" for dice in scores[kind]), flush=True)
         if table is not None:

@@ -2,8 +2,8 @@
 
 TABLE is what `benchmarks/ablation.py --csv` has written. On the left the Dice of the whole recipe on windows
 around `dev` objects by processor time, with the line through the short runs against the logarithm of time
-and the embedded weights beside it; on the right what each variant loses or gains. The line is printed too,
-as far as ten times the time of the embedded weights.
+and the embedded weights beside it; on the right what each variant loses or gains in as many minutes as the
+first of them in the table. The line is printed too, as far as ten times the time of the embedded weights.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ def main() -> None:
     trained = [row for row in rows if int(row["steps"])]
     whole = [row for row in trained if row["variant"] == WHOLE]
     others = [row for row in trained if row["variant"] != WHOLE]
-    same = next(row for row in whole if row["minutes"] == others[0]["minutes"])
+    same = next((row for row in whole if others and row["minutes"] == others[0]["minutes"]), None)
+    if same is None:
+        parser.error(f"the table needs rows of '{WHOLE}' and of other variants for as many minutes")
+    others = [row for row in others if row["minutes"] == same["minutes"]]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(1, 1.1), layout="constrained")
     draw_curve(left, whole, [row for row in rows if not int(row["steps"])])
     draw_bars(right, others, same)

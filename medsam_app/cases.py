@@ -45,7 +45,9 @@ class _Label(BaseModel):
     name: str
 
 
-class _Entry(BaseModel):
+class Entry(BaseModel):
+    """A case in a manifest; the paths start at its folder."""
+
     dataset: str
     case: str
     split: str
@@ -55,8 +57,10 @@ class _Entry(BaseModel):
     labels: dict[int, _Label] = {}
 
 
-class _Manifest(BaseModel):
-    cases: list[_Entry]
+class Manifest(BaseModel):
+    """What a `manifest.json` holds."""
+
+    cases: list[Entry]
 
 
 def list_cases(folder: Path, *, split: str, most: int | None = None) -> list[Case]:
@@ -74,7 +78,7 @@ def list_cases(folder: Path, *, split: str, most: int | None = None) -> list[Cas
     if most is not None and most < 1:
         raise SettingsError(f"At least one case of a dataset is needed; got {most}.")
     by_dataset: dict[str, list[Case]] = defaultdict(list)
-    entries = _manifest(folder).cases
+    entries = read_manifest(folder).cases
     for entry in entries:
         if entry.split == split:
             case = Case(
@@ -97,12 +101,17 @@ def list_cases(folder: Path, *, split: str, most: int | None = None) -> list[Cas
     return chosen
 
 
-def _manifest(folder: Path) -> _Manifest:
+def read_manifest(folder: Path) -> Manifest:
+    """What a folder's `manifest.json` says.
+
+    Raises:
+        VolumeError: no manifest, or one that does not say what is needed.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         raise VolumeError(f"There is no {path}; give a folder of labelled volumes that has a {MANIFEST}.")
     try:
-        return _Manifest.model_validate_json(path.read_bytes())
+        return Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
         raise VolumeError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
     except ValidationError as error:

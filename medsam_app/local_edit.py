@@ -19,8 +19,6 @@ REACH_VOXELS = 3.0
 REACH_DEPTHS = 2.0
 #: Voxels of the window over which the reach fades out.
 FADE = 2.0
-
-
 #: A change of the mask belongs to a click that is within so many voxels of the window.
 TOUCH = 2.0
 

@@ -89,12 +89,13 @@ class Trainer:
         if not self.parameters:
             parts = {name.partition(".")[0] for name, _ in self.model.named_parameters()}
             raise SettingsError(unknown_name("part of the model", recipe.only, parts))
-        fresh = list(self.model.state_dict()) if start is None else start_from(self.model, start)
-        if not all(name.startswith(recipe.only) for name in fresh) and not resumed:
-            raise SettingsError(
-                f"The recipe trains only '{recipe.only}', and the rest of the model would stay untrained; "
-                "give --weights with trained weights of this model."
-            )
+        if not resumed:
+            fresh = list(self.model.state_dict()) if start is None else start_from(self.model, start)
+            if not all(name.startswith(recipe.only) for name in fresh):
+                raise SettingsError(
+                    f"The recipe trains only '{recipe.only}', and the rest of the model would stay "
+                    "untrained; give --weights with trained weights of this model."
+                )
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.optimizers = self._optimizers()
         self.step, self.seconds = 0, 0.0
@@ -108,13 +109,17 @@ class Trainer:
             )
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        """AdamW for everything, or for what Muon does not take."""
+        """AdamW for everything, or for what Muon does not take; `only` may leave either without any."""
         rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
         taken = matrices(self.model) if self.recipe.optimizer == "muon" else []
         known = {id(parameter) for parameter in taken}
         rest = [parameter for parameter in self.parameters if id(parameter) not in known]
-        adamw = torch.optim.AdamW(rest, lr=rate, weight_decay=decay, betas=(0.9, 0.98))
-        return [adamw, Muon(taken, lr=rate, weight_decay=decay)] if taken else [adamw]
+        found: list[torch.optim.Optimizer] = []
+        if rest:
+            found.append(torch.optim.AdamW(rest, lr=rate, weight_decay=decay, betas=(0.9, 0.98)))
+        if taken:
+            found.append(Muon(taken, lr=rate, weight_decay=decay))
+        return found
 
     def _moments(self) -> dict[str, Tensor]:
         """The optimizers' memory by parameter and kind; nothing before a parameter's first gradient."""
@@ -155,7 +160,7 @@ class Trainer:
                     }
 
     def save(self) -> None:
-        """Write the run's state; the last file replaced is the one that says the rest is whole.
+        """Write the run's state; `state.json`, without which there is no saved run, comes last.
 
         Raises:
             SaveError: it could not be written.

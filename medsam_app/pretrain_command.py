@@ -77,7 +77,7 @@ def pretrain(
         watchers: list[Watcher] = []
         if first:
             _write_recipe(recipe, out)
-            watchers = [Journal(out), stack.enter_context(on_console(recipe, trainer.done()))]
+            watchers = [Journal(out, trainer.step), stack.enter_context(on_console(recipe, trainer.done()))]
             if tensorboard:
                 watchers.append(stack.enter_context(closing(Board(out / CURVES, trainer.step))))
         done = run(trainer, validation, watchers=watchers, stopped=stopped)

@@ -21,8 +21,8 @@ class Recipe(BaseModel):
     """Settings of a training run.
 
     Attributes:
-        hours: time after which the learning rate has come down to zero; or
-        steps: number of updates after which it has. A run counted in steps does not depend on the machine's
+        hours: time after which the run is done, and the learning rate at a fiftieth; or
+        steps: number of updates after which they are. A run counted in steps does not depend on the machine's
             speed, and one that was interrupted gives what it would have given.
         shares: relative frequency of the sources of windows.
         windows: (side in voxels, batch size) pairs, one drawn each step.
@@ -36,9 +36,9 @@ class Recipe(BaseModel):
         validation_windows: how many windows of each kind are measured.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     hours: float | None = Field(None, gt=0)
     steps: _Positive | None = None
     shares: dict[str, Annotated[float, Field(ge=0)]]

@@ -5,7 +5,6 @@ The folder of data is described by its `manifest.json`; only cases whose split i
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from medsam_app.anatomy import label_in, random_anatomy
+from medsam_app.cases import read_manifest
 from medsam_app.draws import Draws
+from medsam_app.errors import VolumeError
 from medsam_app.geometry import Grid
 from medsam_app.painting import degrade, painted
 from medsam_app.pseudo_objects import pseudo_object
@@ -32,6 +33,8 @@ MIN_TARGET_VOXELS = 12
 #: A window that its target fills more than this is drawn again; objects larger than a window must be
 #: seen in training, since the first window of a click may lie inside one.
 MOST_FILLED = 0.97
+#: A source that gives nothing in so many draws never will.
+MOST_DRAWS = 1000
 
 
 @dataclass
@@ -69,16 +72,26 @@ class LabelledObject:
 
 
 def load_cases(folder: Path, split: str) -> list[LabelledCase]:
-    """Every case of one split of a folder with a manifest."""
-    manifest = json.loads((folder / "manifest.json").read_text())
+    """Every case of one split of a folder with a manifest; none where it has no such split.
+
+    Raises:
+        MedsamError: the manifest or a case cannot be read.
+    """
     cases = []
-    for entry in manifest["cases"]:
-        if entry["split"] != split:
+    for entry in read_manifest(folder).cases:
+        if entry.split != split:
             continue
-        volume = load_volume(folder / entry["image"])
-        labels = load_mask(folder / entry["label"], volume.grid)
-        cases.append(LabelledCase(entry["dataset"], entry["case"], volume.array, labels, volume.grid))
+        volume = load_volume(folder / entry.image)
+        labels = load_mask(folder / entry.label, volume.grid)
+        cases.append(LabelledCase(entry.dataset, entry.case, volume.array, labels, volume.grid))
     return cases
+
+
+def _hopeless(n: int, what: str, why: str) -> VolumeError:
+    return VolumeError(
+        f"Not one of {MOST_DRAWS} windows of {n} voxels showed {what}, perhaps since {why}; "
+        "mend the data, or take this source out of the recipe's shares."
+    )
 
 
 def _permuted(window: Window, draws: Draws) -> Window:
@@ -110,12 +123,13 @@ class RealWindows:
         self.cumulative = np.cumsum(weights / weights.sum())
 
     def draw(self, draws: Draws, n: int) -> Window:
-        while True:
+        for _ in range(MOST_DRAWS):
             index = int(np.searchsorted(self.cumulative, draws.uniform(0, 0.9999)))
             objects = self.by_dataset[self.names[index]]
             window = self._window(draws, n, objects[draws.integer(0, len(objects) - 1)])
             if MIN_TARGET_VOXELS <= int(window.target.sum()) <= MOST_FILLED * n**3:
                 return window
+        raise _hopeless(n, "a labelled object", "the labels are too thin for them")
 
     def _window(self, draws: Draws, n: int, chosen: LabelledObject) -> Window:
         case, box = chosen.case, chosen.box
@@ -160,7 +174,7 @@ class PseudoWindows:
         self.names = sorted(self.by_dataset)
 
     def draw(self, draws: Draws, n: int) -> Window:
-        while True:
+        for _ in range(MOST_DRAWS):
             cases = self.by_dataset[self.names[draws.integer(0, len(self.names) - 1)]]
             case = cases[draws.integer(0, len(cases) - 1)]
             whole = float((np.array(case.grid.shape) * case.grid.spacing).max()) * 1.1 / n
@@ -176,6 +190,7 @@ class PseudoWindows:
             if draws.chance(0.5):
                 image = degrade(draws, image)
             return _permuted(Window(image, valid, target), draws)
+        raise _hopeless(n, "anything with an outline", "the images are flat")
 
 
 class HeadWindows:
@@ -184,19 +199,19 @@ class HeadWindows:
     Args:
         files: label maps of whole heads.
         device: where the maps are kept, and where windows are gathered from them.
+
+    Raises:
+        VolumeError: a file is no label map.
     """
 
     def __init__(self, files: list[Path], device: torch.device | str = "cpu") -> None:
         self.maps: list[tuple[Tensor, int]] = []
         for file in files:
-            labels = np.asarray(load_volume(file).array).astype(np.int64)
-            present = np.flatnonzero(np.bincount(labels.ravel()))
-            compact = np.zeros(int(present[-1]) + 1, dtype=np.uint8)
-            compact[present] = np.arange(len(present))
-            self.maps.append((torch.from_numpy(compact[labels]).to(device), len(present)))
+            labels, count = _head_map(file)
+            self.maps.append((torch.from_numpy(labels).to(device), count))
 
     def draw(self, draws: Draws, n: int) -> Window:
-        while True:
+        for _ in range(MOST_DRAWS):
             labels, count = self.maps[draws.integer(0, len(self.maps) - 1)]
             step, device = draws.log_uniform(0.6, 3.5), labels.device
             lines, inside = [], []
@@ -218,6 +233,20 @@ class HeadWindows:
             image = painted(draws, window, count, chosen)
             if image is not None:
                 return _permuted(Window(image, valid, label_in(window, chosen) & valid), draws)
+        raise _hopeless(n, "a label of a head", "the label maps are nearly empty")
+
+
+def _head_map(file: Path) -> tuple[NDArray[np.uint8], int]:
+    """A label map with its labels numbered from 0, and their number."""
+    values = np.asarray(load_volume(file).array)
+    labels = values.astype(np.int64)
+    whole = int(labels.min()) >= 0 and bool((labels == values).all())
+    present = np.flatnonzero(np.bincount(labels.ravel()) if whole else np.zeros(1))
+    if not 2 <= len(present) <= 256:
+        raise VolumeError(f"{file} is no map of 2 to 256 labels, whole numbers from 0; take it out.")
+    compact = np.zeros(int(present[-1]) + 1, dtype=np.uint8)
+    compact[present] = np.arange(len(present))
+    return compact[labels], len(present)
 
 
 class SyntheticWindows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from medsam_app.errors import SaveError
 from medsam_app.pretrain import Trainer
 from medsam_app.validation import Validation
+from medsam_app.whole_file import write_whole
 
 #: Files of a run folder that get a line for each step, and for each measurement.
 LOG, MEASUREMENTS = "log.jsonl", "validation.jsonl"
@@ -33,10 +35,20 @@ class Watcher:
 
 
 class Journal(Watcher):
-    """Writes the files of a run folder."""
+    """Writes the files of a run folder.
 
-    def __init__(self, out: Path) -> None:
+    Args:
+        out: the folder.
+        step: where the run goes on; lines beyond it, of a run that was cut off, are taken back.
+
+    Raises:
+        SaveError: a file cannot be written.
+    """
+
+    def __init__(self, out: Path, step: int) -> None:
         self.out = out
+        for name in (LOG, MEASUREMENTS):
+            self._take_back(name, step)
 
     def trained(self, row: dict[str, Any], done: float) -> None:
         self._append(LOG, row)
@@ -44,12 +56,31 @@ class Journal(Watcher):
     def measured(self, row: dict[str, Any]) -> None:
         self._append(MEASUREMENTS, row)
 
+    def _take_back(self, name: str, step: int) -> None:
+        """Drop the lines that will be written again; a new run has none."""
+        file = self.out / name
+        try:
+            lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
+            kept = [line for line in lines if step and _step_of(line) <= step]
+            if len(kept) < len(lines):
+                write_whole(file, "".join(kept))
+        except OSError as error:
+            raise SaveError(f"{file} cannot be written ({error.strerror}).") from None
+
     def _append(self, name: str, row: dict[str, Any]) -> None:
         try:
             with (self.out / name).open("a") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             raise SaveError(f"{self.out / name} cannot be written ({error.strerror}).") from None
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of JSON; infinity where it was cut short."""
+    try:
+        return int(json.loads(line)["step"])
+    except ValueError:
+        return math.inf
 
 
 def run(

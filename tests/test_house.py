@@ -22,6 +22,7 @@ FLOORS = [
     {
         "archive",
         "canvas",
+        "cases",
         "describe",
         "dicom",
         "dicom_frames",
@@ -79,7 +80,6 @@ FLOORS = [
         "pretrain",
         "training_run",
         "export_weights",
-        "cases",
         "classical",
         "measuring",
         "scores",

@@ -4,15 +4,20 @@ import numpy as np
 import pytest
 import torch
 
+from medsam_app import windows
+from medsam_app.cache import EmbeddingCache
 from medsam_app.clicks import next_click
+from medsam_app.framing import Framing
 from medsam_app.geometry import Grid
 from medsam_app.local_edit import keep_to_click, mend_near_click, middle_of_mask
+from medsam_app.models.load import load_model
 from medsam_app.phantom import torso_phantom
+from medsam_app.prediction import State
 from medsam_app.predictor import VolumePredictor
 from medsam_app.prompts import Point
 from medsam_app.roi import Roi
 from medsam_app.scores import dice
-from medsam_app.windows import FREE_PROMPTS
+from medsam_app.windows import FREE_PROMPTS, WindowEngine
 
 SHAPE = (32, 32, 32)
 GRID = Grid(SHAPE, np.eye(4))
@@ -57,30 +62,55 @@ def test_a_click_gets_only_the_change_it_is_in() -> None:
     granted = (kept > 0) != (old > 0)
     assert granted[22:25, 14:19, 14:19].all()
     assert not granted[:21].any()
-    assert not (
-        (keep_to_click(old, new, ROI, Point(coordinates=(23, 16, 16), positive=False)) > 0) < (old > 0)
-    ).any()
+    # A negative click where the mask grew asks for nothing that the new mask does.
+    refused = keep_to_click(old, new, ROI, Point(coordinates=(23, 16, 16), positive=False))
+    assert torch.equal(refused > 0, old > 0)
     removed = keep_to_click(old, new, ROI, Point(coordinates=(12, 16, 16), positive=False))
     assert torch.equal((removed > 0) != (old > 0), (new <= 0) & (old > 0))
 
 
-def test_after_the_free_prompts_a_click_only_mends() -> None:
+def test_logits_settle_where_masks_agree() -> None:
+    """Between the old outline and the new one, wherever the click did not ask for more."""
+    old, new = ball(5), ball(7) / 2
+    kept = keep_to_click(old, new, ROI, Point(coordinates=(2, 2, 2)))
+    agree = (old > 0) == (new > 0)
+    assert torch.equal(kept[agree], (old + new)[agree] / 2)
+    assert torch.equal(kept[~agree], old[~agree])
+
+
+def test_after_the_free_prompts_a_click_only_mends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a window that stays it takes nothing from the mask, or adds nothing; a free prompt does."""
     volume, label_map, _ = torso_phantom()
-    truth = label_map == 3
-    points, signs = [tuple(np.argwhere(truth)[truth.sum() // 2])], [1]
-    predictor = VolumePredictor(refine=False)
-    predictor.set_volume(volume)
-    mask = predictor.predict(points=points, point_labels=signs).mask
+    truth = label_map == 9
+    engine = WindowEngine(load_model(), volume, EmbeddingCache(2**28), Framing(encodings=1))
+    click, prompts, state = (tuple(np.argwhere(truth)[truth.sum() // 2]), True), (), None
+    against: dict[bool, int] = {False: 0, True: 0}
     for _ in range(FREE_PROMPTS + 3):
-        click = next_click(mask, truth, spacing=volume.spacing)
-        assert click is not None
-        points.append(click[0])
-        signs.append(int(click[1]))
-        before, mask = mask, predictor.predict(points=points, point_labels=signs).mask
-        if len(points) > FREE_PROMPTS:
-            against = before & ~mask if click[1] else mask & ~before
-            # By less than a voxel of the window the outline may move anywhere.
-            assert against.sum() <= 0.05 * before.sum()
+        point = Point(coordinates=click[0], positive=click[1])
+        prompts, before = (*prompts, point), state
+        state = engine.step(before, prompts, None)
+        if before is not None and len(prompts) > FREE_PROMPTS:
+            with monkeypatch.context() as patch:
+                patch.setattr(windows, "FREE_PROMPTS", 99)
+                free = engine.step(before, prompts, None)
+            assert before.roi == state.roi == free.roi
+            for mends, after in ((True, state), (False, free)):
+                lost, won = (
+                    (before.logits > 0) & (after.logits <= 0),
+                    (before.logits <= 0) & (after.logits > 0),
+                )
+                against[mends] += int((lost if point.positive else won).sum())
+        found = next_click(mask_of(state, truth.shape), truth, spacing=volume.spacing)
+        assert found is not None
+        click = (found[0], bool(found[1]))
+    assert against[True] == 0
+    assert against[False] > 0
+
+
+def mask_of(state: State, shape: tuple[int, ...]) -> np.ndarray:
+    mask = np.zeros(shape, dtype=bool)
+    mask[tuple(slice(a, a + n) for a, n in zip(state.start, state.patch.shape, strict=True))] = state.patch
+    return mask
 
 
 @pytest.mark.parametrize("positive", [True, False])

@@ -99,6 +99,34 @@ def test_resumed_run_goes_on_as_if_uninterrupted(tmp_path: Path, optimizer: str)
     assert out.stat().st_size < 12_000_000
 
 
+def test_a_saved_state_goes_before_given_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is said to be taken from weights that a run began with long ago."""
+    weights, cpu = tmp_path / "weights.safetensors", torch.device("cpu")
+    save_file({k: v.contiguous() for k, v in build_sam3d_tiny().state_dict().items()}, weights)
+    out = tmp_path / "run"
+    caplog.set_level("INFO", logger="medsam_app.pretrain")
+    trainer = Trainer(_recipe(), None, out, cpu, weights)
+    assert "tensors from" in caplog.text
+    trainer.train_step()
+    trainer.save()
+    caplog.clear()
+    again = Trainer(_recipe(), None, out, cpu, weights)
+    assert "tensors from" not in caplog.text
+    for key, value in trainer.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[key])
+
+
+def test_muon_may_take_everything_that_is_trained(tmp_path: Path) -> None:
+    weights, kernel = tmp_path / "weights.safetensors", "encoder.stem.0.weight"
+    save_file({k: v.contiguous() for k, v in build_sam3d_tiny().state_dict().items()}, weights)
+    recipe = _recipe(optimizer="muon", only=kernel)
+    trainer = Trainer(recipe, None, tmp_path / "run", torch.device("cpu"), weights)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.train_step()
+    moved = [name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])]
+    assert moved == [kernel]
+
+
 def test_training_lowers_the_loss_on_one_window(tmp_path: Path) -> None:
     recipe = _recipe(warmup_steps=1, learning_rate=3e-3)
     trainer = Trainer(recipe, None, tmp_path, torch.device("cpu"))

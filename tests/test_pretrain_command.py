@@ -65,16 +65,16 @@ def test_interrupted_run_gives_what_a_straight_one_gives(tmp_path: Path, optimiz
     recipe = Recipe.model_validate(SETTINGS | {"optimizer": optimizer})
     straight = exact_trainer(recipe, tmp_path / "straight")
     straight.out.mkdir()
-    assert run(straight, watchers=[Journal(straight.out)])
+    assert run(straight, watchers=[Journal(straight.out, 0)])
 
     parts = tmp_path / "parts"
     parts.mkdir()
     first = exact_trainer(recipe, parts)
-    assert not run(first, watchers=[Journal(parts)], stopped=lambda: first.step == 2)
+    assert not run(first, watchers=[Journal(parts, 0)], stopped=lambda: first.step == 2)
     second = exact_trainer(recipe, parts)
     assert second.step == 2
     # Measuring is no part of the training.
-    assert run(second, Validation(recipe, None), watchers=[Journal(parts)])
+    assert run(second, Validation(recipe, None), watchers=[Journal(parts, 2)])
 
     for own, other in zip(rows(straight.out / "log.jsonl"), rows(parts / "log.jsonl"), strict=True):
         assert {**own, "seconds": 0} == {**other, "seconds": 0}
@@ -181,6 +181,17 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert again.train_step()["step"] == state["step"] + 1
 
 
+def test_a_run_that_was_cut_off_has_one_line_a_step(tmp_path: Path) -> None:
+    for name in ("log.jsonl", "validation.jsonl"):
+        (tmp_path / name).write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    journal = Journal(tmp_path, 2)
+    journal.trained({"step": 3}, 0.5)
+    assert rows(tmp_path / "log.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3}]
+    assert rows(tmp_path / "validation.jsonl") == [{"step": 1}, {"step": 2}]
+    Journal(tmp_path, 0)  # nothing was saved: the run begins anew
+    assert rows(tmp_path / "log.jsonl") == []
+
+
 def test_several_processes_make_one_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
     recipe = written(tmp_path, steps=2, validation_windows=1)
@@ -227,6 +238,9 @@ def test_validation_is_fixed_apart_from_training_and_sees_progress(tmp_path: Pat
         ({"shares": {"syntetic": 1}}, "There is no share 'syntetic'. Did you mean 'synthetic'?"),
         ({"shares": {"synthetic": 0}}, "At least one share must be above zero."),
         ({"shares": {"real": 1}}, "The recipe draws no synthetic windows, so labelled volumes are needed"),
+        ({"learning_rate": float("inf")}, "learning_rate: Input should be a finite number."),
+        ({"shares": {"synthetic": float("inf")}}, "shares.synthetic: Input should be a finite number."),
+        ({"seed": 2**64}, "seed: Input should be less than"),
         ({"windows": [[20, 1]]}, "windows.0.0: Input should be a multiple of 16."),
         ({"rounds": [3, 2]}, "The fewest rounds come first"),
         ({"only": "decoder.qality"}, "There is no part of the model 'decoder.qality'."),
@@ -249,8 +263,10 @@ def test_wrong_options(
     real.write_text(json.dumps(SETTINGS | {"shares": {"real": 1}}))
     broken = tmp_path / "broken.json"
     broken.write_text("{")
-    data, empty = write_folder(tmp_path / "data"), tmp_path / "empty"
+    data, empty, torn = write_folder(tmp_path / "data"), tmp_path / "empty", tmp_path / "torn"
     empty.mkdir()
+    torn.mkdir()
+    (torn / "manifest.json").write_text("{")
     foreign = tmp_path / "foreign.safetensors"
     save_file({"other": torch.zeros(1)}, foreign)
     for arguments, said in [
@@ -260,6 +276,7 @@ def test_wrong_options(
         ((recipe,), "--out"),
         ((recipe, *out, "--data", tmp_path / "nowhere"), "There is no folder"),
         ((real, *out, "--data", empty), "manifest.json"),
+        ((recipe, *out, "--data", torn), "manifest.json is no manifest of labelled cases"),
         ((real, *out, "--data", data), "There is no split 'train'. Known: dev."),
         ((heads, *out, "--data", data), "The recipe paints label maps of heads, but there are none"),
         ((recipe, *out, "--weights", tmp_path / "nowhere.pth"), "There is no file of weights"),

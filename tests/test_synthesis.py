@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -14,9 +15,18 @@ from torch.overrides import TorchFunctionMode
 from medsam_app import painting
 from medsam_app.anatomy import Scene, bunch, cells, label_in, organ, random_anatomy, seams, voronoi
 from medsam_app.draws import Draws, along_axes, blur, thick_slices
+from medsam_app.errors import VolumeError
+from medsam_app.geometry import Grid
 from medsam_app.painting import Palette, degrade, hidden_share, outline_pairs, paint, painted
 from medsam_app.shapes import SHAPES, Shape, blob, cloud, hollow, sheet, tube
-from medsam_app.training_data import HeadWindows, Mixture, SyntheticWindows
+from medsam_app.training_data import (
+    HeadWindows,
+    LabelledCase,
+    Mixture,
+    PseudoWindows,
+    RealWindows,
+    SyntheticWindows,
+)
 
 N = 48
 MIDDLE = np.zeros(3)
@@ -321,6 +331,29 @@ def test_heads_are_gathered_where_their_maps_are(shared_data: Path) -> None:
             assert torch.isfinite(window.image).all()
             assert window.valid[window.target].all()
             assert int(window.target.sum()) >= 12
+
+
+@pytest.mark.parametrize(
+    "values", [np.zeros((8, 8, 8), np.uint8), np.arange(512).reshape(8, 8, 8) - 1.0, np.eye(8)[None] / 2]
+)
+def test_what_is_no_label_map_of_a_head_is_refused(tmp_path: Path, values: np.ndarray) -> None:
+    file = tmp_path / "head.nii.gz"
+    nib.save(nib.Nifti1Image(np.broadcast_to(values, (8, 8, 8)).astype(np.float32), np.eye(4)), file)
+    with pytest.raises(VolumeError, match=r"head\.nii\.gz is no map of 2 to 256 labels"):
+        HeadWindows([file])
+
+
+def test_a_source_that_cannot_give_a_window_says_so() -> None:
+    """Instead of looking for one for ever."""
+    labels = np.zeros((16, 16, 110), np.uint8)
+    labels[8, 8, 2:108] = 1  # thinner than half a voxel of any window
+    flat = LabelledCase(
+        "thin", "case", np.zeros(labels.shape, np.float32), labels, Grid(labels.shape, np.eye(4))
+    )
+    with pytest.raises(VolumeError, match="1000 windows of 16 voxels showed a labelled object"):
+        RealWindows([flat]).draw(Draws(0), 16)
+    with pytest.raises(VolumeError, match="1000 windows of 16 voxels showed anything with an outline"):
+        PseudoWindows([flat]).draw(Draws(0), 16)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
