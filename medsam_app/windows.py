@@ -62,14 +62,15 @@ class WindowEngine:
         # A box or a given mask has already set the window.
         settled = _detailed(before) or any(isinstance(p, Box) and p.slice_axis is None for p in prompts)
         roi, logits, score = self._best_window(roi, prompts, before, settled=settled)
+        mends = isinstance(newest, Point) and len(prompts) > FREE_PROMPTS
         if before is not None and isinstance(newest, Point):
             old = move_values(before.logits, before.roi, roi, fill=compliance.EXCLUDED)
             if before.detailed:
                 logits = mend_near_click(old, logits, roi, newest)
-            elif len(prompts) > FREE_PROMPTS:
+            elif mends:
                 logits = self._honoured(keep_to_click(old, logits, roi, newest), roi, prompts)
         start, patch = mask_from_logits(logits, roi)
-        if before is not None and before.detailed:
+        if before is not None and (before.detailed or mends):
             start, patch = _keep_detail(before, roi, start, patch)
         return settled_state(
             before, prompts, grid, roi, logits, start, patch, score, detailed=_detailed(before)
