@@ -52,8 +52,8 @@ def dataset_json(folder: Path) -> Dataset:
         if isinstance(described.get("training"), list):
             return _decathlon(folder, path, described)
     raise DatasetError(
-        f"{path} is of no known kind: the Medical Segmentation Decathlon has a list 'training' in it, nnU-Net "
-        "v2 'channel_names' and 'labels'; give a folder with one of them."
+        f"{path} is of no known kind: the Medical Segmentation Decathlon has a list 'training' in it, "
+        "nnU-Net v2 'channel_names' and 'labels'; give a folder with one of them."
     )
 
 

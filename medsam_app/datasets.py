@@ -62,8 +62,8 @@ def _some(dataset: Dataset) -> Dataset:
 def _not_understood(folder: Path) -> str:
     images, labels = ", ".join(IMAGE_FOLDERS), ", ".join(LABEL_FOLDERS)
     return (
-        f"No labelled cases were found in {folder}. Looked for: {MANIFEST}; {DATASET}; a folder of images (one "
-        f"of {images}) beside one of label maps (one of {labels}) that are not empty; files such as "
+        f"No labelled cases were found in {folder}. Looked for: {MANIFEST}; {DATASET}; a folder of images "
+        f"(one of {images}) beside one of label maps (one of {labels}) that are not empty; files such as "
         "x_image.nii.gz with x_label.nii.gz, or x.nii.gz with x_seg.nii.gz. Volumes are "
         f"{READABLE}. Arrange the files in one of these ways, or list them in a CSV file with the columns "
         "image and label."
