@@ -210,12 +210,13 @@ def _copies(groups: Iterable[list[CaseFacts]]) -> list[Problem]:
             continue
         splits = sorted({case.split for case in cases if case.split})
         across = f", in the splits {' and '.join(splits)}" if len(splits) > 1 else ""
+        names = _first(case.case for case in cases)
         problems.append(
             _warning(
                 "same image twice",
                 cases[0].dataset,
-                f"{len(files)} files hold the same image ({_first(case.case for case in cases)}){across}; keep "
-                "one, so that nothing is learned twice or measured on what was learned.",
+                f"{len(files)} files hold the same image ({names}){across}; keep one, "
+                "so that nothing is learned twice or measured on what was learned.",
                 case=cases[0].case,
             )
         )
@@ -241,8 +242,8 @@ def _names(dataset: Dataset, facts: Sequence[CaseFacts]) -> list[Problem]:
             problems.append(_warning("value without a name", name, message))
         if len(by_value) > _NAMED:
             message = (
-                f"{len(by_value) - _NAMED} more label values have no name either; where there are so many, check "
-                "that the label map is not an image."
+                f"{len(by_value) - _NAMED} more label values have no name either; where there are so many, "
+                "check that the label map is not an image."
             )
             problems.append(_warning("value without a name", name, message))
     declared = dict.fromkeys(
@@ -251,8 +252,8 @@ def _names(dataset: Dataset, facts: Sequence[CaseFacts]) -> list[Problem]:
     for name, value, text in declared:
         if value not in found[name]:
             message = (
-                f"The label {value} ({text}) is named, but no label map that could be read has a voxel of it; "
-                f"check the label maps, or take the name out of {dataset.names_in}."
+                f"The label {value} ({text}) is named, but no label map that could be read has a voxel of "
+                f"it; check the label maps, or take the name out of {dataset.names_in}."
             )
             problems.append(_warning("name without a voxel", name, message))
     return problems

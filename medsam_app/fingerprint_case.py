@@ -136,7 +136,7 @@ def inspect_case(case: Case) -> Inspected:
                 value=value,
                 name=case.names.get(value),
                 voxels=voxels,
-                ml=0.0 if grid is None else voxels * grid.voxel_volume_ml,
+                ml=0.0 if grid is None else round(voxels * grid.voxel_volume_ml, 6),
             )
             for value, voxels in counts.items()
         ),
@@ -209,8 +209,8 @@ def _say_sizes(case: Case, counts: dict[int, int], problems: _Problems) -> None:
     if not counts:
         problems.error(
             "empty label map",
-            f"The label map {case.label} has no voxel above 0, so there is nothing to learn from it; draw the "
-            "object, or leave the case out.",
+            f"The label map {case.label} has no voxel above 0, so there is nothing to learn from it; draw "
+            "the object, or leave the case out.",
         )
     small = {value: voxels for value, voxels in counts.items() if voxels < MIN_VOXELS}
     if small:
