@@ -72,6 +72,9 @@ def _decathlon(folder: Path, path: Path, described: Mapping[str, Any]) -> Datase
             found.error("entry", f"training {number}", message)
             continue
         image, label = (folder / str(file) for file in files)
+        first = image.with_name(f"{stem(image)}_0000.nii.gz")
+        if not image.exists() and first.exists():  # nnU-Net v1 lists the cases and not their channels
+            image = first
         listed |= {image.resolve(), label.resolve()}
         found.add(stem(label), image, label)
     for beside in (folder / "imagesTr", folder / "labelsTr"):

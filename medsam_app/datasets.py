@@ -36,6 +36,15 @@ def find_cases(path: str | Path) -> Dataset:
     path = Path(path).expanduser()
     if not path.exists():
         raise DatasetError(f"There is no file or folder '{path}'; check the path.")
+    try:
+        return _find(path)
+    except PermissionError as error:
+        raise DatasetError(
+            f"{error.filename} may not be read by this user; change its permissions."
+        ) from None
+
+
+def _find(path: Path) -> Dataset:
     if path.is_file():
         if path.name in (MANIFEST, DATASET):
             return find_cases(path.parent)

@@ -215,13 +215,13 @@ def _say_sizes(case: Case, counts: dict[int, int], problems: _Problems) -> None:
     small = {value: voxels for value, voxels in counts.items() if voxels < MIN_VOXELS}
     if small:
         named = ", ".join(
-            f"{value}{f' ({case.names[value]})' if value in case.names else ''}: {voxels}"
+            f"{value}{f' ({case.names[value]})' if value in case.names else ''} has {voxels}"
             for value, voxels in small.items()
         )
         problems.warning(
             "small object",
-            f"Labels of {case.label} with fewer than {MIN_VOXELS} voxels: {named}. They are left out when a "
-            "model is measured; check that they are no slips of the brush.",
+            f"Labels of {case.label} with fewer than {MIN_VOXELS} voxels: {named}; they are left out when a "
+            "model is measured, so check that they are no slips of the brush.",
         )
 
 

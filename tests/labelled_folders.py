@@ -75,3 +75,19 @@ def nnunet(folder: Path, *, channels: int = 2) -> Path:
     }
     save_json(folder / "dataset.json", described)
     return folder
+
+
+def example(folder: Path) -> Path:
+    """The dataset of `docs/datasets.md`: five cases as nnU-Net v2 has them, of which three can be used."""
+    nnunet(folder, channels=1)
+    (folder / "dataset.json").unlink()
+    for n in (3, 4, 5):
+        save(folder / f"imagesTr/lump_000{n}_0000.nii.gz", image(n))
+    save(folder / "labelsTr/lump_0003.nii.gz", labels(), FLIPPED)
+    drawn = labels()
+    drawn[0, 0, :3] = 3
+    save(folder / "labelsTr/lump_0004.nii.gz", drawn)
+    named = {"background": 0, "left lump": 1, "right lump": 2}
+    described = {"name": "Lumps", "channel_names": {"0": "CT"}, "labels": named, "file_ending": ".nii.gz"}
+    save_json(folder / "dataset.json", described | {"numTraining": 5})
+    return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 from medsam_app.cli import main
 from medsam_app.datasets import find_cases
 from medsam_app.fingerprint import fingerprint
-from tests.labelled_folders import decathlon, image, labels, save
+from tests.labelled_folders import decathlon, example, image, labels, save
 from tests.test_fingerprint import FAULTS, faulty_folder
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*arguments: object) -> int:
@@ -51,6 +54,21 @@ def test_a_sound_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert data["cases"][1]["labels"][0] == {"value": 1, "name": "left lump", "voxels": 144, "ml": 0.864}
     assert data["cases"][0]["inside"] == {str(key): value for key, value in found.cases[0].inside.items()}
     assert (data["usable"], data["unusable"], data["problems"]) == (2, 0, [])
+
+
+def test_the_example_of_the_docs(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example(tmp_path / "Dataset007_Lumps")
+    monkeypatch.chdir(tmp_path)
+    assert run("Dataset007_Lumps") == 1
+    shown = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    page = (ROOT / "docs" / "datasets.md").read_text()
+    (block,) = re.findall(r"```text\n(Dataset\n.*?)\n```", page, re.DOTALL)
+    assert block.splitlines() == shown
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code, {})
+    assert capsys.readouterr().out.splitlines() == ["nnU-Net v2 raw folder", "3", "(1.0, 2.0, 3.0)"]
 
 
 def test_all_errors_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

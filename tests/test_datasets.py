@@ -53,6 +53,16 @@ def test_decathlon_says_what_is_not_there_and_what_is_not_listed(tmp_path: Path)
     assert list(pairs(dataset)) == ["lump_1", "lump_2"]
 
 
+def test_nnunet_of_the_first_version(tmp_path: Path) -> None:
+    folder = decathlon(tmp_path)
+    for n in (0, 1):
+        file = folder / f"imagesTr/lump_{n}.nii.gz"
+        file.rename(file.with_name(f"lump_{n}_0000.nii.gz"))
+    dataset = find_cases(folder)
+    assert pairs(dataset)["lump_1"] == ("imagesTr/lump_1_0000.nii.gz", "labelsTr/lump_1.nii.gz")
+    assert not dataset.problems
+
+
 def test_nnunet(tmp_path: Path) -> None:
     dataset = find_cases(nnunet(tmp_path))
     assert dataset.layout == "nnU-Net v2 raw folder" and kinds(dataset) == [("warning", "channels", "")]
