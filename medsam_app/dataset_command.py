@@ -159,4 +159,7 @@ def _print_problems(console: Console, problems: tuple[Problem, ...]) -> None:
     severities = Counter(problem.severity for problem in problems)
     hidden = len(problems) - table.row_count
     more = f"; {hidden} more warnings like these are in the file of --json" if hidden else ""
-    say(f"{severities['error']} errors (the case cannot be used), {severities['warning']} warnings{more}.")
+    errors, warnings = (
+        f"{severities[name]} {name}{'' if severities[name] == 1 else 's'}" for name in ("error", "warning")
+    )
+    say(f"{errors} (the case cannot be used), {warnings}{more}.")

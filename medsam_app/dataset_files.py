@@ -20,6 +20,7 @@ from medsam_app.dataset_parts import (
     names_by_value,
     read_json,
     stem,
+    there,
     volumes_in,
 )
 from medsam_app.errors import DatasetError
@@ -72,10 +73,10 @@ def _decathlon(folder: Path, path: Path, described: Mapping[str, Any]) -> Datase
             found.error("entry", f"training {number}", message)
             continue
         image, label = (folder / str(file) for file in files)
-        first = image.with_name(f"{stem(image)}_0000.nii.gz")
-        if not image.exists() and first.exists():  # nnU-Net v1 lists the cases and not their channels
+        first = image.parent / f"{stem(image)}_0000.nii.gz"
+        if not there(image) and there(first):  # nnU-Net v1 lists the cases and not their channels
             image = first
-        listed |= {image.resolve(), label.resolve()}
+        listed |= {file.resolve() for file in (image, label) if there(file)}
         found.add(stem(label), image, label)
     for beside in (folder / "imagesTr", folder / "labelsTr"):
         for file in volumes_in(beside) if beside.is_dir() else []:

@@ -51,32 +51,36 @@ def sibling_folders(folder: Path) -> Dataset | None:
 
 
 def _match(found: Gathering, image_folder: Path, label_folder: Path) -> None:
-    """Pair by equal names first, then by names without what tells an image from a label map."""
+    """Pair files of two folders, by equal names first: an ending may be part of the name of a case."""
     images = {stem(path): path for path in volumes_in(image_folder, folders=True)}
     labels = {stem(path): path for path in volumes_in(label_folder, folders=True)}
-    pairs = {name: [path] for name, path in images.items() if name in labels}
-    by_key: dict[str, list[Path]] = {}
-    for name, path in images.items():
-        if name not in pairs:
-            key = _IMAGE_ENDING.sub("", name)
-            by_key.setdefault(_CHANNEL.sub("", key), []).append(path)
-    label_of = {name: labels[name] for name in pairs}
+    for image_key, label_key in ((str, str), (_bare_image, _bare_label), (_without_channel, _bare_label)):
+        groups: dict[str, list[str]] = {}
+        for name in images:
+            groups.setdefault(image_key(name), []).append(name)
+        for name in list(labels):
+            key = label_key(name)
+            if key in groups:
+                paths = [images.pop(image) for image in groups.pop(key)]
+                found.add(key, paths[0], labels.pop(name), channels=paths if len(paths) > 1 else ())
+    found.cases.sort(key=lambda case: case.case)
     for name, path in labels.items():
-        key = _LABEL_ENDING.sub("", name)
-        if name in pairs:
-            continue
-        for wanted in (name, key):
-            if wanted in by_key and wanted not in pairs:
-                pairs[wanted], label_of[wanted] = by_key.pop(wanted), path
-                break
-        else:
-            found.no_image(name, path, f"{image_folder / path.name}")
-    for key, paths in sorted(pairs.items()):
-        found.add(key, paths[0], label_of[key], channels=paths if len(paths) > 1 else ())
-    for paths in by_key.values():
-        for path in paths:
-            found.no_label(stem(path), path, f"{label_folder / stem(path)}.nii.gz")
+        found.no_image(name, path, str(image_folder / path.name))
+    for name, path in images.items():
+        found.no_label(name, path, f"{label_folder / name}.nii.gz")
     say_channels(found, [])
+
+
+def _bare_image(name: str) -> str:
+    return _IMAGE_ENDING.sub("", name)
+
+
+def _bare_label(name: str) -> str:
+    return _LABEL_ENDING.sub("", name)
+
+
+def _without_channel(name: str) -> str:
+    return _CHANNEL.sub("", _bare_image(name))
 
 
 def say_channels(found: Gathering, named: list[str]) -> None:
@@ -104,9 +108,9 @@ def suffix_pairs(folder: Path) -> Dataset | None:
     for path in volumes_in(folder):
         name = stem(path)
         if _LABEL_ENDING.search(name):
-            labels.setdefault(_LABEL_ENDING.sub("", name), []).append(path)
+            labels.setdefault(_bare_label(name), []).append(path)
         else:
-            images.setdefault(_IMAGE_ENDING.sub("", name), []).append(path)
+            images.setdefault(_bare_image(name), []).append(path)
     if not labels:
         return None
     names, sources = names_beside(folder)

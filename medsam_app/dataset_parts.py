@@ -105,7 +105,7 @@ class Gathering:
     def take(self, case: Case) -> None:
         """A case as it is, or the problem that a file of it is not there."""
         files = {"image": case.image, "label map": case.label}
-        missing = {role: path for role, path in files.items() if not path.exists()}
+        missing = {role: path for role, path in files.items() if not there(path)}
         for role, path in missing.items():
             message = (
                 f"The {role} {path} is listed but not there; put it there, or take the case off the list."
@@ -155,11 +155,19 @@ def _say_repeated(found: Gathering) -> None:
             found.warning("listed twice", cases[0].case, message, dataset=cases[0].dataset)
 
 
+def there(path: Path) -> bool:
+    """Whether there is a file or folder; also of names that no system can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or with a zero in it
+        return False
+
+
 def stem(path: Path) -> str:
-    """Name without the ending of a volume: 'x' of 'x.nii.gz', 'x.y' of a folder 'x.y'."""
+    """Name without the ending of a volume: 'x' of 'x.nii.gz', 'x.y' of 'x.y'."""
     name = path.name
     for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if name.lower().endswith(suffix) and not path.is_dir():
+        if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
 
@@ -204,7 +212,7 @@ def names_by_value(path: Path, labels: Any) -> dict[int, str]:
     Raises:
         DatasetError: it is none of these.
     """
-    wanted = f'"labels" in {path.name} must be like {{"1": "liver"}} or {{"liver": 1}}'
+    wanted = 'names of labels must be like {"1": "liver"} or {"liver": 1}'
     if not isinstance(labels, Mapping):
         raise DatasetError(f"{path}: {wanted}; got {labels!r}.")
     regions: dict[int, list[str]] = {}

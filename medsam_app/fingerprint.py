@@ -250,7 +250,7 @@ def _names(dataset: Dataset, facts: Sequence[CaseFacts]) -> list[Problem]:
         (case.dataset, value, name) for case in dataset.cases for value, name in case.names.items()
     )
     for name, value, text in declared:
-        if value not in found[name]:
+        if found[name] and value not in found[name]:
             message = (
                 f"The label {value} ({text}) is named, but no label map that could be read has a voxel of "
                 f"it; check the label maps, or take the name out of {dataset.names_in}."

@@ -121,6 +121,16 @@ def test_two_folders(tmp_path: Path, images: str, maps: str, image_name: str, la
     ]
 
 
+def test_a_number_at_the_end_is_a_channel_only_where_nothing_else_fits(tmp_path: Path) -> None:
+    for n in (1, 2):
+        save(tmp_path / f"images/lung_000{n}.nii.gz", image(n))
+        save(tmp_path / f"masks/lung_000{n}_mask.nii.gz", labels())
+    dataset = find_cases(tmp_path)
+    assert not dataset.problems and pairs(dataset) == {
+        f"lung_000{n}": (f"images/lung_000{n}.nii.gz", f"masks/lung_000{n}_mask.nii.gz") for n in (1, 2)
+    }
+
+
 def test_two_folders_with_channels_dicom_and_a_second_folder_of_labels(tmp_path: Path) -> None:
     for channel in range(3):
         save(tmp_path / f"images/a_{channel:04d}.nii.gz", image(channel))
@@ -173,6 +183,19 @@ def test_lists(tmp_path: Path) -> None:
         assert (dataset.cases[0].split, dataset.cases[0].names) == ("train", ONE_TWO)
         assert kinds(dataset) == [("error", "label map missing", "scan")]
     assert "line 3 of" in dataset.problems[0].message
+
+
+def test_names_that_no_file_can_have_are_not_there(tmp_path: Path) -> None:
+    names = ["x" * 5000, "x" * 300 + ".nii.gz", "a\0b.nii.gz", ""]
+    entries = [{"image": name, "label": "nowhere.nii.gz"} for name in names]
+    save_json(tmp_path / "list.json", entries)
+    save_json(
+        tmp_path / "msd/dataset.json", {"training": [*entries, "x", {"image": 3}], "labels": {"1": "a"}}
+    )
+    for path, count in ((tmp_path / "list.json", 3 * 2 + 1), (tmp_path / "msd", 3 * 2 + 1 + 2)):
+        dataset = find_cases(path)
+        assert len(dataset.problems) == count
+        assert {each.severity for each in dataset.problems} == {"error"}
 
 
 def test_what_is_listed_twice(tmp_path: Path) -> None:
@@ -232,7 +255,7 @@ def written(folder: Path, name: str, text: str) -> Path:
         (
             "dataset.json",
             '{"training": [], "labels": [1]}',
-            '"labels" in dataset.json must be like {"1": "liver"}',
+            'names of labels must be like {"1": "liver"}',
         ),
         ("dataset.json", '{"channel_names": [], "labels": {}}', '"channel_names" must be like {"0": "CT"}'),
     ],
