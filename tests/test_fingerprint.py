@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from medsam_app.cases import Case
 from medsam_app.dataset_parts import Dataset
@@ -13,6 +14,8 @@ from medsam_app.datasets import find_cases
 from medsam_app.errors import MedsamError
 from medsam_app.fingerprint import Fingerprint, fingerprint
 from medsam_app.fingerprint_case import PERCENTILES, count_values, evenly, inspect_case
+from medsam_app.volume import load_volume
+from tests.dicom_files import write_series
 from tests.labelled_folders import FLIPPED, OBLIQUE, SHAPE, decathlon, image, labels, nnunet, save, save_json
 
 
@@ -178,6 +181,27 @@ def test_modalities_are_not_mixed(tmp_path: Path) -> None:
     for each, n, factor in zip(found.intensities, (0, 1), (1, 4), strict=True):
         wanted = np.percentile(image(n) * factor, PERCENTILES)
         assert list(each.whole.values()) == pytest.approx(wanted)
+
+
+def test_formats(tmp_path: Path) -> None:
+    """One image in three formats is one image; a DICOM folder says what it is."""
+    first = save(tmp_path / "images/a.nii.gz", image(1))
+    read = sitk.ReadImage(first)
+    scan = sitk.GetImageFromArray(sitk.GetArrayFromImage(read))
+    scan.CopyInformation(read)
+    for name in ("b.nrrd", "c.mha"):
+        sitk.WriteImage(scan, tmp_path / "images" / name)
+    write_series(tmp_path / "images/d", image(2).clip(0).astype(np.uint16))
+    grid = load_volume(tmp_path / "images/d").affine
+    for name in "abc":
+        save(tmp_path / f"labels/{name}.nii.gz", labels())
+    save(tmp_path / "labels/d.nii.gz", labels(), grid)
+    found = fingerprint(find_cases(tmp_path))
+    assert found.usable == 4 and found.modalities == {"CT": 1}
+    assert len({(case.shape, case.spacing, case.orientation) for case in found.cases[:3]}) == 1
+    (same,) = (each.message for each in found.problems if each.kind == "same image twice")
+    assert same.startswith("3 files hold the same image (a, b, c);")
+    assert found.cases[3].intensities[95.0] == np.percentile(load_volume(tmp_path / "images/d").array, 95)
 
 
 def test_channels_are_counted(tmp_path: Path) -> None:
