@@ -14,6 +14,7 @@ import pytest
 from medsam_app.cli import main
 from medsam_app.datasets import find_cases
 from medsam_app.fingerprint import fingerprint
+from tests.dicom_files import write_series
 from tests.labelled_folders import decathlon, example, image, labels, save
 from tests.test_fingerprint import FAULTS, faulty_folder
 
@@ -129,6 +130,15 @@ def test_overwrite(tmp_path: Path) -> None:
     target.write_text("before")
     assert run(folder, "--json", target) == 2 and target.read_text() == "before"
     assert run(folder, "--json", target, "--overwrite") == 0 and json.loads(target.read_text())["usable"] == 2
+
+
+def test_a_slice_of_an_image_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    scan = write_series(tmp_path / "images/a", image(1).clip(0).astype(np.uint16))
+    save(tmp_path / "labels/a.nii.gz", labels())
+    first = next(scan.iterdir())
+    before = first.read_bytes()
+    assert run(tmp_path, "--json", first, "--overwrite") == 2 and first.read_bytes() == before
+    assert "is what is read here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["dataset", "--help"], ["dataset", "inspect", "--help"]])
