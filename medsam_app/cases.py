@@ -21,7 +21,10 @@ class Case:
     """A volume with its label map, not read yet.
 
     Attributes:
+        modality: as DICOM names it ("CT", "MR", ...), empty where nothing says so.
         names: of the labels, by value; a label without one is called by its value.
+        split: such as "train" or "dev", empty where nothing says so.
+        channels: every image of the case where there are several; `image` is the first.
     """
 
     dataset: str
@@ -30,6 +33,8 @@ class Case:
     names: dict[int, str]
     image: Path
     label: Path
+    split: str = ""
+    channels: tuple[Path, ...] = ()
 
     def load(self) -> tuple[Volume, NDArray[np.integer]]:
         """The volume, and (i, j, k) labels on its grid.
@@ -45,9 +50,7 @@ class _Label(BaseModel):
     name: str
 
 
-class Entry(BaseModel):
-    """A case in a manifest; the paths start at its folder."""
-
+class _Entry(BaseModel):
     dataset: str
     case: str
     split: str
@@ -57,10 +60,8 @@ class Entry(BaseModel):
     labels: dict[int, _Label] = {}
 
 
-class Manifest(BaseModel):
-    """What a `manifest.json` holds."""
-
-    cases: list[Entry]
+class _Manifest(BaseModel):
+    cases: list[_Entry]
 
 
 def list_cases(folder: Path, *, split: str, most: int | None = None) -> list[Case]:
@@ -78,22 +79,14 @@ def list_cases(folder: Path, *, split: str, most: int | None = None) -> list[Cas
     if most is not None and most < 1:
         raise SettingsError(f"At least one case of a dataset is needed; got {most}.")
     by_dataset: dict[str, list[Case]] = defaultdict(list)
-    entries = read_manifest(folder).cases
-    for entry in entries:
-        if entry.split == split:
-            case = Case(
-                dataset=entry.dataset,
-                modality=entry.modality,
-                case=entry.case,
-                names={value: label.name for value, label in entry.labels.items()},
-                image=folder / entry.image,
-                label=folder / entry.label,
-            )
-            by_dataset[entry.dataset].append(case)
+    listed = manifest_cases(folder)
+    for case in listed:
+        if case.split == split:
+            by_dataset[case.dataset].append(case)
     if not by_dataset:
-        if not entries:
+        if not listed:
             raise SettingsError(f"{folder / MANIFEST} lists no cases; give a folder of labelled volumes.")
-        raise SettingsError(unknown_name("split", split, {entry.split for entry in entries}))
+        raise SettingsError(unknown_name("split", split, {case.split for case in listed}))
     chosen: list[Case] = []
     for cases in by_dataset.values():
         keep = len(cases) if most is None else min(most, len(cases))
@@ -101,17 +94,32 @@ def list_cases(folder: Path, *, split: str, most: int | None = None) -> list[Cas
     return chosen
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """What a folder's `manifest.json` says.
+def manifest_cases(folder: Path) -> list[Case]:
+    """Every case of a folder with a `manifest.json`, in its order.
 
     Raises:
         VolumeError: no manifest, or one that does not say what is needed.
     """
+    return [
+        Case(
+            dataset=entry.dataset,
+            modality=entry.modality,
+            case=entry.case,
+            names={value: label.name for value, label in entry.labels.items()},
+            image=folder / entry.image,
+            label=folder / entry.label,
+            split=entry.split,
+        )
+        for entry in _manifest(folder).cases
+    ]
+
+
+def _manifest(folder: Path) -> _Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise VolumeError(f"There is no {path}; give a folder of labelled volumes that has a {MANIFEST}.")
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return _Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
         raise VolumeError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
     except ValidationError as error:

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from medsam_app import __version__
+from medsam_app.cli_dataset import dataset_app
 from medsam_app.cli_evaluate import evaluate
 from medsam_app.cli_options import (
     AdapterOption,
@@ -47,6 +48,7 @@ app = typer.Typer(
 
 models_app = typer.Typer(help="Print the models, fetch their weights.")
 app.add_typer(models_app, name="models")
+app.add_typer(dataset_app, name="dataset")
 
 
 @app.callback(invoke_without_command=True)

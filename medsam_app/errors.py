@@ -6,6 +6,7 @@ what to do next. The command line prints the message and exits with status 2; th
     MedsamError
     ├── VolumeError        a file or folder that cannot be used as a volume
     │   └── SeriesChoice   it holds several series or frames: one must be chosen (carries the choices)
+    ├── DatasetError       a folder or list in which no labelled cases are found
     ├── GridMismatch       a mask and an image that do not lie on the same grid
     ├── PromptError        a prompt that makes no sense on this volume
     ├── PromptFileError    a prompt file that cannot be read or does not belong to this image
@@ -42,6 +43,10 @@ class SeriesChoice(VolumeError):
         super().__init__(message)
         self.option = option
         self.choices = list(choices)
+
+
+class DatasetError(MedsamError):
+    """A folder or list in which no labelled cases are found."""
 
 
 class GridMismatch(MedsamError):

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box as borders
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from medsam_app.cases import MANIFEST
 from medsam_app.commands import note, say, step
 from medsam_app.errors import SaveError
 from medsam_app.evaluation_files import write_json, write_scores
+from medsam_app.reporting import check_target, table_console, titled_table, watched
 from medsam_app.scores import MIN_VOXELS
 from medsam_app.summary import SPOILT, Group, Mean, Summary
 
 if TYPE_CHECKING:  # heavy
     from medsam_app.evaluate import Evaluation, Skipped
-
-#: Tables have this width in a log, where nothing should be wrapped.
-_LOG_WIDTH = 160
-#: Between two lines about the work in a log.
-_LOG_SECONDS = 30
 
 
 def evaluate(
@@ -49,7 +38,7 @@ def evaluate(
     with step("Loading"):
         from medsam_app.evaluate import evaluate_folder
 
-    with _watched() as (progress, tell):
+    with watched("Loading the model") as (progress, tell):
 
         def skip(case: Skipped) -> None:
             tell(f"Skipped {case.dataset}, {case.case}: {case.error}")
@@ -72,47 +61,13 @@ def _check_targets(folder: Path, *files: Path | None, overwrite: bool) -> None:
     """Refuse outputs that could not or should not be written, before hours of work."""
     targets = [file for file in files if file is not None]
     for target in targets:
-        if not target.parent.is_dir():
-            raise SaveError(f"There is no folder {target.parent} to write {target.name} to; make it first.")
-        if target.is_dir():
-            raise SaveError(f"{target} is a folder; give the name of a file.")
-        if target.resolve() == (folder / MANIFEST).resolve():
-            raise SaveError(f"{target} is what is read here and is not overwritten; give another name.")
-        if target.exists() and not overwrite:
-            raise SaveError(f"{target} exists already; give another name, or --overwrite to replace it.")
+        check_target(target, sources=[folder / MANIFEST], overwrite=overwrite)
     if len({target.resolve() for target in targets}) < len(targets):
         raise SaveError(f"--csv and --json both name {targets[0]}; give two names.")
 
 
-@contextmanager
-def _watched() -> Iterator[tuple[Callable[[str, float], None], Callable[[str], None]]]:
-    """Show how far the work is: a bar in a terminal, now and then a line in a log.
-
-    Yields what to call with a sentence and a fraction done, and what to call with a line to keep.
-    """
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    if not console.is_terminal:
-        said = -math.inf
-
-        def line(what: str, done: float) -> None:
-            nonlocal said
-            if time.monotonic() - said > _LOG_SECONDS:
-                said = time.monotonic()
-                note(f"{100 * done:.0f} %: {what}")
-
-        yield line, note
-        return
-    columns = (BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn(), TimeRemainingColumn())
-    what_now = TextColumn("{task.description}", markup=False)
-    with Progress(*columns, what_now, console=console, transient=True) as bar:
-        task = bar.add_task("Loading the model", total=1.0)
-        yield lambda what, done: bar.update(task, description=what, completed=done), console.print
-
-
 def _print(found: Evaluation) -> None:
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = _LOG_WIDTH
+    console = table_console()
     for kind, title in (("dataset", "dataset"), ("modality", "modality"), ("size", "size of the object")):
         console.print(_dice_table(found, kind, title))
     console.print(_method_table(found))
@@ -128,9 +83,7 @@ def _print(found: Evaluation) -> None:
 
 def _dice_table(found: Evaluation, kind: str, title: str) -> Table:
     """Mean Dice after some clicks of each group, all methods one below the other, and of all objects."""
-    table = Table(
-        title=f"Mean Dice by {title}", title_justify="left", box=borders.SIMPLE_HEAD, highlight=False
-    )
+    table = titled_table(f"Mean Dice by {title}")
     for column in (kind, "method", "objects"):
         table.add_column(column, justify="right" if column == "objects" else "left")
     first = found.summaries[0].groups
@@ -150,12 +103,8 @@ def _dice_table(found: Evaluation, kind: str, title: str) -> Table:
     return table
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=borders.SIMPLE_HEAD, highlight=False)
-
-
 def _method_table(found: Evaluation) -> Table:
-    table = _table("Clicks")
+    table = titled_table("Clicks")
     table.add_column("method")
     for reach in found.summaries[0].reach:
         table.add_column(f"to Dice {reach.target:.2f}", justify="right")

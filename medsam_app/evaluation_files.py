@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsam_app import __version__
-from medsam_app.errors import SaveError
 from medsam_app.scores import Score
-from medsam_app.whole_file import write_whole
+from medsam_app.whole_file import save_whole
 
 if TYPE_CHECKING:  # heavy
     from medsam_app.evaluate import Evaluation
@@ -29,7 +28,7 @@ def write_scores(scores: Sequence[Score], path: Path) -> None:
     writer = csv.DictWriter(text, fieldnames=[field.name for field in fields(Score)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(score) for score in scores)
-    _write(text.getvalue(), path)
+    save_whole(path, text.getvalue())
 
 
 def write_json(evaluation: Evaluation, path: Path) -> None:
@@ -40,13 +39,4 @@ def write_json(evaluation: Evaluation, path: Path) -> None:
     """
     whole = {"medsam_app": __version__} | asdict(evaluation)
     del whole["scores"]
-    _write(json.dumps(whole, indent=1, allow_nan=False) + "\n", path)
-
-
-def _write(text: str, path: Path) -> None:
-    try:
-        write_whole(path, text)
-    except OSError as error:
-        raise SaveError(
-            f"{path} could not be written ({error.strerror or error}); free some space or write elsewhere."
-        ) from None
+    save_whole(path, json.dumps(whole, indent=1, allow_nan=False) + "\n")

@@ -17,14 +17,14 @@ from scipy import ndimage
 from torch import Tensor
 
 from medsam_app.anatomy import label_in, random_anatomy
-from medsam_app.cases import read_manifest
+from medsam_app.cases import manifest_cases
 from medsam_app.draws import Draws
 from medsam_app.errors import VolumeError
 from medsam_app.geometry import Grid
 from medsam_app.painting import degrade, painted
 from medsam_app.pseudo_objects import pseudo_object
 from medsam_app.roi import Roi, read_roi
-from medsam_app.volume import load_mask, load_volume
+from medsam_app.volume import load_volume
 
 #: Objects smaller than this many voxels of the file teach nothing but noise.
 MIN_OBJECT_VOXELS = 100
@@ -78,12 +78,10 @@ def load_cases(folder: Path, split: str) -> list[LabelledCase]:
         MedsamError: the manifest or a case cannot be read.
     """
     cases = []
-    for entry in read_manifest(folder).cases:
-        if entry.split != split:
-            continue
-        volume = load_volume(folder / entry.image)
-        labels = load_mask(folder / entry.label, volume.grid)
-        cases.append(LabelledCase(entry.dataset, entry.case, volume.array, labels, volume.grid))
+    for case in manifest_cases(folder):
+        if case.split == split:
+            volume, labels = case.load()
+            cases.append(LabelledCase(case.dataset, case.case, volume.array, labels, volume.grid))
     return cases
 
 

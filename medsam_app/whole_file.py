@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from medsam_app.errors import SaveError
+
 
 def write_whole(path: Path, text: str, *, prove: Callable[[Path], None] | None = None) -> None:
     """Write UTF-8 under a temporary name beside `path`, prove it, then rename.
@@ -33,3 +35,17 @@ def write_whole(path: Path, text: str, *, prove: Callable[[Path], None] | None =
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_whole(path: Path, text: str) -> None:
+    """`write_whole` for a file that a user asked for.
+
+    Raises:
+        SaveError: the file could not be written.
+    """
+    try:
+        write_whole(path, text)
+    except OSError as error:
+        raise SaveError(
+            f"{path} could not be written ({error.strerror or error}); free some space or write elsewhere."
+        ) from None
