@@ -15,8 +15,8 @@ from medsam_app.prompts import Point
 from medsam_app.roi import Roi
 
 #: A click reaches this many voxels of the window, and this many times its distance to the mask's outline.
-REACH_VOXELS = 3.0
-REACH_DEPTHS = 2.0
+REACH_VOXELS = 2.0
+REACH_DEPTHS = 1.5
 #: Voxels of the window over which the reach fades out.
 FADE = 2.0
 #: A change of the mask belongs to a click that is within so many voxels of the window.
@@ -44,7 +44,7 @@ def keep_to_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, click: Point) 
 
 
 def mend_near_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, click: Point) -> torch.Tensor:
-    """Logits that are the new ones near a click and the old ones elsewhere.
+    """Logits that a click has raised, or a negative one lowered, near where it fell.
 
     An error whose middle was clicked is about as wide as twice the click's distance to the nearest
     voxel that is already right; a click where nothing is wrong changes next to nothing.
@@ -58,7 +58,8 @@ def mend_near_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, click: Point
     right = (old > 0) if click.positive else (old <= 0)
     depth = float(distance[right].min()) if bool(right.any()) else float("inf")
     share = ((REACH_VOXELS + REACH_DEPTHS * depth + FADE - distance) / FADE).clamp(0, 1)
-    return old + share * (new - old)
+    mended = old + share * (new - old)
+    return torch.maximum(old, mended) if click.positive else torch.minimum(old, mended)
 
 
 def middle_of_mask(old: torch.Tensor, roi: Roi, negatives: list[Point]) -> NDArray[np.float64] | None:

@@ -54,6 +54,7 @@ def random_walker(
     inside: Tensor,
     outside: Tensor,
     *,
+    start: Tensor | None = None,
     iterations: int = 100,
     tolerance: float = 1e-3,
 ) -> Tensor:
@@ -63,6 +64,7 @@ def random_walker(
         image: (B, C, X, Y, Z) intensities in [-1, 1].
         valid: (B, 1, X, Y, Z) booleans, inside the volume.
         inside, outside: (B, 1, X, Y, Z) boolean seeds; where both are set, inside wins.
+        start: (B, 1, X, Y, Z) what the probability may be, to begin with; by default nothing is known.
         iterations: most steps of conjugate gradients.
         tolerance: relative residual at which a solution is good enough.
 
@@ -75,12 +77,12 @@ def random_walker(
     degree = _neighbours(torch.ones_like(seeds), weights) + BACKGROUND_PULL
     inverse = free / degree
     b = _neighbours(seeds, weights) * free
-    x = torch.zeros_like(b)
-    r = b.clone()
+    goal = (b * b * inverse).sum(_AXES, keepdim=True) * tolerance**2
+    x = torch.zeros_like(b) if start is None else start * free
+    r = b - (degree * x - _neighbours(x, weights)) * free
     z = r * inverse
     p = z.clone()
     rz = (r * z).sum(_AXES, keepdim=True)
-    goal = rz * tolerance**2
     for step in range(iterations):
         ap = (degree * p - _neighbours(p, weights)) * free
         alpha = rz / (p * ap).sum(_AXES, keepdim=True).clamp_min(1e-30)
