@@ -35,12 +35,14 @@ MODEL = "sam3d_tiny"
 Object = tuple[str, str, str]
 
 
-def chosen(scores: Path) -> list[tuple[str, Object]]:
-    """(rank, (dataset, case, label)) of the objects to draw."""
+def chosen(scores: Path, leave_out: list[str]) -> list[tuple[str, Object]]:
+    """(rank, (dataset, case, label)) of the objects to draw; of some datasets none."""
     found: dict[Object, float] = {}
     with scores.open(newline="") as file:
         for row in csv.DictReader(file):
-            if row.get("method", MODEL) == MODEL and int(row["click"]) == CLICKS[-1]:
+            if row["dataset"] in leave_out or row["method"] != MODEL:
+                continue
+            if int(row["click"]) == CLICKS[-1]:
                 found[row["dataset"], row["case"], row["label"]] = float(row["dice"])
     order = sorted(found, key=lambda key: found[key])
     middle = sorted(order, key=lambda key: abs(found[key] - found[order[len(order) // 2]]))
@@ -62,10 +64,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="labelled volumes, with a manifest.json")
     parser.add_argument("scores", type=Path, help="table of the scores of its dev cases")
+    parser.add_argument("--leave-out", action="append", default=[], help="a dataset not to be shown")
     options = parser.parse_args()
     cases = {(case.dataset, case.case): case for case in list_cases(options.folder, split="dev")}
     predictor = VolumePredictor(refine=False)
-    objects = chosen(options.scores)
+    objects = chosen(options.scores, options.leave_out)
     figure, grid = plt.subplots(len(objects), len(CLICKS), figsize=(7.5, 2.4 * len(objects)))
     for line, (rank, (dataset, name, label)) in zip(grid, objects, strict=True):
         case = cases[dataset, name]

@@ -233,11 +233,12 @@ def _seeds(prompts: RoiPrompts, box: Tensor | None, valid: Tensor, scale: int) -
         coords = torch.cat([coords, middle], dim=1)
         labels = torch.cat([labels, torch.where(alone, 1, -1)[:, None]], dim=1)
     first = torch.ones(len(valid), dtype=torch.bool, device=device)
-    axes = torch.meshgrid(*[torch.arange(n, device=device) for n in shape], indexing="ij")
+    lines = [torch.arange(n, device=device) for n in shape]
     for n in range(labels.shape[1]):
         here = labels[:, n] >= 0
         radius = torch.where(first, 2.0, 1.0)
-        distance = sum((a - coords[:, n, i].round().view(-1, 1, 1, 1)).square() for i, a in enumerate(axes))
+        x, y, z = ((a - coords[:, n, i, None].round()).square() for i, a in enumerate(lines))
+        distance = x[:, :, None, None] + y[:, None, :, None] + z[:, None, None, :]
         seed = (distance <= radius.square().view(-1, 1, 1, 1))[:, None] & here.view(-1, 1, 1, 1, 1)
         positive = (labels[:, n] == 1).view(-1, 1, 1, 1, 1)
         # The latest click wins where two seeds overlap.

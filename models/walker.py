@@ -74,24 +74,31 @@ def random_walker(
     weights = edge_weights(image.float(), valid)
     free = ~(inside | outside)
     seeds = inside.float()
-    degree = _neighbours(torch.ones_like(seeds), weights) + BACKGROUND_PULL
-    inverse = free / degree
-    b = _neighbours(seeds, weights) * free
-    goal = (b * b * inverse).sum(_AXES, keepdim=True) * tolerance**2
-    x = torch.zeros_like(b) if start is None else start * free
-    r = b - (degree * x - _neighbours(x, weights)) * free
-    z = r * inverse
-    p = z.clone()
-    rz = (r * z).sum(_AXES, keepdim=True)
+    root = (_neighbours(torch.ones_like(seeds), weights) + BACKGROUND_PULL).sqrt_()
+    # With unknowns scaled by the root of the degree, Jacobi's preconditioner is part of the system.
+    scale = free / root
+    b = _neighbours(seeds, weights) * scale
+    for axis, weight in zip(_AXES, weights, strict=True):
+        n = scale.shape[axis]
+        weight.mul_(scale.narrow(axis, 0, n - 1)).mul_(scale.narrow(axis, 1, n - 1))
+    goal = _dot(b, b) * tolerance**2
+    x = torch.zeros_like(b) if start is None else start * root * free
+    r = b - x + _neighbours(x, weights)
+    p = r.clone()
+    rr = _dot(r, r)
     for step in range(iterations):
-        ap = (degree * p - _neighbours(p, weights)) * free
-        alpha = rz / (p * ap).sum(_AXES, keepdim=True).clamp_min(1e-30)
-        x = x + alpha * p
-        r = r - alpha * ap
-        z = r * inverse
-        rz_new = (r * z).sum(_AXES, keepdim=True)
-        if step % 10 == 9 and bool((rz_new <= goal).all()):
+        ap = p - _neighbours(p, weights)
+        alpha = rr / _dot(p, ap).clamp_min(1e-30)
+        x.addcmul_(alpha, p)
+        r.addcmul_(alpha, ap, value=-1)
+        rr_new = _dot(r, r)
+        if step % 10 == 9 and bool((rr_new <= goal).all()):
             break
-        p = z + rz_new / rz.clamp_min(1e-30) * p
-        rz = rz_new
-    return torch.where(inside, 1.0, torch.where(outside, 0.0, x)).clamp(0, 1)
+        p.mul_(rr_new / rr.clamp_min(1e-30)).add_(r)
+        rr = rr_new
+    return torch.where(inside, 1.0, torch.where(outside, 0.0, x * scale)).clamp_(0, 1)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Products summed over each sample: (B, 1, 1, 1, 1)."""
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1)).view(-1, 1, 1, 1, 1)
