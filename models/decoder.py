@@ -16,8 +16,8 @@ from medsam_app.models.quality import QualityHead
 PRIOR = (1.0, 3.0, -1.0, -3.0, 1.0, 0.5, -0.5, -0.25, 3.0, 1.0, 0.0)
 PRIOR_BIAS = -3.0
 WALKER_WEIGHT = 3.0
-#: Weight of the clicks' contest in the logits. It is not learned: left to training, clicks came to matter
-#: less than they should.
+#: Weight of the clicks' contest in the logits. It is not learned; it was set on labelled cases, with weights
+#: that had been trained without it.
 CONTEST_WEIGHT = 4.0
 
 
