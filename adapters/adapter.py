@@ -25,6 +25,7 @@ from medsam_app.adapters import storage
 from medsam_app.adapters.bottlenecks import BottleneckPart, SpatialPart
 from medsam_app.adapters.copies import OwnCopies
 from medsam_app.adapters.header import AdapterCard, AdapterHeader, check_card, read_header
+from medsam_app.adapters.learned import LearnedPrompts
 from medsam_app.adapters.lora import LoraPart
 from medsam_app.adapters.part import Part
 from medsam_app.adapters.sites import Sites, find_sites
@@ -57,7 +58,13 @@ class Adapter(nn.Module):
     """
 
     def __init__(
-        self, kind: str, model: nn.Module, *, settings: Mapping[str, Any], also: Sequence[str]
+        self,
+        kind: str,
+        model: nn.Module,
+        *,
+        settings: Mapping[str, Any],
+        also: Sequence[str],
+        labels: Sequence[int],
     ) -> None:
         super().__init__()
         checked = check_settings(kind, settings)
@@ -65,6 +72,7 @@ class Adapter(nn.Module):
             sites = find_sites(model)
             self.part = PARTS[kind](sites, checked)
             self.also = OwnCopies(model, also)
+            self.prompts = LearnedPrompts(model, labels)
             self.base = storage.identity_of(model)
             model.requires_grad_(False)
         self.kind = self.name = kind
@@ -77,7 +85,15 @@ class Adapter(nn.Module):
         self.to(sites.device)
 
     @classmethod
-    def create(cls, kind: str, model: nn.Module, *, also: Sequence[str] = (), **settings: Any) -> Adapter:
+    def create(
+        cls,
+        kind: str,
+        model: nn.Module,
+        *,
+        also: Sequence[str] = (),
+        labels: Sequence[int] = (),
+        **settings: Any,
+    ) -> Adapter:
         """A fresh adapter, switched off: it changes nothing until it is trained. Freezes the model.
 
         Args:
@@ -85,12 +101,13 @@ class Adapter(nn.Module):
             model: any with transformer blocks that `find_sites` knows, on the device where it will run.
             also: names of the model's parameters, or of modules with parameters, of which the adapter holds
                 copies of its own and trains them too.
+            labels: values of the labels that are to be found without a click, by learned prompts.
             settings: of that kind, see `medsam_app.adapters.table`.
 
         Raises:
             AdapterError: an unknown kind, setting or parameter, or a model that it cannot be added to.
         """
-        return cls(kind, model, settings=settings, also=also)
+        return cls(kind, model, settings=settings, also=also, labels=labels)
 
     @property
     def enabled(self) -> bool:
@@ -218,6 +235,7 @@ class Adapter(nn.Module):
             kind=self.kind,
             settings=self.settings,
             also=self.also.names,
+            prompts=self.prompts.labels,
             base=self.base,
             sha256=sha256,
             **dict(self.card),
@@ -251,7 +269,7 @@ class Adapter(nn.Module):
                 f"this is '{base.id}' with sha256 {base.sha256}; load that model, or train an adapter on "
                 "this one."
             )
-        adapter = cls(header.kind, model, settings=header.settings, also=header.also)
+        adapter = cls(header.kind, model, settings=header.settings, also=header.also, labels=header.prompts)
         adapter.load_state_dict(storage.read_tensors(path, header, adapter.state_dict()))
         adapter.card, adapter.name = header.card, Path(path).stem
         return adapter.requires_grad_(trainable).train(trainable)
@@ -264,6 +282,8 @@ class Adapter(nn.Module):
     def _publish(self, sha256: str) -> None:
         model: Any = self._model()
         model.adapter_id, model.adapter_sha256 = (self.name if sha256 else ""), sha256
+        if hasattr(model, "clip"):  # a Sam3D
+            model.clip = self.card.clip if sha256 else None
 
     def _mark_training(self, block: nn.Module, args: tuple[Any, ...]) -> None:
         """A forward pass with gradients: the next step changes the tensors, so no hash holds any more."""
@@ -287,6 +307,21 @@ class Adapter(nn.Module):
 def adapter_in_use(model: nn.Module) -> Adapter | None:
     """The adapter of a model that is on, or None."""
     return model.__dict__.get("_adapter_in_use")
+
+
+def learned_prompt(model: nn.Module, label: int) -> Tensor:
+    """(1, T, C) tokens of a label that the adapter in use has learned.
+
+    Raises:
+        AdapterError: no adapter is on, or it has not learned that label.
+    """
+    adapter = adapter_in_use(model)
+    if adapter is None:
+        raise AdapterError(
+            f"Label {label} was asked for, but no adapter is switched on, and the model alone knows "
+            "no labels; give an adapter that was taught them."
+        )
+    return adapter.prompts.of(label)
 
 
 @contextmanager

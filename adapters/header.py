@@ -21,14 +21,17 @@ FORMAT: Final = "medsam_app adapter"
 VERSION: Final = 1
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Millimetres = Annotated[float, Field(gt=0)]
+Voxels = Annotated[int, Field(ge=16, le=512, multiple_of=16)]
 
 
 class AdapterCard(BaseModel):
     """What somebody who uses an adapter needs to know.
 
     Attributes:
-        spacing: mm along (i, j, k) of the windows that it was trained on, or None.
-        intensity: how intensities were normalised.
+        spacing: mm along the axes of the windows that it was trained on, or None.
+        window: voxels along the axes of these windows, or None for the model's own.
+        intensity: how intensities were normalised: {"method": "clip", "low": ..., "high": ...} where they
+            are clipped before the model sees them; anything else says how the model's own way goes.
         labels: names of the label values that it was trained for.
         licence: licence of the tensors (SPDX); '' where nothing was said.
         training: how it was trained: data, steps, options, scores.
@@ -37,10 +40,19 @@ class AdapterCard(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     spacing: tuple[Millimetres, Millimetres, Millimetres] | None = None
+    window: tuple[Voxels, Voxels, Voxels] | None = None
     intensity: dict[str, JsonValue] = {}
     labels: dict[int, str] = {}
     licence: str = ""
     training: dict[str, JsonValue] = {}
+
+    @property
+    def clip(self) -> tuple[float, float] | None:
+        """Lowest and highest intensity that the model is shown, None for all."""
+        low, high = (self.intensity.get(end) for end in ("low", "high"))
+        if self.intensity.get("method") != "clip" or not isinstance(low, float | int):
+            return None
+        return (float(low), float(high)) if isinstance(high, float | int) and low < high else None
 
 
 class BaseEntry(BaseModel):
@@ -58,6 +70,7 @@ class AdapterHeader(AdapterCard):
     Attributes:
         kind, settings: a kind of `ADAPTER_KINDS` and its settings.
         also: names of the base's parameters of which the file holds trained copies.
+        prompts: values of the labels for which it holds learned prompts, in their order.
         base: the model it was trained on.
         sha256: hash of the tensors, the kind and the settings: the adapter's identity.
     """
@@ -67,6 +80,7 @@ class AdapterHeader(AdapterCard):
     kind: str
     settings: dict[str, JsonValue]
     also: tuple[str, ...]
+    prompts: tuple[int, ...] = ()
     base: BaseEntry
     sha256: Sha256
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,40 @@ class _Manifest(BaseModel):
     cases: list[_Entry]
 
 
+def choose_cases(
+    cases: Sequence[Case], *, split: str | None = None, datasets: Sequence[str] = (), most: int | None = None
+) -> list[Case]:
+    """Some of the cases, dataset by dataset.
+
+    Args:
+        split: those of this split; None for all.
+        datasets: those of these datasets; none named for all.
+        most: at most so many of a dataset, evenly spread over its cases.
+
+    Raises:
+        SettingsError: no case has that split or dataset, or `most` is below one.
+    """
+    if most is not None and most < 1:
+        raise SettingsError(f"At least one case of a dataset is needed; got {most}.")
+    for name in datasets:
+        if name not in {case.dataset for case in cases}:
+            raise SettingsError(unknown_name("dataset", name, {case.dataset for case in cases}))
+    by_dataset: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        if not datasets or case.dataset in datasets:
+            by_dataset[case.dataset].append(case)
+    splits = {case.split for group in by_dataset.values() for case in group}
+    if split is not None and split not in splits:
+        raise SettingsError(unknown_name("split", split, splits))
+    chosen: list[Case] = []
+    for group in by_dataset.values():
+        wanted = [case for case in group if split in (None, case.split)]
+        keep = len(wanted) if most is None else min(most, len(wanted))
+        if keep:
+            chosen += [wanted[index] for index in np.linspace(0, len(wanted) - 1, keep).round().astype(int)]
+    return chosen
+
+
 def list_cases(folder: Path, *, split: str, most: int | None = None) -> list[Case]:
     """The cases of one split of a folder with a `manifest.json`, dataset by dataset.
 
@@ -76,22 +111,10 @@ def list_cases(folder: Path, *, split: str, most: int | None = None) -> list[Cas
         VolumeError: no manifest, or one that does not say what is needed.
         SettingsError: the split has no case, or `most` is below one.
     """
-    if most is not None and most < 1:
-        raise SettingsError(f"At least one case of a dataset is needed; got {most}.")
-    by_dataset: dict[str, list[Case]] = defaultdict(list)
     listed = manifest_cases(folder)
-    for case in listed:
-        if case.split == split:
-            by_dataset[case.dataset].append(case)
-    if not by_dataset:
-        if not listed:
-            raise SettingsError(f"{folder / MANIFEST} lists no cases; give a folder of labelled volumes.")
-        raise SettingsError(unknown_name("split", split, {case.split for case in listed}))
-    chosen: list[Case] = []
-    for cases in by_dataset.values():
-        keep = len(cases) if most is None else min(most, len(cases))
-        chosen += [cases[index] for index in np.linspace(0, len(cases) - 1, keep).round().astype(int)]
-    return chosen
+    if not listed:
+        raise SettingsError(f"{folder / MANIFEST} lists no cases; give a folder of labelled volumes.")
+    return choose_cases(listed, split=split, most=most)
 
 
 def manifest_cases(folder: Path) -> list[Case]:

@@ -33,17 +33,20 @@ class Engine(Protocol):
     volume: Volume
     encoded: int
 
-    def step(self, before: State | None, prompts: Prompts, progress: Progress | None) -> State:
+    def step(
+        self, before: State | None, prompts: Prompts, progress: Progress | None, label: int | None = None
+    ) -> State:
         """The state after the last prompt.
 
         Args:
             before: the state after the prompts before it; None when these did not say where the object is.
             prompts: all prompts so far, the newest last.
             progress: called with a sentence and a fraction done.
+            label: what is looked for, of the labels that the adapter in use has learned; None for anything.
         """
 
     def refined(
-        self, state: State, prompts: Prompts, progress: Progress | None
+        self, state: State, prompts: Prompts, progress: Progress | None, label: int | None = None
     ) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
         """Start and patch of a state's mask with a finer outline where there is one, and unmet prompts."""
 

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from medsam_app.adapters.adapter import Adapter
+from medsam_app.adapters.adapter import Adapter, learned_prompt
 from medsam_app.cache import BytesCache, EmbeddingCache
 from medsam_app.engine import AnyPrompt, Engine, Progress
 from medsam_app.errors import PromptError
@@ -119,6 +119,7 @@ class VolumePredictor:
         point_labels: ArrayLike | None = None,
         boxes: ArrayLike | None = None,
         mask_input: NDArray | None = None,
+        label: int | None = None,
         refine: bool | None = None,
         progress: Progress | None = None,
     ) -> MaskPrediction:
@@ -129,17 +130,24 @@ class VolumePredictor:
             point_labels: (N,) 1 = inside, 0 = outside; all inside by default.
             boxes: (M, 2, 3) opposite corners in voxel indices, both included.
             mask_input: (i, j, k) mask to refine, on the volume's grid.
+            label: which of the labels that the adapter has learned is meant; None leaves it to the prompts.
             refine: as for the predictor, for this call.
             progress: called with a sentence and a fraction done.
 
         Raises:
             PromptError: arrays of a wrong shape, prompts outside the volume, or nothing to start from.
+            AdapterError: no adapter that has learned the label is in use.
         """
         prompts = prompts_from_arrays(points, point_labels, boxes, mask_input)
-        return self.predict_prompts(prompts, refine=refine, progress=progress)
+        return self.predict_prompts(prompts, label=label, refine=refine, progress=progress)
 
     def predict_prompts(
-        self, prompts: Sequence[AnyPrompt], *, refine: bool | None = None, progress: Progress | None = None
+        self,
+        prompts: Sequence[AnyPrompt],
+        *,
+        label: int | None = None,
+        refine: bool | None = None,
+        progress: Progress | None = None,
     ) -> MaskPrediction:
         """Segment from a sequence of prompts, in the order they were given.
 
@@ -149,11 +157,10 @@ class VolumePredictor:
 
         Args:
             prompts: points, boxes and masks of one object.
-            refine: as for the predictor, for this call.
-            progress: called with a sentence and a fraction done.
+            label, refine, progress: as for `predict`.
 
         Raises:
-            PromptError: prompts outside the volume, or nothing to start from.
+            PromptError, AdapterError: as for `predict`.
         """
         began = time.perf_counter()
         prompts = tuple(prompts)
@@ -164,18 +171,21 @@ class VolumePredictor:
             first = _first_step(prompts)
             encoded_before = engine.encoded
             end, state = len(prompts), None
-            own = self.model.adapter_sha256  # an adapter that is switched makes other masks
-            while end >= first and (state := self._states.get((own, prompts[:end]))) is None:
+            if label is not None:
+                learned_prompt(cast(nn.Module, self.model), label)
+            # An adapter that is switched makes other masks, and so does another label.
+            own = (self.model.adapter_sha256, label)
+            while end >= first and (state := self._states.get((*own, prompts[:end]))) is None:
                 end -= 1
             for done in range(max(end + 1, first), len(prompts) + 1):
                 if progress is not None and done < len(prompts):
                     progress(f"Prompt {done} of {len(prompts)}", done / len(prompts))
-                state = engine.step(state, prompts[:done], progress)
-                self._states.put((own, prompts[:done]), state)
+                state = engine.step(state, prompts[:done], progress, label)
+                self._states.put((*own, prompts[:done]), state)
             assert state is not None  # first <= len(prompts)
             start, patch, unmet = state.start, state.patch, state.unmet
             if self.refine if refine is None else refine:
-                start, patch, unmet = engine.refined(state, prompts, progress)
+                start, patch, unmet = engine.refined(state, prompts, progress, label)
             return MaskPrediction(
                 grid=grid,
                 start=start,

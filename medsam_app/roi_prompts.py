@@ -22,6 +22,7 @@ def prompts_in_roi(
     before: State | None,
     sure: NDArray[np.int8] | None,
     device: torch.device,
+    learned: torch.Tensor | None = None,
 ) -> RoiPrompts:
     """Prompts in the window's voxels; clicks outside the window are left out.
 
@@ -32,6 +33,7 @@ def prompts_in_roi(
         sure: (X, Y, Z) what is known of the object in a tile, see `tiles.sure_of`; it says more than a
             box, of which a tile sees only a part.
         device: where the tensors go.
+        learned: (1, T, C) tokens of the label that is looked for.
     """
     size = np.asarray(roi.shape)
     coords, labels, corners = [], [], []
@@ -67,4 +69,5 @@ def prompts_in_roi(
         boxes=boxes,
         mask=mask,
         seeds=None if sure is None else torch.from_numpy(sure)[None, None].to(device),
+        learned=learned,
     )

@@ -64,7 +64,9 @@ class SliceEngine:
         self.settings = propagation
         self.encoded = 0
 
-    def step(self, before: State | None, prompts: Prompts, progress: Progress | None) -> State:
+    def step(
+        self, before: State | None, prompts: Prompts, progress: Progress | None, label: int | None = None
+    ) -> State:
         """The state after the last prompt, from the state before it."""
         newest, grid = prompts[-1], self.volume.grid
         if isinstance(newest, MaskPrompt):
@@ -100,7 +102,7 @@ class SliceEngine:
         return settled_state(before, prompts, grid, roi, values, *found, score, detailed=detailed)
 
     def refined(
-        self, state: State, prompts: Prompts, progress: Progress | None
+        self, state: State, prompts: Prompts, progress: Progress | None, label: int | None = None
     ) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
         """The mask of a state as it is: slices are seen at the volume's own resolution."""
         return state.start, state.patch, state.unmet

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from medsam_app import compliance
+from medsam_app.adapters.adapter import adapter_in_use, learned_prompt
 from medsam_app.cache import EmbeddingCache
 from medsam_app.engine import Progress, Prompts, settled_state
 from medsam_app.framing import Framing, better_roi, first_roi, holds_points, roi_with_points, wider_roi
@@ -43,25 +44,41 @@ class WindowEngine:
         self.volume = volume
         self.cache = cache
         # A model that is costly, or knows one spacing alone, is asked less.
-        self.framing = replace(
+        self._framing = replace(
             framing, encodings=min(framing.encodings, model.encodings), fixed_mm=model.spacing_mm
         )
         self.encoded = 0
 
-    def step(self, before: State | None, prompts: Prompts, progress: Progress | None) -> State:
+    @property
+    def framing(self) -> Framing:
+        """Settings of the window, of the one spacing that the adapter in use was taught with."""
+        adapter = adapter_in_use(self.model)
+        if adapter is None or adapter.card.spacing is None:
+            return self._framing
+        return replace(self._framing, fixed_mm=max(adapter.card.spacing), encodings=1)
+
+    @property
+    def shape(self) -> Index:
+        """Voxels of a window, as the adapter in use was taught with, or as the model has them."""
+        adapter = adapter_in_use(self.model)
+        return (adapter and adapter.card.window) or self.model.roi_shape
+
+    def step(
+        self, before: State | None, prompts: Prompts, progress: Progress | None, label: int | None = None
+    ) -> State:
         """The state after the last prompt, from the state before it."""
-        grid, newest = self.volume.grid, prompts[-1]
+        grid, newest, framing = self.volume.grid, prompts[-1], self.framing
         if isinstance(newest, MaskPrompt):
             return self._from_mask(before, prompts, newest)
         if before is None or isinstance(newest, Box):
-            roi = first_roi(prompts, grid, self.model.roi_shape, self.framing)
-        elif holds_points(before.roi, prompts, self.framing):
+            roi = first_roi(prompts, grid, self.shape, framing)
+        elif before.roi.shape == self.shape and holds_points(before.roi, prompts, framing):
             roi = before.roi
         else:
-            roi = roi_with_points(before.roi, (before.logits > 0).numpy(), prompts, grid, self.framing)
+            roi = roi_with_points(before.roi, (before.logits > 0).numpy(), prompts, grid, framing)
         # A box or a given mask has already set the window.
         settled = _detailed(before) or any(isinstance(p, Box) and p.slice_axis is None for p in prompts)
-        roi, logits, score = self._best_window(roi, prompts, before, settled=settled)
+        roi, logits, score = self._best_window(roi, prompts, before, label, settled=settled)
         mends = isinstance(newest, Point) and len(prompts) > FREE_PROMPTS
         if before is not None and isinstance(newest, Point):
             old = move_values(before.logits, before.roi, roi, fill=compliance.EXCLUDED)
@@ -77,7 +94,7 @@ class WindowEngine:
         )
 
     def refined(
-        self, state: State, prompts: Prompts, progress: Progress | None
+        self, state: State, prompts: Prompts, progress: Progress | None, label: int | None = None
     ) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
         """The mask of a state with its outline drawn in tiles, where that shows more.
 
@@ -85,7 +102,7 @@ class WindowEngine:
         """
         grid, finest = self.volume.grid, self.framing.finest * float(self.volume.grid.spacing.min())
         mosaic = None
-        if not state.detailed and max(self.model.roi_shape) < 2 * TILED_SIDE:
+        if not state.detailed and not self.framing.fixed_mm and max(self.shape) < 2 * TILED_SIDE:
             mosaic = plan_tiles(state.logits, state.roi, grid, finest=finest, fill=compliance.EXCLUDED)
         if mosaic is None:
             return state.start, state.patch, state.unmet
@@ -94,17 +111,17 @@ class WindowEngine:
         def look(roi: Roi, sure: NDArray[np.int8], number: int) -> torch.Tensor:
             if progress is not None:
                 progress(f"Outline, tile {number + 1} of {len(mosaic.tiles)}", number / len(mosaic.tiles))
-            return self._decode(roi, prompts, rough, sure)[0]
+            return self._decode(roi, prompts, rough, label, sure)[0]
 
         logits = compliance.keep_to_boxes(mosaic.redrawn(look), mosaic.roi, prompts)
         return compliance.settle(*mask_from_logits(logits, mosaic.roi), prompts, grid.shape)
 
     def _best_window(
-        self, roi: Roi, prompts: Prompts, before: State | None, *, settled: bool
+        self, roi: Roi, prompts: Prompts, before: State | None, label: int | None, *, settled: bool
     ) -> tuple[Roi, torch.Tensor, float]:
         """The window that suits the mask best, with logits and predicted quality there."""
         grid, framing, newest = self.volume.grid, self.framing, prompts[-1]
-        logits, score = self._decode(roi, prompts, before)
+        logits, score = self._decode(roi, prompts, before, label)
         if settled:
             return roi, logits, score
         # A click that says the object goes on elsewhere: it may be much larger than it seemed.
@@ -112,7 +129,7 @@ class WindowEngine:
         more = framing.encodings - 1
         if missed and more and (wide := wider_roi(roi, grid, framing)) is not None:
             more -= 1
-            seen, thought = self._decode(wide, prompts, before)
+            seen, thought = self._decode(wide, prompts, before, label)
             if thought > score + (framing.trust if before is None else framing.trust_again):
                 roi, logits, score = wide, seen, thought
         for _ in range(more):
@@ -120,7 +137,7 @@ class WindowEngine:
             if wanted is None:
                 break
             roi = wanted
-            logits, score = self._decode(roi, prompts, before)
+            logits, score = self._decode(roi, prompts, before, label)
         return roi, logits, score
 
     def _decode(
@@ -128,11 +145,13 @@ class WindowEngine:
         roi: Roi,
         prompts: Prompts,
         before: State | None,
+        label: int | None = None,
         sure: NDArray[np.int8] | None = None,
     ) -> tuple[torch.Tensor, float]:
         """Logits (X, Y, Z) on a window, prompts honoured, and the predicted quality."""
         embedding = self._embed(roi)
-        asked = prompts_in_roi(roi, prompts, before, sure, self.model.device)
+        learned = None if label is None else learned_prompt(self.model, label)
+        asked = prompts_in_roi(roi, prompts, before, sure, self.model.device, learned)
         logits, quality = self.model.decode(embedding, asked).best()
         values = torch.nan_to_num(logits[0, 0].float().cpu(), nan=compliance.EXCLUDED)
         values = compliance.keep_to_boxes(values, roi, prompts)
@@ -159,7 +178,7 @@ class WindowEngine:
 
     def _from_mask(self, before: State | None, prompts: Prompts, mask: MaskPrompt) -> State:
         """The state of a mask given as it is."""
-        roi = first_roi(prompts, self.volume.grid, self.model.roi_shape, self.framing)
+        roi = first_roi(prompts, self.volume.grid, self.shape, self.framing)
         whole = mask.to_array()
         inside, valid = read_roi(whole, roi)
         logits = torch.where(valid, torch.logit(inside, eps=0.02), compliance.EXCLUDED)

@@ -39,6 +39,8 @@ class RoiPrompts:
         mask: (B, 1, X, Y, Z) probability of a previous mask, or None.
         seeds: (B, 1, X, Y, Z) integers: 1 surely inside, -1 surely outside, 0 not known; or None. They
             are what the random walker starts from, instead of taking the window's faces for outside.
+        learned: (B, T, C) tokens that stand for what is looked for, of the decoder's width; NaN where a
+            sample has none.
     """
 
     coords: Tensor
@@ -46,6 +48,7 @@ class RoiPrompts:
     boxes: Tensor | None = None
     mask: Tensor | None = None
     seeds: Tensor | None = None
+    learned: Tensor | None = None
 
 
 def _bump(coords: Tensor, shape: torch.Size, sigma: float) -> Tensor:
@@ -114,7 +117,7 @@ class PromptEncoder(nn.Module):
         return self.position(torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 2), shape)
 
     def tokens(self, embedding: Embedding, prompts: RoiPrompts) -> tuple[Tensor, Tensor]:
-        """(B, T, dim) tokens of clicks and box corners, and which of them are real (B, T)."""
+        """(B, T, dim) tokens of clicks, corners and what was learned, and which of them are real (B, T)."""
         shape = embedding.image.shape[2:]
         coords, labels = prompts.coords.float(), prompts.labels
         if prompts.boxes is not None:
@@ -126,7 +129,11 @@ class PromptEncoder(nn.Module):
         stride = shape[0] / embedding.coarse.shape[2]
         looks = sample_at(embedding.coarse, (coords + 0.5) / stride - 0.5)
         tokens = self.position(coords, shape) + self.kinds(labels.clamp_min(0)) + self.from_image(looks)
-        return tokens, labels >= 0
+        if prompts.learned is None:
+            return tokens, labels >= 0
+        there = ~torch.isnan(prompts.learned).any(-1)
+        learned = torch.nan_to_num(prompts.learned).to(tokens.dtype)
+        return torch.cat([tokens, learned], dim=1), torch.cat([labels >= 0, there], dim=1)
 
     @torch.no_grad()
     def dense(self, embedding: Embedding, prompts: RoiPrompts) -> tuple[Tensor, Tensor]:
@@ -191,15 +198,17 @@ class PromptEncoder(nn.Module):
 
         What half the resolution shows is where the walker at full resolution begins: it need not go far.
         """
+        inside, outside = _seeds(prompts, box, embedding.valid, 1)
+        there = inside.flatten(1).any(1).view(-1, 1, 1, 1, 1)
+        if not there.any():
+            return torch.zeros_like(embedding.image[:, :1]), there
         coarse = F.avg_pool3d(embedding.image, 2)
         valid = F.max_pool3d(embedding.valid.float(), 2) > 0
         walk = random_walker(coarse, valid, *_seeds(prompts, box, valid, 2), iterations=WALKS[2])
         start = F.interpolate(walk, scale_factor=2.0, mode="trilinear", align_corners=False)
-        inside, outside = _seeds(prompts, box, embedding.valid, 1)
         walk = random_walker(
             embedding.image, embedding.valid, inside, outside, start=start, iterations=WALKS[1]
         )
-        there = inside.flatten(1).any(1).view(-1, 1, 1, 1, 1)
         return walk * there, there
 
 

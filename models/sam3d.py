@@ -31,6 +31,7 @@ class Sam3D(nn.Module):
         adapter_id, adapter_sha256: name and hash of the adapter that is switched on, or ''.
         encodings: most windows that are worth encoding for one prompt.
         spacing_mm: the one spacing of windows that it knows, or None where any will do.
+        clip: lowest and highest intensity that is told apart, as the adapter that is on asks; None for all.
         taught: tensors and modules of its own that are taught together with an adapter, because they are
             fresh or the method says so; for `Adapter.create(..., also=model.taught)`.
     """
@@ -45,6 +46,7 @@ class Sam3D(nn.Module):
         self.adapter_id = self.adapter_sha256 = ""
         self.encodings = 4
         self.spacing_mm: float | None = None
+        self.clip: tuple[float, float] | None = None
         self.taught: tuple[str, ...] = ()
         self.amp_dtype: torch.dtype | None = None
 
@@ -62,6 +64,8 @@ class Sam3D(nn.Module):
             image: (B, 1, X, Y, Z) intensities in the file's unit.
             valid: (B, 1, X, Y, Z) booleans, inside the volume.
         """
+        if self.clip is not None:
+            image = image.clamp(*self.clip)
         with self._autocast():
             return self.encoder(image, valid)
 

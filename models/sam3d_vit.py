@@ -143,6 +143,7 @@ def halved(prompts: RoiPrompts) -> RoiPrompts:
         mask=pooled(prompts.mask),
         # A voxel of which parts are not known is not known.
         seeds=None if seeds is None else seeds.trunc().to(torch.int8),
+        learned=prompts.learned,
     )
 
 
