@@ -10,20 +10,15 @@ machine, or the steps done; a run that is started again in the same folder goes 
 from __future__ import annotations
 
 import copy
-import json
 import logging
-import math
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from medsam_app.errors import ModelError, SaveError, SettingsError, VolumeError, unknown_name
+from medsam_app.errors import ModelError, SettingsError, VolumeError, unknown_name
 from medsam_app.interaction import Interaction
 from medsam_app.models.checkpoints import read_checkpoint
 from medsam_app.models.load import fast_dtype
@@ -32,10 +27,24 @@ from medsam_app.orthogonal import Muon, matrices
 from medsam_app.recipe import Recipe
 from medsam_app.training_data import MIN_OBJECT_VOXELS, Mixture, RealWindows
 from medsam_app.training_loss import dice_of, loss_of
+from medsam_app.training_state import (
+    average_gradients,
+    damaged,
+    follow,
+    is_saved,
+    moments,
+    rate_at,
+    read_state,
+    take_moments,
+    update,
+    write_state,
+)
 
 __all__ = ["Recipe", "Trainer", "dice_of", "loss_of", "start_from"]
 
 log = logging.getLogger("medsam_app.pretrain")
+#: Tensors of a saved run.
+FILES = ("model", "average", "optimizer")
 
 
 def start_from(model: Sam3D, file: Path) -> list[str]:
@@ -80,7 +89,7 @@ class Trainer:
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         torch.manual_seed(recipe.seed)
         self.model: Sam3D = build_sam3d_tiny().to(device)
-        resumed = (out / "state.json").is_file()
+        resumed = is_saved(out)
         cast(Any, self.model).to(memory_format=torch.channels_last_3d)
         self.model.amp_dtype = fast_dtype(device)
         for name, parameter in self.model.named_parameters():
@@ -121,67 +130,28 @@ class Trainer:
             found.append(Muon(taken, lr=rate, weight_decay=decay))
         return found
 
-    def _moments(self) -> dict[str, Tensor]:
-        """The optimizers' memory by parameter and kind; nothing before a parameter's first gradient."""
-        found = {}
-        for index, parameter in enumerate(self.parameters):
-            for optimizer in self.optimizers:
-                for key, value in optimizer.state.get(parameter, {}).items():
-                    found[f"{index}.{key}"] = value
-        return found
-
     def _resume(self) -> None:
         """Take up the saved state, so that the next step is what it would have been."""
+        state, (model, average, optimizer) = read_state(self.out, FILES)
         try:
-            state = json.loads((self.out / "state.json").read_text())
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
-            self.model.load_state_dict(load_file(self.out / "model.safetensors"))
-            for key, value in load_file(self.out / "average.safetensors").items():
+            self.model.load_state_dict(model)
+            for key, value in average.items():
                 self.average[key].copy_(value)
-            self._take_moments(load_file(self.out / "optimizer.safetensors"))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError):
-            raise ModelError(
-                f"The run saved in {self.out} is damaged or of another model; give another --out."
-            ) from None
-
-    def _take_moments(self, moments: dict[str, Tensor]) -> None:
-        """The inverse of `_moments`. Layout matters for the last bit; AdamW keeps its counter on the CPU."""
-        place = {id(parameter): index for index, parameter in enumerate(self.parameters)}
-        for optimizer in self.optimizers:
-            for parameter in optimizer.param_groups[0]["params"]:
-                prefix = f"{place[id(parameter)]}."
-                own = {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)}
-                if own:
-                    optimizer.state[parameter] = {
-                        key: torch.empty_like(parameter, requires_grad=False).copy_(value)
-                        if value.shape == parameter.shape and key != "step"
-                        else value
-                        for key, value in own.items()
-                    }
+            take_moments(self.optimizers, self.parameters, optimizer)
+        except (KeyError, TypeError, ValueError, RuntimeError):
+            raise damaged(self.out) from None
 
     def save(self) -> None:
-        """Write the run's state; `state.json`, without which there is no saved run, comes last.
+        """Write the run's state.
 
         Raises:
             SaveError: it could not be written.
         """
-        if self.rank:
-            return
-        try:
-            self._write()
-        except (OSError, SafetensorError) as error:
-            raise SaveError(f"The run could not be saved in {self.out} ({error}); make room there.") from None
-
-    def _write(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        files = {"model": self.model.state_dict(), "average": self.average, "optimizer": self._moments()}
-        for name, tensors in files.items():
-            save_file({k: v.contiguous() for k, v in tensors.items()}, self.out / f"{name}.tmp")
-        for name in files:
-            (self.out / f"{name}.tmp").replace(self.out / f"{name}.safetensors")
-        state = self.out / "state.tmp"
-        state.write_text(json.dumps({"step": self.step, "seconds": self.seconds}))
-        state.replace(self.out / "state.json")
+        if self.rank == 0:
+            tensors = (self.model.state_dict(), self.average, moments(self.optimizers, self.parameters))
+            state = {"step": self.step, "seconds": self.seconds}
+            write_state(self.out, dict(zip(FILES, tensors, strict=True)), state)
 
     def done(self) -> float:
         """Which part of the run is behind, from 0 to 1."""
@@ -194,9 +164,7 @@ class Trainer:
         return model
 
     def learning_rate(self) -> float:
-        done = self.done()
-        warm = min(1.0, (self.step + 1) / self.recipe.warmup_steps)
-        return self.recipe.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        return rate_at(self.recipe.learning_rate, self.done(), self.step, self.recipe.warmup_steps)
 
     def train_step(self) -> dict[str, Any]:
         """One update; the same (seed, step, rank) gives the same examples."""
@@ -222,30 +190,9 @@ class Trainer:
         total = torch.stack(losses).mean()
         self.model.zero_grad(set_to_none=True)
         total.backward()
-        self._average_gradients()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        average_gradients(self.parameters, self.world)
         rate = self.learning_rate()
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            if torch.isfinite(norm):
-                optimizer.step()
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for key, value in self.model.state_dict().items():
-                self.average[key].lerp_(value, 1 - decay)
+        update(self.optimizers, self.parameters, rate)
+        follow(self.average, self.model.state_dict(), self.recipe.ema, self.step)
         self.step += 1
         return {"step": self.step, "loss": float(total.detach()), "side": side, "dice": scores, "lr": rate}
-
-    def _average_gradients(self) -> None:
-        if self.world == 1:
-            return
-        flat = torch.cat(
-            [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.parameters]
-        )
-        dist.all_reduce(flat)
-        flat /= self.world
-        start = 0
-        for parameter in self.parameters:
-            parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
-            start += parameter.numel()

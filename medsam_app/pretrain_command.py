@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -20,6 +21,9 @@ from medsam_app.whole_file import write_whole
 
 if TYPE_CHECKING:  # heavy
     import torch
+
+    from medsam_app.pretrain import Trainer
+    from medsam_app.validation import Validation
 
 #: The recipe of a run folder.
 RECIPE = "recipe.json"
@@ -72,7 +76,8 @@ def pretrain(
             note(told)
         with _told_by(first, "Reading"):
             trainer = Trainer(recipe, data, out, where, weights)
-            validation = Validation(recipe, data) if first and recipe.validates else None
+            windows = Validation(recipe, data) if first and recipe.validates else None
+        measure = None if windows is None else partial(_measured, trainer, windows)
         stopped = stack.enter_context(_stopping())
         watchers: list[Watcher] = []
         if first:
@@ -80,13 +85,20 @@ def pretrain(
             watchers = [Journal(out, trainer.step), stack.enter_context(on_console(recipe, trainer.done()))]
             if tensorboard:
                 watchers.append(stack.enter_context(closing(Board(out / CURVES, trainer.step))))
-        done = run(trainer, validation, watchers=watchers, stopped=stopped)
+        done = run(trainer, measure, watchers=watchers, stopped=stopped)
     if first:
         if done:
             say(f"Done after {trainer.step} steps; the weights are {out / 'average.safetensors'}.")
         else:
             note(f"Saved in {out} after step {trainer.step}; the same command goes on from there.")
     return done
+
+
+def _measured(
+    trainer: Trainer, windows: Validation, stopped: Callable[[], bool]
+) -> dict[str, list[float]] | None:
+    """How good the averaged weights are."""
+    return windows.measure(trainer.averaged(), trainer.device, stopped=stopped)
 
 
 def _told_by(first: bool, text: str) -> AbstractContextManager[Any]:

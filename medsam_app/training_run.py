@@ -7,18 +7,60 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
 from medsam_app.errors import SaveError
-from medsam_app.pretrain import Trainer
-from medsam_app.validation import Validation
 from medsam_app.whole_file import write_whole
 
 #: Files of a run folder that get a line for each step, and for each measurement.
 LOG, MEASUREMENTS = "log.jsonl", "validation.jsonl"
+
+
+#: Asked between steps; True where somebody wants to stop.
+Stopped = Callable[[], bool]
+#: Mean Dice after each round by kind of window; None where it was stopped.
+Measure = Callable[[Stopped], dict[str, list[float]] | None]
+
+
+class Length(Protocol):
+    """How long a run is: `Recipe` or `Plan`."""
+
+    save_minutes: float
+
+    def validations(self, step: int, seconds: float) -> int:
+        """How many measurements are due by then, the one before the first step apart."""
+
+
+class Training(Protocol):
+    """One process of a run.
+
+    Attributes:
+        recipe: says when to measure and to save.
+        step, seconds: what is behind.
+        rank, world: which of how many processes.
+        device: of this process.
+    """
+
+    step: int
+    seconds: float
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def recipe(self) -> Length: ...
+
+    def done(self) -> float:
+        """Which part of the run is behind, from 0 to 1."""
+
+    def train_step(self) -> dict[str, Any]:
+        """One update; its line in the log."""
+
+    def save(self) -> None:
+        """Write the run's state."""
 
 
 class Watcher:
@@ -84,11 +126,11 @@ def _step_of(line: str) -> float:
 
 
 def run(
-    trainer: Trainer,
-    validation: Validation | None = None,
+    trainer: Training,
+    measure: Measure | None = None,
     *,
     watchers: Sequence[Watcher] = (),
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Stopped = lambda: False,
 ) -> bool:
     """Train until the recipe is done or somebody wants to stop, and save.
 
@@ -96,7 +138,7 @@ def run(
 
     Args:
         trainer: new, or resumed.
-        validation: what the first process measures: before the first step, when it is due, and at the end.
+        measure: what the first process does before the first step, when it is due, and at the end.
         watchers: of the first process.
         stopped: asked between steps and while measuring; any process may say yes for all.
 
@@ -108,7 +150,7 @@ def run(
     """
     recipe, saved = trainer.recipe, time.monotonic()
     if trainer.step == 0:
-        _measure(trainer, validation, watchers, stopped)
+        _measure(trainer, measure, watchers, stopped)
     while not _agreed(trainer, stopped()) and trainer.done() < 1:
         before, begin = recipe.validations(trainer.step, trainer.seconds), time.monotonic()
         row = trainer.train_step()
@@ -119,12 +161,12 @@ def run(
             trainer.save()
             saved = time.monotonic()
         if recipe.validations(trainer.step, trainer.seconds) > before or trainer.done() == 1:
-            _measure(trainer, validation, watchers, stopped)
+            _measure(trainer, measure, watchers, stopped)
     trainer.save()
     return trainer.done() == 1
 
 
-def _agreed(trainer: Trainer, stop: bool) -> bool:
+def _agreed(trainer: Training, stop: bool) -> bool:
     """Whether any process wants to stop; all take over the clock of the first."""
     if trainer.world == 1:
         return stop
@@ -136,16 +178,13 @@ def _agreed(trainer: Trainer, stop: bool) -> bool:
 
 
 def _measure(
-    trainer: Trainer,
-    validation: Validation | None,
-    watchers: Sequence[Watcher],
-    stopped: Callable[[], bool],
+    trainer: Training, measure: Measure | None, watchers: Sequence[Watcher], stopped: Stopped
 ) -> None:
-    if validation is None:
+    if measure is None:
         return
     for watcher in watchers:
         watcher.measuring()
-    found = validation.measure(trainer.averaged(), trainer.device, stopped=stopped)
+    found = measure(stopped)
     if found is None:
         return
     row: dict[str, Any] = {"step": trainer.step, "seconds": round(trainer.seconds, 1)}

@@ -76,6 +76,9 @@ FLOORS = [
     {
         "recipe",
         "training_loss",
+        "training_state",
+        "teaching_data",
+        "finetune",
         "validation",
         "pretrain",
         "training_run",

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from medsam_app.cli import main
 from medsam_app.pretrain import Trainer
 from medsam_app.recipe import Recipe
-from medsam_app.training_run import Journal, run
+from medsam_app.training_run import Journal, Measure, run
 from medsam_app.validation import ROUNDS, Validation
 from tests.evaluation_data import write_folder
 
@@ -60,6 +60,11 @@ def exact_trainer(recipe: Recipe, out: Path) -> Trainer:
     return trainer
 
 
+def _examined(trainer: Trainer) -> Measure:
+    windows = Validation(trainer.recipe, None)
+    return lambda stopped: windows.measure(trainer.averaged(), trainer.device, stopped=stopped)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_interrupted_run_gives_what_a_straight_one_gives(tmp_path: Path, optimizer: str) -> None:
     recipe = Recipe.model_validate(SETTINGS | {"optimizer": optimizer})
@@ -74,7 +79,7 @@ def test_interrupted_run_gives_what_a_straight_one_gives(tmp_path: Path, optimiz
     second = exact_trainer(recipe, parts)
     assert second.step == 2
     # Measuring is no part of the training.
-    assert run(second, Validation(recipe, None), watchers=[Journal(parts, 2)])
+    assert run(second, _examined(second), watchers=[Journal(parts, 2)])
 
     for own, other in zip(rows(straight.out / "log.jsonl"), rows(parts / "log.jsonl"), strict=True):
         assert {**own, "seconds": 0} == {**other, "seconds": 0}

@@ -1,0 +1,130 @@
+"""What every training run does alike: the state on disk, gradients shared by processes, the learning rate."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from medsam_app.errors import ModelError, SaveError
+
+#: Without this file in its folder there is no saved run.
+STATE = "state.json"
+#: What the learning rate ends at, as a fraction of its peak.
+LAST_RATE = 0.02
+
+
+def is_saved(out: Path) -> bool:
+    """Whether a folder holds a run."""
+    return (out / STATE).is_file()
+
+
+def write_state(out: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+    """Write tensors as NAME.safetensors, and the rest as `state.json`, which comes last.
+
+    Raises:
+        SaveError: it could not be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, tensors in files.items():
+            save_file({key: value.contiguous() for key, value in tensors.items()}, out / f"{name}.tmp")
+        for name in files:
+            (out / f"{name}.tmp").replace(out / f"{name}.safetensors")
+        (out / "state.tmp").write_text(json.dumps(dict(state)))
+        (out / "state.tmp").replace(out / STATE)
+    except (OSError, SafetensorError) as error:
+        raise SaveError(f"The run could not be saved in {out} ({error}); make room there.") from None
+
+
+def read_state(out: Path, names: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
+    """The inverse of `write_state`.
+
+    Raises:
+        ModelError: a file is missing or damaged.
+    """
+    try:
+        state = json.loads((out / STATE).read_text())
+        return dict(state), [load_file(out / f"{name}.safetensors") for name in names]
+    except (OSError, ValueError, TypeError, SafetensorError):
+        raise damaged(out) from None
+
+
+def damaged(out: Path) -> ModelError:
+    """That the run in a folder cannot be taken up."""
+    return ModelError(f"The run saved in {out} is damaged or of another model; give another --out.")
+
+
+def moments(optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
+    """The optimizers' memory by parameter and kind; nothing before a parameter's first gradient."""
+    found = {}
+    for index, parameter in enumerate(parameters):
+        for optimizer in optimizers:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                found[f"{index}.{key}"] = value
+    return found
+
+
+def take_moments(
+    optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter], found: Mapping[str, Tensor]
+) -> None:
+    """The inverse of `moments`. Layout matters for the last bit; AdamW keeps its counter on the CPU."""
+    place = {id(parameter): index for index, parameter in enumerate(parameters)}
+    for optimizer in optimizers:
+        for parameter in optimizer.param_groups[0]["params"]:
+            prefix = f"{place[id(parameter)]}."
+            own = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+            if own:
+                optimizer.state[parameter] = {
+                    key: torch.empty_like(parameter, requires_grad=False).copy_(value)
+                    if value.shape == parameter.shape and key != "step"
+                    else value
+                    for key, value in own.items()
+                }
+
+
+def average_gradients(parameters: Sequence[nn.Parameter], world: int) -> None:
+    """Give every process the mean of all processes' gradients; a missing one counts as zero."""
+    if world == 1:
+        return
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    dist.all_reduce(flat)
+    flat /= world
+    start = 0
+    for parameter in parameters:
+        parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
+        start += parameter.numel()
+
+
+def update(
+    optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter], rate: float, *, norm: float = 1.0
+) -> None:
+    """One step along gradients that are cut to a norm; none where they are not finite."""
+    size = torch.nn.utils.clip_grad_norm_(parameters, norm)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        if torch.isfinite(size):
+            optimizer.step()
+
+
+@torch.no_grad()
+def follow(average: Mapping[str, Tensor], tensors: Mapping[str, Tensor], decay: float, step: int) -> None:
+    """Move a running average towards tensors; early on it forgets faster."""
+    for key, value in tensors.items():
+        average[key].lerp_(value, 1 - min(decay, (1 + step) / (10 + step)))
+
+
+def rate_at(peak: float, done: float, step: int, warmup: int) -> float:
+    """The learning rate of a step: up along a line, down along a cosine."""
+    warm = min(1.0, (step + 1) / warmup)
+    return peak * warm * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done)))
