@@ -77,6 +77,7 @@ FLOORS = [
         "recipe",
         "training_loss",
         "validation",
+        "plan",
         "pretrain",
         "training_run",
         "export_weights",
