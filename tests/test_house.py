@@ -80,6 +80,7 @@ FLOORS = [
         "teaching_data",
         "finetune",
         "validation",
+        "plan",
         "pretrain",
         "training_run",
         "export_weights",
