@@ -87,6 +87,12 @@ class Interaction:
         if seeds.any():
             self.seeds = torch.from_numpy(seeds)[:, None].to(self.device)
 
+    def first_clicks(self) -> None:
+        """Click on the deepest voxel of each sample that has been given no click yet."""
+        for n, clicks in enumerate(self.clicks):
+            if not clicks and self.truth[n].any():
+                self._click_inside(n, anywhere=False)
+
     def prompts(self) -> RoiPrompts:
         """The prompts so far, as the model takes them."""
         most = max(1, max(len(c) for c in self.clicks))

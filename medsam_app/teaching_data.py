@@ -36,6 +36,8 @@ MOST_MIDDLES = 20_000
 OFTEN = 0.3
 #: Percentiles of a case that become 0 and 1.
 LOW, HIGH = 0.5, 99.5
+#: Windows of a case that are kept where embeddings are.
+VIEWS = 4
 #: A case of whose windows so many show nothing never shows anything.
 MOST_DRAWS = 100
 KEYS = ("image", "label", "valid")
@@ -50,6 +52,7 @@ class Lesson:
         valid: (X, Y, Z) whether the voxel lies in the volume.
         target: (X, Y, Z) the voxels of the label; there may be none.
         label: place of the label among the plan's.
+        view: number of the window; two lessons with the same one differ in label and prompts alone.
         rng: where everything else about this lesson comes from.
     """
 
@@ -57,6 +60,7 @@ class Lesson:
     valid: Tensor
     target: Tensor
     label: int
+    view: int
     rng: np.random.Generator
 
 
@@ -185,11 +189,11 @@ class Lessons:
 
     def draw(self, number: int) -> Lesson:
         """The lesson of a number."""
-        rng = np.random.default_rng((self.plan.seed, 2, number))
-        place = self.order(number)
+        view = number % (self.count * VIEWS) if self.plan.cached else number
+        window, rng = (np.random.default_rng((self.plan.seed, 2 + n, (view, number)[n])) for n in range(2))
         for _ in range(MOST_DRAWS):
-            self.vary.set_random_state(seed=int(rng.integers(2**32)))
-            (found,) = self.cases[place]
+            self.vary.set_random_state(seed=int(window.integers(2**32)))
+            (found,) = self.cases[self.order(view)]
             image, labels, valid = (torch.as_tensor(found[key]).squeeze(0) for key in KEYS)
             valid = valid > 0
             labels = torch.where(valid, labels.round().long(), 0)
@@ -198,9 +202,10 @@ class Lessons:
                 shown = list(range(len(self.plan.labels)))
             if shown:
                 label = int(rng.choice(shown))
-                return Lesson(image.float(), valid, labels == label + 1, label, rng)
+                return Lesson(image.float(), valid, labels == label + 1, label, view, rng)
         raise VolumeError(
-            f"Not one of {MOST_DRAWS} windows of '{self.names[place]}' shows a label; look at its label map."
+            f"Not one of {MOST_DRAWS} windows of '{self.names[self.order(view)]}' shows a label; look at its "
+            "label map."
         )
 
 

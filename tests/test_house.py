@@ -77,6 +77,7 @@ FLOORS = [
         "recipe",
         "training_loss",
         "training_state",
+        "exam",
         "teaching_data",
         "finetune",
         "validation",
