@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medsam_app.cases import Case
 from medsam_app.dataset_parts import Problem
@@ -21,6 +22,10 @@ from medsam_app.volume import Volume, load_mask, load_volume
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
 #: Percentiles are taken of about so many voxels at most.
 SAMPLED = 1_000_000
+#: Values of labels up to this one are looked up in a list.
+_LISTED = 65_535
+
+Index = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +35,16 @@ class LabelFacts:
     Attributes:
         name: None where nothing names it.
         ml: its volume in millilitres.
+        extent_mm: size of its bounding box along (i, j, k).
+        piece_mm: the same of its largest connected piece, which is what one window has to show.
     """
 
     value: int
     name: str | None
     voxels: int
     ml: float
+    extent_mm: tuple[float, float, float]
+    piece_mm: tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,15 +140,7 @@ def inspect_case(case: Case) -> Inspected:
         channels=len(case.channels) or 1,
         modality=case.modality or (volume.modality if volume is not None else None) or "",
         usable=not any(problem.severity == "error" for problem in problems.said),
-        labels=tuple(
-            LabelFacts(
-                value=value,
-                name=case.names.get(value),
-                voxels=voxels,
-                ml=0.0 if grid is None else round(voxels * grid.voxel_volume_ml, 6),
-            )
-            for value, voxels in counts.items()
-        ),
+        labels=() if labels is None or grid is None else _label_facts(case, labels, grid, counts),
         intensities=percentiles(sample),
         inside=percentiles(inside),
     )
@@ -223,6 +224,53 @@ def _say_sizes(case: Case, counts: dict[int, int], problems: _Problems) -> None:
             f"Labels of {case.label} with fewer than {MIN_VOXELS} voxels: {named}; they are left out when a "
             "model is measured, so check that they are no slips of the brush.",
         )
+
+
+def _label_facts(
+    case: Case, labels: NDArray[np.integer], grid: Grid, counts: dict[int, int]
+) -> tuple[LabelFacts, ...]:
+    facts = []
+    for (value, voxels), (extent, piece) in zip(counts.items(), sizes(labels, list(counts)), strict=True):
+        facts.append(
+            LabelFacts(
+                value=value,
+                name=case.names.get(value),
+                voxels=voxels,
+                ml=round(voxels * grid.voxel_volume_ml, 6),
+                extent_mm=_in_mm(extent, grid),
+                piece_mm=_in_mm(piece, grid),
+            )
+        )
+    return tuple(facts)
+
+
+def _in_mm(voxels: Index, grid: Grid) -> tuple[float, float, float]:
+    i, j, k = (round(n * float(mm), 4) for n, mm in zip(voxels, grid.spacing, strict=True))
+    return i, j, k
+
+
+def sizes(labels: NDArray[np.integer], values: list[int]) -> list[tuple[Index, Index]]:
+    """Voxels along (i, j, k) of the bounding box of each value, and of its largest connected piece.
+
+    Args:
+        labels: (i, j, k) label map.
+        values: those above 0 that it has, in rising order.
+    """
+    if values and values[-1] > _LISTED:  # one box is made for each value up to the highest
+        labels, values = np.searchsorted([0, *values], labels), list(range(1, len(values) + 1))
+    boxes = ndimage.find_objects(labels)
+    found = []
+    for value in values:
+        box = boxes[value - 1]
+        pieces, _ = ndimage.label(labels[box] == value)
+        largest = int(np.bincount(pieces.ravel())[1:].argmax()) + 1
+        found.append((_shape(box), _shape(ndimage.find_objects(pieces)[largest - 1])))
+    return found
+
+
+def _shape(box: tuple[slice, ...]) -> Index:
+    i, j, k = (int(along.stop - along.start) for along in box)
+    return i, j, k
 
 
 def count_values(labels: NDArray[np.integer]) -> dict[int, int]:
