@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_app.dataset_parts import Dataset, Problem
-from medsam_app.fingerprint_case import CaseFacts, LabelFacts, inspect_case, percentiles
+from medsam_app.fingerprint_case import CaseFacts, inspect_case
+from medsam_app.fingerprint_labels import LabelFacts, percentiles
 
 #: Called with a sentence and the fraction done.
 Progress = Callable[[str, float], None]

@@ -9,42 +9,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medsam_app.cases import Case
 from medsam_app.dataset_parts import Problem
 from medsam_app.errors import GridMismatch, MedsamError, SeriesChoice
+from medsam_app.fingerprint_labels import LabelFacts, label_facts, percentiles
 from medsam_app.geometry import Grid
 from medsam_app.scores import MIN_VOXELS
 from medsam_app.volume import Volume, load_mask, load_volume
 
-#: Percentiles of intensities that are reported.
-PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
 #: Percentiles are taken of about so many voxels at most.
 SAMPLED = 1_000_000
-#: Values of labels up to this one are looked up in a list.
-_LISTED = 65_535
-
-Index = tuple[int, int, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelFacts:
-    """One label of one case.
-
-    Attributes:
-        name: None where nothing names it.
-        ml: its volume in millilitres.
-        extent_mm: size of its bounding box along (i, j, k).
-        piece_mm: the same of its largest connected piece, which is what one window has to show.
-    """
-
-    value: int
-    name: str | None
-    voxels: int
-    ml: float
-    extent_mm: tuple[float, float, float]
-    piece_mm: tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +106,10 @@ def inspect_case(case: Case) -> Inspected:
         if labels is not None and grid is volume.grid:
             inside = volume.array[labels > 0]
             inside = inside[:: -(-inside.size // SAMPLED) or 1]
+    known: tuple[LabelFacts, ...] = ()
+    if labels is not None and grid is not None:
+        image = volume.array if volume is not None and grid is volume.grid else None
+        known = label_facts(labels, grid, counts, case.names, image)
     facts = CaseFacts(
         dataset=case.dataset,
         case=case.case,
@@ -140,7 +119,7 @@ def inspect_case(case: Case) -> Inspected:
         channels=len(case.channels) or 1,
         modality=case.modality or (volume.modality if volume is not None else None) or "",
         usable=not any(problem.severity == "error" for problem in problems.said),
-        labels=() if labels is None or grid is None else _label_facts(case, labels, grid, counts),
+        labels=known,
         intensities=percentiles(sample),
         inside=percentiles(inside),
     )
@@ -226,53 +205,6 @@ def _say_sizes(case: Case, counts: dict[int, int], problems: _Problems) -> None:
         )
 
 
-def _label_facts(
-    case: Case, labels: NDArray[np.integer], grid: Grid, counts: dict[int, int]
-) -> tuple[LabelFacts, ...]:
-    facts = []
-    for (value, voxels), (extent, piece) in zip(counts.items(), sizes(labels, list(counts)), strict=True):
-        facts.append(
-            LabelFacts(
-                value=value,
-                name=case.names.get(value),
-                voxels=voxels,
-                ml=round(voxels * grid.voxel_volume_ml, 6),
-                extent_mm=_in_mm(extent, grid),
-                piece_mm=_in_mm(piece, grid),
-            )
-        )
-    return tuple(facts)
-
-
-def _in_mm(voxels: Index, grid: Grid) -> tuple[float, float, float]:
-    i, j, k = (round(n * float(mm), 4) for n, mm in zip(voxels, grid.spacing, strict=True))
-    return i, j, k
-
-
-def sizes(labels: NDArray[np.integer], values: list[int]) -> list[tuple[Index, Index]]:
-    """Voxels along (i, j, k) of the bounding box of each value, and of its largest connected piece.
-
-    Args:
-        labels: (i, j, k) label map.
-        values: those above 0 that it has, in rising order.
-    """
-    if values and values[-1] > _LISTED:  # one box is made for each value up to the highest
-        labels, values = np.searchsorted([0, *values], labels), list(range(1, len(values) + 1))
-    boxes = ndimage.find_objects(labels)
-    found = []
-    for value in values:
-        box = boxes[value - 1]
-        pieces, _ = ndimage.label(labels[box] == value)
-        largest = int(np.bincount(pieces.ravel())[1:].argmax()) + 1
-        found.append((_shape(box), _shape(ndimage.find_objects(pieces)[largest - 1])))
-    return found
-
-
-def _shape(box: tuple[slice, ...]) -> Index:
-    i, j, k = (int(along.stop - along.start) for along in box)
-    return i, j, k
-
-
 def count_values(labels: NDArray[np.integer]) -> dict[int, int]:
     """Voxels of each value above 0 of an (i, j, k) label map, by value; slice by slice, to save memory."""
     counts: Counter[int] = Counter()
@@ -286,11 +218,3 @@ def evenly(array: NDArray, most: int) -> NDArray:
     """(n,) about `most` voxels of an (i, j, k) array, the same step along each axis; all of a smaller one."""
     step = max(1, int(np.ceil((array.size / most) ** (1 / 3))))
     return array[::step, ::step, ::step].ravel()
-
-
-def percentiles(values: NDArray) -> dict[float, float] | None:
-    """`PERCENTILES` of (n,) values, None of none."""
-    if values.size == 0:
-        return None
-    found = np.percentile(values, PERCENTILES)
-    return {per_cent: round(float(value), 4) for per_cent, value in zip(PERCENTILES, found, strict=True)}

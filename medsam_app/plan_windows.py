@@ -108,29 +108,41 @@ def choose_window(
 
 
 def choose_clip(
-    cases: Sequence[CaseFacts], intensities: Sequence[Intensities]
+    cases: Sequence[CaseFacts], values: Collection[int], intensities: Sequence[Intensities]
 ) -> tuple[tuple[float, float] | None, str]:
     """Lowest and highest intensity that the model is shown, None for all, and why.
 
     In CT a value means the same everywhere, so the range of the labels is worth the contrast. It is widened
     for what lies around them (fat and air beside an organ, bone beside a vessel), but not beyond what the
     volumes hold. Elsewhere there is only the range of each window, which the model takes by itself.
+
+    Args:
+        cases: those that are used.
+        values: of the labels that are learned.
+        intensities: over whole volumes, by modality.
     """
     modalities = {case.modality for case in cases}
-    if not modalities or any(modality.strip().upper() != "CT" for modality in modalities):
+    if "" in modalities:
+        return None, "nothing says that it is CT, so each window's own range"
+    if any(modality.strip().upper() != "CT" for modality in modalities):
         return None, "not CT alone, so each window's own range"
-    ranges = [(each.inside, each.whole) for each in intensities if each.modality in modalities]
-    known = [(inside, whole) for inside, whole in ranges if inside and whole]
-    if not known:
+    within: dict[int, list[dict[float, float]]] = {}
+    for case in cases:
+        for label in case.labels:
+            if label.value in values and label.intensities:
+                within.setdefault(label.value, []).append(label.intensities)
+    whole = [each.whole for each in intensities if each.modality in modalities and each.whole]
+    if not within or not whole:
         return None, "nothing is known of the labels' intensities"
-    low = min(inside[0.5] for inside, _ in known)
-    high = max(inside[99.5] for inside, _ in known)
+    # One case with metal must not take the contrast from all.
+    low = min(float(np.percentile([each[0.5] for each in one], 5)) for one in within.values())
+    high = max(float(np.percentile([each[99.5] for each in one], 95)) for one in within.values())
     margin = max(_MARGIN_HU, _MARGIN * (high - low))
-    lowest = math.floor(max(low - margin, min(low, *(whole[0.5] for _, whole in known))))
-    highest = math.ceil(min(high + margin, max(high, *(whole[99.5] for _, whole in known))))
+    lowest = math.floor(max(low - margin, min(low, *(each[0.5] for each in whole))))
+    highest = math.ceil(min(high + margin, max(high, *(each[99.5] for each in whole))))
     if lowest >= highest:
         return None, "the labels' intensities are all the same"
-    why = f"CT; labels have {low:.0f} to {high:.0f}, widened by {margin:.0f} within the volumes' range"
+    why = f"CT; labels have {low:.0f} to {high:.0f}, and {margin:.0f} more for what is around them"
     return (float(lowest), float(highest)), why
 
 

@@ -25,7 +25,7 @@ _MINUTES = 30.0
 _ASKED = "as asked for"
 #: Why fields are as they are where the dataset has no say.
 _REASONS = {
-    "minutes": "the usual; longer is better with many cases",
+    "minutes": "default; many cases gain from more",
     "mirror": "labels may have a side",
     "automatic": "labels are found without a click, too",
     "rounds": "a first prompt and clicks that mend",
@@ -85,7 +85,7 @@ def plan_for(
     derived, reasons = _derived(found, having, wanted, asked, given, side=side, multiple=multiple)
     fields = derived | {"base": base} | given
     plan = make_plan(fields, source="The plan")
-    why = {name: reasons.get(name, _REASONS.get(name, "the usual")) for name in Plan.model_fields}
+    why = {name: reasons.get(name, _REASONS.get(name, "default")) for name in Plan.model_fields}
     if plan.steps is not None:
         why["minutes"] = "counted in steps"
     why |= dict.fromkeys(given, _ASKED)
@@ -123,7 +123,7 @@ def _derived(
     fields["spacing"], reasons["spacing"] = choose_spacing(objects, most)
     spacing = asked.spacing if "spacing" in given else fields["spacing"]
     fields["window"], reasons["window"] = choose_window(objects, spacing, most, multiple)
-    fields["clip"], reasons["clip"] = choose_clip(cases, found.intensities)
+    fields["clip"], reasons["clip"] = choose_clip(cases, wanted.names, found.intensities)
     if fields["clip"] is not None:
         fields["bias"], reasons["bias"] = 0.0, "in CT brightness does not drift"
     if asked.steps is None:

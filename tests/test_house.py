@@ -93,6 +93,7 @@ FLOORS = [
         "fingerprint",
         "fingerprint_case",
         "fingerprint_file",
+        "fingerprint_labels",
         "measuring",
         "scores",
         "summary",
