@@ -14,7 +14,7 @@ from medsam_app import __version__
 from medsam_app.commands import note, say
 from medsam_app.datasets import Dataset, Problem, find_cases
 from medsam_app.fingerprint import Fingerprint, Spread, fingerprint
-from medsam_app.fingerprint_case import PERCENTILES
+from medsam_app.fingerprint_labels import PERCENTILES
 from medsam_app.reporting import check_target, table_console, titled_table, watched
 from medsam_app.whole_file import save_whole
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_app.dataset_parts import Dataset, Problem
-from medsam_app.fingerprint_case import CaseFacts, inspect_case, percentiles
+from medsam_app.fingerprint_case import CaseFacts, inspect_case
+from medsam_app.fingerprint_labels import LabelFacts, percentiles
 
 #: Called with a sentence and the fraction done.
 Progress = Callable[[str, float], None]
@@ -61,6 +62,8 @@ class LabelSummary:
         cases: how many have it.
         voxels: of all cases together.
         ml_min, ml_median, ml_max: volumes in those cases in millilitres.
+        mm_median, mm_95: median and 95th percentile of the longest side of its bounding box in those cases.
+        piece_mm_median, piece_mm_95: the same of its largest connected piece.
     """
 
     dataset: str
@@ -71,6 +74,10 @@ class LabelSummary:
     ml_min: float
     ml_median: float
     ml_max: float
+    mm_median: float
+    mm_95: float
+    piece_mm_median: float
+    piece_mm_95: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,27 +185,32 @@ def _intensities(pools: dict[str, list[tuple[NDArray, NDArray]]]) -> tuple[Inten
 
 
 def _labels(facts: Sequence[CaseFacts]) -> tuple[LabelSummary, ...]:
-    by_label: dict[tuple[str, int, str], list[tuple[int, float]]] = {}
+    by_label: dict[tuple[str, int, str], list[LabelFacts]] = {}
     for case in facts:
         for label in case.labels:
-            key = (case.dataset, label.value, label.name or "")
-            by_label.setdefault(key, []).append((label.voxels, label.ml))
-    summaries = []
-    for (dataset, value, name), sizes in sorted(by_label.items()):
-        volumes = [ml for _, ml in sizes]
-        summaries.append(
-            LabelSummary(
-                dataset=dataset,
-                value=value,
-                name=name or None,
-                cases=len(sizes),
-                voxels=sum(voxels for voxels, _ in sizes),
-                ml_min=min(volumes),
-                ml_median=float(np.median(volumes)),
-                ml_max=max(volumes),
-            )
-        )
-    return tuple(summaries)
+            by_label.setdefault((case.dataset, label.value, label.name or ""), []).append(label)
+    return tuple(_summary(key, labels) for key, labels in sorted(by_label.items()))
+
+
+def _summary(key: tuple[str, int, str], labels: Sequence[LabelFacts]) -> LabelSummary:
+    dataset, value, name = key
+    volumes = [label.ml for label in labels]
+    whole = [max(label.extent_mm) for label in labels]
+    piece = [max(label.piece_mm) for label in labels]
+    return LabelSummary(
+        dataset=dataset,
+        value=value,
+        name=name or None,
+        cases=len(labels),
+        voxels=sum(label.voxels for label in labels),
+        ml_min=min(volumes),
+        ml_median=float(np.median(volumes)),
+        ml_max=max(volumes),
+        mm_median=float(np.median(whole)),
+        mm_95=float(np.percentile(whole, 95)),
+        piece_mm_median=float(np.median(piece)),
+        piece_mm_95=float(np.percentile(piece, 95)),
+    )
 
 
 def _copies(groups: Iterable[list[CaseFacts]]) -> list[Problem]:
@@ -210,7 +222,7 @@ def _copies(groups: Iterable[list[CaseFacts]]) -> list[Problem]:
             continue
         splits = sorted({case.split for case in cases if case.split})
         across = f", in the splits {' and '.join(splits)}" if len(splits) > 1 else ""
-        names = _first(case.case for case in cases)
+        names = first_few(case.case for case in cases)
         problems.append(
             _warning(
                 "same image twice",
@@ -264,11 +276,11 @@ def _warning(kind: str, dataset: str, message: str, *, case: str = "") -> Proble
 
 
 def _cases(names: Sequence[str]) -> str:
-    return f"in {len(names)} case{'' if len(names) == 1 else 's'}: {_first(names)}"
+    return f"in {len(names)} case{'' if len(names) == 1 else 's'}: {first_few(names)}"
 
 
-def _first(values: Iterable[object]) -> str:
-    """The first few, in words."""
+def first_few(values: Iterable[object]) -> str:
+    """The first few, in words; of more the number."""
     texts = [str(value) for value in values]
     more = len(texts) - _NAMED
     return ", ".join(texts[:_NAMED]) + (f" and {more} more" if more > 0 else "")

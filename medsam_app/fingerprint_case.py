@@ -13,29 +13,13 @@ from numpy.typing import NDArray
 from medsam_app.cases import Case
 from medsam_app.dataset_parts import Problem
 from medsam_app.errors import GridMismatch, MedsamError, SeriesChoice
+from medsam_app.fingerprint_labels import LabelFacts, label_facts, percentiles
 from medsam_app.geometry import Grid
 from medsam_app.scores import MIN_VOXELS
 from medsam_app.volume import Volume, load_mask, load_volume
 
-#: Percentiles of intensities that are reported.
-PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
 #: Percentiles are taken of about so many voxels at most.
 SAMPLED = 1_000_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelFacts:
-    """One label of one case.
-
-    Attributes:
-        name: None where nothing names it.
-        ml: its volume in millilitres.
-    """
-
-    value: int
-    name: str | None
-    voxels: int
-    ml: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +106,10 @@ def inspect_case(case: Case) -> Inspected:
         if labels is not None and grid is volume.grid:
             inside = volume.array[labels > 0]
             inside = inside[:: -(-inside.size // SAMPLED) or 1]
+    known: tuple[LabelFacts, ...] = ()
+    if labels is not None and grid is not None:
+        image = volume.array if volume is not None and grid is volume.grid else None
+        known = label_facts(labels, grid, counts, case.names, image)
     facts = CaseFacts(
         dataset=case.dataset,
         case=case.case,
@@ -131,15 +119,7 @@ def inspect_case(case: Case) -> Inspected:
         channels=len(case.channels) or 1,
         modality=case.modality or (volume.modality if volume is not None else None) or "",
         usable=not any(problem.severity == "error" for problem in problems.said),
-        labels=tuple(
-            LabelFacts(
-                value=value,
-                name=case.names.get(value),
-                voxels=voxels,
-                ml=0.0 if grid is None else round(voxels * grid.voxel_volume_ml, 6),
-            )
-            for value, voxels in counts.items()
-        ),
+        labels=known,
         intensities=percentiles(sample),
         inside=percentiles(inside),
     )
@@ -238,11 +218,3 @@ def evenly(array: NDArray, most: int) -> NDArray:
     """(n,) about `most` voxels of an (i, j, k) array, the same step along each axis; all of a smaller one."""
     step = max(1, int(np.ceil((array.size / most) ** (1 / 3))))
     return array[::step, ::step, ::step].ravel()
-
-
-def percentiles(values: NDArray) -> dict[float, float] | None:
-    """`PERCENTILES` of (n,) values, None of none."""
-    if values.size == 0:
-        return None
-    found = np.percentile(values, PERCENTILES)
-    return {per_cent: round(float(value), 4) for per_cent, value in zip(PERCENTILES, found, strict=True)}

@@ -222,6 +222,13 @@ class _Json(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+def laid_over(settings: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a file under the options given beside it; an option for the length replaces the file's."""
+    if options.keys() & {"minutes", "steps"}:
+        settings = {name: value for name, value in settings.items() if name not in ("minutes", "steps")}
+    return settings | options
+
+
 def make_plan(values: dict[str, Any], *, source: str = "The plan") -> Plan:
     """A plan from its fields.
 

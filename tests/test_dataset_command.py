@@ -52,7 +52,11 @@ def test_a_sound_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert shown.err.splitlines()[0] == "Reading 2 cases: Medical Segmentation Decathlon"
     data = json.loads(target.read_text())
     found = fingerprint(find_cases(folder))
-    assert data["cases"][1]["labels"][0] == {"value": 1, "name": "left lump", "voxels": 144, "ml": 0.864}
+    size = {"extent_mm": [4, 12, 18], "piece_mm": [4, 12, 18]}
+    about = {"value": 1, "name": "left lump", "voxels": 144, "ml": 0.864}
+    within = {str(key): value for key, value in found.cases[1].labels[0].intensities.items()}
+    assert data["cases"][1]["labels"][0] == about | size | {"intensities": within}
+    assert data["labels"][0]["mm_median"] == data["labels"][0]["piece_mm_95"] == 18
     assert data["cases"][0]["inside"] == {str(key): value for key, value in found.cases[0].inside.items()}
     assert (data["usable"], data["unusable"], data["problems"]) == (2, 0, [])
 

@@ -13,7 +13,8 @@ from medsam_app.dataset_parts import Dataset
 from medsam_app.datasets import find_cases
 from medsam_app.errors import MedsamError
 from medsam_app.fingerprint import Fingerprint, fingerprint
-from medsam_app.fingerprint_case import PERCENTILES, count_values, evenly, inspect_case
+from medsam_app.fingerprint_case import count_values, evenly, inspect_case
+from medsam_app.fingerprint_labels import PERCENTILES, boxes, largest_piece
 from medsam_app.volume import load_volume
 from tests.dicom_files import write_series
 from tests.labelled_folders import FLIPPED, OBLIQUE, SHAPE, decathlon, image, labels, nnunet, save, save_json
@@ -158,6 +159,9 @@ def test_numbers_of_a_sound_dataset(tmp_path: Path) -> None:
         (2, "right lump", 120),
     ]
     assert first.labels[0].ml == pytest.approx(144 * 6 / 1000)
+    within = np.percentile(image(0)[labels() == 2], PERCENTILES)
+    assert list(first.labels[1].intensities.values()) == pytest.approx(within, abs=1e-4)
+    assert first.labels[1].extent_mm == first.labels[1].piece_mm == (5.0, 12.0, 12.0)
     one, two = found.labels
     assert (one.cases, one.voxels, two.cases, two.voxels) == (3, 3 * 144, 2, 2 * 120)
     assert (one.ml_min, one.ml_median, one.ml_max) == pytest.approx((144 * 3e-3, 144 * 6e-3, 144 * 6e-3))
@@ -245,3 +249,23 @@ def test_real_cases(shared_data: Path) -> None:
         assert found.facts.usable and found.facts.shape == volume.shape
         assert sum(each.voxels for each in found.facts.labels) == np.count_nonzero(drawn)
         assert all(each.name for each in found.facts.labels)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.int64])
+def test_boxes_of_labels_and_of_their_largest_pieces(dtype: type) -> None:
+    drawn = np.zeros((20, 12, 9), dtype=dtype)
+    drawn[1:4, 2:4, 3:8] = 3
+    drawn[15:17, 2, 3] = 3
+    drawn[4, 4, 8] = 3  # touches by a corner alone
+    drawn[8:13, 5:7, :] = 7
+    assert boxes(drawn, [3, 7]) == [np.s_[1:17, 2:5, 3:9], np.s_[8:13, 5:7, 0:9]]
+    assert largest_piece(drawn == 3) == (3, 2, 5)
+    assert largest_piece(drawn == 7) == (5, 2, 9)
+    assert boxes(np.zeros_like(drawn), []) == []
+
+
+def test_boxes_of_labels_with_huge_values() -> None:
+    drawn = np.zeros((6, 5, 4), dtype=np.int64)
+    drawn[:2, :3, :4] = 2
+    drawn[3:, 1:, 1:] = 2_000_000_000
+    assert boxes(drawn, [2, 2_000_000_000]) == [np.s_[0:2, 0:3, 0:4], np.s_[3:6, 1:5, 1:4]]
