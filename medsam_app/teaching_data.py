@@ -51,6 +51,7 @@ class Lesson:
         image: (X, Y, Z) float32, about 0 to 1, axes closest to RAS.
         valid: (X, Y, Z) whether the voxel lies in the volume.
         target: (X, Y, Z) the voxels of the label; there may be none.
+        labels: (X, Y, Z) int64 places of all of the plan's labels, from 1.
         label: place of the label among the plan's.
         view: number of the window; two lessons with the same one differ in label and prompts alone.
         rng: where everything else about this lesson comes from.
@@ -59,6 +60,7 @@ class Lesson:
     image: Tensor
     valid: Tensor
     target: Tensor
+    labels: Tensor
     label: int
     view: int
     rng: np.random.Generator
@@ -202,7 +204,7 @@ class Lessons:
                 shown = list(range(len(self.plan.labels)))
             if shown:
                 label = int(rng.choice(shown))
-                return Lesson(image.float(), valid, labels == label + 1, label, view, rng)
+                return Lesson(image.float(), valid, labels == label + 1, labels, label, view, rng)
         raise VolumeError(
             f"Not one of {MOST_DRAWS} windows of '{self.names[self.order(view)]}' shows a label; look at its "
             "label map."
