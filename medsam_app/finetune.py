@@ -1,8 +1,8 @@
 """Teaching an adapter by simulated interaction: one process of a run, step by step.
 
-A lesson is a window and a label. It begins as people begin (a click, a box, a rough mask, ...) or with nothing but
-the label's learned prompt; then come clicks where the mask is most wrong, the previous probability fed back. All
-rounds carry a loss. What is taught is the adapter alone; the base stays as it is.
+A lesson is a window and a label. It begins as people begin (a click, a box, a rough mask, ...) or with nothing
+but the label's learned prompt; then come clicks where the mask is most wrong, the previous probability fed
+back. All rounds carry a loss. What is taught is the adapter alone; the base stays as it is.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Teacher:
         self.adapter = fresh_adapter(self.model, plan)
         if plan.checkpointing and not plan.cached:
             for site in find_sites(self.model).blocks:
-                site.block.forward = _recomputed(site.block.forward)  # type: ignore[method-assign]
+                site.block.forward = _recomputed(site.block.forward)
         self.parameters = [p for p in self.adapter.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, betas=(0.9, 0.98)
@@ -184,7 +184,10 @@ class Teacher:
             automatic and (not lesson.target.any().item() or lesson.rng.random() < ALONE)
             for lesson in lessons
         ]
-        told = [automatic and (one or lesson.rng.random() < TOLD) for one, lesson in zip(alone, lessons)]
+        told = [
+            automatic and (one or lesson.rng.random() < TOLD)
+            for one, lesson in zip(alone, lessons, strict=True)
+        ]
         learned = None
         if any(told):
             tokens = self.adapter.prompts.tokens[[lesson.label for lesson in lessons]]
@@ -212,14 +215,15 @@ class Teacher:
         image = torch.stack([lesson.image for lesson in lessons])[:, None].to(self.device)
         if not self.plan.cached:
             return self.model.encode_image(image, valid)
-        with torch.no_grad():
-            found = [
-                self._embeddings.get_or_make(
-                    lesson.view, lambda n=n: self.model.encode_image(image[n : n + 1], valid[n : n + 1])
-                )[0]
-                for n, lesson in enumerate(lessons)
-            ]
-            return Embedding(*(torch.cat(parts) for parts in zip(*(each.tensors for each in found))))
+        found = []
+        for n, lesson in enumerate(lessons):
+            kept = self._embeddings.get(lesson.view)
+            if kept is None:
+                with torch.no_grad():
+                    kept = self.model.encode_image(image[n : n + 1], valid[n : n + 1])
+                self._embeddings.put(lesson.view, kept)
+            found.append(kept.tensors)
+        return Embedding(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
     def measure(self, stopped: Callable[[], bool]) -> dict[str, list[float]] | None:
         """Mean Dice on the held-out cases with the averaged adapter, which is kept where it is the best."""

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from datetime import timedelta
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from medsam_app.commands import note, say, step
+from medsam_app.commands import note, say
 from medsam_app.errors import ModelError, SaveError, SettingsError, VolumeError
+from medsam_app.processes import is_first, process_device, stopping, together, told_by
 from medsam_app.recipe import Recipe, read_recipe
 from medsam_app.whole_file import write_whole
 
 if TYPE_CHECKING:  # heavy
-    import torch
-
     from medsam_app.pretrain import Trainer
     from medsam_app.validation import Validation
 
@@ -31,8 +26,6 @@ RECIPE = "recipe.json"
 HEADS = "head_label_maps"
 #: Curves in a run folder.
 CURVES = "tensorboard"
-#: How long processes wait for the first, which measures, and for each other while they read.
-PATIENCE = timedelta(hours=3)
 
 
 def pretrain(
@@ -61,24 +54,24 @@ def pretrain(
             "--tensorboard needs tensorboard, which is not installed; run 'pip install tensorboard'."
         )
     _check_run(recipe, out)
-    first = os.environ.get("RANK", "0") == "0"
-    with _told_by(first, "Loading"):
+    first = is_first()
+    with told_by(first, "Loading"):
         from medsam_app.pretrain import Trainer
         from medsam_app.training_run import Journal, Watcher, run
         from medsam_app.training_watch import Board, on_console
         from medsam_app.validation import Validation
 
-    where, told = _device(device)
-    with _together(where), ExitStack() as stack:
+    where, told = process_device(device)
+    with together(where), ExitStack() as stack:
         if first:  # what was taken from --weights
             logging.basicConfig(format="%(message)s")
             logging.getLogger(Trainer.__module__).setLevel(logging.INFO)
             note(told)
-        with _told_by(first, "Reading"):
+        with told_by(first, "Reading"):
             trainer = Trainer(recipe, data, out, where, weights)
             windows = Validation(recipe, data) if first and recipe.validates else None
         measure = None if windows is None else partial(_measured, trainer, windows)
-        stopped = stack.enter_context(_stopping())
+        stopped = stack.enter_context(stopping())
         watchers: list[Watcher] = []
         if first:
             _write_recipe(recipe, out)
@@ -99,11 +92,6 @@ def _measured(
 ) -> dict[str, list[float]] | None:
     """How good the averaged weights are."""
     return windows.measure(trainer.averaged(), trainer.device, stopped=stopped)
-
-
-def _told_by(first: bool, text: str) -> AbstractContextManager[Any]:
-    """Say what is being done, in the first process alone."""
-    return step(text) if first else nullcontext()
 
 
 def _check_inputs(recipe: Recipe, data: Path | None, weights: Path | None) -> None:
@@ -153,57 +141,3 @@ def _write_recipe(recipe: Recipe, out: Path) -> None:
         write_whole(out / RECIPE, recipe.text())
     except OSError as error:
         raise SaveError(f"{out / RECIPE} cannot be written ({error.strerror}); give another --out.") from None
-
-
-def _device(wanted: str) -> tuple[torch.device, str]:
-    """The device of this process, and a sentence that says so; torchrun numbers a machine's processes."""
-    import torch
-
-    from medsam_app.models.load import choose_device
-
-    device, told = choose_device(wanted)
-    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
-        if device.index is not None and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
-            raise SettingsError(
-                f"Each process takes a GPU of its own, but --device names {device} for all; give cuda."
-            )
-        device, told = choose_device(f"cuda:{os.environ['LOCAL_RANK']}" if device.index is None else wanted)
-        torch.cuda.set_device(device)
-    return device, told
-
-
-@contextmanager
-def _together(device: torch.device) -> Iterator[None]:
-    """Join the other processes that torchrun started, if it did."""
-    if "WORLD_SIZE" not in os.environ:
-        yield
-        return
-    import torch.distributed as dist
-
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-@contextmanager
-def _stopping() -> Iterator[Callable[[], bool]]:
-    """Take Ctrl-C and SIGTERM as a wish to stop after the step; yields what says whether there is one.
-
-    A second Ctrl-C stops at once, unless torchrun is there, which passes on the one that all have got.
-    """
-    wished = False
-
-    def wish(number: int, frame: FrameType | None) -> None:
-        nonlocal wished
-        wished = True
-        if number == signal.SIGINT and "WORLD_SIZE" not in os.environ:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, wish) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: wished
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

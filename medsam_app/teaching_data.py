@@ -1,7 +1,7 @@
 """What an adapter is taught on: labelled cases on the plan's grid, and windows of them, varied at random.
 
-MONAI caches the cases and varies the windows. A lesson is a function of the plan's seed and its number, so that
-it does not matter which process draws it, nor when.
+MONAI caches the cases and varies the windows. A lesson is a function of the plan's seed and its number, so it
+does not matter which process draws it, nor when.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def whole_roi(volume: Volume, spacing: float, at_least: Index) -> Roi:
 def labels_in(label_map: NDArray[np.integer], roi: Roi, values: Sequence[int]) -> Tensor:
     """(X, Y, Z) uint8: place of a label among the values, from 1; 0 for all else.
 
-    Each label is interpolated by itself, and the largest share has the voxel: thick slices give smooth labels.
+    Each label is interpolated by itself, and the largest share has the voxel, so that thick slices give smooth
+    labels.
     """
     others, valid = read_roi(np.isin(label_map, list(values)), roi)
     best, chosen = 1 - others, torch.zeros(roi.shape, dtype=torch.uint8)
