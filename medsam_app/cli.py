@@ -18,6 +18,7 @@ from rich.console import Console
 from medsam_app import __version__
 from medsam_app.cli_dataset import dataset_app
 from medsam_app.cli_evaluate import evaluate
+from medsam_app.cli_finetune import finetune
 from medsam_app.cli_options import (
     AdapterOption,
     ChannelOption,
@@ -206,6 +207,7 @@ def info(
 
 
 app.command()(evaluate)
+app.command()(finetune)
 app.command()(pretrain)
 
 

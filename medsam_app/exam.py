@@ -1,8 +1,8 @@
 """What a finetuning run is measured on: windows of held-out cases, as the product would choose them.
 
-Each object is asked for without a prompt, where labels are learned, and then anew by careful clicks that do not
-say which label is meant. Dice is that of the window on the plan's grid; what the product scores on whole volumes
-`medsam-app evaluate` tells.
+Each object is asked for without a prompt, where labels are learned, and then anew by careful clicks that do
+not say which label is meant. Dice is that of the window on the plan's grid; what the product scores on whole
+volumes `medsam-app evaluate` tells.
 """
 
 from __future__ import annotations

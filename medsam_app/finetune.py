@@ -1,8 +1,8 @@
 """Teaching an adapter by simulated interaction: one process of a run, step by step.
 
-A lesson is a window and a label. It begins as people begin (a click, a box, a rough mask, ...) or with nothing
-but the label's learned prompt; then come clicks where the mask is most wrong, the previous probability fed
-back. All rounds carry a loss. What is taught is the adapter alone; the base stays as it is.
+A lesson is a window and a label. It begins as people begin (a click, a box, a rough mask, ...) or with
+nothing but the learned prompt of the label; then come clicks where the mask is most wrong, the previous
+probability fed back. All rounds carry a loss. What is taught is the adapter alone; the base stays as it is.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Plan(BaseModel):
     clip: tuple[float, float] | None = None
     minutes: float | None = Field(None, gt=0)
     steps: _Positive | None = None
-    batch: _Positive = 8
+    batch: _Positive = 4
     micro_batch: _Positive | None = None
     checkpointing: bool = False
     cached: bool = False
@@ -88,7 +88,7 @@ class Plan(BaseModel):
     weight_decay: float = Field(0.01, ge=0)
     warmup_steps: _Positive = 50
     ema: _Part = 0.99
-    rounds: tuple[_Positive, _Positive] = (2, 4)
+    rounds: tuple[_Positive, _Positive] = (1, 3)
     automatic: bool = True
     mirror: bool = False
     rotate: float = Field(15.0, ge=0, le=180)
@@ -98,7 +98,7 @@ class Plan(BaseModel):
     blur: float = Field(0.5, ge=0, le=8)
     bias: _Part = 0.2
     held_out: float = Field(0.15, gt=0, lt=0.9)
-    validate_minutes: float = Field(2.0, ge=0)
+    validate_minutes: float = Field(3.0, ge=0)
     validate_steps: int = Field(100, ge=0)
     patience: int = Field(8, ge=0)
     save_minutes: float = Field(3.0, ge=0)
@@ -162,6 +162,12 @@ class Plan(BaseModel):
     def done(self, step: int, seconds: float) -> float:
         """Which part of the run is behind, from 0 to 1, after so many steps in so many seconds."""
         return min(1.0, seconds / (self.minutes * 60) if self.minutes else step / (self.steps or 1))
+
+    def told(self, step: int, seconds: float) -> str:
+        """How far the run is: 'step 12 of 400', with minutes for one that is counted in them."""
+        if self.minutes is None:
+            return f"step {step} of {self.steps}"
+        return f"step {step}, {seconds / 60:.1f} of {self.minutes:g} min"
 
     def validations(self, step: int, seconds: float) -> int:
         """How many measurements are due by then, the one before the first step apart."""

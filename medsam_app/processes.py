@@ -1,4 +1,4 @@
-"""Processes of a training run: which device each has, how they come together, and how they are told to stop."""
+"""Processes of a training run: the device of each, how they come together, how they are told to stop."""
 
 from __future__ import annotations
 

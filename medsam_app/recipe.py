@@ -86,6 +86,12 @@ class Recipe(BaseModel):
         """Which part of the run is behind, from 0 to 1, after so many steps in so many seconds."""
         return min(1.0, seconds / (self.hours * 3600) if self.hours else step / (self.steps or 1))
 
+    def told(self, step: int, seconds: float) -> str:
+        """How far the run is: 'step 12 of 400', with hours for one that is counted in them."""
+        if self.hours is None:
+            return f"step {step} of {self.steps}"
+        return f"step {step}, {seconds / 3600:.2f} of {self.hours:.2f} h"
+
     def validations(self, step: int, seconds: float) -> int:
         """How many measurements are due by then, the one before the first step apart."""
         at, period = (

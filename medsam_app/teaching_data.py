@@ -78,7 +78,7 @@ def whole_roi(volume: Volume, spacing: float, at_least: Index) -> Roi:
 def labels_in(label_map: NDArray[np.integer], roi: Roi, values: Sequence[int]) -> Tensor:
     """(X, Y, Z) uint8: place of a label among the values, from 1; 0 for all else.
 
-    Each label is interpolated by itself, and the largest share has the voxel, so that thick slices give smooth
+    Each label is interpolated by itself and the largest share has the voxel, so that thick slices give smooth
     labels.
     """
     others, valid = read_roi(np.isin(label_map, list(values)), roi)

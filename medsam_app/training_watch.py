@@ -16,6 +16,7 @@ from medsam_app.commands import note
 from medsam_app.training_run import Watcher
 
 if TYPE_CHECKING:
+    from medsam_app.plan import Plan
     from medsam_app.recipe import Recipe
 
 #: Between two lines about the work in a log.
@@ -29,7 +30,7 @@ class Lines(Watcher):
         recipe: says how long the run is.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe | Plan) -> None:
         self.recipe, self.said = recipe, -math.inf
         self.losses: list[float] = []
 
@@ -50,7 +51,7 @@ class Bar(Watcher):
     #: The loss that is shown is the mean of so many steps.
     SMOOTH = 20
 
-    def __init__(self, recipe: Recipe, bar: Progress, task: TaskID) -> None:
+    def __init__(self, recipe: Recipe | Plan, bar: Progress, task: TaskID) -> None:
         self.recipe, self.bar, self.task = recipe, bar, task
         self.losses: list[float] = []
         self.text = "first step"
@@ -100,7 +101,7 @@ class Board(Watcher):
 
 
 @contextmanager
-def on_console(recipe: Recipe, done: float) -> Iterator[Watcher]:
+def on_console(recipe: Recipe | Plan, done: float) -> Iterator[Watcher]:
     """The watcher that fits where the program runs: a bar in a terminal, lines in a log."""
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
@@ -114,14 +115,9 @@ def on_console(recipe: Recipe, done: float) -> Iterator[Watcher]:
         yield Bar(recipe, bar, task)
 
 
-def progress_text(recipe: Recipe, row: dict[str, Any], losses: list[float]) -> str:
-    """'step 12 of 400, loss 0.412', with hours for a run that is counted in them."""
-    length = (
-        f"step {row['step']} of {recipe.steps}"
-        if recipe.hours is None
-        else f"step {row['step']}, {row['seconds'] / 3600:.2f} of {recipe.hours:.2f} h"
-    )
-    return f"{length}, loss {sum(losses) / len(losses):.3f}"
+def progress_text(recipe: Recipe | Plan, row: dict[str, Any], losses: list[float]) -> str:
+    """'step 12 of 400, loss 0.412', with the time for a run that is counted in it."""
+    return f"{recipe.told(row['step'], row['seconds'])}, loss {sum(losses) / len(losses):.3f}"
 
 
 def measured_text(row: dict[str, Any]) -> str:

@@ -1,0 +1,269 @@
+"""What `medsam-app finetune` does: read the dataset, settle the plan, teach, and say what it brought."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medsam_app.commands import note, say
+from medsam_app.errors import ModelError, SaveError, SettingsError
+from medsam_app.memory import machine_memory
+from medsam_app.plan import Plan, laid_over, read_plan, read_settings
+from medsam_app.processes import is_first, process_count, process_device, stopping, together, told_by
+from medsam_app.reporting import check_target, watched
+from medsam_app.whole_file import save_whole
+
+if TYPE_CHECKING:  # heavy
+    from medsam_app.cases import Case
+    from medsam_app.datasets import Dataset
+    from medsam_app.finetune import Teacher
+
+#: In the folder of a run: its plan, what it is of, its adapter as it was last, its curves.
+PLAN, FINGERPRINT, LAST, CURVES = "plan.json", "fingerprint.json", "last.safetensors", "tensorboard"
+#: What a run leaves in its folder, and a new one there takes away.
+_RUN_FILES = (PLAN, FINGERPRINT, "state.json", "*.jsonl", "*.safetensors", "*.tmp", f"{CURVES}/events.*")
+#: The split that is learned from where a dataset has one of that name.
+SPLIT = "train"
+#: Of the memory that a run may take, the part for cached cases.
+CACHES = 0.4
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A run that can begin.
+
+    Attributes:
+        dataset: the cases that it is about.
+        learned, measured: those that are taught on, and those that are kept apart.
+    """
+
+    plan: Plan
+    dataset: Dataset
+    learned: list[Case]
+    measured: list[Case]
+
+
+def finetune(
+    path: Path,
+    *,
+    output: Path,
+    given: Mapping[str, Any],
+    items: Sequence[str],
+    settings: Path | None,
+    memory: str | None,
+    weights: Path | None,
+    device: str,
+    tensorboard: bool,
+    dry_run: bool,
+    overwrite: bool,
+) -> bool:
+    """Teach an adapter.
+
+    Args:
+        path: the dataset.
+        output: gets the adapter; the folder of the run is beside it.
+        given: fields of `Plan` that were asked for.
+        items: more of them, as 'name=value' with the value in JSON.
+        settings: a file of yet more, under both.
+        memory: most memory of all processes, '6' or '6GB'; None for most of what is free.
+        weights: of the base, instead of the published ones.
+        device: 'auto' or a device of torch.
+        tensorboard: whether to write curves.
+        dry_run: whether to stop once the plan was shown.
+        overwrite: whether to replace an adapter, and a run that is there.
+
+    Returns:
+        whether the run is done; otherwise it was stopped.
+
+    Raises:
+        MedsamError: one of these cannot be used.
+    """
+    output = output if output.suffix == ".safetensors" else output.with_name(output.name + ".safetensors")
+    out = output.with_name(output.stem + ".run")
+    budget = _gigabytes(memory)
+    if weights is not None and not weights.exists():
+        raise ModelError(f"There is no file of weights '{weights}'; check the path.")
+    if tensorboard and find_spec("tensorboard") is None:
+        raise SettingsError(
+            "--tensorboard needs tensorboard, which is not installed; run 'pip install tensorboard'."
+        )
+    options = {} if settings is None else read_settings(settings)
+    asked = laid_over(options, _items(items) | dict(given))
+    first = is_first()
+    where, told = process_device(device)
+    with together(where), ExitStack() as stack:
+        if first:
+            resumes = (out / PLAN).is_file() and not overwrite
+            if not resumes:
+                check_target(output, sources=[path], overwrite=overwrite)
+            note(told)
+            if not resumes or dry_run:
+                _prepare(path, out, asked, budget, weights, device=where, dry_run=dry_run)
+        if dry_run:
+            return True
+        _wait(where)
+        ready = _ready(path, out, asked)
+        with told_by(first, "Reading"):
+            from medsam_app.finetune import Teacher
+            from medsam_app.training_run import Journal, Watcher, run
+            from medsam_app.training_watch import Board, on_console
+
+            teacher = Teacher(
+                ready.plan, ready.learned, ready.measured, out, where, weights=weights, memory=CACHES * budget
+            )
+        if first:
+            _tell_cases(ready, teacher)
+        stopped = stack.enter_context(stopping())
+        watchers: list[Watcher] = []
+        if first:
+            console = on_console(ready.plan, teacher.done())
+            watchers = [Journal(out, teacher.step), stack.enter_context(console)]
+            if tensorboard:
+                watchers.append(stack.enter_context(closing(Board(out / CURVES, teacher.step))))
+        measure = teacher.measure if teacher.exam is not None and ready.plan.validates else None
+        done = run(teacher, measure, watchers=watchers, stopped=lambda: stopped() or teacher.settled())
+        done = done or teacher.settled()
+    if first:
+        _keep(teacher, output, done=done)
+    return done
+
+
+def _gigabytes(text: str | None) -> float:
+    """Bytes of '6', '6GB' or '6 GB'; most of what is free where nothing is said."""
+    if text is None:
+        return 0.5 * (machine_memory() or 8e9)
+    try:
+        size = float(text.strip().upper().removesuffix("B").removesuffix("G")) * 1e9
+    except ValueError:
+        size = 0.0
+    if not 0 < size < 1e15:
+        raise SettingsError(f"--memory is a number of gigabytes, such as 6 or 6GB; got '{text}'.")
+    return size
+
+
+def _items(items: Sequence[str]) -> dict[str, Any]:
+    """Fields of a plan from 'name=value'; what is no JSON is taken as text."""
+    found: dict[str, Any] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise SettingsError(f"--set takes ITEM=VALUE, such as --set rotate=0; got '{item}'.")
+        try:
+            found[name.strip()] = json.loads(text)
+        except ValueError:
+            found[name.strip()] = text
+    return found
+
+
+def _prepare(
+    path: Path,
+    out: Path,
+    asked: dict[str, Any],
+    budget: float,
+    weights: Path | None,
+    *,
+    device: Any,
+    dry_run: bool,
+) -> None:
+    """Read the dataset, settle the plan, show it, and write both into the folder of the run."""
+    from medsam_app.datasets import find_cases
+    from medsam_app.fingerprint import fingerprint
+    from medsam_app.fingerprint_file import save_fingerprint
+    from medsam_app.plan_cases import chosen
+    from medsam_app.plan_table import show_plan
+    from medsam_app.planning import plan_for
+
+    dataset = find_cases(path)
+    splits = {case.split for case in dataset.cases}
+    if "split" not in asked and SPLIT in splits:
+        asked = asked | {"split": SPLIT}
+    dataset = chosen(dataset, split=asked.get("split"), datasets=asked.get("datasets", ()))
+    with watched("Reading the dataset") as (progress, _):
+        found = fingerprint(dataset, progress=progress)
+    settled = plan_for(found, **asked)
+    show_plan(settled)
+    if dry_run:
+        return
+    try:
+        out.mkdir(exist_ok=True)
+        for pattern in _RUN_FILES:
+            for file in out.glob(pattern):
+                file.unlink()
+    except OSError as error:
+        raise SaveError(f"{out} cannot be the folder of a run ({error.strerror}); give another -o.") from None
+    save_fingerprint(out / FINGERPRINT, found)
+    # Last: a folder without a plan holds no run.
+    save_whole(out / PLAN, settled.plan.text())
+
+
+def _wait(device: Any) -> None:
+    """Until the first process has prepared the run."""
+    if process_count() > 1:
+        import torch.distributed as dist
+
+        dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def _ready(path: Path, out: Path, asked: Mapping[str, Any]) -> Ready:
+    """The run as it was prepared, which what is asked for must agree with."""
+    from medsam_app.datasets import find_cases
+    from medsam_app.fingerprint_file import read_fingerprint
+    from medsam_app.plan_cases import chosen, split_cases, teachable
+
+    plan, found = read_plan(out / PLAN), read_fingerprint(out / FINGERPRINT)
+    held = plan.model_dump(mode="json")
+    for name, value in asked.items():
+        if name == "labels":
+            if set(map(str, value)) - {str(v) for v in plan.labels} - set(plan.labels.values()):
+                raise _other(out, f"labels: {', '.join(plan.labels.values())}")
+        elif held[name] != json.loads(json.dumps(value)):
+            raise _other(out, f"{name}: {held[name]}, here {value}")
+    if found.path != str(path):
+        raise _other(out, f"dataset: {found.path}, here {path}")
+    dataset = chosen(find_cases(path), split=plan.split, datasets=plan.datasets)
+    usable = teachable(dataset.cases, found, plan)
+    learned, measured = split_cases(usable, plan)
+    return Ready(plan, replace(dataset, cases=tuple(usable)), learned, measured)
+
+
+def _other(out: Path, what: str) -> SettingsError:
+    return SettingsError(
+        f"The folder {out} holds a run of another plan ({what}); give another -o, or --overwrite to start "
+        "anew."
+    )
+
+
+def _tell_cases(ready: Ready, teacher: Teacher) -> None:
+    """How many cases there are for what."""
+    text = f"Learning from {len(ready.learned)} cases, measuring on {len(ready.measured)}"
+    if teacher.lessons.cached < teacher.lessons.count:
+        text += (
+            f"; {teacher.lessons.cached} of those learned from fit into memory, the others are read each time"
+        )
+    note(text + (f"; going on after step {teacher.step}." if teacher.step else "."))
+
+
+def _keep(teacher: Teacher, output: Path, *, done: bool) -> None:
+    """The best adapter under the name that was asked for, and where things are."""
+    from medsam_app.finetune import BEST
+
+    out = teacher.out
+    teacher.keep_last(out / LAST)
+    best = out / (BEST if teacher.best > 0 else LAST)
+    try:
+        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(best.read_bytes())
+        temporary.replace(output)
+    except OSError as error:
+        raise SaveError(f"{output} could not be written ({error.strerror}); the adapter is {best}.") from None
+    if done:
+        say(f"Done after {teacher.step} steps; the adapter is {output}.")
+    else:
+        say(f"Stopped after step {teacher.step}; the best adapter so far is {output}.")
+        note(f"The run is in {out}; the same command goes on from there.")
