@@ -84,9 +84,9 @@ class Plan(BaseModel):
     micro_batch: _Positive | None = None
     checkpointing: bool = False
     cached: bool = False
-    learning_rate: float = Field(0.0005, gt=0, le=1)
+    learning_rate: float = Field(0.002, gt=0, le=1)
     weight_decay: float = Field(0.01, ge=0)
-    warmup_steps: _Positive = 50
+    warmup_steps: _Positive = 20
     ema: _Part = 0.99
     rounds: tuple[_Positive, _Positive] = (1, 3)
     automatic: bool = True

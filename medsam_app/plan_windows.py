@@ -95,7 +95,11 @@ def choose_window(
     most = side // multiple * multiple
     for_objects = _up(objects.longest / _FILLED / spacing, multiple)
     cube = min(most, max(for_objects, _LEAST_SIDE))
-    right, front, up = (min(cube, _up(mm / spacing, multiple)) for mm in objects.volume)
+    # A window of about the volume's size shows it all: a few voxels beyond are not worth another multiple.
+    least = min(cube, _up(objects.longest / spacing, multiple))
+    right, front, up = (
+        min(cube, max(least, multiple * round(mm / spacing / multiple))) for mm in objects.volume
+    )
     if for_objects > most:
         reason = f"{most} voxels at most"
     elif cube > for_objects:

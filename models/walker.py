@@ -86,14 +86,18 @@ def random_walker(
     r = b - x + _neighbours(x, weights)
     p = r.clone()
     rr = _dot(r, r)
+    # A sample that is good enough is left as it is: what it becomes does not depend on the others.
+    going = torch.ones_like(rr)
     for step in range(iterations):
         ap = p - _neighbours(p, weights)
-        alpha = rr / _dot(p, ap).clamp_min(1e-30)
+        alpha = going * rr / _dot(p, ap).clamp_min(1e-30)
         x.addcmul_(alpha, p)
         r.addcmul_(alpha, ap, value=-1)
         rr_new = _dot(r, r)
-        if step % 10 == 9 and bool((rr_new <= goal).all()):
-            break
+        if step % 10 == 9:
+            going = (rr_new > goal).to(rr)
+            if not going.any():
+                break
         p.mul_(rr_new / rr.clamp_min(1e-30)).add_(r)
         rr = rr_new
     return torch.where(inside, 1.0, torch.where(outside, 0.0, x * scale)).clamp_(0, 1)

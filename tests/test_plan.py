@@ -23,7 +23,7 @@ def test_a_plan_reads_back_as_it_was(tmp_path: Path) -> None:
     assert read_plan(file) == plan
     assert read_plan(file).labels == {1: "lump"}
     assert not plan.differences(read_plan(file))
-    assert plan.model_copy(update={"batch": 4}).differences(plan) == ["batch: 8, here 4"]
+    assert plan.model_copy(update={"batch": 6}).differences(plan) == ["batch: 4, here 6"]
 
 
 def test_steps_and_time_say_how_far_a_run_is() -> None:
