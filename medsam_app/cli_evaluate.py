@@ -12,14 +12,60 @@ from medsam_app.models.table import DEFAULT_MODEL
 
 
 def evaluate(
-    folder: Annotated[
-        Path, typer.Argument(help="Labelled volumes, with a manifest.json.", show_default=False)
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATASET",
+            help="Labelled volumes: a folder, or a .csv or .json list, that 'medsam-app dataset inspect' "
+            "understands.",
+            show_default=False,
+        ),
     ],
-    split: Annotated[str, typer.Option(help="Which cases of the manifest.")] = "dev",
-    clicks: Annotated[int, typer.Option(help="Clicks on each object.")] = 10,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Which cases; 'dev' by default where there is such a split, otherwise all. 'all' for all.",
+            show_default=False,
+        ),
+    ] = None,
+    datasets: Annotated[
+        list[str] | None,
+        typer.Option("--dataset", metavar="NAME", help="Cases of this dataset alone; repeatable."),
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="NAME|VALUE", help="This label alone; repeatable."),
+    ] = None,
+    clicks: Annotated[
+        str,
+        typer.Option(
+            metavar="N[,N...]",
+            help="Clicks on each object; of several numbers the largest, and means are given after each.",
+        ),
+    ] = "10",
+    targets: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--target",
+            help="Dice whose number of clicks is counted; repeatable. 0.80 and 0.85 by default.",
+            show_default=False,
+        ),
+    ] = None,
     first: Annotated[
         str, typer.Option(metavar="click|box", help="What comes first: a click, or a box and then clicks.")
     ] = "click",
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MM",
+            help="By how much a surface may be off in the surface Dice; by default the largest side of a "
+            "voxel of each volume.",
+            show_default=False,
+        ),
+    ] = None,
+    distances: Annotated[
+        bool, typer.Option("--distances/--no-distances", help="Measure surface Dice and HD95.")
+    ] = True,
     baseline: Annotated[
         list[str] | None,
         typer.Option(
@@ -28,6 +74,9 @@ def evaluate(
             "(the embedded model untrained); repeatable.",
         ),
     ] = None,
+    base: Annotated[
+        bool, typer.Option("--base", help="Measure the model without its adapter too, and the difference.")
+    ] = False,
     most_cases: Annotated[
         int | None,
         typer.Option(help="At most so many cases a dataset, evenly spread.", show_default=False),
@@ -41,6 +90,10 @@ def evaluate(
     ] = None,
     json: Annotated[
         Path | None, typer.Option(help="File of the summaries to write.", show_default=False)
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Page (.html) with tables, curves and pictures to write.", show_default=False),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that are there already.")
@@ -58,14 +111,21 @@ def evaluate(
     from medsam_app import evaluate_command
 
     skipped = evaluate_command.evaluate(
-        folder,
+        dataset,
+        clicks=clicks,
         csv_file=csv,
         json_file=json,
+        report_file=report,
         overwrite=overwrite,
         split=split,
-        clicks=clicks,
+        datasets=datasets or [],
+        labels=labels or [],
+        **({"targets": sorted(set(targets))} if targets else {}),
         first=first,
+        tolerance=tolerance,
+        distances=distances,
         baselines=baseline or [],
+        base=base,
         most_cases=most_cases,
         refine=refine,
         seed=seed,

@@ -25,6 +25,7 @@ class Problem:
         kind: one word or two for what it is, the same for the same fault.
         dataset, case: what it is about; `case` is empty where it is the dataset as a whole.
         message: what, got, wanted and what to do.
+        split: of the case, empty where nothing says so.
     """
 
     severity: Literal["error", "warning"]
@@ -32,6 +33,7 @@ class Problem:
     dataset: str
     case: str
     message: str
+    split: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,19 +73,29 @@ class Gathering:
     cases: list[Case] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
-    def error(self, kind: str, case: str, message: str, *, dataset: str | None = None) -> None:
+    def error(
+        self, kind: str, case: str, message: str, *, dataset: str | None = None, split: str = ""
+    ) -> None:
         """A case that cannot be used."""
-        self._say("error", kind, case, message, dataset)
+        self._say("error", kind, case, message, dataset, split)
 
     def warning(self, kind: str, case: str, message: str, *, dataset: str | None = None) -> None:
         """Something to look at."""
         self._say("warning", kind, case, message, dataset)
 
     def _say(
-        self, severity: Literal["error", "warning"], kind: str, case: str, message: str, dataset: str | None
+        self,
+        severity: Literal["error", "warning"],
+        kind: str,
+        case: str,
+        message: str,
+        dataset: str | None,
+        split: str = "",
     ) -> None:
         about = self.name if dataset is None else dataset
-        self.problems.append(Problem(severity=severity, kind=kind, dataset=about, case=case, message=message))
+        self.problems.append(
+            Problem(severity=severity, kind=kind, dataset=about, case=case, message=message, split=split)
+        )
 
     def add(
         self, case: str, image: Path, label: Path, *, split: str = "", channels: Iterable[Path] = ()
@@ -110,7 +122,7 @@ class Gathering:
             message = (
                 f"The {role} {path} is listed but not there; put it there, or take the case off the list."
             )
-            self.error(f"{role} missing", case.case, message, dataset=case.dataset)
+            self.error(f"{role} missing", case.case, message, dataset=case.dataset, split=case.split)
         if not missing:
             self.cases.append(case)
 

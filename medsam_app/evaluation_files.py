@@ -34,6 +34,8 @@ def write_scores(scores: Sequence[Score], path: Path) -> None:
 def write_json(evaluation: Evaluation, path: Path) -> None:
     """Everything of an `Evaluation` but the single scores, and the version that measured it.
 
+    What is not defined is null.
+
     Raises:
         SaveError: the file could not be written.
     """

@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medsam_app.clicks import next_click
+from medsam_app.distances import Distances, surface_distances
 from medsam_app.engine import Progress
+from medsam_app.gallery import Gallery
 from medsam_app.roi import Index, mask_bounds
-from medsam_app.scores import MIN_VOXELS, Score, dice
+from medsam_app.scores import MIN_VOXELS, FalseLabel, Score, dice
+from medsam_app.segmenters import LabelMapper, Methods, Segmenter
 from medsam_app.volume import Volume
 
 #: What an object's prompts may begin with.
@@ -22,39 +26,53 @@ FIRSTS = ("click", "box")
 BOX_JITTER = 0.1
 
 
-class Answer(Protocol):
-    """What a method makes of prompts."""
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """(i, j, k) on the volume's grid."""
-
-    @property
-    def score(self) -> float | None:
-        """The Dice that the method itself expects, if it expects any."""
-
-
-class Segmenter(Protocol):
-    """A method that can be measured: `VolumePredictor`, or one of `medsam_app.classical`."""
-
-    @property
-    def volume(self) -> Volume:
-        """The volume that is segmented."""
-
-    def set_volume(self, volume: Volume) -> None:
-        """Choose the volume."""
-
-    def predict(self, *, points: Any = None, point_labels: Any = None, boxes: Any = None) -> Answer:
-        """Segment from all prompts so far; see `VolumePredictor.predict`."""
-
-
 class Step(NamedTuple):
-    """One prompt of an object; see `Score`."""
+    """One prompt of an object and its (i, j, k) mask; see `Score`."""
 
     dice: float
     quality: float | None
     unmet: int
     seconds: float | None
+    mask: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How objects are measured, the same for all of them.
+
+    Attributes:
+        clicks: on each object, the box counted as one.
+        shown: numbers of clicks after which surfaces are measured; empty for never. Click 0 is always.
+        first: "click" or "box".
+        seed: of the box, which is the same for all methods and whatever else is measured.
+        tolerance: mm, see `surface_distances`.
+        labels: names or values of those that are measured; none named for all.
+    """
+
+    clicks: int = 10
+    shown: tuple[int, ...] = ()
+    first: str = "click"
+    seed: int = 0
+    tolerance: float | None = None
+    labels: tuple[str, ...] = ()
+
+    def wants(self, value: int, name: str) -> bool:
+        """Whether a label is measured."""
+        return not self.labels or str(value) in self.labels or name in self.labels
+
+
+@dataclass
+class Found:
+    """What was measured of a case, or of several.
+
+    Attributes:
+        small: objects that were left out.
+        false: labels that were found where there are none.
+    """
+
+    scores: list[Score] = field(default_factory=list)
+    small: int = 0
+    false: list[FalseLabel] = field(default_factory=list)
 
 
 def jittered_box(truth: NDArray[np.bool_], rng: np.random.Generator) -> tuple[Index, Index]:
@@ -91,7 +109,7 @@ def click_through(
     points: list[Index] = []
     signs: list[int] = []
     boxes = None if box is None else [box]
-    result = Step(0.0, None, 0, None)
+    result = Step(0.0, None, 0, None, mask)
     for number in range(clicks):
         if number or boxes is None:
             click = next_click(mask, truth, spacing=segmenter.volume.spacing)
@@ -106,52 +124,113 @@ def click_through(
         mask = found.mask
         seconds = time.perf_counter() - began
         unmet = sum(int(mask[point]) != sign for point, sign in zip(points, signs, strict=True))
-        result = Step(dice(mask, truth), found.score, unmet, seconds)
+        result = Step(dice(mask, truth), found.score, unmet, seconds, mask)
         yield result
 
 
 def evaluate_case(
-    segmenters: Mapping[str, Segmenter],
+    methods: Methods,
     volume: Volume,
     label_map: NDArray[np.integer],
     *,
-    clicks: int = 10,
-    first: str = "click",
-    seed: int = 0,
+    plan: Plan,
     names: Mapping[int, str] | None = None,
     case: str = "",
     dataset: str = "",
     modality: str = "",
     progress: Progress | None = None,
-) -> tuple[list[Score], int]:
-    """Scores of every object of a case, and how many were too small.
+    gallery: Gallery | None = None,
+) -> Found:
+    """Scores of every object of a case, by every method.
 
     Args:
-        segmenters: by the name of the method.
         label_map: (i, j, k) integers on the volume's grid.
-        clicks: on each object, the box counted as one.
-        first: "click" or "box".
-        seed: of the box, which is the same for all methods and whatever else is measured.
         names: names of the labels.
         progress: called with the name of an object and the fraction of them done.
+        gallery: gets a picture of the case.
     """
-    for segmenter in segmenters.values():
-        segmenter.set_volume(volume)
-    scores, small = [], 0
-    values, counts = np.unique(label_map, return_counts=True)
-    for number, (value, voxels) in enumerate(zip(values.tolist(), counts.tolist(), strict=True)):
-        if value <= 0:
-            continue
-        if voxels < MIN_VOXELS:
-            small += 1
-            continue
-        truth = label_map == value
-        label = (names or {}).get(value, str(value))
+    about = (dataset, modality, case)
+    names = names or {}
+    counts = dict(zip(*(each.tolist() for each in np.unique(label_map, return_counts=True)), strict=True))
+    wanted = [value for value in counts if value > 0 and plan.wants(value, names.get(value, ""))]
+    objects = [value for value in wanted if counts[value] >= MIN_VOXELS]
+    found = Found(small=len(wanted) - len(objects))
+    methods.set_volume(volume)
+    if gallery is not None and objects:
+        gallery.begin(volume, np.where(np.isin(label_map, objects), label_map, 0))
+    maps = {}
+    for method, mapper in methods.mappers.items():
         if progress is not None:
-            progress(label, number / len(values))
-        own = zlib.crc32(f"{dataset}/{modality}/{case}/{value}".encode())
-        box = jittered_box(truth, np.random.default_rng([seed, own])) if first == "box" else None
-        for method, segmenter in segmenters.items():
-            for click, step in enumerate(click_through(segmenter, truth, clicks=clicks, box=box), start=1):
-                scores.append(Score(method, dataset, modality, case, label, value, voxels, click, *step))
-    return scores, small
+            progress(method, 0.0)
+        maps[method] = _mapped(mapper)
+        for value, voxels in zip(*np.unique(maps[method].labels, return_counts=True), strict=True):
+            label = names.get(int(value), str(value))
+            if value > 0 and int(value) not in counts and plan.wants(int(value), label):
+                found.false.append(FalseLabel(method, *about, label, int(value), int(voxels)))
+    for number, value in enumerate(objects):
+        label = names.get(value, str(value))
+        if progress is not None:
+            progress(label, number / len(objects))
+        truth = label_map == value
+        walks = _clicked(methods, truth, value, plan, "/".join((*about, str(value))))
+        known = [method for method in maps if value in methods.mappers[method].labels]
+        walks |= {method: _found(maps[method], truth, value) for method in known}
+        for method, steps in walks.items():
+            for click, step, far in _with_distances(steps, truth, volume, plan):
+                row = Score(
+                    method, *about, label, value, counts[value], click,
+                    step.dice, step.quality, step.unmet, step.seconds, *far,
+                )  # fmt: skip
+                found.scores.append(row)
+            if gallery is not None:
+                gallery.add(method, step.mask)
+    if gallery is not None:
+        gallery.finish(about)
+    return found
+
+
+def _clicked(
+    methods: Methods, truth: NDArray[np.bool_], value: int, plan: Plan, name: str
+) -> dict[str, Iterator[tuple[int, Step]]]:
+    """Numbered clicks on an object by every method that is clicked; `name` tells it from all others."""
+    box = None
+    if plan.first == "box":
+        box = jittered_box(truth, np.random.default_rng([plan.seed, zlib.crc32(name.encode())]))
+    return {
+        method: enumerate(click_through(segmenter, truth, clicks=plan.clicks, box=box), start=1)
+        for method, segmenter in methods.for_label(value).items()
+    }
+
+
+class _Map(NamedTuple):
+    """(i, j, k) labels that a method found, and the seconds that it took."""
+
+    labels: NDArray[np.integer]
+    seconds: float
+
+
+def _mapped(mapper: LabelMapper) -> _Map:
+    began = time.perf_counter()
+    labels = mapper.predict_labels()
+    return _Map(labels, time.perf_counter() - began)
+
+
+def _found(found: _Map, truth: NDArray[np.bool_], value: int) -> Iterator[tuple[int, Step]]:
+    """What was found of an object without a click."""
+    mask = found.labels == value
+    yield 0, Step(dice(mask, truth), None, 0, found.seconds, mask)
+
+
+def _with_distances(
+    steps: Iterator[tuple[int, Step]], truth: NDArray[np.bool_], volume: Volume, plan: Plan
+) -> Iterator[tuple[int, Step, tuple[float | None, float | None]]]:
+    """Steps with the distances of those that are shown."""
+    before: tuple[NDArray, Distances] | None = None
+    for click, step in steps:
+        if not plan.shown or click not in (0, *plan.shown):
+            yield click, step, (None, None)
+            continue
+        if before is None or before[0] is not step.mask:
+            far = surface_distances(step.mask, truth, spacing=volume.spacing, tolerance=plan.tolerance)
+            before = (step.mask, far)
+        yield click, step, before[1]

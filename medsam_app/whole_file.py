@@ -40,11 +40,13 @@ def write_whole(path: Path, text: str, *, prove: Callable[[Path], None] | None =
 def save_whole(path: Path, text: str) -> None:
     """`write_whole` for a file that a user asked for.
 
+    What is no text, as names of files may hold, is written as a backslash and its number.
+
     Raises:
         SaveError: the file could not be written.
     """
     try:
-        write_whole(path, text)
+        write_whole(path, text.encode("utf-8", "backslashreplace").decode("utf-8"))
     except OSError as error:
         raise SaveError(
             f"{path} could not be written ({error.strerror or error}); free some space or write elsewhere."

@@ -10,11 +10,12 @@ import pytest
 from scipy import ndimage
 
 from medsam_app.cases import list_cases
-from medsam_app.errors import SettingsError, VolumeError
+from medsam_app.errors import DatasetError, SettingsError, VolumeError
 from medsam_app.evaluate import Skipped, evaluate_folder
-from medsam_app.measuring import BOX_JITTER, click_through, evaluate_case, jittered_box
+from medsam_app.measuring import BOX_JITTER, Plan, click_through, evaluate_case, jittered_box
 from medsam_app.predictor import VolumePredictor
 from medsam_app.scores import dice
+from medsam_app.segmenters import Methods
 from medsam_app.volume import Volume
 from tests.evaluation_data import SPACING, two_balls, write_folder
 
@@ -56,8 +57,10 @@ def test_dice_of_known_masks() -> None:
 
 def test_objects_are_clicked_and_small_ones_counted(predictor, balls) -> None:
     volume, labels = balls
-    scores, small = evaluate_case({"ours": predictor}, volume, labels, clicks=2, names={1: "large"})
-    assert small == 1
+    methods = Methods(segmenters={"ours": predictor})
+    found = evaluate_case(methods, volume, labels, plan=Plan(clicks=2), names={1: "large"})
+    scores = found.scores
+    assert (found.small, found.false) == (1, [])
     assert [(s.label, s.value, s.click) for s in scores] == [
         (name, value, click) for name, value in (("large", 1), ("2", 2)) for click in (1, 2)
     ]
@@ -132,12 +135,10 @@ def test_folder_is_measured_whole(tmp_path: Path) -> None:
     found = evaluate_folder(
         folder, clicks=2, baselines=["confidence"], progress=lambda *each: heard.append(each), **options
     )
-    # Each case has four values: the background, two objects and one that is too small.
-    done = {"reading": 0.0, "larger ball": 1 / 8, "2": 2 / 8}
     assert heard == [
         (f"{case}: {what}", start + share)
         for case, start in (("balls, case0", 0.0), ("one, only", 0.5))
-        for what, share in done.items()
+        for what, share in (("reading", 0.0), ("larger ball", 0.0), ("2", 1 / 4))
     ]
     assert (found.small, found.skipped) == (2, ())
     assert found.model == "sam3d_tiny" and len(found.weights_sha256) == 64
@@ -190,17 +191,17 @@ def test_mistakes(tmp_path: Path, options: dict, error: type[Exception], said: s
 @pytest.mark.parametrize(
     ("manifest", "said"),
     [
-        (None, "There is no "),
+        (None, "No labelled cases were found in "),
         ("{", "is no manifest of labelled cases: the file: Invalid JSON"),
         ("[]", "is no manifest of labelled cases: the file: "),
         ('{"cases": [{"dataset": "x"}]}', "is no manifest of labelled cases: cases.0.case: Field required."),
-        ('{"cases": []}', "lists no cases"),
+        ('{"cases": []}', "but lists no case; list some"),
     ],
 )
 def test_manifests_that_are_none(tmp_path: Path, manifest: str | None, said: str) -> None:
     if manifest is not None:
         (tmp_path / "manifest.json").write_text(manifest)
-    with pytest.raises((VolumeError, SettingsError)) as raised:
+    with pytest.raises((VolumeError, DatasetError)) as raised:
         evaluate_folder(tmp_path)
     assert said in str(raised.value) and "\n" not in str(raised.value)
 

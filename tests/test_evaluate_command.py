@@ -16,6 +16,12 @@ from medsam_app.evaluation_files import write_scores
 from medsam_app.scores import Score
 from tests.evaluation_data import write_folder
 
+MEASURES = {
+    "dice": "Mean Dice by dataset",
+    "surface_dice": "Surface Dice (within one voxel) by dataset",
+    "hd95": "HD95 in mm by dataset",
+}
+
 
 def run(*arguments: object) -> int:
     return main(["evaluate", *(str(each) for each in arguments)])
@@ -24,7 +30,9 @@ def run(*arguments: object) -> int:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first of three cases cannot be read."""
-    return write_folder(tmp_path_factory.mktemp("evaluate") / "data", broken=True)
+    made = write_folder(tmp_path_factory.mktemp("evaluate") / "data", broken=True)
+    (made / "old.csv").write_text("kept")
+    return made
 
 
 def test_tables_and_files_say_the_same(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -45,18 +53,28 @@ def test_tables_and_files_say_the_same(folder: Path, tmp_path: Path, capsys: pyt
     assert [each["case"] for each in data["skipped"]] == ["case0"] and "scores" not in data
     for each in data["summaries"]:
         own = [row for row in rows if row["method"] == each["method"]]
-        for group in each["groups"][:2]:
-            for n, mean in group["dice"].items():
-                wanted = [float(r["dice"]) for r in own if (r["dataset"], r["click"]) == (group["name"], n)]
-                assert len(wanted) == 2 and mean["value"] == pytest.approx(sum(wanted) / 2)
-            # The table has the same numbers on the line of that group and method.
-            lines = shown.out[shown.out.index("Mean Dice by dataset") :].splitlines()
-            start = next(n for n, line in enumerate(lines) if line.split()[:1] == [group["name"]])
-            line = next(line for line in lines[start:] if each["method"] in line)
-            for mean in group["dice"].values():
-                assert f"{mean['value']:.3f} ({mean['low']:.2f}-{mean['high']:.2f})" in line
-    for title in ("Mean Dice by modality", "Mean Dice by size of the object", "mean over datasets"):
-        assert title in shown.out
+        for group in (group for group in each["groups"] if group["kind"] in ("dataset", "objects")):
+            belongs = [r for r in own if group["kind"] == "objects" or r["dataset"] == group["name"]]
+            for measure, title in MEASURES.items():
+                for n, mean in group[measure].items():
+                    wanted = [float(r[measure]) for r in belongs if r["click"] == n]
+                    assert len(wanted) == group["objects"] == 2 * group["cases"]
+                    assert mean["value"] == pytest.approx(sum(wanted) / len(wanted))
+                # The table has the same numbers on the line of that group and method.
+                lines = shown.out[shown.out.index(title) :].splitlines()
+                first = group["name"].split()[0]
+                start = next(n for n, line in enumerate(lines) if line.split()[:1] == [first])
+                line = next(line for line in lines[start:] if each["method"] in line)
+                for mean in group[measure].values():
+                    digits = 1 if measure == "hd95" else 3
+                    text = f"{mean['value']:.{digits}f}"
+                    if mean["low"] < mean["high"]:  # of one case there is no interval
+                        narrow = max(1, digits - 1)
+                        text += f" ({mean['low']:.{narrow}f}-{mean['high']:.{narrow}f})"
+                    assert text in line
+    for kind in ("modality", "size of the object", "label"):
+        assert f"Mean Dice by {kind}" in shown.out
+    assert "Measuring 3 cases of" in shown.err and "split 'dev'" in shown.err
     assert "4 objects; 2 under 100 voxels were left out" in shown.out
     assert f"Saved {scores}." in shown.out and f"Saved {summary}." in shown.out
 
@@ -72,7 +90,18 @@ def test_a_box_first_is_named(folder: Path, capsys: pytest.CaptureFixture) -> No
     ("options", "said"),
     [
         (["--clicks", "0"], "At least one click an object is needed; got 0."),
-        (["--clicks", "x"], "--clicks"),
+        (["--clicks", "x"], "--clicks takes a number such as 10, or several such as 1,3,5,10; got 'x'."),
+        (["--clicks", "3,0"], "At least one click an object is needed; got 0."),
+        (["--clicks", "1,,2"], "--clicks takes a number"),
+        (["--target", "85"], "A target is a Dice above 0 and up to 1, such as 0.85; got 85."),
+        (["--tolerance", "-1"], "The tolerance is a distance in mm, 0 or more; got -1."),
+        (["--tolerance", "nan"], "The tolerance is a distance in mm"),
+        (["--dataset", "bals"], "There is no dataset 'bals'. Did you mean 'balls'?"),
+        (["--label", "larger bal"], "There is no label 'larger bal'. Did you mean 'larger ball'?"),
+        (["--base"], "there is no adapter; give one, or measure the model alone"),
+        (["--adapter", "nowhere.safetensors"], "There is no adapter file 'nowhere.safetensors'"),
+        (["--report", "report.pdf"], "cannot be named report.pdf; end its name in .html"),
+        (["--report", "x.html", "--csv", "x.html"], "--csv and --report both name x.html"),
         (["--baseline", "waker"], "There is no baseline 'waker'. Did you mean 'walker'?"),
         (["--first", "bax"], "There is no first prompt 'bax'. Did you mean 'box'?"),
         (["--split", "dve"], "There is no split 'dve'. Did you mean 'dev'?"),
@@ -82,7 +111,8 @@ def test_a_box_first_is_named(folder: Path, capsys: pytest.CaptureFixture) -> No
         (["--csv", "x.csv", "--json", "./x.csv"], "--csv and --json both name x.csv"),
         (["--json", "DATA/manifest.json", "--overwrite"], "is what is read here"),
         (["--csv", "DATA/manifest.json"], "is what is read here"),
-        (["--csv", "DATA/one_only.nii.gz"], "exists already; give another name, or --overwrite"),
+        (["--csv", "DATA/old.csv"], "exists already; give another name, or --overwrite"),
+        (["--csv", "DATA/one_only.nii.gz", "--overwrite"], "is what is read here"),
         (["--csv", "DATA"], "is a folder; give the name of a file"),
     ],
 )
@@ -100,7 +130,7 @@ def test_mistakes_are_one_sentence(
 
 def test_a_folder_without_manifest(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert run(tmp_path) == 2
-    assert "that has a manifest.json" in capsys.readouterr().err.splitlines()[-1]
+    assert "Error: No labelled cases were found in" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_help_loads_nothing_heavy() -> None:

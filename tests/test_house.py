@@ -101,7 +101,17 @@ FLOORS = [
         "measuring",
         "scores",
         "summary",
+        "comparison",
+        "distances",
         "evaluate",
+        "evaluated_cases",
+        "gallery",
+        "methods",
+        "plots",
+        "report",
+        "resampling",
+        "segmenters",
+        "sheets",
         "evaluation_files",
     },
     {"browser"},
@@ -166,7 +176,12 @@ def test_imports_go_one_way() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "allowed"), [("gradio", {"browser"}), ("monai", {"readers", "teaching_data"})]
+    ("library", "allowed"),
+    [
+        ("gradio", {"browser"}),
+        ("matplotlib", {"plots"}),
+        ("monai", {"distances", "readers", "teaching_data"}),
+    ],
 )
 def test_only_one_place_imports(library: str, allowed: set[str]) -> None:
     users = {
