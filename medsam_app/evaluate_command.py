@@ -75,7 +75,7 @@ def evaluate(
             write_report(found, report_file, gallery=gallery)
     console = table_console()
     for sheet in sheets(found):
-        _print(sheet, console)
+        print_sheet(sheet, console)
     for remark in remarks(found):
         say(remark)
     for file in filter(None, files.values()):
@@ -112,7 +112,8 @@ def _check_targets(dataset: Dataset, files: dict[str, Path | None], *, overwrite
             raise SaveError(f"{other} and {option} both name {files[other]}; give two names.")
 
 
-def _print(sheet: Sheet, console: Any) -> None:
+def print_sheet(sheet: Sheet, console: Any) -> None:
+    """Print a table."""
     table = titled_table(sheet.title)
     for number, column in enumerate(sheet.columns):
         table.add_column(column, justify="left" if number < sheet.text else "right")

@@ -131,6 +131,10 @@ def finetune(
         done = done or teacher.settled()
     if first:
         _keep(teacher, output, done=done)
+        if done and ready.measured:
+            from medsam_app.finetune_report import tell_gain
+
+            tell_gain(output, out, ready.plan, ready.dataset, ready.measured, weights=weights, device=device)
     return done
 
 

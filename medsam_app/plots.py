@@ -63,6 +63,40 @@ def curves(scores: Sequence[Score], *, first: str, seed: int) -> bytes:
     return _png(figure)
 
 
+def training(losses: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]]) -> bytes:
+    """A run: its loss by step, smoothed, and Dice of each measurement by kind and round.
+
+    Args:
+        losses: rows with 'step' and 'loss'.
+        measured: rows with 'step' and lists of Dice by round.
+    """
+    figure = _figure(7.2, 3.2)
+    left, right = figure.subplots(1, 2)
+    steps, loss = (np.array([row[name] for row in losses]) for name in ("step", "loss"))
+    left.plot(steps, loss, color=COLOURS[0], alpha=0.25, linewidth=0.8)
+    width = max(1, len(loss) // 25)
+    if len(loss) >= width:
+        smooth = np.convolve(loss, np.ones(width) / width, "valid")
+        left.plot(steps[width - 1 :], smooth, color=COLOURS[0])
+    left.set(xlabel="step", ylabel="loss")
+    lines = [
+        (kind, n) for kind, dice in measured[0].items() if isinstance(dice, list) for n in range(len(dice))
+    ]
+    for number, (kind, n) in enumerate(lines):
+        rounds = sum(each == kind for each, _ in lines)
+        name = f"{kind}, {n + 1}" if rounds > 1 else kind
+        dice = [row[kind][n] for row in measured]
+        colour = COLOURS[number % len(COLOURS)]
+        right.plot(
+            [row["step"] for row in measured], dice, color=colour, marker="o", markersize=3, label=name
+        )
+    right.set(xlabel="step", ylabel="mean Dice", ylim=(0, 1))
+    for axes in (left, right):
+        _plain(axes)
+    _legend(right)
+    return _png(figure)
+
+
 def strip(scores: Sequence[Score], methods: Sequence[str], *, first: str) -> bytes:
     """Every case as a dot at the mean Dice of its objects in the end, a row a method; bars are medians."""
     figure = _figure(7.2, 0.9 + 0.6 * len(methods))

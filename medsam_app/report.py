@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,11 +42,14 @@ span.truth { color: #128a2c; font-weight: 600; } span.mask { color: #c26200; fon
 """
 
 
-def write_report(found: Evaluation, path: Path, *, gallery: Gallery) -> None:
+def write_report(
+    found: Evaluation, path: Path, *, gallery: Gallery, figures: Sequence[tuple[str, bytes, str]] = ()
+) -> None:
     """Write the page.
 
     Args:
         gallery: has pictures of the cases.
+        figures: more to show: title, PNG, and what it shows.
 
     Raises:
         SaveError: the file could not be written.
@@ -68,6 +72,10 @@ def write_report(found: Evaluation, path: Path, *, gallery: Gallery) -> None:
             "Mean Dice of every case in the end, a row a method",
         ),
         '<p class="note">Dots: cases. Bars: their median.</p>',
+        *(
+            f'<h2>{escape(name)}</h2>\n{_image(png, shows)}\n<p class="note">{escape(shows)}</p>'
+            for name, png, shows in figures
+        ),
         *_pictures(found, gallery),
         "<h2>Tables</h2>",
         *(_table(sheet) for sheet in sheets(found)),

@@ -128,6 +128,7 @@ FLOORS = [
         "plan_table",
         "cli_finetune",
         "finetune_command",
+        "finetune_report",
         "pretrain_command",
         "processes",
         "reporting",
