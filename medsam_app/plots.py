@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -79,17 +80,12 @@ def training(losses: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str
         smooth = np.convolve(loss, np.ones(width) / width, "valid")
         left.plot(steps[width - 1 :], smooth, color=COLOURS[0])
     left.set(xlabel="step", ylabel="loss")
-    lines = [
-        (kind, n) for kind, dice in measured[0].items() if isinstance(dice, list) for n in range(len(dice))
-    ]
-    for number, (kind, n) in enumerate(lines):
-        rounds = sum(each == kind for each, _ in lines)
-        name = f"{kind}, {n + 1}" if rounds > 1 else kind
-        dice = [row[kind][n] for row in measured]
-        colour = COLOURS[number % len(COLOURS)]
-        right.plot(
-            [row["step"] for row in measured], dice, color=colour, marker="o", markersize=3, label=name
-        )
+    kinds = {kind: len(dice) for kind, dice in measured[0].items() if isinstance(dice, list)}
+    lines = [(kind, n) for kind, rounds in kinds.items() for n in range(rounds)]
+    for (kind, n), colour in zip(lines, itertools.cycle(COLOURS), strict=False):
+        name = f"{kind}, {n + 1}" if kinds[kind] > 1 else kind
+        steps, dice = [row["step"] for row in measured], [row[kind][n] for row in measured]
+        right.plot(steps, dice, color=colour, marker="o", markersize=3, label=name)
     right.set(xlabel="step", ylabel="mean Dice", ylim=(0, 1))
     for axes in (left, right):
         _plain(axes)
