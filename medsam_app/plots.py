@@ -84,8 +84,8 @@ def training(losses: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str
     lines = [(kind, n) for kind, rounds in kinds.items() for n in range(rounds)]
     for (kind, n), colour in zip(lines, itertools.cycle(COLOURS), strict=False):
         name = f"{kind}, {n + 1}" if kinds[kind] > 1 else kind
-        steps, dice = [row["step"] for row in measured], [row[kind][n] for row in measured]
-        right.plot(steps, dice, color=colour, marker="o", markersize=3, label=name)
+        at, dice = [row["step"] for row in measured], [row[kind][n] for row in measured]
+        right.plot(at, dice, color=colour, marker="o", markersize=3, label=name)
     right.set(xlabel="step", ylabel="mean Dice", ylim=(0, 1))
     for axes in (left, right):
         _plain(axes)
