@@ -1,4 +1,9 @@
-"""Learned prompts: tokens that stand for a label, so that it can be asked for without a click."""
+"""Learned prompts: what a label adds to the tokens that make masks, so that it is found without a click.
+
+The decoder multiplies each of its mask tokens, once they have looked at the window, with features of every
+voxel. A label that has mask tokens of its own reads these features in its own way; tokens beside those of the
+clicks, as clicks have them, were ignored however long they were taught.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from medsam_app.errors import AdapterError, unknown_name
-from medsam_app.models.prompt_encoder import PromptEncoder
+from medsam_app.models.decoder import MaskDecoder
 
-#: Tokens of a label: the decoder's attention sees as many clicks.
-TOKENS = 4
-#: Spread of fresh tokens, which is about that of the kinds of prompts.
-SPREAD = 0.5
+#: Spread of fresh ones.
+SPREAD = 0.1
 
 
 class LearnedPrompts(nn.Module):
     """One set of tokens for each label.
 
     Args:
-        model: its prompt encoder takes learned tokens.
+        model: its mask decoder takes learned prompts.
         labels: values that the labels have in label maps, each once, above 0.
 
     Raises:
-        AdapterError: labels for a model that takes no learned tokens, or not distinct ones above 0.
+        AdapterError: labels for a model that takes no learned prompts, or not distinct ones above 0.
     """
 
     def __init__(self, model: nn.Module, labels: Sequence[int]) -> None:
@@ -33,15 +36,14 @@ class LearnedPrompts(nn.Module):
         if len(set(self.labels)) < len(self.labels) or any(value < 1 for value in self.labels):
             raise AdapterError(f"Labels are distinct whole numbers above 0; got {list(self.labels)}.")
         if self.labels:
-            encoder = next((m for m in model.modules() if isinstance(m, PromptEncoder)), None)
-            if encoder is None:
+            decoder = next((m for m in model.modules() if isinstance(m, MaskDecoder)), None)
+            if decoder is None:
                 name = getattr(model, "model_id", "") or type(model).__name__
                 raise AdapterError(
                     f"The model '{name}' takes clicks and boxes, but no learned prompts for labels; make the "
                     "adapter without labels, or take sam3d_tiny or a sam3d_vit model."
                 )
-            shape = (len(self.labels), TOKENS, encoder.kinds.embedding_dim)
-            self.tokens = nn.Parameter(SPREAD * torch.randn(shape))
+            self.tokens = nn.Parameter(SPREAD * torch.randn(len(self.labels), *decoder.mask_tokens.shape))
 
     def of(self, label: int) -> Tensor:
         """(1, T, C) tokens of a label.

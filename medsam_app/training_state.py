@@ -80,7 +80,7 @@ def take_moments(
     """The inverse of `moments`. Layout matters for the last bit; AdamW keeps its counter on the CPU."""
     place = {id(parameter): index for index, parameter in enumerate(parameters)}
     for optimizer in optimizers:
-        for parameter in optimizer.param_groups[0]["params"]:
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
             prefix = f"{place[id(parameter)]}."
             own = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
             if own:
@@ -112,7 +112,7 @@ def update(
     size = torch.nn.utils.clip_grad_norm_(parameters, norm)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("faster", 1.0)
         if torch.isfinite(size):
             optimizer.step()
 

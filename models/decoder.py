@@ -95,6 +95,8 @@ class MaskDecoder(nn.Module):
 
         batch, grid = len(x), x.shape[2:]
         own = self.mask_tokens.expand(batch, -1, -1)
+        if prompts.learned is not None:
+            own = own + torch.nan_to_num(prompts.learned).to(own.dtype)
         tokens = torch.cat([own, tokens.to(own.dtype)], dim=1)
         keep = torch.cat([real.new_ones(batch, self.candidates + 1), real], dim=1)
         position = self.prompt_encoder.grid_position(grid)

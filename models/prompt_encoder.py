@@ -39,8 +39,8 @@ class RoiPrompts:
         mask: (B, 1, X, Y, Z) probability of a previous mask, or None.
         seeds: (B, 1, X, Y, Z) integers: 1 surely inside, -1 surely outside, 0 not known; or None. They
             are what the random walker starts from, instead of taking the window's faces for outside.
-        learned: (B, T, C) tokens that stand for what is looked for, of the decoder's width; NaN where a
-            sample has none.
+        learned: (B, T, C) what is added to the decoder's own tokens, of which each makes a mask: what is
+            looked for, as an adapter has learned it. NaN where a sample has none.
     """
 
     coords: Tensor
@@ -117,7 +117,7 @@ class PromptEncoder(nn.Module):
         return self.position(torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 2), shape)
 
     def tokens(self, embedding: Embedding, prompts: RoiPrompts) -> tuple[Tensor, Tensor]:
-        """(B, T, dim) tokens of clicks, corners and what was learned, and which of them are real (B, T)."""
+        """(B, T, dim) tokens of clicks and corners, and which of them are real (B, T)."""
         shape = embedding.image.shape[2:]
         coords, labels = prompts.coords.float(), prompts.labels
         if prompts.boxes is not None:
@@ -129,11 +129,7 @@ class PromptEncoder(nn.Module):
         stride = shape[0] / embedding.coarse.shape[2]
         looks = sample_at(embedding.coarse, (coords + 0.5) / stride - 0.5)
         tokens = self.position(coords, shape) + self.kinds(labels.clamp_min(0)) + self.from_image(looks)
-        if prompts.learned is None:
-            return tokens, labels >= 0
-        there = ~torch.isnan(prompts.learned).any(-1)
-        learned = torch.nan_to_num(prompts.learned).to(tokens.dtype)
-        return torch.cat([tokens, learned], dim=1), torch.cat([labels >= 0, there], dim=1)
+        return tokens, labels >= 0
 
     @torch.no_grad()
     def dense(self, embedding: Embedding, prompts: RoiPrompts) -> tuple[Tensor, Tensor]:
