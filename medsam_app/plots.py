@@ -120,7 +120,7 @@ def case_picture(picture: Picture, titles: Mapping[str, str]) -> bytes:
         titles: of the methods to draw, by name, in this order.
     """
     rows, columns = picture.image.shape
-    across = min(3, len(titles))
+    across = 2 if len(titles) in (2, 4) else min(3, len(titles))
     down = math.ceil(len(titles) / across)
     high, wide = rows * picture.spacing[0], columns * picture.spacing[1]
     width = 3.4
@@ -135,7 +135,7 @@ def case_picture(picture: Picture, titles: Mapping[str, str]) -> bytes:
         for mask in picture.masks.get(method, []):
             _outline(axes, mask, MASK)
         axes.set(xticks=[], yticks=[], xlim=(-0.5, columns - 0.5), ylim=(-0.5, rows - 0.5))
-        axes.set_title(title, fontsize=8, parse_math=False)
+        axes.set_title(title, fontsize=9, parse_math=False)
     return _png(figure)
 
 

@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_tables_and_files_say_the_same(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     scores, summary = tmp_path / "scores.csv", tmp_path / "summary.json"
-    options = ("--clicks", 2, "--baseline", "confidence", "--device", "cpu")
+    options = ("--clicks", "2,1", "--target", 0.9, "--baseline", "confidence", "--device", "cpu")
     assert run(folder, *options, "--csv", scores, "--json", summary) == 1
     shown = capsys.readouterr()
     assert "Skipped balls, case0: 'balls_case0.nii.gz' is cut short" in shown.err
@@ -50,6 +50,8 @@ def test_tables_and_files_say_the_same(folder: Path, tmp_path: Path, capsys: pyt
     ]
     data = json.loads(summary.read_text())
     assert (data["split"], data["clicks"], data["first"], data["small"]) == ("dev", 2, "click", 2)
+    assert (data["shown"], data["targets"], data["comparisons"]) == ([1, 2], [0.9], [])
+    assert "to Dice 0.90" in shown.out and "to Dice 0.85" not in shown.out
     assert [each["case"] for each in data["skipped"]] == ["case0"] and "scores" not in data
     for each in data["summaries"]:
         own = [row for row in rows if row["method"] == each["method"]]
