@@ -38,6 +38,7 @@ FLOORS = [
         "whole_file",
     },
     {
+        "automatic",
         "cache",
         "clicks",
         "compliance",
@@ -100,12 +101,14 @@ FLOORS = [
         "cli_evaluate",
         "cli_options",
         "cli_pretrain",
+        "cli_segment",
         "commands",
         "dataset_command",
         "evaluate_command",
         "models_command",
         "pretrain_command",
         "reporting",
+        "segment_command",
         "training_watch",
         "__main__",
     },
@@ -150,7 +153,9 @@ def test_imports_go_one_way() -> None:
                         assert _floor(used) <= _floor(name), f"{path.name} ({name}) imports {target}"
 
 
-@pytest.mark.parametrize(("library", "allowed"), [("gradio", {"browser"}), ("monai", {"readers"})])
+@pytest.mark.parametrize(
+    ("library", "allowed"), [("gradio", {"browser"}), ("monai", {"automatic", "readers"})]
+)
 def test_only_one_place_imports(library: str, allowed: set[str]) -> None:
     users = {
         name
