@@ -1,4 +1,4 @@
-"""What a prediction is: a mask within a patch of the file's grid, and what is known of it."""
+"""What a prediction is: a mask within a patch of the file's grid, or a label map, and what is known of it."""
 
 from __future__ import annotations
 
@@ -58,6 +58,30 @@ class MaskPrediction:
     def volume_ml(self) -> float:
         """Volume of the mask in millilitres."""
         return self.voxels * self.grid.voxel_volume_ml
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """The labels of a whole volume.
+
+    Attributes:
+        grid: the volume's grid.
+        array: (i, j, k) label values in the file's axis order, 0 where there is none; of the smallest
+            unsigned type that holds them.
+        names: name of each label value that was looked for.
+        seconds: time that it took.
+    """
+
+    grid: Grid
+    array: NDArray[np.unsignedinteger]
+    names: dict[int, str]
+    seconds: float
+
+    def volumes_ml(self) -> dict[int, float]:
+        """Millilitres of each label value that was looked for."""
+        values, counts = np.unique(self.array, return_counts=True)
+        voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
+        return {value: voxels.get(value, 0) * self.grid.voxel_volume_ml for value in self.names}
 
 
 @dataclass(frozen=True, eq=False)

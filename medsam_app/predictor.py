@@ -13,7 +13,7 @@ prefix gave is remembered, so that undo, redo and one more click cost little.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from threading import RLock
 from typing import cast
@@ -22,7 +22,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from medsam_app.adapters.adapter import Adapter, learned_prompt
+from medsam_app.adapters.adapter import Adapter, adapter_in_use, learned_prompt
+from medsam_app.adapters.labels import name_of
 from medsam_app.cache import BytesCache, EmbeddingCache
 from medsam_app.engine import AnyPrompt, Engine, Progress
 from medsam_app.errors import PromptError
@@ -30,7 +31,7 @@ from medsam_app.framing import Framing
 from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.models.slices import SliceSegmenter
-from medsam_app.prediction import MaskPrediction, State
+from medsam_app.prediction import LabelMap, MaskPrediction, State
 from medsam_app.prompts import Point, check_prompts, prompts_from_arrays
 from medsam_app.propagation import Propagation
 from medsam_app.slice_engine import SliceEngine
@@ -97,6 +98,14 @@ class VolumePredictor:
             PromptError: none was set.
         """
         return self._on_volume().volume
+
+    @property
+    def learned(self) -> dict[int, str]:
+        """Names of the label values that the adapter in use has learned; empty where there is none."""
+        adapter = adapter_in_use(cast(nn.Module, self.model))
+        if adapter is None:
+            return {}
+        return {value: name_of(value, adapter.card) for value in adapter.prompts.labels}
 
     def _on_volume(self) -> Engine:
         if self._engine is None:
@@ -196,6 +205,39 @@ class VolumePredictor:
                 roi=state.roi,
                 encoded=engine.encoded - encoded_before,
                 seconds=time.perf_counter() - began,
+            )
+
+    def predict_labels(
+        self,
+        *,
+        labels: Iterable[int | str] | None = None,
+        largest: bool = False,
+        overlap: float = 0.5,
+        progress: Progress | None = None,
+    ) -> LabelMap:
+        """Segment the whole volume without a prompt: all labels that the adapter in use has learned.
+
+        Args:
+            labels: values or names of the labels that are looked for; None for all.
+            largest: whether of each label only the largest connected part is kept.
+            overlap: how much of a window the next one shows again, from 0 to below 1.
+            progress: called with a sentence and a fraction done.
+
+        Raises:
+            PromptError: no volume is set.
+            AdapterError: no adapter is on, it has not learned the labels, or its card names no spacing.
+            SettingsError: an overlap out of its range.
+        """
+        from medsam_app.automatic import segment_labels  # imports MONAI, seconds
+
+        with self._lock:
+            return segment_labels(
+                cast(Sam3D, self.model),  # no other model has learned labels
+                self._on_volume().volume,
+                labels=labels,
+                largest=largest,
+                overlap=overlap,
+                progress=progress,
             )
 
 

@@ -203,7 +203,7 @@ def _describe(session: Session, path: Path) -> PromptFile:
         image=image,
         model=model,
         adapter=adapter,
-        settings=SettingsEntry(overlap=session.overlap, refine=session.refine),
+        settings=SettingsEntry(overlap=session.overlap, refine=session.refine, by_label=session.by_label),
         objects=tuple(object_entry(each) for each in session.objects),
     )
 

@@ -70,10 +70,12 @@ class SettingsEntry(_Part):
     Attributes:
         overlap: the object that owns a voxel of two masks: the later or the earlier one of the list.
         refine: whether objects larger than the window were refined in tiles.
+        by_label: whether objects were looked for as the labels that the adapter has learned.
     """
 
     overlap: Literal["later", "earlier"] = "later"
     refine: bool = True
+    by_label: bool = False
 
 
 class PointEntry(_Part):

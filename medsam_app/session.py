@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # these import torch, which a session does not need
 
 #: Which object a voxel belongs to where masks overlap: the later one in the list, or the earlier one.
 Overlap = Literal["later", "earlier"]
+#: Prompts, whether refined, label and adapter: what a mask was made of.
+_Asked = tuple[tuple[AnyPrompt, ...], bool, int | None, str]
 
 
 class Session(ObjectEditor):
@@ -38,6 +40,10 @@ class Session(ObjectEditor):
             list: with 'later' the later one covers the earlier, so that a lesion drawn after its organ
             is seen; with 'earlier' it is the other way round.
         refine: whether outlines of large objects are drawn in tiles; by default as the predictor does.
+
+    Attributes:
+        by_label: whether an object whose label value the adapter in use has learned is looked for as that
+            label, and not as just anything that the prompts mean.
     """
 
     def __init__(
@@ -57,10 +63,11 @@ class Session(ObjectEditor):
         if refine is None:
             refine = predictor.refine if predictor is not None else True
         self.refine = refine
+        self.by_label = False
         if predictor is not None:
             predictor.set_volume(volume)
-        #: By object: the prompts, whether refined and the adapter that was on, and what they gave.
-        self._predictions: dict[str, tuple[tuple[tuple[AnyPrompt, ...], bool, str], MaskPrediction]] = {}
+        #: By object: the prompts, whether refined, the label and the adapter, and what they gave.
+        self._predictions: dict[str, tuple[_Asked, MaskPrediction]] = {}
 
     def prediction(self, object_id: str, *, progress: Progress | None = None) -> MaskPrediction | None:
         """The mask of an object's prompts; None while nothing says where it is.
@@ -74,15 +81,23 @@ class Session(ObjectEditor):
         adapter = self.predictor.model.adapter_sha256 if self.predictor is not None else ""
         if not asked.has_start:
             return None
-        if known is not None and known[0] == (asked.prompts, refine, adapter):
+        label = self._learned_label(asked)
+        wanted = (asked.prompts, refine, label, adapter)
+        if known is not None and known[0] == wanted:
             return known[1]
         if self.predictor is None:
             raise PromptError("This session has no model to make masks with; give it a predictor.")
         # Outside the lock: somebody who looks at the objects does not wait for the model.
-        made = self.predictor.predict_prompts(asked.prompts, refine=refine, progress=progress)
+        made = self.predictor.predict_prompts(asked.prompts, label=label, refine=refine, progress=progress)
         with self._lock:
-            self._predictions[object_id] = ((asked.prompts, refine, adapter), made)
+            self._predictions[object_id] = (wanted, made)
         return made
+
+    def _learned_label(self, asked: SegmentedObject) -> int | None:
+        """The label that an object is looked for as, None for anything."""
+        if not self.by_label or self.predictor is None or asked.label not in self.predictor.learned:
+            return None
+        return asked.label
 
     def label_map(self, *, progress: Progress | None = None) -> NDArray[np.uint16]:
         """(i, j, k) label values of all objects, 0 where there is none; see `overlap` for voxels of two."""
@@ -143,6 +158,7 @@ class Session(ObjectEditor):
         with self._lock:
             self.replace_objects(found.objects, change=f"open {Path(path).name}")
             self.overlap, self.refine = found.settings.overlap, found.settings.refine
+            self.by_label = found.settings.by_label
         return list(found.notes)
 
 

@@ -184,14 +184,15 @@ def _replay(workspace: Workspace, body: bytes, have: list[str]) -> bytes:
             raise PromptFileError(str(error).replace(str(path), "you opened")) from None
         finally:
             path.unlink(missing_ok=True)
-        before = session.overlap, session.refine
+        before = session.overlap, session.refine, session.by_label
         session.replace_objects(found.objects, change="open a prompt file")
-        session.overlap, session.refine = found.settings.overlap, found.settings.refine
+        held = found.settings
+        session.overlap, session.refine, session.by_label = held.overlap, held.refine, held.by_label
         try:
             return state_frame(workspace, have, messages=list(found.notes))
         except MedsamError:
             session.undo()
-            session.overlap, session.refine = before
+            session.overlap, session.refine, session.by_label = before
             raise
 
 

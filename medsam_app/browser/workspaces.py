@@ -45,7 +45,7 @@ class Workspace:
         self._folder: Path | None = None
         self._reading: list[str] = []
         self._files_lock = RLock()  # never held for long, unlike `lock`; for all that is said of files here
-        self._keys: dict[tuple[tuple[AnyPrompt, ...], bool], str] = {}
+        self._keys: dict[tuple[tuple[AnyPrompt, ...], bool, int], str] = {}
         self._volumes = 0
 
     @property
@@ -77,15 +77,16 @@ class Workspace:
     def masks(self) -> dict[str, tuple[str, MaskPrediction]]:
         """For each object that has a mask, by id: the mask's key and the mask.
 
-        A mask is a function of its prompts and of `refine`, so equal ones have equal keys: the browser
-        keeps what it has seen, and undo and redo send nothing.
+        A mask is a function of its prompts, of `refine` and of a label that is meant, so equal ones have
+        equal keys: the browser keeps what it has seen, and undo and redo send nothing.
         """
         assert self.session is not None
         found = {}
         for each in self.session.objects:
             made = self.session.prediction(each.id, progress=self.show)
             if made is not None:
-                asked = (each.prompts, self.session.refine)
+                meant = self.session.by_label and each.label
+                asked = (each.prompts, self.session.refine, meant)
                 key = self._keys.setdefault(asked, f"v{self._volumes}m{len(self._keys)}")
                 found[each.id] = (key, made)
         return found
