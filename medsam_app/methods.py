@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from medsam_app.adapters.adapter import Adapter
@@ -94,6 +96,8 @@ def _adapted(
         knowing = f"{name}, told the label"
         methods.told[knowing] = ToldByAdapter(Switched(network, adapter, on=True, refine=refine))
         methods.pairs += ((knowing, name),)
+        if adapter.card.spacing is not None:
+            methods.mappers[f"{name}, no prompt"] = Unprompted(network, adapter)
 
 
 class Switched:
@@ -165,3 +169,30 @@ class _Meaning:
 
     def predict(self, *, points: Any = None, point_labels: Any = None, boxes: Any = None) -> MaskPrediction:
         return self._model.predict(points=points, point_labels=point_labels, boxes=boxes, label=self._value)
+
+
+class Unprompted:
+    """A model that finds what its adapter has learned in the whole volume.
+
+    Args:
+        model: shared with others that want the adapter otherwise.
+        adapter: of that model, with learned prompts.
+    """
+
+    def __init__(self, model: AnyModel, adapter: Adapter) -> None:
+        self._predictor = VolumePredictor(model)
+        self._adapter = adapter
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Values that the adapter has learned prompts for."""
+        return self._adapter.prompts.labels
+
+    def set_volume(self, volume: Volume) -> None:
+        """Choose the volume."""
+        self._predictor.set_volume(volume)
+
+    def predict_labels(self) -> NDArray[np.integer]:
+        """(i, j, k) values of labels on the volume's grid, 0 for none of them."""
+        self._adapter.enable()
+        return self._predictor.predict_labels().array

@@ -18,11 +18,11 @@ from monai.data import CacheDataset
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medsam_app.automatic import whole_roi
 from medsam_app.cases import Case
 from medsam_app.errors import VolumeError
 from medsam_app.plan import Plan
 from medsam_app.roi import Index, Roi, read_roi
-from medsam_app.volume import Volume
 
 #: A window is cut out so much larger, so that turning and zooming it find image at its corners.
 ROOM = 1.2
@@ -66,15 +66,6 @@ class Lesson:
     rng: np.random.Generator
 
 
-def whole_roi(volume: Volume, spacing: float, at_least: Index) -> Roi:
-    """The window that covers a volume at a spacing in mm; beyond the volume where that is smaller."""
-    ras = volume.grid.ras
-    extent = np.asarray(ras.shape) * ras.spacing
-    shape = np.maximum(np.ceil(extent / spacing - 1e-6).astype(int), at_least)
-    middle = (np.asarray(ras.shape) - 1) / 2
-    return Roi.centred(middle, (spacing,) * 3, tuple(shape.tolist()), ras)
-
-
 def labels_in(label_map: NDArray[np.integer], roi: Roi, values: Sequence[int]) -> Tensor:
     """(X, Y, Z) uint8: place of a label among the values, from 1; 0 for all else.
 
@@ -99,7 +90,7 @@ class ReadOnGrid(mt.Transform):
 
     def __call__(self, case: Case) -> dict[str, Any]:
         volume, label_map = case.load()
-        roi = whole_roi(volume, self.plan.spacing, self.size)
+        roi = whole_roi(volume.grid, (self.plan.spacing,) * 3, self.size)
         image, valid = read_roi(volume.array, roi)
         if self.plan.clip is not None:
             image = image.clamp(*self.plan.clip)

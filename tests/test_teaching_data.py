@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from medsam_app.teaching_data import Lessons, labels_in, variations, whole_roi
+from medsam_app.automatic import whole_roi
+from medsam_app.teaching_data import Lessons, labels_in, variations
 from tests.teaching_folder import ball_cases, small_plan
 
 
@@ -72,7 +73,7 @@ def test_without_variation_a_window_is_a_part_of_the_volume(tmp_path: Path) -> N
 @pytest.mark.parametrize("spacing", [0.7, 1.0, 1.8])
 def test_labels_on_another_grid_keep_their_volume(tmp_path: Path, spacing: float) -> None:
     volume, label_map = ball_cases(tmp_path / "data", cases=1)[0].load()
-    roi = whole_roi(volume, spacing, (16, 16, 16))
+    roi = whole_roi(volume.grid, (spacing,) * 3, (16, 16, 16))
     assert roi.covers_volume()
     found = labels_in(label_map, roi, [1, 2])
     voxel = float(volume.spacing.prod())
@@ -85,7 +86,7 @@ def test_labels_on_the_same_grid_are_the_same(tmp_path: Path) -> None:
     volume, label_map = ball_cases(tmp_path / "data", cases=1)[0].load()
     # The file's axes run to the left, to the front and up.
     cube = np.where(np.arange(20) % 2 == 0, label_map, 0)
-    roi = whole_roi(volume, 1.0, (16, 16, 16))
+    roi = whole_roi(volume.grid, (1.0,) * 3, (16, 16, 16))
     found = labels_in(cube, roi, [1, 2]).numpy()
     assert set(np.unique(found)) == {0, 1, 2}
     wanted = roi.to_roi(np.argwhere(cube == 2)).round().astype(int)
