@@ -239,3 +239,17 @@ def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     words = "\n".join(Page(target.read_text()).words)
     assert "sam3d_tiny on data" in words and "Surface Dice (within 2.5 mm) by dataset" in words
     assert f"Saved {target}." in capsys.readouterr().out
+
+
+def test_the_code_of_the_docs_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write_folder(tmp_path / "DATASET", cases=0)
+    manifest = tmp_path / "DATASET" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("larger ball", "liver"))
+    page = (Path(__file__).parent.parent / "docs/evaluation.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    assert "Mean(value=0." in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"DATASET", "scores.csv", "report.html"}
