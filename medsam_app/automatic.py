@@ -7,7 +7,7 @@ weighing most. They are interpolated onto the file's grid before labels are told
 Memory in bytes, beside the volume: a voxel of the resampled volume takes 12 and 4 for each label, of which
 there are at most `STITCHED_VALUES` values at a time (2 GiB); with more labels the windows are gone through
 again. A voxel of the file takes 5 or 6. A CT of 512 x 512 x 300 voxels of 0.8 x 0.8 x 1.5 mm with five labels
-at 2 mm takes 0.25 GB and 0.4 GB. All this is on the CPU; the device holds the windows of one batch.
+at 2 mm takes 0.3 GB and 0.4 GB. All this is on the CPU; the device holds the windows of one batch.
 """
 
 from __future__ import annotations

@@ -10,11 +10,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from medsam_app.adapters.adapter import Adapter
+from medsam_app.adapters.header import AdapterCard
+from medsam_app.adapters.labels import chosen_labels, spacing_of
 from medsam_app.errors import AdapterError, ModelError
 from medsam_app.models import download, fetch
 from medsam_app.models.load import load_model, prepare
@@ -22,6 +25,8 @@ from medsam_app.models.sam3d import Sam3D
 from medsam_app.models.sam3d_vit import VIT_SHAPES
 from medsam_app.models.table import MODELS, WEIGHTS_FOLDER
 from medsam_app.models.vit3d import Vit3d
+from medsam_app.predictor import VolumePredictor
+from medsam_app.volume import Volume
 from tests.adapter_backbones import build_sam3d
 from tests.bad_kit import case, damaged, text
 
@@ -269,3 +274,28 @@ def _(folder):
 @case("an adapter whose settings do not fit its tensors", AdapterError)
 def _(folder):
     Adapter.load(rewritten(folder, settings={"rank": 3}), small_model("sam3d_tiny"))
+
+
+# labels without a click
+
+
+@case("labels without a click, and no adapter", AdapterError)
+def _(folder):
+    predictor = VolumePredictor(small_model("sam3d_tiny"))
+    predictor.set_volume(Volume.from_array(np.zeros((4, 4, 4)), np.eye(4)))
+    predictor.predict_labels()
+
+
+@case("labels without a click, of an adapter that was taught none", AdapterError)
+def _(folder):
+    chosen_labels("liver", AdapterCard(), ())
+
+
+@case("a label without a click that the adapter was not taught", AdapterError)
+def _(folder):
+    chosen_labels("organs", AdapterCard(labels={1: "liver", 2: "spleen"}), (1, 2), ["splen"])
+
+
+@case("labels without a click, of an adapter without a spacing", AdapterError)
+def _(folder):
+    spacing_of("liver", AdapterCard())
