@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,14 @@ def check_rival(name: str, plan: Plan) -> None:
     """
     if name not in RIVALS:
         raise SettingsError(unknown_name("baseline", name, RIVALS))
-    if name == "swin_unetr" and any(side % 32 for side in plan.window):
+    if name == "swin_unetr" and find_spec("einops") is None:
+        raise SettingsError("swin_unetr needs einops, which is not installed; run 'pip install einops'.")
+    if name == "swin_unetr" and (any(side % 32 for side in plan.window) or max(plan.window) < 64):
         sides = " x ".join(str(side) for side in plan.window)
-        raise SettingsError(f"swin_unetr needs windows with sides of multiples of 32; 'window' is {sides}.")
+        raise SettingsError(
+            "swin_unetr needs windows with sides of multiples of 32, one of them 64 or more; 'window' is "
+            f"{sides}."
+        )
 
 
 def build(name: str, labels: int) -> nn.Module:
