@@ -53,9 +53,9 @@ def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_a_transformer_takes_its_windows_alone() -> None:
-    with pytest.raises(SettingsError, match="64 or more; 'window' is 32 x 32 x 32"):
+    with pytest.raises(SettingsError, match=r"64 or more; 'window' is 32 x 32 x 32"):
         check_rival("swin_unetr", small_plan(window=(32, 32, 32)))
-    with pytest.raises(SettingsError, match="There is no baseline 'u_net'. Did you mean 'unet'?"):
+    with pytest.raises(SettingsError, match="There is no baseline 'u_net'"):
         check_rival("u_net", small_plan())
     with torch.no_grad():
         net = build("swin_unetr", 2).eval()
