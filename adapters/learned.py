@@ -1,8 +1,8 @@
 """Learned prompts: what a label adds to the tokens that make masks, so that it is found without a click.
 
 The decoder multiplies each of its mask tokens, once they have looked at the window, with features of every
-voxel. A label that has mask tokens of its own reads these features in its own way; tokens beside those of the
-clicks, as clicks have them, were ignored however long they were taught.
+voxel. A learned prompt is added to these tokens before and after, so that a label looks at the window and
+reads its features in a way of its own. Tokens beside those of the clicks were ignored in all trials.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from medsam_app.errors import AdapterError, unknown_name
 from medsam_app.models.decoder import MaskDecoder
 
-#: Spread of fresh ones.
-SPREAD = 0.1
+#: Spread of fresh ones: labels must read different features before any can be learned.
+SPREAD = 0.5
 
 
 class LearnedPrompts(nn.Module):

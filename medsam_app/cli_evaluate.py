@@ -77,6 +77,12 @@ def evaluate(
     base: Annotated[
         bool, typer.Option("--base", help="Measure the model without its adapter too, and the difference.")
     ] = False,
+    net: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="A network of `medsam-app finetune --baseline`, measured too; repeatable."
+        ),
+    ] = None,
     most_cases: Annotated[
         int | None,
         typer.Option(help="At most so many cases a dataset, evenly spread.", show_default=False),
@@ -125,6 +131,7 @@ def evaluate(
         tolerance=tolerance,
         distances=distances,
         baselines=baseline or [],
+        nets=net or [],
         base=base,
         most_cases=most_cases,
         refine=refine,

@@ -66,6 +66,15 @@ def finetune(
         list[str] | None,
         typer.Option("--set", metavar="ITEM=VALUE", help="Any item of the plan, value as JSON; repeatable."),
     ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="unet|swin_unetr",
+            help="Network of MONAI's that is taught afterwards on the same windows for as long, and measured "
+            "beside the adapter.",
+            show_default=False,
+        ),
+    ] = None,
     memory: Annotated[
         str | None,
         typer.Option(
@@ -107,6 +116,7 @@ def finetune(
         given=given,
         items=items or [],
         settings=settings,
+        baseline=baseline,
         memory=memory,
         weights=weights,
         device=device,

@@ -96,6 +96,7 @@ def evaluate_folder(
     device: str = "auto",
     refine: bool = False,
     baselines: Sequence[str] = (),
+    nets: Sequence[Path] = (),
     most_cases: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -119,6 +120,7 @@ def evaluate_folder(
         base: whether the model without its adapter is measured too, and the difference.
         refine: draw the outlines of large objects in tiles; takes seconds a click.
         baselines: names of `medsam_app.classical.BASELINES`.
+        nets: files of networks that `medsam-app finetune --baseline` has written.
         most_cases: at most so many of a dataset, evenly spread.
         seed: of boxes, of resampling and of fresh weights.
         progress: called with a sentence and a fraction done.
@@ -147,6 +149,7 @@ def evaluate_folder(
         adapter=adapter,
         base=base,
         baselines=baselines,
+        nets=nets,
         device=device,
         refine=refine,
         seed=seed,

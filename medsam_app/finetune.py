@@ -1,37 +1,32 @@
 """Teaching an adapter by simulated interaction: one process of a run, step by step.
 
-A lesson is a window and a label. It begins as people begin (a click, a box, a rough mask, ...) or with
-nothing but the learned prompt of the label; then come clicks where the mask is most wrong, the previous
-probability fed back. All rounds carry a loss. What is taught is the adapter alone; the base stays as it is.
+A lesson is a window and a label. Labels of the window are asked for without a prompt, by what is learned of
+them; then the lesson's own is played as people do: a click, a box, a rough mask, ..., and clicks where the
+mask is most wrong, the previous probability fed back. All of these carry a loss. What is taught is the
+adapter alone; the base stays as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from medsam_app.adapters.adapter import Adapter
 from medsam_app.adapters.header import AdapterCard
-from medsam_app.adapters.sites import find_sites
-from medsam_app.cache import EmbeddingCache
 from medsam_app.cases import Case
 from medsam_app.errors import AdapterError, SettingsError
 from medsam_app.exam import Exam
-from medsam_app.interaction import STARTS, Interaction
+from medsam_app.game import Game
 from medsam_app.models.load import fast_dtype, load_model
-from medsam_app.models.sam3d import Embedding, MaskCandidates, RoiPrompts, Sam3D
+from medsam_app.models.sam3d import Sam3D
 from medsam_app.plan import Plan
-from medsam_app.teaching_data import Lesson, Lessons
-from medsam_app.training_loss import loss_of
+from medsam_app.teaching_data import Lessons
 from medsam_app.training_state import (
     average_gradients,
     damaged,
@@ -53,12 +48,6 @@ BEST = "best.safetensors"
 FULL_SIZE = ("full", "mix_full")
 #: Learning rate of learned prompts, as a multiple of that of everything else.
 FASTER = 5.0
-#: How often a lesson begins with the label's learned prompt alone.
-ALONE = 0.3
-#: How often the learned prompt is there when a lesson begins in another way.
-TOLD = 0.4
-#: A window at fixed spacing is never drawn again in tiles: ways of beginning without that one.
-WAYS = {kind: share / (1 - STARTS["outline"]) for kind, share in STARTS.items() if kind != "outline"}
 
 
 def fresh_adapter(model: Sam3D, plan: Plan) -> Adapter:
@@ -124,9 +113,6 @@ class Teacher:
         self.model = cast(Sam3D, load_model(plan.base, device=device, weights=weights))
         self.model.amp_dtype = fast_dtype(device)
         self.adapter = fresh_adapter(self.model, plan)
-        if plan.checkpointing and not plan.cached:
-            for site in find_sites(self.model).blocks:
-                site.block.forward = _recomputed(site.block.forward)
         self.parameters = [p for p in self.adapter.parameters() if p.requires_grad]
         self.optimizer = self._optimizer()
         self.average = {key: value.clone() for key, value in self.adapter.state_dict().items()}
@@ -136,7 +122,7 @@ class Teacher:
             self._resume()
         self.lessons = Lessons(cases, plan, memory=memory)
         self.exam = Exam(held_out, plan) if held_out and self.rank == 0 else None
-        self._embeddings = EmbeddingCache(int(memory) if plan.cached else 0)
+        self.game = Game(self.model, self.adapter, plan, memory=memory)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """AdamW; learned prompts begin with nothing and go faster."""
@@ -174,10 +160,10 @@ class Teacher:
         own = range(first + self.rank, first + plan.batch, self.world)
         self.adapter.zero_grad(set_to_none=True)
         size = plan.micro_batch or len(own)
-        told = torch.zeros(1 + rounds, dtype=torch.float64)
+        told = torch.zeros(2 + rounds, dtype=torch.float64)
         for start in range(0, len(own), size):
             lessons = [self.lessons.draw(number) for number in own[start : start + size]]
-            loss, dice = self.play(lessons, rounds)
+            loss, dice = self.game.play(lessons, rounds)
             part = len(lessons) / len(own)
             (loss * part).backward()
             told += part * torch.tensor([float(loss.detach()), *dice], dtype=torch.float64)
@@ -190,58 +176,9 @@ class Teacher:
         update([self.optimizer], self.parameters, rate)
         follow(self.average, self.adapter.state_dict(), plan.ema, self.step)
         self.step += 1
-        loss, *scores = told.tolist()
-        return {"step": self.step, "loss": loss, "dice": scores, "lr": rate}
-
-    def play(self, lessons: Sequence[Lesson], rounds: int) -> tuple[Tensor, list[float]]:
-        """Mean loss of lessons that are played so many rounds, and mean Dice after each."""
-        target = torch.stack([lesson.target for lesson in lessons])[:, None].to(self.device)
-        valid = torch.stack([lesson.valid for lesson in lessons])[:, None].to(self.device)
-        automatic = self.plan.automatic
-        alone = [
-            automatic and (not lesson.target.any().item() or lesson.rng.random() < ALONE)
-            for lesson in lessons
-        ]
-        told = [
-            automatic and (one or lesson.rng.random() < TOLD)
-            for one, lesson in zip(alone, lessons, strict=True)
-        ]
-        learned = None
-        if any(told):
-            tokens = self.adapter.prompts.tokens[[lesson.label for lesson in lessons]]
-            there = torch.tensor(told, device=self.device)[:, None, None]
-            learned = torch.where(there, tokens, torch.nan)
-        person = Interaction(target, [lesson.rng for lesson in lessons], starts=WAYS, unprompted=alone)
-        embedding = self._embed(lessons, valid)
-        losses, scores = [], []
-        for number in range(rounds):
-            candidates = self._decode(embedding, replace(person.prompts(), learned=learned))
-            loss, dice = loss_of(candidates, target, valid)
-            losses.append(loss)
-            scores.append(float(dice.mean()))
-            if number + 1 < rounds:
-                person.correct(candidates.best()[0])
-        return torch.stack(losses).mean(), scores
-
-    def _decode(self, embedding: Embedding, prompts: RoiPrompts) -> MaskCandidates:
-        if not self.plan.checkpointing:
-            return self.model.decode(embedding, prompts)
-        return _recomputed(self.model.decode)(embedding, prompts)
-
-    def _embed(self, lessons: Sequence[Lesson], valid: Tensor) -> Embedding:
-        """The embeddings of windows; those of a plan with 'cached' are kept, and have no gradient."""
-        image = torch.stack([lesson.image for lesson in lessons])[:, None].to(self.device)
-        if not self.plan.cached:
-            return self.model.encode_image(image, valid)
-        found = []
-        for n, lesson in enumerate(lessons):
-            kept = self._embeddings.get(lesson.view)
-            if kept is None:
-                with torch.no_grad():
-                    kept = self.model.encode_image(image[n : n + 1], valid[n : n + 1])
-                self._embeddings.put(lesson.view, kept)
-            found.append(kept.tensors)
-        return Embedding(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        loss, automatic, *scores = told.tolist()
+        row = {"step": self.step, "loss": loss, "dice": scores, "lr": rate}
+        return row | ({"automatic": automatic} if plan.automatic else {})
 
     def measure(self, stopped: Callable[[], bool]) -> dict[str, list[float]] | None:
         """Mean Dice on the held-out cases with the averaged adapter, which is kept where it is the best."""
@@ -311,14 +248,3 @@ class Teacher:
             yield
         finally:
             self.adapter.load_state_dict(own)
-
-
-def _recomputed(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A call whose inner activations are computed again for the gradient instead of kept."""
-
-    def again(*args: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return call(*args)
-        return checkpoint(call, *args, use_reentrant=False, preserve_rng_state=False)
-
-    return again

@@ -4,49 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsam_app.commands import note, say
-from medsam_app.errors import ModelError, SaveError, SettingsError
+from medsam_app.errors import ModelError, SaveError, SettingsError, unknown_name
+from medsam_app.finetune_setup import PLAN, RIVALS, Ready, prepare, ready_run
 from medsam_app.memory import machine_memory
-from medsam_app.plan import Plan, laid_over, read_plan, read_settings
+from medsam_app.plan import laid_over, read_settings
 from medsam_app.processes import is_first, process_count, process_device, stopping, together, told_by
-from medsam_app.reporting import check_target, watched
-from medsam_app.whole_file import save_whole
+from medsam_app.reporting import check_target
 
 if TYPE_CHECKING:  # heavy
-    from medsam_app.cases import Case
-    from medsam_app.datasets import Dataset
     from medsam_app.finetune import Teacher
 
-#: In the folder of a run: its plan, what it is of, its adapter as it was last, its curves.
-PLAN, FINGERPRINT, LAST, CURVES = "plan.json", "fingerprint.json", "last.safetensors", "tensorboard"
-#: What a run leaves in its folder, and a new one there takes away.
-_RUN_FILES = (PLAN, FINGERPRINT, "state.json", "*.jsonl", "*.safetensors", "*.tmp", f"{CURVES}/events.*")
-#: The split that is learned from where a dataset has one of that name.
-SPLIT = "train"
+#: In the folder of a run: its adapter as it was last, its curves.
+LAST, CURVES = "last.safetensors", "tensorboard"
 #: Of the memory that a run may take, the part for cached cases.
 CACHES = 0.4
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A run that can begin.
-
-    Attributes:
-        dataset: the cases that it is about.
-        learned, measured: those that are taught on, and those that are kept apart.
-    """
-
-    plan: Plan
-    dataset: Dataset
-    learned: list[Case]
-    measured: list[Case]
 
 
 def finetune(
@@ -56,6 +34,7 @@ def finetune(
     given: Mapping[str, Any],
     items: Sequence[str],
     settings: Path | None,
+    baseline: str | None,
     memory: str | None,
     weights: Path | None,
     device: str,
@@ -71,6 +50,7 @@ def finetune(
         given: fields of `Plan` that were asked for.
         items: more of them, as 'name=value' with the value in JSON.
         settings: a file of yet more, under both.
+        baseline: name of a network that learns from the same lessons afterwards.
         memory: most memory of all processes, '6' or '6GB'; None for most of what is free.
         weights: of the base, instead of the published ones.
         device: 'auto' or a device of torch.
@@ -95,6 +75,8 @@ def finetune(
         )
     options = {} if settings is None else read_settings(settings)
     asked = laid_over(options, _items(items) | dict(given))
+    if baseline is not None and baseline not in RIVALS:
+        raise SettingsError(unknown_name("baseline", baseline, RIVALS))
     first = is_first()
     where, told = process_device(device)
     with together(where), ExitStack() as stack:
@@ -104,11 +86,11 @@ def finetune(
                 check_target(output, sources=[path], overwrite=overwrite)
             note(told)
             if not resumes or dry_run:
-                _prepare(path, out, asked, budget, weights, device=where, dry_run=dry_run)
+                prepare(path, out, asked, budget, weights, device=where, dry_run=dry_run)
         if dry_run:
             return True
         _wait(where)
-        ready = _ready(path, out, asked)
+        ready = ready_run(path, out, asked)
         with told_by(first, "Reading"):
             from medsam_app.finetune import Teacher
             from medsam_app.training_run import Journal, Watcher, run
@@ -129,12 +111,35 @@ def finetune(
         measure = teacher.measure if teacher.exam is not None and ready.plan.validates else None
         done = run(teacher, measure, watchers=watchers, stopped=lambda: stopped() or teacher.settled())
         done = done or teacher.settled()
-    if first:
-        _keep(teacher, output, done=done)
-        if done and ready.measured:
-            from medsam_app.finetune_report import tell_gain
+        if first:
+            _keep(teacher, output, done=done)
+        if done and baseline is not None:
+            done = _rival(baseline, ready, teacher, budget=budget, stopped=stopped)
+    if first and done and ready.measured:
+        from medsam_app.finetune_report import tell_gain
 
-            tell_gain(output, out, ready.plan, ready.dataset, ready.measured, weights=weights, device=device)
+        nets = [] if baseline is None else [out / f"{baseline}.safetensors"]
+        tell_gain(
+            output, out, ready.plan, ready.dataset, ready.measured, weights=weights, nets=nets, device=device
+        )
+    return done
+
+
+def _rival(name: str, ready: Ready, teacher: Teacher, *, budget: float, stopped: Callable[[], bool]) -> bool:
+    """Teach a network of MONAI's the same; whether that is done."""
+    from medsam_app.rival_net import RivalTrainer
+    from medsam_app.training_run import Journal, run
+    from medsam_app.training_watch import on_console
+
+    folder = teacher.out / name
+    rival = RivalTrainer(name, ready.plan, ready.learned, folder, teacher.device, memory=CACHES * budget)
+    if teacher.rank:
+        return run(rival, stopped=stopped)
+    note(f"Teaching {name} on the same windows.")
+    folder.mkdir(exist_ok=True)
+    with on_console(ready.plan, rival.done()) as watcher:
+        done = run(rival, watchers=[Journal(folder, rival.step), watcher], stopped=stopped)
+    rival.keep(teacher.out / f"{name}.safetensors")
     return done
 
 
@@ -165,82 +170,12 @@ def _items(items: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _prepare(
-    path: Path,
-    out: Path,
-    asked: dict[str, Any],
-    budget: float,
-    weights: Path | None,
-    *,
-    device: Any,
-    dry_run: bool,
-) -> None:
-    """Read the dataset, settle the plan, show it, and write both into the folder of the run."""
-    from medsam_app.datasets import find_cases
-    from medsam_app.fingerprint import fingerprint
-    from medsam_app.fingerprint_file import save_fingerprint
-    from medsam_app.plan_cases import chosen
-    from medsam_app.plan_table import show_plan
-    from medsam_app.planning import plan_for
-
-    dataset = find_cases(path)
-    splits = {case.split for case in dataset.cases}
-    if "split" not in asked and SPLIT in splits:
-        asked = asked | {"split": SPLIT}
-    dataset = chosen(dataset, split=asked.get("split"), datasets=asked.get("datasets", ()))
-    with watched("Reading the dataset") as (progress, _):
-        found = fingerprint(dataset, progress=progress)
-    settled = plan_for(found, **asked)
-    show_plan(settled)
-    if dry_run:
-        return
-    try:
-        out.mkdir(exist_ok=True)
-        for pattern in _RUN_FILES:
-            for file in out.glob(pattern):
-                file.unlink()
-    except OSError as error:
-        raise SaveError(f"{out} cannot be the folder of a run ({error.strerror}); give another -o.") from None
-    save_fingerprint(out / FINGERPRINT, found)
-    # Last: a folder without a plan holds no run.
-    save_whole(out / PLAN, settled.plan.text())
-
-
 def _wait(device: Any) -> None:
     """Until the first process has prepared the run."""
     if process_count() > 1:
         import torch.distributed as dist
 
         dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)
-
-
-def _ready(path: Path, out: Path, asked: Mapping[str, Any]) -> Ready:
-    """The run as it was prepared, which what is asked for must agree with."""
-    from medsam_app.datasets import find_cases
-    from medsam_app.fingerprint_file import read_fingerprint
-    from medsam_app.plan_cases import chosen, split_cases, teachable
-
-    plan, found = read_plan(out / PLAN), read_fingerprint(out / FINGERPRINT)
-    held = plan.model_dump(mode="json")
-    for name, value in asked.items():
-        if name == "labels":
-            if set(map(str, value)) - {str(v) for v in plan.labels} - set(plan.labels.values()):
-                raise _other(out, f"labels: {', '.join(plan.labels.values())}")
-        elif held[name] != json.loads(json.dumps(value)):
-            raise _other(out, f"{name}: {held[name]}, here {value}")
-    if found.path != str(path):
-        raise _other(out, f"dataset: {found.path}, here {path}")
-    dataset = chosen(find_cases(path), split=plan.split, datasets=plan.datasets)
-    usable = teachable(dataset.cases, found, plan)
-    learned, measured = split_cases(usable, plan)
-    return Ready(plan, replace(dataset, cases=tuple(usable)), learned, measured)
-
-
-def _other(out: Path, what: str) -> SettingsError:
-    return SettingsError(
-        f"The folder {out} holds a run of another plan ({what}); give another -o, or --overwrite to start "
-        "anew."
-    )
 
 
 def _tell_cases(ready: Ready, teacher: Teacher) -> None:

@@ -41,6 +41,7 @@ def tell_gain(
     measured: Sequence[Case],
     *,
     weights: Path | None,
+    nets: Sequence[Path],
     device: str,
 ) -> None:
     """Measure, print, write the scores into the run's folder and the adapter's card, and draw a page.
@@ -51,6 +52,7 @@ def tell_gain(
         plan: of the run.
         dataset: whose cases they are.
         measured: cases that were never taught on.
+        nets: files of networks that are measured too.
 
     Raises:
         MedsamError: something cannot be read or written.
@@ -65,6 +67,7 @@ def tell_gain(
             weights=weights,
             adapter=adapter,
             base=True,
+            nets=nets,
             device=device,
             most_cases=MOST_CASES,
             seed=plan.seed,

@@ -18,6 +18,7 @@ from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.table import model_entry
 from medsam_app.prediction import MaskPrediction
 from medsam_app.predictor import AnyModel, VolumePredictor
+from medsam_app.rival_net import RivalNet
 from medsam_app.segmenters import Methods, Segmenter
 from medsam_app.volume import Volume
 
@@ -50,6 +51,7 @@ def load_methods(
     adapter: Path | None = None,
     base: bool = False,
     baselines: Sequence[str] = (),
+    nets: Sequence[Path] = (),
     device: str = "auto",
     refine: bool = False,
     seed: int = 0,
@@ -64,6 +66,7 @@ def load_methods(
         model, weights, adapter, device, refine: as for `VolumePredictor`.
         base: whether the model without its adapter is measured too.
         baselines: names of `medsam_app.classical.BASELINES`.
+        nets: files of networks that `medsam-app finetune --baseline` has written.
         seed: of fresh weights.
 
     Raises:
@@ -79,6 +82,9 @@ def load_methods(
         _adapted(methods, model, Adapter.load(adapter, cast(nn.Module, network)), network, refine, base)
     for name in baselines:
         methods.segmenters[name] = baseline(name, device=device, refine=refine, seed=seed)
+    for file in nets:
+        net = RivalNet(file, choose_device(device)[0])
+        methods.mappers[net.name if net.name not in methods.mappers else str(file)] = net
     return methods
 
 

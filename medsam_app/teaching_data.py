@@ -37,6 +37,8 @@ MOST_MIDDLES = 20_000
 OFTEN = 0.3
 #: Percentiles of a case that become 0 and 1.
 LOW, HIGH = 0.5, 99.5
+#: Voxels that they are taken of at most.
+MOST_SAMPLED = 1_000_000
 #: Windows of a case that are kept where embeddings are.
 VIEWS = 4
 #: A case of whose windows so many show nothing never shows anything.
@@ -103,6 +105,15 @@ def labels_in(label_map: NDArray[np.integer], roi: Roi, values: Sequence[int]) -
     return chosen
 
 
+def levelled(image: Tensor, valid: Tensor, clip: tuple[float, float] | None) -> Tensor:
+    """Intensities (X, Y, Z) of a whole volume, clipped where wanted, in a range of about 0 to 1."""
+    if clip is not None:
+        image = image.clamp(*clip)
+    inside = image[valid]
+    low, high = np.percentile(inside[:: -(-len(inside) // MOST_SAMPLED)].numpy(), [LOW, HIGH])
+    return (image - float(low)) / max(float(high - low), 1e-6)
+
+
 class ReadOnGrid(mt.Transform):
     """A case's image, labels and validity on the plan's grid, each (1, X, Y, Z)."""
 
@@ -113,11 +124,7 @@ class ReadOnGrid(mt.Transform):
         volume, label_map = case.load()
         roi = whole_roi(volume.grid, (self.plan.spacing,) * 3, self.size)
         image, valid = read_roi(volume.array, roi)
-        if self.plan.clip is not None:
-            image = image.clamp(*self.plan.clip)
-        inside = image[valid]
-        low, high = np.percentile(inside[:: -(-len(inside) // 1_000_000)].numpy(), [LOW, HIGH])
-        image = (image - float(low)) / max(float(high - low), 1e-6)
+        image = levelled(image, valid, self.plan.clip)
         labels = labels_in(label_map, roi, list(self.plan.labels))
         return {"image": image[None], "label": labels[None], "valid": valid[None].to(torch.uint8)}
 

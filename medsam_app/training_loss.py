@@ -19,8 +19,15 @@ def dice_of(masks: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return (2 * both + 1) / (masks.flatten(2).sum(-1) + target.flatten(2).sum(-1) + 1)
 
 
-def loss_of(candidates: MaskCandidates, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss of one round, and the Dice of the candidate that the model itself would choose (B,)."""
+def loss_of(
+    candidates: MaskCandidates, target: Tensor, valid: Tensor, *, known: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Loss of one round, and the Dice of the candidate that the model itself would choose (B,).
+
+    Args:
+        known: (B,) samples that say which label is meant: every candidate has to be right. Of the others,
+            which may be several things, the best one counts.
+    """
     logits, target, valid = candidates.logits, target.float(), valid.float()
     soft = 1 - dice_of(torch.sigmoid(logits), target, valid)
     entropy = F.binary_cross_entropy_with_logits(logits, target.expand_as(logits), reduction="none")
@@ -30,4 +37,7 @@ def loss_of(candidates: MaskCandidates, target: Tensor, valid: Tensor) -> tuple[
         real = dice_of((logits > 0).float(), target, valid)
         chosen = real.gather(1, candidates.quality.argmax(1, keepdim=True))[:, 0]
     quality = F.mse_loss(candidates.quality, real)
-    return (each.min(dim=1).values + 0.2 * each.mean(dim=1)).mean() + QUALITY_WEIGHT * quality, chosen
+    best, mean = each.min(dim=1).values, each.mean(dim=1)
+    if known is not None:
+        best = torch.where(known, mean, best)
+    return (best + 0.2 * mean).mean() + QUALITY_WEIGHT * quality, chosen

@@ -95,15 +95,16 @@ class MaskDecoder(nn.Module):
 
         batch, grid = len(x), x.shape[2:]
         own = self.mask_tokens.expand(batch, -1, -1)
-        if prompts.learned is not None:
-            own = own + torch.nan_to_num(prompts.learned).to(own.dtype)
+        learned = torch.zeros_like(own) if prompts.learned is None else torch.nan_to_num(prompts.learned)
+        own = own + learned.to(own.dtype)
         tokens = torch.cat([own, tokens.to(own.dtype)], dim=1)
         keep = torch.cat([real.new_ones(batch, self.candidates + 1), real], dim=1)
         position = self.prompt_encoder.grid_position(grid)
         image = x.flatten(2).transpose(1, 2)
         for block in self.blocks:
             tokens, image = block(tokens, image, position, keep)
-        tokens = self.norm(tokens)
+        # Once more where masks are made: on their way the tokens have gathered far more than they began with.
+        tokens = self.norm(tokens[:, : self.candidates + 1]) + learned
         x = image.transpose(1, 2).unflatten(2, grid)
 
         middle = self.mix_middle(middle + resize_like(self.up_middle(x), middle))
