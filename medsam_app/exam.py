@@ -29,7 +29,7 @@ AUTOMATIC, CLICKS = "automatic", "clicks"
 MOST_CLICKS, COUNTED = 5, (1, 3, 5)
 #: Objects that are measured at most, evenly spread.
 MOST_OBJECTS = 32
-#: Objects measured at a time.
+#: Objects measured at a time at most; never more than are taught on at a time, which takes more memory.
 BATCH = 8
 #: Objects with fewer voxels are left out.
 FEWEST_VOXELS = 10
@@ -58,6 +58,7 @@ class Exam:
 
     def __init__(self, cases: Sequence[Case], plan: Plan) -> None:
         self.automatic = plan.automatic
+        self.batch = min(BATCH, plan.micro_batch or plan.batch)
         pairs = [(case, value) for case in cases for value in plan.labels]
         keep = np.linspace(0, len(pairs) - 1, min(len(pairs), MOST_OBJECTS)).round().astype(int)
         wanted: dict[int, list[tuple[Case, int]]] = {}
@@ -76,10 +77,10 @@ class Exam:
             stopped: asked now and then; where it says yes, None comes back.
         """
         found: dict[str, list[Tensor]] = {AUTOMATIC: [], CLICKS: []}
-        for start in range(0, len(self.questions), BATCH):
+        for start in range(0, len(self.questions), self.batch):
             if stopped():
                 return None
-            part = self.questions[start : start + BATCH]
+            part = self.questions[start : start + self.batch]
             image, valid, target = (
                 torch.stack([getattr(each, name) for each in part])[:, None].to(model.device)
                 for name in ("image", "valid", "target")

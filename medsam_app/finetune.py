@@ -111,7 +111,6 @@ class Teacher:
                 f"multiple of {self.world}."
             )
         self.model = cast(Sam3D, load_model(plan.base, device=device, weights=weights))
-        cast(Any, self.model).to(memory_format=torch.channels_last_3d)
         self.model.amp_dtype = fast_dtype(device)
         self.adapter = fresh_adapter(self.model, plan)
         self.parameters = [p for p in self.adapter.parameters() if p.requires_grad]

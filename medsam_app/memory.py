@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+
+#: Where Linux says how much a group of processes may take and has taken: of version 2, and of version 1.
+_GROUPS = (
+    ("memory.max", "memory.current", "inactive_file "),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file "),
+)
 
 
 def machine_memory() -> int | None:
@@ -11,6 +19,36 @@ def machine_memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on Windows
         return None
+
+
+def free_memory() -> int | None:
+    """Bytes that programs can still take, None where the system does not say.
+
+    A container's limit counts where there is one.
+    """
+    found = list(_free_in_container())
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    except (OSError, ValueError, IndexError):  # not Linux
+        pass
+    if not found:
+        # What is taken is not told: half of all is a guess on the safe side.
+        whole = machine_memory()
+        return None if whole is None else whole // 2
+    return min(found)
+
+
+def _free_in_container(root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+    """What is left of a container's limit; files that were read count as free, since they are let go."""
+    for limit, used, cached in _GROUPS:
+        try:
+            most, taken = (int((root / name).read_text()) for name in (limit, used))
+            lines = (root / limit).with_name("memory.stat").read_text().splitlines()
+            files = sum(int(line.split()[1]) for line in lines if line.startswith(cached))
+        except (OSError, ValueError, IndexError):  # no such file, or 'max'
+            continue
+        yield max(0, most - taken + files)
 
 
 def format_bytes(count: float) -> str:

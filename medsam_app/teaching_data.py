@@ -23,6 +23,7 @@ from medsam_app.cases import Case
 from medsam_app.errors import VolumeError
 from medsam_app.plan import Plan
 from medsam_app.roi import Index, Roi, read_roi
+from medsam_app.volume import read_grid
 
 #: A window is cut out so much larger, so that turning and zooming it find image at its corners.
 ROOM = 1.2
@@ -43,6 +44,8 @@ VIEWS = 4
 #: A case of whose windows so many show nothing never shows anything.
 MOST_DRAWS = 100
 KEYS = ("image", "label", "valid")
+#: Bytes of a voxel of those, float32 and twice uint8, and of the place of a voxel.
+VOXEL_BYTES, PLACE_BYTES = 6, 8
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,24 @@ class Lesson:
     label: int
     view: int
     rng: np.random.Generator
+
+
+def roomy_window(plan: Plan) -> Index:
+    """The size in which windows are cut out."""
+    x, y, z = (int(np.ceil(side * ROOM)) for side in plan.window)
+    return x, y, z
+
+
+def bytes_on_grid(case: Case, plan: Plan) -> int:
+    """What a cached case takes at most; its header tells.
+
+    Raises:
+        MedsamError: it cannot be read.
+    """
+    shape = whole_roi(read_grid(case.image), (plan.spacing,) * 3, roomy_window(plan)).shape
+    voxels = int(np.prod(shape))
+    places = min(voxels, (len(plan.labels) + 1) * MOST_MIDDLES)
+    return voxels * VOXEL_BYTES + places * PLACE_BYTES
 
 
 def labels_in(label_map: NDArray[np.integer], roi: Roi, values: Sequence[int]) -> Tensor:
@@ -144,18 +165,21 @@ class Lessons:
         plan: says the grid, the labels, and how windows vary.
         memory: bytes that cached cases may take; those that do not fit are read again each time.
 
+    Attributes:
+        count, cached: how many cases there are, and how many of them are kept.
+
     Raises:
         MedsamError: a case cannot be read.
     """
 
     def __init__(self, cases: Sequence[Case], plan: Plan, *, memory: float = 4e9) -> None:
         self.plan = plan
-        size = tuple(int(np.ceil(side * ROOM)) for side in plan.window)
+        size = roomy_window(plan)
         classes = len(plan.labels) + 1
         share = (1 - ELSEWHERE) / len(plan.labels)
         self.vary = mt.Compose(
             [
-                ReadOnGrid(plan, (size[0], size[1], size[2])),
+                ReadOnGrid(plan, size),
                 mt.ClassesToIndicesd("label", num_classes=classes, max_samples_per_class=MOST_MIDDLES),
                 mt.RandCropByLabelClassesd(
                     KEYS,
@@ -171,9 +195,8 @@ class Lessons:
         )
         self.count = len(cases)
         self.names = [case.case for case in cases]
-        first = self.vary(cases[0], end=2)
-        each = sum(value.nbytes for value in _arrays(first))
-        self.cached = min(len(cases), int(memory // max(each, 1)))
+        together = np.cumsum([bytes_on_grid(case, plan) for case in cases])
+        self.cached = int((together <= memory).sum())
         self.cases = CacheDataset(
             list(cases),
             self.vary,
@@ -208,11 +231,3 @@ class Lessons:
             f"Not one of {MOST_DRAWS} windows of '{self.names[self.order(view)]}' shows a label; look at its "
             "label map."
         )
-
-
-def _arrays(values: dict[str, Any]) -> list[Any]:
-    """Everything in it that has a size."""
-    found = []
-    for value in values.values():
-        found += value if isinstance(value, list) else [value]
-    return [value for value in found if hasattr(value, "nbytes")]

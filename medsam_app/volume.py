@@ -25,9 +25,9 @@ from medsam_app.archive import unpacked
 from medsam_app.dicom import SeriesInfo
 from medsam_app.errors import GridMismatch, VolumeError
 from medsam_app.geometry import Grid
-from medsam_app.headers import Format, choose, find_format, inspect, not_read
+from medsam_app.headers import Format, choose, find_format, inspect, itk_affine, not_read, sitk_reader
 from medsam_app.intensity import checked_affine, checked_array, nifti_notes
-from medsam_app.nifti_header import cut_short
+from medsam_app.nifti_header import cut_short, read_nifti_header
 from medsam_app.saving import save_mask
 
 __all__ = ["SeriesInfo", "Volume", "list_series", "load_mask", "load_volume", "save_mask"]
@@ -126,6 +126,25 @@ def load_volume(
         raise VolumeError(f"'{path.name}' is not DICOM and has no series; leave the option 'series' out.")
     array, meta, fields = _read_file(path, frame, channel)
     return make_volume(path.name, array, meta["affine"], source=path, **fields)
+
+
+def read_grid(path: Path) -> Grid:
+    """The grid of a volume by its header alone, where the format has one; DICOM is read whole.
+
+    Raises:
+        MedsamError: it cannot be used as a volume.
+    """
+    format = find_format(path)
+    if format == "dicom":
+        return load_volume(path).grid
+    shape = inspect(path, format).shape
+    if format == "nifti":
+        affine = read_nifti_header(path)[0].get_best_affine()
+    else:
+        reader = sitk_reader(path, format)
+        reader.ReadImageInformation()
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ itk_affine(reader)
+    return Grid(shape, checked_affine(path.name, affine))
 
 
 def _read_file(path: Path, frame: int | None, channel: int | None) -> tuple[NDArray, dict, dict[str, Any]]:
