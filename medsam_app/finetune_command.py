@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from medsam_app.commands import note, say
 from medsam_app.errors import ModelError, SaveError, SettingsError, unknown_name
 from medsam_app.finetune_setup import PLAN, RIVALS, Ready, prepare, ready_run
-from medsam_app.memory import machine_memory
 from medsam_app.plan import laid_over, read_settings
 from medsam_app.processes import is_first, process_count, process_device, stopping, together, told_by
 from medsam_app.reporting import check_target
@@ -23,8 +22,6 @@ if TYPE_CHECKING:  # heavy
 
 #: In the folder of a run: its adapter as it was last, its curves.
 LAST, CURVES = "last.safetensors", "tensorboard"
-#: Of the memory that a run may take, the part for cached cases.
-CACHES = 0.4
 
 
 def finetune(
@@ -86,7 +83,7 @@ def finetune(
                 check_target(output, sources=[path], overwrite=overwrite)
             note(told)
             if not resumes or dry_run:
-                prepare(path, out, asked, budget, weights, device=where, dry_run=dry_run)
+                prepare(path, out, asked, memory=budget, weights=weights, device=where, dry_run=dry_run)
         if dry_run:
             return True
         _wait(where)
@@ -97,7 +94,7 @@ def finetune(
             from medsam_app.training_watch import Board, on_console
 
             teacher = Teacher(
-                ready.plan, ready.learned, ready.measured, out, where, weights=weights, memory=CACHES * budget
+                ready.plan, ready.learned, ready.measured, out, where, weights=weights, memory=ready.caches
             )
         if first:
             _tell_cases(ready, teacher)
@@ -114,7 +111,7 @@ def finetune(
         if first:
             _keep(teacher, output, done=done)
         if done and baseline is not None:
-            done = _rival(baseline, ready, teacher, budget=budget, stopped=stopped)
+            done = _rival(baseline, ready, teacher, stopped=stopped)
     if first and done and ready.measured:
         from medsam_app.finetune_report import tell_gain
 
@@ -125,14 +122,14 @@ def finetune(
     return done
 
 
-def _rival(name: str, ready: Ready, teacher: Teacher, *, budget: float, stopped: Callable[[], bool]) -> bool:
+def _rival(name: str, ready: Ready, teacher: Teacher, *, stopped: Callable[[], bool]) -> bool:
     """Teach a network of MONAI's the same; whether that is done."""
     from medsam_app.rival_net import RivalTrainer
     from medsam_app.training_run import Journal, run
     from medsam_app.training_watch import on_console
 
     folder = teacher.out / name
-    rival = RivalTrainer(name, ready.plan, ready.learned, folder, teacher.device, memory=CACHES * budget)
+    rival = RivalTrainer(name, ready.plan, ready.learned, folder, teacher.device, memory=ready.caches)
     if teacher.rank:
         return run(rival, stopped=stopped)
     note(f"Teaching {name} on the same windows.")
@@ -143,17 +140,17 @@ def _rival(name: str, ready: Ready, teacher: Teacher, *, budget: float, stopped:
     return done
 
 
-def _gigabytes(text: str | None) -> float:
-    """Bytes of '6', '6GB' or '6 GB'; most of what is free where nothing is said."""
+def _gigabytes(text: str | None) -> int | None:
+    """Bytes of '6', '6GB' or '6 GB'."""
     if text is None:
-        return 0.5 * (machine_memory() or 8e9)
+        return None
     try:
         size = float(text.strip().upper().removesuffix("B").removesuffix("G")) * 1e9
     except ValueError:
         size = 0.0
     if not 0 < size < 1e15:
         raise SettingsError(f"--memory is a number of gigabytes, such as 6 or 6GB; got '{text}'.")
-    return size
+    return int(size)
 
 
 def _items(items: Sequence[str]) -> dict[str, Any]:

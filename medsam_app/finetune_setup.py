@@ -9,24 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from medsam_app.cases import Case
+from medsam_app.commands import note
 from medsam_app.datasets import Dataset, find_cases
-from medsam_app.errors import SaveError, SettingsError
+from medsam_app.errors import ModelError, SaveError, SettingsError
 from medsam_app.fingerprint import fingerprint
 from medsam_app.fingerprint_file import read_fingerprint, save_fingerprint
+from medsam_app.memory import format_bytes
 from medsam_app.plan import Plan, read_plan
 from medsam_app.plan_cases import chosen, split_cases, teachable
 from medsam_app.plan_table import show_plan
 from medsam_app.planning import plan_for
+from medsam_app.preflight import fit
+from medsam_app.processes import process_count
 from medsam_app.reporting import watched
 from medsam_app.whole_file import save_whole
 
-#: In the folder of a run: its plan, and what the dataset is like.
-PLAN, FINGERPRINT = "plan.json", "fingerprint.json"
+#: In the folder of a run: its plan, what the dataset is like, and what was found about memory.
+PLAN, FINGERPRINT, MEMORY = "plan.json", "fingerprint.json", "memory.json"
 #: Networks that can be taught beside, see `medsam_app.rival_net`.
 RIVALS = ("unet", "swin_unetr")
 #: What a run leaves in its folder, and a new one there takes away.
 _RUN_FILES = (
-    PLAN, FINGERPRINT, "state.json", "scores.json", "*.jsonl", "*.safetensors", "*.tmp",
+    PLAN, FINGERPRINT, MEMORY, "state.json", "scores.json", "*.jsonl", "*.safetensors", "*.tmp",
     "tensorboard/events.*", *(f"{name}/*" for name in RIVALS),
 )  # fmt: skip
 #: The split that is learned from where a dataset has one of that name.
@@ -40,26 +44,36 @@ class Ready:
     Attributes:
         dataset: the cases that it is about.
         learned, measured: those that are taught on, and those that are kept apart.
+        caches: bytes that a process may keep of them.
     """
 
     plan: Plan
     dataset: Dataset
     learned: list[Case]
     measured: list[Case]
+    caches: int
 
 
 def prepare(
     path: Path,
     out: Path,
     asked: dict[str, Any],
-    budget: float,
-    weights: Path | None,
     *,
+    memory: int | None,
+    weights: Path | None,
     device: Any,
     dry_run: bool,
 ) -> None:
-    """Read the dataset, settle the plan, show it, and write both into the folder of the run."""
+    """Read the dataset, settle the plan, see that it fits, show it, and write it into the folder of the run.
 
+    Args:
+        asked: fields of the plan.
+        memory: most bytes of all processes; None for most of what is free.
+        dry_run: whether to show it alone.
+
+    Raises:
+        MedsamError: nothing can be learned from the dataset, or not as asked for, or it does not fit.
+    """
     dataset = find_cases(path)
     splits = {case.split for case in dataset.cases}
     if "split" not in asked and SPLIT in splits:
@@ -68,7 +82,24 @@ def prepare(
     with watched("Reading the dataset") as (progress, _):
         found = fingerprint(dataset, progress=progress)
     settled = plan_for(found, **asked)
+    learned, _ = split_cases(teachable(dataset.cases, found, settled.plan), settled.plan)
+    how: dict[str, Any] = {"memory": memory, "device": device, "weights": weights, "kept": asked}
+    with watched("Trying a step") as (progress, _):
+        fitted = fit(settled.plan, learned, processes=process_count(), progress=progress, **how)
+    changed = [
+        name for name in Plan.model_fields if getattr(fitted.plan, name) != getattr(settled.plan, name)
+    ]
+    settled = replace(
+        settled, plan=fitted.plan, reasons=settled.reasons | dict.fromkeys(changed, "to fit into memory")
+    )
     show_plan(settled)
+    if fitted.predicted:
+        note(
+            f"Memory: {format_bytes(fitted.predicted)} of {format_bytes(fitted.available)} a process, of "
+            f"which up to {format_bytes(fitted.caches)} for cached cases."
+        )
+    for sentence in fitted.notes:
+        note(sentence)
     if dry_run:
         return
     try:
@@ -79,6 +110,7 @@ def prepare(
     except OSError as error:
         raise SaveError(f"{out} cannot be the folder of a run ({error.strerror}); give another -o.") from None
     save_fingerprint(out / FINGERPRINT, found)
+    save_whole(out / MEMORY, json.dumps({"predicted": fitted.predicted, "caches": fitted.caches}) + "\n")
     # Last: a folder without a plan holds no run.
     save_whole(out / PLAN, settled.plan.text())
 
@@ -99,7 +131,14 @@ def ready_run(path: Path, out: Path, asked: Mapping[str, Any]) -> Ready:
     dataset = chosen(find_cases(path), split=plan.split, datasets=plan.datasets)
     usable = teachable(dataset.cases, found, plan)
     learned, measured = split_cases(usable, plan)
-    return Ready(plan, replace(dataset, cases=tuple(usable)), learned, measured)
+    try:
+        caches = int(json.loads((out / MEMORY).read_text())["caches"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelError(
+            f"The folder {out} is not as a run leaves it ({MEMORY}); give another -o, or --overwrite to "
+            "start anew."
+        ) from None
+    return Ready(plan, replace(dataset, cases=tuple(usable)), learned, measured, caches)
 
 
 def _other(out: Path, what: str) -> SettingsError:

@@ -186,8 +186,8 @@ class _Fit:
         if beside and filled < beside + embeddings:
             notes = (
                 *notes,
-                f"Cases and embeddings take {format_bytes(beside + embeddings)}, of which {format_bytes(filled)} "
-                "are kept in memory; the others are made anew each time.",
+                f"Cases and embeddings take {format_bytes(beside + embeddings)}, of which "
+                f"{format_bytes(filled)} are kept in memory; the others are made anew each time.",
             )
         return Fitted(plan, int(needed) + filled, self.available, caches, notes)
 
