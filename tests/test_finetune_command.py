@@ -24,11 +24,7 @@ SMALL = ["--set", "batch=2", "--set", "window=[16,16,16]", "--set", "spacing=2",
 
 
 def run(*arguments: object) -> int:
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    return main([str(argument) for argument in arguments])
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
