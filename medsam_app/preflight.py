@@ -3,13 +3,15 @@
 found = fit(plan, cases, memory=6_000_000_000, device="cpu")
 Teacher(found.plan, ..., memory=found.caches)
 
-Real steps are measured in a process of their own (`medsam_app.trial`), with one and with two windows at a
-time; more windows follow along the line through both. Three things take memory in each process of a run:
+Real steps are measured in a process of their own (`medsam_app.trial`): with one window at a time, and with as
+many as there are to be, or as fit. So what is chosen has been measured; a line through one and two windows
+would miss by a tenth, since the libraries treat one window otherwise than several. Three things take memory
+in each process of a run:
 
 - what is there before any window: Python and torch with their libraries, the base, the adapter, its running
-  average and the optimizer's two. It is measured, since it is where the line begins;
-- windows: activations of the encoder and of every round, as many times as there are windows at a time. They
-  are measured;
+  average and the optimizer's two, which are measured with
+- windows: activations of the encoder and of every round, as many times as there are windows at a time, and
+  what the allocator keeps of memory that was given back;
 - caches: cases on the plan's grid, and embeddings where the plan wants them. Their bytes are known and added.
 
 Steps come first; caches get what steps leave, and no more than all cases take. For their sake alone windows
@@ -25,6 +27,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from medsam_app.cases import Case
 from medsam_app.errors import SettingsError
@@ -95,101 +99,97 @@ def fit(
     if not can_measure(device):
         note = "This system does not tell how much memory a process took, so the plan was not tried."
         return Fitted(plan, 0, available, min(sum(sizes), available // 4), (note,))
-    fewest = math.inf
-    fit = _Fit(plan, available, math.ceil(plan.batch / processes), kept, device)
-    for number, (changed, more) in enumerate(_variants(plan, kept, fit)):
+    room = _Room(
+        available, math.ceil(plan.batch / processes), plan, kept, on_device=device.startswith("cuda")
+    )
+    for number, (changed, notes) in enumerate(_variants(plan, kept, room)):
         sizes = _sizes(cases, changed)
 
         def told(what: str, number: int = number, changed: Plan = changed) -> None:
             if progress is not None:
-                progress(f"Trying a step ({_told(changed)})", min(0.95, 0.3 * number + 0.1 * bool(what)))
+                progress(f"Trying a step ({_told(changed)}){what}", 1 - 0.7**number * (0.8 if what else 1.0))
 
         told("")
-        task = Task(changed, largest(cases, sizes), device, weights, fit.tried)
-        trial = try_out(task, told)
-        fit.last = trial
-        found = fit.fitted(changed, trial, sum(sizes), len(cases), more)
+        task = Task(changed, largest(cases, sizes), device, weights, room.fewest, room.most, available)
+        room.last = try_out(task, lambda what: told(f": {what}"))
+        found = room.fitted(changed, room.last, sum(sizes), len(cases), notes)
         if found is not None:
             return found
-        fewest = min(fewest, fit.needed(trial, fit.fewest) if trial.steps.get(fit.fewest) else math.inf)
-    raise _too_little(plan, fewest, available, processes, kept, device)
+        room.least = min(room.least, room.needed(room.last, room.fewest))
+        if room.last.ready > available:  # before any step: nothing that is left to change helps
+            break
+    raise _too_little(plan, room.least, available, processes, kept, device)
 
 
-class _Fit:
-    """What a trial says of plans: how much they need and whether they fit.
+class _Room:
+    """What there is for one process, and which plans fit into it.
 
     Attributes:
         share: windows of an update in one process.
-        fewest: windows at a time, at least.
-        tried: numbers of windows at a time that are measured.
+        fewest, most: windows at a time.
         last: the trial before.
+        least: bytes that a plan needed that did not fit.
     """
 
-    def __init__(self, plan: Plan, available: int, share: int, kept: Collection[str], device: str) -> None:
-        self.plan, self.available, self.share = plan, available, share
-        self.wanted = min(plan.micro_batch or share, share)
-        self.fewest = self.wanted if "micro_batch" in kept else 1
-        self.tried = [1] if self.wanted == 1 else [1, 2]
-        self.on_device = device.startswith("cuda")
+    def __init__(
+        self, available: int, share: int, plan: Plan, kept: Collection[str], *, on_device: bool
+    ) -> None:
+        self.available, self.share, self.on_device = available, share, on_device
+        self.most = min(plan.micro_batch or share, share)
+        self.fewest = self.most if "micro_batch" in kept else 1
         self.last: Trial | None = None
-
-    def line(self, trial: Trial) -> tuple[float, float]:
-        """Bytes of a step without any window, and of each window; of a trial that was ended, as if the second
-        window took all that there is."""
-        one = trial.steps.get(1, math.inf)
-        each = trial.steps.get(2, math.inf) - one if self.wanted > 1 else 0.0
-        return one - each, max(each, 0.0)
+        self.least = math.inf
 
     def needed(self, trial: Trial, windows: int) -> float:
-        """Most bytes with so many windows at a time, without caches."""
-        if 1 not in trial.steps:
+        """Most bytes with so many windows at a time, without caches; where that was not tried, as on the
+        line between those that were."""
+        tried = sorted(trial.steps)
+        if trial.ready > self.available:
+            return trial.ready
+        if not tried or windows > tried[-1]:
             return math.inf
-        step = float(trial.steps[1])
-        if windows > 1:
-            step = math.inf if 2 not in trial.steps else step + (windows - 1) * self.line(trial)[1]
+        step = float(np.interp(windows, tried, [trial.steps[n] for n in tried]))
         # Gradients of the parts before are there while the next is played.
         return max(trial.ready, step + (trial.gradients if windows < self.share else 0))
 
     def fitted(
         self, plan: Plan, trial: Trial, cases: int, count: int, notes: tuple[str, ...]
     ) -> Fitted | None:
-        """The plan with as many windows at a time as fit; None if not even the fewest do."""
+        """The plan with as many windows at a time as fit; None if not even the fewest do.
+
+        Args:
+            cases: bytes of all of them, cached.
+            count: how many there are.
+            notes: what was changed before.
+        """
         from medsam_app.teaching_data import VIEWS
 
-        embeddings = trial.embedding * count * VIEWS
         left = self.available - self.needed(trial, self.fewest)
         if left < 0:
             return None
-        beside = 0 if self.on_device else cases
-        reserve = 0.0 if self.fewest > 1 else min(beside + embeddings, left / 2)
-        windows = self.wanted
-        while windows > self.fewest and self.needed(trial, windows) > self.available - reserve:
+        cases = 0 if self.on_device else cases
+        embeddings = trial.embedding * count * VIEWS
+        room = self.available - (min(cases + embeddings, left / 2) if self.fewest == 1 else 0)
+        windows = self.most
+        while windows > self.fewest and self.needed(trial, windows) > room:
             # As even as can be: of 8 windows 4 and 4, not 5 and 3.
             parts = math.ceil(self.share / windows) + 1
             windows = max(self.fewest, min(windows - 1, math.ceil(self.share / parts)))
-        needed = self.needed(trial, windows)
-        if windows < self.wanted:
-            whole = self.needed(trial, self.wanted)
-            takes = (
-                f"would take {format_bytes(whole)}" if math.isfinite(whole) else "would take more than that"
-            )
-            notes = (
-                f"{windows} of the {self.share} windows of an update are played at a time (micro_batch): "
-                f"{takes} the {format_bytes(self.available)} that there are, and cached cases come on top. "
-                "What is learned is the same.",
-                *notes,
-            )
+        needed = int(self.needed(trial, windows))
+        if windows < self.most:
+            why = f"{self.most} at a time do not fit into {format_bytes(self.available)} beside cached cases"
+            notes = (f"{windows} of {self.share} windows are played at a time (micro_batch): {why}.", *notes)
             plan = plan.model_copy(update={"micro_batch": windows})
-        caches, filled = _shared_out(int(self.available - needed), beside, embeddings)
+        caches, filled = _shared_out(self.available - needed, cases, embeddings)
         if self.on_device:
-            caches = min(caches, (free_memory() or 0) // 2) if embeddings else (free_memory() or 0) // 2
-        if beside and filled < beside + embeddings:
-            notes = (
-                *notes,
-                f"Cases and embeddings take {format_bytes(beside + embeddings)}, of which "
-                f"{format_bytes(filled)} are kept in memory; the others are made anew each time.",
-            )
-        return Fitted(plan, int(needed) + filled, self.available, caches, notes)
+            host = (free_memory() or 0) // 2
+            caches = min(caches, host) if embeddings else host
+        if filled < cases + embeddings:
+            whole, part = format_bytes(cases + embeddings), format_bytes(filled)
+            what = "Cases and embeddings" if embeddings else "Cases"
+            rest = "the others are made anew each time"
+            notes = (*notes, f"{what} take {whole}, of which {part} are kept in memory; {rest}.")
+        return Fitted(plan, needed + filled, self.available, caches, notes)
 
 
 def _shared_out(left: int, cases: int, embeddings: int) -> tuple[int, int]:
@@ -201,8 +201,8 @@ def _shared_out(left: int, cases: int, embeddings: int) -> tuple[int, int]:
     return bound, min(cases, bound) + min(embeddings, bound)
 
 
-def _variants(plan: Plan, kept: Collection[str], fit: _Fit) -> Iterator[tuple[Plan, tuple[str, ...]]]:
-    """The plan, and ever smaller ones, with what to say of each."""
+def _variants(plan: Plan, kept: Collection[str], room: _Room) -> Iterator[tuple[Plan, tuple[str, ...]]]:
+    """The plan, and ever smaller ones, each with what to say of it."""
     yield plan, ()
     notes: tuple[str, ...] = ()
     if not plan.checkpointing and "checkpointing" not in kept:
@@ -212,7 +212,7 @@ def _variants(plan: Plan, kept: Collection[str], fit: _Fit) -> Iterator[tuple[Pl
             "time.",
         )
         yield plan, notes
-    yield from _smaller(plan, kept, fit, notes)
+    yield from _smaller(plan, kept, room, notes)
     if not plan.cached and "cached" not in kept and (plan.decoder or plan.automatic):
         plan = plan.model_copy(update={"cached": True})
         notes += (
@@ -220,24 +220,22 @@ def _variants(plan: Plan, kept: Collection[str], fit: _Fit) -> Iterator[tuple[Pl
             "prompts are, which learns less.",
         )
         yield plan, notes
-        yield from _smaller(plan, kept, fit, notes)
+        yield from _smaller(plan, kept, room, notes)
 
 
 def _smaller(
-    plan: Plan, kept: Collection[str], fit: _Fit, notes: tuple[str, ...]
+    plan: Plan, kept: Collection[str], room: _Room, notes: tuple[str, ...]
 ) -> Iterator[tuple[Plan, tuple[str, ...]]]:
     """The plan with smaller windows; those that are certain not to fit by the last trial are passed over."""
     if "window" in kept:
         return
     multiple = TAUGHT[model_entry(plan.base).family]
-    first = fit.last
+    whole = room.last
     for most in range(max(plan.window) - multiple, SMALLEST - 1, -multiple):
-        x, y, z = (min(side, max(most, min(side, SMALLEST))) for side in plan.window)
-        part = x * y * z / math.prod(plan.window)
-        last = most - multiple < SMALLEST
-        if not last and first is not None and {1, 2} <= set(first.steps):
-            base, each = fit.line(first)
-            if base + fit.fewest * each * part > fit.available:
+        x, y, z = (min(side, most) for side in plan.window)
+        if whole is not None and whole.steps and most - multiple >= SMALLEST:
+            each = (room.needed(whole, room.fewest) - whole.ready) * x * y * z / math.prod(plan.window)
+            if whole.ready + each > room.available:
                 continue
         was, now = (" x ".join(map(str, sides)) for sides in (plan.window, (x, y, z)))
         note = f"Windows are {now} voxels instead of {was}, so they show less around an object."

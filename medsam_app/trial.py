@@ -36,14 +36,17 @@ class Task:
         cases: taught on; all are cached.
         device: of torch, by name.
         weights: of the base, instead of the published ones.
-        sizes: micro-batches, tried in this order.
+        fewest, most: windows at a time; the fewest are tried first, then more.
+        limit: bytes; what is likely to take more is not tried.
     """
 
     plan: Plan
     cases: list[Case]
     device: str
     weights: Path | None
-    sizes: list[int]
+    fewest: int
+    most: int
+    limit: int
 
 
 @dataclass
@@ -53,7 +56,8 @@ class Trial:
     Attributes:
         ready: most until the first step: the libraries, the base read from its file, the adapter, two
             volumes at a time read and put on the plan's grid.
-        steps: most in a step with so many windows at a time and the plan's most rounds.
+        steps: most in a step with so many windows at a time and the plan's most rounds; of all numbers
+            that were tried.
         gradients: of everything that is taught.
         embedding: of one window.
         killed: it ended for want of memory before everything was tried.
@@ -88,27 +92,21 @@ def try_out(task: Task, told: Callable[[str], None] = lambda what: None) -> Tria
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-W", "ignore", "-m", "medsam_app.trial"]
     trial = Trial()
-    with (
-        tempfile.TemporaryFile("w+") as said,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            text=True,
-            env=os.environ | {"PYTHONPATH": paths},
-        ) as child,
-    ):
-        try:
-            assert child.stdin is not None and child.stdout is not None
-            with child.stdin:
-                child.stdin.write(TypeAdapter(Task).dump_json(task).decode())
-            for line in child.stdout:
-                _take(trial, json.loads(line), told)
-            status = child.wait()
-        except BaseException:
-            child.kill()
-            raise
+    with tempfile.TemporaryFile("w+") as asked, tempfile.TemporaryFile("w+") as said:
+        asked.write(TypeAdapter(Task).dump_json(task).decode())
+        asked.seek(0)
+        environment = os.environ | {"PYTHONPATH": paths}
+        with subprocess.Popen(
+            command, stdin=asked, stdout=subprocess.PIPE, stderr=said, text=True, env=environment
+        ) as child:
+            assert child.stdout is not None
+            try:
+                for line in child.stdout:
+                    _take(trial, json.loads(line), told)
+                status = child.wait()
+            except BaseException:
+                child.kill()
+                raise
         if status < 0 or status == NO_MEMORY:
             trial.killed = True
         elif status:
@@ -127,6 +125,17 @@ def _take(trial: Trial, row: dict[str, Any], told: Callable[[str], None]) -> Non
     else:
         trial.steps[row["size"]] = row["step"]
         told(f"{row['size']} windows at a time" if row["size"] > 1 else "one window at a time")
+
+
+def following(task: Task, size: int, took: int, ready: int) -> int | None:
+    """How many windows at a time to try next, where so many took so much; None for no more.
+
+    As many as certainly fit, since a step has something that does not grow; or one more, where half of what a
+    window takes is left.
+    """
+    each = max((took - ready) / size, 1.0)
+    more = min(task.most, max(int((task.limit - ready) / each), size + (took + each / 2 <= task.limit)))
+    return more if more > size and took <= task.limit else None
 
 
 def peak(device: str) -> int:
@@ -182,15 +191,19 @@ def _play(task: Task, tell: Callable[[dict[str, Any]], None]) -> None:
                 window = (x[None, None].to(teacher.device) for x in (lesson.image, lesson.valid))
                 embedding = teacher.model.encode_image(*window).nbytes
         tell({"ready": ready, "gradients": gradients, "embedding": embedding})
+        if ready > task.limit:
+            return
         # What the optimizer keeps is there from the second step on.
         teacher.train_step()
-        for size in task.sizes:
+        size: int | None = task.fewest
+        while size is not None:
             forget_peak(task.device)
-            teacher.plan = plan.model_copy(
-                update={"batch": size, "micro_batch": None, "rounds": (most, most)}
-            )
+            played = {"batch": size, "micro_batch": None, "rounds": (most, most)}
+            teacher.plan = plan.model_copy(update=played)
             teacher.train_step()
-            tell({"size": size, "step": peak(task.device) - held})
+            took = peak(task.device) - held
+            tell({"size": size, "step": took})
+            size = following(task, size, took, ready)
 
 
 def main() -> None:
