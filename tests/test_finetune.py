@@ -19,6 +19,7 @@ from medsam_app.exam import AUTOMATIC
 from medsam_app.finetune import BEST, Teacher
 from medsam_app.models.load import load_model
 from medsam_app.predictor import VolumePredictor
+from medsam_app.teaching_data import VIEWS
 from medsam_app.training_run import Journal, run
 from tests.teaching_folder import LABELS, ball_cases, small_plan, write_balls
 
@@ -114,6 +115,41 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path: Path) -> None
     for loss, flat in gradients[1:]:
         assert loss == pytest.approx(gradients[0][0], rel=1e-5)
         torch.testing.assert_close(flat, gradients[0][1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("adapter", ["spatial", "lora", "ssf"])
+def test_activations_computed_again_give_the_same_gradient(tmp_path: Path, adapter: str) -> None:
+    gradients = []
+    for again in (False, True):
+        teaching = teacher(tmp_path, f"again{again}", adapter=adapter, checkpointing=again, rounds=(2, 2))
+        teaching.train_step()
+        gradients.append({n: p.grad for n, p in teaching.adapter.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert any(name.startswith("part") for name in gradients[0])
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_embeddings_are_kept_where_the_encoder_is_not_taught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
+) -> None:
+    fields = {"cached": True, "checkpointing": checkpointing, "batch": 4, "steps": 9, "rounds": (1, 1)}
+    teaching = teacher(tmp_path, **fields)
+    encode, encoded = teaching.model.encode_image, []
+    monkeypatch.setattr(
+        teaching.model, "encode_image", lambda image, valid: encoded.append(image) or encode(image, valid)
+    )
+    before = {key: value.clone() for key, value in teaching.adapter.state_dict().items()}
+    told = [teaching.train_step()["loss"] for _ in range(teaching.plan.steps or 0)]
+    assert all(loss < float("inf") for loss in told)
+    views = teaching.lessons.count * VIEWS
+    assert views < 4 * len(told)
+    assert len(encoded) == views  # one window each
+    assert len({float(image.double().sum()) for image in encoded}) == views
+    moved = {key for key, value in teaching.adapter.state_dict().items() if not value.equal(before[key])}
+    assert any("decoder" in key for key in moved)
+    assert not any(key.startswith("part") for key in moved)
 
 
 def test_it_stops_when_nothing_gets_better(tmp_path: Path) -> None:

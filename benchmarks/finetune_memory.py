@@ -1,0 +1,98 @@
+"""What teaching takes beside what was predicted: python benchmarks/finetune_memory.py FOLDER --steps 100
+
+The plan is made to fit as `medsam-app finetune` does, and so many real steps follow in this process, each
+with the rounds that it draws. Printed are the peak that was predicted and the one that was measured, all that
+the process had included, each step at which the peak grew, and the mean loss of the first and the last tenth.
+
+FOLDER is a dataset. `--random-weights` stands in for SAM's checkpoint: of its form and size, never trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from segment_anything import sam_model_registry
+
+from medsam_app.datasets import find_cases
+from medsam_app.finetune import Teacher
+from medsam_app.memory import format_bytes
+from medsam_app.models.load import choose_device
+from medsam_app.models.table import model_entry
+from medsam_app.plan import Plan, make_plan
+from medsam_app.preflight import Fitted, fit
+from medsam_app.trial import peak
+
+
+def stand_in(base: str, folder: Path) -> Path:
+    """A checkpoint as SAM publishes it for this base, of random weights."""
+    torch.manual_seed(0)
+    path = folder / "random.pth"
+    torch.save(sam_model_registry[model_entry(base).arch]().state_dict(), path)
+    return path
+
+
+def wanted(options: argparse.Namespace) -> Plan:
+    """The plan before it is made to fit."""
+    plan = {"base": options.base, "spacing": options.spacing, "window": (options.side,) * 3}
+    plan |= {"labels": {value: f"label {value}" for value in options.labels}}
+    plan |= {"steps": options.steps, "batch": options.batch}
+    plan |= {"checkpointing": options.checkpointing, "cached": options.cached}
+    return make_plan(plan)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--base", default="sam3d_tiny")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--weights", type=Path)
+    weights.add_argument("--random-weights", action="store_true")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--side", type=int, default=64, help="voxels along each axis of a window")
+    parser.add_argument("--spacing", type=float, default=1.0, help="mm")
+    parser.add_argument("--labels", type=int, nargs="+", default=[1], help="values")
+    parser.add_argument("--memory", type=float, help="GB; most of what is free by default")
+    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--cached", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    device, _ = choose_device(options.device)
+    cases = list(find_cases(options.folder).cases)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = stand_in(options.base, folder) if options.random_weights else options.weights
+        memory = None if options.memory is None else int(options.memory * 1e9)
+        begin = time.monotonic()
+        found = fit(wanted(options), cases, memory=memory, device=device, weights=file)
+        print(f"{time.monotonic() - begin:.0f} s to try; {' '.join(found.notes) or 'the plan is as it was'}")
+        teach(found, cases, folder / "run", device, file, options.steps)
+
+
+def teach(found: Fitted, cases: list, out: Path, device: torch.device, file: Path | None, steps: int) -> None:
+    """Take the steps and print what they took."""
+    out.mkdir()
+    teacher = Teacher(found.plan, cases, [], out, device, weights=file, memory=found.caches)
+    losses: list[float] = []
+    begin, highest = time.monotonic(), 0
+    for step in range(1, steps + 1):
+        losses.append(teacher.train_step()["loss"])
+        if (now := peak(str(device))) > highest * 1.01:
+            highest = now
+            print(
+                f"step {step}: {format_bytes(now)} at most, {(time.monotonic() - begin) / step:.1f} s a step"
+            )
+    tenth = max(1, steps // 10)
+    measured = peak(str(device))
+    print(f"{steps} steps in {time.monotonic() - begin:.0f} s")
+    print(f"predicted {format_bytes(found.predicted)}, measured {format_bytes(measured)}, ", end="")
+    print(f"ratio {found.predicted / measured:.3f}")
+    print(f"loss {sum(losses[:tenth]) / tenth:.4f} at first, {sum(losses[-tenth:]) / tenth:.4f} at last")
+
+
+if __name__ == "__main__":
+    main()
