@@ -195,15 +195,17 @@ def _play(task: Task, tell: Callable[[dict[str, Any]], None]) -> None:
             return
         # What the optimizer keeps is there from the second step on.
         teacher.train_step()
-        size: int | None = task.fewest
-        while size is not None:
-            forget_peak(task.device)
+        size, tried = task.fewest, 0
+        while size != tried:
             played = {"batch": size, "micro_batch": None, "rounds": (most, most)}
             teacher.plan = plan.model_copy(update=played)
+            forget_peak(task.device)
             teacher.train_step()
-            took = peak(task.device) - held
-            tell({"size": size, "step": took})
-            size = following(task, size, took, ready)
+            tried = size
+            size = following(task, size, peak(task.device) - held, ready) or size
+            if size == tried:  # the allocator has more to keep after the first time
+                teacher.train_step()
+            tell({"size": tried, "step": peak(task.device) - held})
 
 
 def main() -> None:
