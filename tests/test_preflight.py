@@ -68,6 +68,18 @@ def test_checkpointing_takes_less(tmp_path: Path) -> None:
     assert took[1] < 0.7 * took[0]
 
 
+def test_what_the_parent_has_does_not_count(tmp_path: Path) -> None:
+    # On Linux, the most that a process took begins with what its parent had when it was started.
+    code = "from medsam_app.trial import peak; print(peak('cpu'))"
+    grown = "import numpy, subprocess, sys; block = numpy.ones(2 * 10**8)\n"
+    grown += "print(subprocess.run([sys.executable, '-c', sys.argv[1]], check=True).returncode)"
+    took = []
+    for command in (["-c", code], ["-c", grown, code]):
+        run = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True)
+        took.append(int(run.stdout.split()[0]))
+    assert took[1] < took[0] + 200 * MB
+
+
 def test_far_too_little_memory_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as refusal:
         fit(small_plan(), ball_cases(tmp_path), memory=30 * MB, processes=2)
