@@ -78,7 +78,7 @@ def choose_cases(
     Raises:
         SettingsError: no case has that split or dataset, or `most` is below one.
     """
-    if most is not None and most < 1:
+    if most is not None and (not isinstance(most, int) or most < 1):
         raise SettingsError(f"At least one case of a dataset is needed; got {most}.")
     for name in datasets:
         if name not in {case.dataset for case in cases}:

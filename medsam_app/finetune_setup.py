@@ -78,7 +78,8 @@ def prepare(
     splits = {case.split for case in dataset.cases}
     if "split" not in asked and SPLIT in splits:
         asked = asked | {"split": SPLIT}
-    dataset = chosen(dataset, split=asked.get("split"), datasets=asked.get("datasets", ()))
+    which = {"split": asked.get("split"), "datasets": asked.get("datasets", ())}
+    dataset = chosen(dataset, **which, most=asked.get("most_cases"))
     with watched("Reading the dataset") as (progress, _):
         found = fingerprint(dataset, progress=progress)
     settled = plan_for(found, **asked)
@@ -128,7 +129,7 @@ def ready_run(path: Path, out: Path, asked: Mapping[str, Any]) -> Ready:
             raise _other(out, f"{name}: {held[name]}, here {value}")
     if found.path != str(path):
         raise _other(out, f"dataset: {found.path}, here {path}")
-    dataset = chosen(find_cases(path), split=plan.split, datasets=plan.datasets)
+    dataset = chosen(find_cases(path), split=plan.split, datasets=plan.datasets, most=plan.most_cases)
     usable = teachable(dataset.cases, found, plan)
     learned, measured = split_cases(usable, plan)
     try:

@@ -66,6 +66,7 @@ class Plan(BaseModel):
         seed: of everything that is drawn.
         split: cases of this split of the dataset; None for all.
         datasets: cases of these datasets of a folder that holds several; none named for all.
+        most_cases: at most so many cases of each, evenly spread, the held-out ones among them; None for all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -105,6 +106,7 @@ class Plan(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63)
     split: str | None = None
     datasets: tuple[str, ...] = ()
+    most_cases: _Positive | None = None
 
     @field_validator("base")
     @classmethod

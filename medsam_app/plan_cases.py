@@ -12,14 +12,16 @@ from medsam_app.fingerprint import Fingerprint
 from medsam_app.plan import Plan
 
 
-def chosen(dataset: Dataset, *, split: str | None = None, datasets: Sequence[str] = ()) -> Dataset:
+def chosen(
+    dataset: Dataset, *, split: str | None = None, datasets: Sequence[str] = (), most: int | None = None
+) -> Dataset:
     """The dataset with the cases of a split and of some datasets alone, and the problems of those.
 
     Raises:
-        SettingsError: no case has that split or dataset.
+        SettingsError: no case has that split or dataset, or `most` is below one.
     """
     problems = [each for each in dataset.problems if not datasets or each.dataset in datasets]
-    cases = choose_cases(dataset.cases, split=split, datasets=datasets)
+    cases = choose_cases(dataset.cases, split=split, datasets=datasets, most=most)
     return replace(dataset, cases=tuple(cases), problems=tuple(problems))
 
 

@@ -90,6 +90,7 @@ def test_a_run_leaves_an_adapter_a_page_and_scores(
         (["--base", "medsam_vit_b"], "cannot be taught here"),
         (["--adapter", "lore"], "Did you mean 'lora'?"),
         (["--split", "training"], "There is no split 'training'"),
+        (["--set", "most_cases=few"], "At least one case of a dataset is needed; got few."),
         (["--weights", "nowhere.pth"], "There is no file of weights"),
         (["--minutes", "5", "--steps", "5"], "Exactly one of 'minutes' and 'steps'"),
     ],

@@ -286,6 +286,8 @@ def test_plans_of_real_data(shared_data: Path, name: str, spacing: float, window
 
 
 def test_splits_and_datasets_are_chosen(shared_data: Path) -> None:
+    some = chosen(find_cases(shared_data), split="dev", datasets=["msd_hippocampus"], most=5)
+    assert len(some.cases) == 5
     some = chosen(find_cases(shared_data), split="dev", datasets=["msd_hippocampus"])
     assert {(each.split, each.dataset) for each in some.cases} == {("dev", "msd_hippocampus")}
     with pytest.raises(SettingsError, match="no split"):

@@ -36,7 +36,7 @@ cases = list(find_cases(Path(sys.argv[1])).cases)
 plan = read_plan(Path(sys.argv[2]))
 out = Path(sys.argv[2]).parent
 teacher = Teacher(plan, cases[1:], cases[:1], out, torch.device("cpu"), memory=float(sys.argv[3]))
-for _ in range(12):
+for _ in range(6):
     teacher.train_step()
 teacher.measure(lambda: False)
 print(peak("cpu"))
