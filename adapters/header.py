@@ -142,6 +142,21 @@ def read_header(path: str | Path) -> AdapterHeader:
     return _checked(path, strings)
 
 
+def header_for(path: Path, model: str) -> AdapterHeader:
+    """`read_header` of an adapter that is to be put on a model.
+
+    Raises:
+        AdapterError: as `read_header`, or it was made for another model.
+    """
+    header = read_header(path)
+    if header.base.id != model:
+        raise AdapterError(
+            f"'{path.name}' was made for the model '{header.base.id}', not for '{model}'; give --model "
+            f"{header.base.id}, or an adapter of {model}."
+        )
+    return header
+
+
 def _checked(path: Path, strings: dict[str, str]) -> AdapterHeader:
     values = {}
     for name, text in strings.items():

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from medsam_app.batch import segment_folder
     from medsam_app.errors import MedsamError
     from medsam_app.predictor import VolumePredictor
     from medsam_app.prompts import Box, MaskPrompt, Point
@@ -26,6 +27,7 @@ __all__ = [
     "load_mask",
     "load_volume",
     "save_mask",
+    "segment_folder",
 ]
 
 _HOME = {
@@ -39,6 +41,7 @@ _HOME = {
     "load_mask": "volume",
     "load_volume": "volume",
     "save_mask": "saving",
+    "segment_folder": "batch",
 }
 
 

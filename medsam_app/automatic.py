@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,7 +31,7 @@ from medsam_app.engine import Progress
 from medsam_app.errors import AdapterError, SettingsError
 from medsam_app.geometry import Grid
 from medsam_app.models.sam3d import RoiPrompts, Sam3D
-from medsam_app.prediction import LabelMap
+from medsam_app.prediction import LabelMap, to_probability
 from medsam_app.roi import SLAB_VOXELS, Index, Roi, read_roi, write_box
 from medsam_app.volume import Volume
 
@@ -50,6 +50,7 @@ def segment_labels(
     largest: bool = False,
     overlap: float = 0.5,
     batch: int | None = None,
+    probabilities: bool = False,
     progress: Progress | None = None,
 ) -> LabelMap:
     """The label map of a volume. A voxel has the label with the largest logit, 0 where none is above 0.
@@ -61,6 +62,7 @@ def segment_labels(
         largest: whether of each label only the largest connected part is kept.
         overlap: how much of a window the next one shows again, from 0 to below 1.
         batch: windows that are looked at together; None for what suits the device.
+        probabilities: whether each label's own are given too, which takes a byte more a voxel and label.
         progress: called with a sentence and a fraction done, after every batch.
 
     Raises:
@@ -81,16 +83,17 @@ def segment_labels(
     look = torch.stack([each.float() for each in read_roi(volume.array, roi)])
     array = np.zeros(volume.shape, dtype=np.min_scalar_type(max(names)))
     best = np.zeros(volume.shape, dtype=np.float32)
+    chances = {value: np.zeros(volume.shape, dtype=np.uint8) for value in names} if probabilities else {}
     values, together = list(names), max(1, STITCHED_VALUES // math.prod(roi.shape))
     groups = [values[n : n + together] for n in range(0, len(values), together)]
     tick = _ticker(progress, len(groups) * _window_count(roi.shape, window, overlap))
     for group in groups:
         tokens = [adapter.prompts.of(value) for value in group]
         logits = _stitched(model, look, tokens, window=window, overlap=overlap, batch=batch, tick=tick)
-        paint(logits, roi, group, array=array, best=best)
+        paint(logits, roi, group, array=array, best=best, chances=chances)
     if largest:
         keep_largest(array)
-    return LabelMap(volume.grid, array, names, time.perf_counter() - began)
+    return LabelMap(volume.grid, array, names, time.perf_counter() - began, chances)
 
 
 def whole_roi(grid: Grid, spacing: Sequence[float], window: Index) -> Roi:
@@ -109,7 +112,13 @@ def whole_roi(grid: Grid, spacing: Sequence[float], window: Index) -> Roi:
 
 
 def paint(
-    logits: Tensor, roi: Roi, values: Sequence[int], *, array: NDArray, best: NDArray[np.float32]
+    logits: Tensor,
+    roi: Roi,
+    values: Sequence[int],
+    *,
+    array: NDArray,
+    best: NDArray[np.float32],
+    chances: Mapping[int, NDArray[np.uint8]],
 ) -> None:
     """Draw labels on the file's grid where their logit is above the best so far.
 
@@ -121,6 +130,7 @@ def paint(
         values: of the L labels.
         array: (i, j, k) label map so far; changed.
         best: (i, j, k) largest logit so far, 0 where none was above 0; changed.
+        chances: (i, j, k) probabilities by label; changed. Of labels that are not in it none are drawn.
     """
     count, *rest = array.shape
     thick = max(1, SLAB_VOXELS // math.prod(rest))
@@ -133,6 +143,8 @@ def paint(
             higher = found > best[start:stop]
             np.copyto(best[start:stop], found, where=higher)
             array[start:stop][higher] = value
+            if value in chances:
+                chances[value][start:stop] = to_probability(found)
 
 
 def keep_largest(array: NDArray) -> None:

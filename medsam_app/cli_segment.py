@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,17 +18,35 @@ from medsam_app.cli_options import (
     SeriesOption,
     WeightsOption,
 )
+from medsam_app.errors import SettingsError
 from medsam_app.models.table import DEFAULT_MODEL
+
+_FOLDERS = "Whole folders"
+
+
+def _refuse(options: Mapping[str, Any], what: str) -> None:
+    """Refuse options that were given and are of no use here."""
+    given = [name for name, value in options.items() if value not in (None, False, [])]
+    if given:
+        raise SettingsError(f"{given[0]} is {what}.")
 
 
 def segment(
     image: ImageArgument,
+    output_folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[OUTPUT_FOLDER]",
+            help="Segment every volume of the folder IMAGE into this one.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "-o", "--output", help="Mask to write: .nii, .nii.gz, .nrrd, .mha or .mhd.", show_default=False
         ),
-    ],
+    ] = None,
     point: Annotated[
         list[str] | None,
         typer.Option("--point", metavar="I,J,K", help="Voxel inside the object; repeatable."),
@@ -45,7 +64,11 @@ def segment(
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="Mask to refine, on the image's grid.")] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Prompt file with any number of objects, instead of the above.")
+        Path | None,
+        typer.Option(
+            help="Prompt file with any number of objects, instead of the above; for a folder: a folder of "
+            "prompt files or a CSV table, and without it prompt files beside the images."
+        ),
     ] = None,
     world: Annotated[
         bool, typer.Option("--world", help="Points and boxes are mm in RAS+ (x,y,z), not voxel indices.")
@@ -92,11 +115,114 @@ def segment(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that are there already.")
     ] = False,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of coarse masks that say where objects are.",
+            rich_help_panel=_FOLDERS,
+            show_default=False,
+        ),
+    ] = None,
+    from_masks: Annotated[
+        str,
+        typer.Option(
+            metavar="box|point|both", help="What is taken of each label of a mask.", rich_help_panel=_FOLDERS
+        ),
+    ] = "box",
+    jitter: Annotated[
+        float,
+        typer.Option(help="How unsteady boxes from masks are, as a part of them.", rich_help_panel=_FOLDERS),
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of --jitter.", rich_help_panel=_FOLDERS)] = 0,
+    format: Annotated[
+        str,
+        typer.Option(
+            metavar="nii.gz|nii|nrrd|mha|input",
+            help="Of the masks; with 'input' that of each image, a DICOM segmentation for DICOM.",
+            rich_help_panel=_FOLDERS,
+        ),
+    ] = "nii.gz",
+    separate: Annotated[
+        bool, typer.Option("--separate", help="One file an object.", rich_help_panel=_FOLDERS)
+    ] = False,
+    probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--probabilities", help="Also each object's probability, in NIfTI.", rich_help_panel=_FOLDERS
+        ),
+    ] = False,
+    engine: Annotated[
+        str, typer.Option(metavar="local|ray", help="Where cases are run.", rich_help_panel=_FOLDERS)
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of Ray, each with a model of its own.", rich_help_panel=_FOLDERS, show_default=False
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a Ray cluster; without it one on this machine.",
+            rich_help_panel=_FOLDERS,
+            show_default=False,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Only part I of N of the cases.", rich_help_panel=_FOLDERS, show_default=False
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, and stop.", rich_help_panel=_FOLDERS)
+    ] = False,
 ) -> None:
-    """Segment an image from prompts, or without any; the mask lies on the image's own grid.
+    """Segment an image, or all of a folder, from prompts or without any; a mask lies on its image's own grid.
 
-    Order: the mask, then boxes, then points, then negative points.
+    Order of prompts: the mask, then boxes, then points, then negative points.
+
+    A folder: medsam-app segment IMAGES MASKS. What fails is told at the end; a run that was ended goes on by
+    the same command.
     """
+    of_folder: dict[str, Any] = {
+        "masks": masks, "from_masks": from_masks, "jitter": jitter, "seed": seed, "format": format,
+        "separate": separate, "probabilities": probabilities,
+    }  # fmt: skip
+    how: dict[str, Any] = {
+        "engine": engine, "workers": workers, "ray_address": ray_address, "shard": shard, "dry_run": dry_run,
+    }  # fmt: skip
+    if output_folder is not None:
+        from medsam_app import batch_command
+
+        single = {
+            "-o": output, "--point": point, "--negative": negative, "--box": box, "--mask": mask,
+            "--world": world, "--label": label, "--name": name, "--series": series,
+            "--save-prompts": save_prompts,
+        }  # fmt: skip
+        _refuse(single, "for one image; for a folder give --prompts, --masks or --automatic")
+        of_folder |= {
+            "model": model, "weights": weights, "adapter": adapter, "prompts": prompts,
+            "automatic": automatic, "only": tuple(only or ()), "largest": largest, "refine": refine,
+            "frame": frame, "channel": channel, "other_image": other_image,
+        }  # fmt: skip
+        status = batch_command.segment_folder(
+            image, output_folder, settings=of_folder, device=device, overwrite=overwrite, **how
+        )
+        if status:
+            raise typer.Exit(status)
+        return
+    usual = {"from_masks": "box", "jitter": 0.0, "seed": 0, "format": "nii.gz", "engine": "local"}
+    given = {name: each for name, each in (of_folder | how).items() if each != usual.get(name)}
+    _refuse(
+        {f"--{name.replace('_', '-')}": each for name, each in given.items()},
+        "for a folder; give the folder of the masks after that of the images",
+    )
+    if output is None:
+        raise SettingsError(
+            "Nothing says where the mask goes; give -o with a file's name, or for a folder of images the "
+            "folder of the masks after it."
+        )
     from medsam_app import segment_command
 
     segment_command.segment(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from medsam_app.adapters.header import read_header
-from medsam_app.errors import AdapterError, ModelError, SettingsError, VolumeError
+from medsam_app.adapters.header import header_for
+from medsam_app.errors import ModelError, SettingsError, VolumeError
 from medsam_app.models.table import model_entry
 
 if TYPE_CHECKING:  # heavy: imported inside the commands that need them
@@ -50,12 +50,7 @@ def check_model(model: str, weights: Path | None, adapter: Path | None) -> None:
     if weights is not None and not weights.exists():
         raise ModelError(f"There is no file of weights '{weights}'; check the path.")
     if adapter is not None:
-        base = read_header(adapter).base.id
-        if base != model:
-            raise AdapterError(
-                f"'{adapter.name}' was made for the model '{base}', not for '{model}'; give --model {base}, "
-                f"or an adapter of {model}."
-            )
+        header_for(adapter, model)
 
 
 def serve(

@@ -1,9 +1,11 @@
-"""How much memory there is, in words."""
+"""How much memory there is, how much was taken, and how it is told."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 #: Where Linux says how much a group of processes may take and has taken: of version 2, and of version 1.
@@ -49,6 +51,25 @@ def _free_in_container(root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
         except (OSError, ValueError, IndexError):  # no such file, or 'max'
             continue
         yield max(0, most - taken + files)
+
+
+def peak_memory() -> int | None:
+    """Most bytes that this process had since `forget_peak`; None where the system does not say."""
+    with suppress(OSError):  # what `resource` tells on Linux begins with what the parent process had
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def forget_peak() -> None:
+    """Start anew; where the system cannot, the peak remains that of all before."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def format_bytes(count: float) -> str:

@@ -41,7 +41,9 @@ def _silent(plan: Plan) -> set[str]:
     """Fields that say nothing."""
     counted = plan.steps is not None
     silent = {"minutes", "validate_minutes"} if counted else {"steps", "validate_steps"}
-    return silent | {name for name in ("split", "datasets", "most_cases", "settings") if not getattr(plan, name)}
+    return silent | {
+        name for name in ("split", "datasets", "most_cases", "settings") if not getattr(plan, name)
+    }
 
 
 def _shown(name: str, value: Any) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from medsam_app.geometry import Grid
-from medsam_app.roi import Index, Roi, mask_bounds
+from medsam_app.roi import Index, Roi, file_box, mask_bounds, write_box
 
 Corners = tuple[Index, Index]
 
@@ -28,6 +28,7 @@ class MaskPrediction:
             prompt; None when nothing changed. Tiles count for nothing here: they may change the outline
             anywhere.
         roi: the window that was looked at last, before tiles.
+        logits: (X, Y, Z) on that window.
         encoded: windows encoded by this call; 0 when everything was cached.
         seconds: time this call took.
     """
@@ -39,6 +40,7 @@ class MaskPrediction:
     unmet: tuple[int, ...]
     changed_box: Corners | None
     roi: Roi
+    logits: torch.Tensor = field(repr=False)
     encoded: int
     seconds: float
 
@@ -53,6 +55,22 @@ class MaskPrediction:
     def voxels(self) -> int:
         """Voxels inside the mask."""
         return int(self.patch.sum())
+
+    def probability(self) -> NDArray[np.uint8]:
+        """(i, j, k) how likely each voxel is to be inside, 255 for surely; a new array each time.
+
+        It is the sigmoid of the window's logits, and 0 outside the window. Within the mask it is at least 128
+        and outside at most 127: where clicks or finer outlines say otherwise than the logits, it is just on
+        their side.
+        """
+        full = np.zeros(self.grid.shape, dtype=np.uint8)
+        start, stop = file_box(self.roi, (0, 0, 0), np.asarray(self.roi.shape) - 1)
+        place = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        full[place] = to_probability(write_box(self.logits, self.roi, start, stop))
+        np.minimum(full, 127, out=full, where=~self.mask)
+        inside = full[box_slices(self.start, self.patch)]
+        np.maximum(inside, 128, out=inside, where=self.patch)
+        return full
 
     @property
     def volume_ml(self) -> float:
@@ -70,18 +88,27 @@ class LabelMap:
             unsigned type that holds them.
         names: name of each label value that was looked for.
         seconds: time that it took.
+        probabilities: of each label, where they were asked for: (i, j, k) how likely each voxel is to have
+            it, 255 for surely, as if there were no other label.
     """
 
     grid: Grid
     array: NDArray[np.unsignedinteger]
     names: dict[int, str]
     seconds: float
+    probabilities: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
     def volumes_ml(self) -> dict[int, float]:
         """Millilitres of each label value that was looked for."""
         values, counts = np.unique(self.array, return_counts=True)
         voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
         return {value: voxels.get(value, 0) * self.grid.voxel_volume_ml for value in self.names}
+
+
+def to_probability(logits: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The sigmoid of logits, 255 for 1; 128 and more for those above 0."""
+    chances = np.ceil(256 / (1 + np.exp(-np.clip(logits, -30, 30)))) - 1
+    return np.where(logits > 0, np.clip(chances, 128, 255), np.clip(chances, 0, 127)).astype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)

@@ -203,6 +203,7 @@ class VolumePredictor:
                 unmet=unmet,
                 changed_box=state.changed,
                 roi=state.roi,
+                logits=state.logits,
                 encoded=engine.encoded - encoded_before,
                 seconds=time.perf_counter() - began,
             )
@@ -213,6 +214,7 @@ class VolumePredictor:
         labels: Iterable[int | str] | None = None,
         largest: bool = False,
         overlap: float = 0.5,
+        probabilities: bool = False,
         progress: Progress | None = None,
     ) -> LabelMap:
         """Segment the whole volume without a prompt: all labels that the adapter in use has learned.
@@ -221,6 +223,7 @@ class VolumePredictor:
             labels: values or names of the labels that are looked for; None for all.
             largest: whether of each label only the largest connected part is kept.
             overlap: how much of a window the next one shows again, from 0 to below 1.
+            probabilities: whether each label's own are given too.
             progress: called with a sentence and a fraction done.
 
         Raises:
@@ -237,6 +240,7 @@ class VolumePredictor:
                 labels=labels,
                 largest=largest,
                 overlap=overlap,
+                probabilities=probabilities,
                 progress=progress,
             )
 

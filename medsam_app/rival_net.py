@@ -235,7 +235,8 @@ class RivalNet:
         above = logits[0, 1:] - logits[0, :1]
         values = list(plan.labels)
         array = np.zeros(volume.shape, dtype=np.min_scalar_type(max(values)))
-        paint(above, roi, values, array=array, best=np.zeros(volume.shape, dtype=np.float32))
+        best = np.zeros(volume.shape, dtype=np.float32)
+        paint(above, roi, values, array=array, best=best, chances={})
         return array
 
 

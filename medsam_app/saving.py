@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,20 +57,11 @@ def save_mask(
             f"A mask cannot be saved as '{path.name}'; let its name end in {', '.join(WRITABLE)}."
         )
     labels = smallest_labels(label_map, volume.shape)
-    _keep_image(path, volume.source)
-    if path.is_dir():
-        raise SaveError(f"'{path.name}' is a folder; give the name of a file in it.")
-    if not path.parent.is_dir():
-        raise SaveError(f"The folder '{path.parent}' does not exist; make it first or save elsewhere.")
     names = (
         json.dumps({"labels": {str(k): v for k, v in (label_names or {}).items()}}) if label_names else None
     )
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=".saving-", dir=path.parent))
-    except OSError as error:
-        raise _not_written(path, error) from error
-    try:
-        draft = folder / path.name
+
+    def write(draft: Path) -> None:
         if suffix.startswith(".nii"):
             _write_nifti(labels, volume, draft, names)
             found, affine = _read_nifti(draft, volume)
@@ -78,6 +69,50 @@ def save_mask(
             _write_itk(labels, volume.affine, draft, names)
             found, affine = _read_itk(draft)
         prove(path, labels, volume.grid, found, affine)
+
+    _save(path, volume, write)
+    return path
+
+
+def save_probability(chance: NDArray[np.uint8], volume: Volume, path: str | Path) -> Path:
+    """Write probabilities on the grid of their image and prove it by reading them back.
+
+    Args:
+        chance: (i, j, k) 255 for 1; readers see values from 0 to 1.
+        path: ends in .nii or .nii.gz.
+
+    Raises:
+        SaveError: as `save_mask`.
+    """
+    path = Path(path).expanduser()
+
+    def write(draft: Path) -> None:
+        # Rounded down, so that no probability is read as more than 1.
+        _write_nifti(chance, volume, draft, None, slope=float(np.nextafter(np.float32(1 / 255), 0)))
+        found, affine = _read_nifti(draft, volume)
+        prove(path, chance, volume.grid, np.rint(found * 255).astype(np.uint8), affine)
+
+    _save(path, volume, write)
+    return path
+
+
+def _save(path: Path, volume: Volume, write: Callable[[Path], None]) -> None:
+    """Write a file in a hidden folder beside its place, prove it, then move it there.
+
+    Args:
+        write: is given where to; proves it too.
+    """
+    _keep_image(path, volume.source)
+    if path.is_dir():
+        raise SaveError(f"'{path.name}' is a folder; give the name of a file in it.")
+    if not path.parent.is_dir():
+        raise SaveError(f"The folder '{path.parent}' does not exist; make it first or save elsewhere.")
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".saving-", dir=path.parent))
+    except OSError as error:
+        raise _not_written(path, error) from error
+    try:
+        write(folder / path.name)
         for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):  # the header last
             _keep_image(path.parent / file.name, volume.source)
             _flush(file)
@@ -90,7 +125,6 @@ def save_mask(
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return path
 
 
 def smallest_labels(label_map: NDArray, shape: tuple[int, int, int]) -> NDArray:
@@ -148,7 +182,9 @@ def _keep_image(target: Path, source: Path | None) -> None:
         )
 
 
-def _write_nifti(labels: NDArray, volume: Volume, path: Path, names: str | None) -> None:
+def _write_nifti(
+    labels: NDArray, volume: Volume, path: Path, names: str | None, *, slope: float | None = None
+) -> None:
     image_class = nib.Nifti1Image if max(labels.shape) < 2**15 else nib.Nifti2Image
     header = image_class.header_class()
     header.set_data_shape(labels.shape)
@@ -167,6 +203,7 @@ def _write_nifti(labels: NDArray, volume: Volume, path: Path, names: str | None)
     if names is not None:
         header.extensions.append(Nifti1Extension("comment", names.encode()))
     image = image_class(labels, None, header)
+    image.header.set_slope_inter(slope, None if slope is None else 0)
     if path.name.lower().endswith(".gz"):
         # no name and time inside: the same mask gives the same bytes
         with path.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:

@@ -19,9 +19,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from medsam_app import errors
+from medsam_app import errors, memory
 from medsam_app.cases import Case
 from medsam_app.errors import MedsamError
+from medsam_app.memory import peak_memory
 from medsam_app.plan import Plan
 
 #: What a process ends with that was refused memory, as one does that the system ended for it.
@@ -72,11 +73,7 @@ class Trial:
 
 def can_measure(device: str) -> bool:
     """Whether the system tells what a process took at most."""
-    try:
-        import resource  # noqa: F401
-    except ImportError:  # Windows
-        return device.startswith("cuda")
-    return True
+    return device.startswith("cuda") or peak_memory() is not None
 
 
 def try_out(task: Task, told: Callable[[str], None] = lambda what: None) -> Trial:
@@ -144,13 +141,7 @@ def peak(device: str) -> int:
 
     if device.startswith("cuda"):
         return torch.cuda.max_memory_reserved(device)
-    with suppress(OSError):  # what `resource` tells on Linux begins with what the parent process had
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    return peak_memory() or 0
 
 
 def forget_peak(device: str) -> None:
@@ -160,9 +151,8 @@ def forget_peak(device: str) -> None:
 
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
-        return
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+    else:
+        memory.forget_peak()
 
 
 def _play(task: Task, tell: Callable[[dict[str, Any]], None]) -> None:

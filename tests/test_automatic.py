@@ -152,10 +152,24 @@ def test_slabs_are_the_whole_interpolation(monkeypatch: pytest.MonkeyPatch, name
     for voxels in (1, 5 * shape[1] * shape[2], 10**9):
         monkeypatch.setattr(automatic, "SLAB_VOXELS", voxels)
         array, best = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
-        paint(logits[:1], roi, [2], array=array, best=best)
-        paint(logits[1:], roi, [9, 4], array=array, best=best)
+        paint(logits[:1], roi, [2], array=array, best=best, chances={})
+        paint(logits[1:], roi, [9, 4], array=array, best=best, chances={})
         assert (array == expected)[clear].all()
         np.testing.assert_allclose(best, largest, atol=1e-5)
+
+
+def test_probabilities_are_of_each_label_on_its_own(predictor: VolumePredictor) -> None:
+    volume, _ = balls(*GRIDS["flipped and anisotropic"], seed=3)
+    predictor.set_volume(volume)
+    found = predictor.predict_labels(probabilities=True)
+    assert set(found.probabilities) == {BRIGHT, DARK}
+    likely = np.stack([found.probabilities[value] for value in (BRIGHT, DARK)])
+    np.testing.assert_array_equal((likely >= 128).any(axis=0), found.array > 0)
+    for value in (BRIGHT, DARK):
+        alone = predictor.predict_labels(labels=[value], probabilities=True)
+        np.testing.assert_array_equal(alone.probabilities[value], found.probabilities[value])
+        np.testing.assert_array_equal(alone.array == value, found.probabilities[value] >= 128)
+    assert not predictor.predict_labels().probabilities
 
 
 def test_labels_in_groups_and_windows_in_batches_are_the_same(

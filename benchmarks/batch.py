@@ -1,0 +1,135 @@
+"""Segmenting a folder: time lost outside the model, memory over many cases, what a large volume takes.
+
+python benchmarks/batch.py                  # 50 volumes, against one after the other
+python benchmarks/batch.py --volumes 500 --size 32 --plot memory.png
+python benchmarks/batch.py --large          # a CT of 512 x 512 x 400
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from medsam_app.batch import plan_folder, segment_folder
+from medsam_app.batch_case import Worker
+from medsam_app.batch_record import CaseRecord, Journal, Shard
+from medsam_app.batch_settings import make_settings
+from medsam_app.memory import forget_peak, format_bytes, peak_memory
+
+
+def write_volumes(folder: Path, count: int, shape: tuple[int, int, int]) -> Path:
+    """Volumes of noise with a ball in each, compressed, and a table with a click in each ball."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rows = ["image,label,i,j,k"]
+    at = np.indices(shape, dtype=np.float32)
+    for number in range(count):
+        middle = [int(n * rng.uniform(0.35, 0.65)) for n in shape]
+        inside = sum((axis - m) ** 2 for axis, m in zip(at, middle, strict=True)) < (min(shape) / 5) ** 2
+        array = rng.normal(0, 40, shape) + 150 * inside
+        nib.save(nib.Nifti1Image(array.astype(np.int16), np.eye(4)), folder / f"{number:04d}.nii.gz")
+        rows.append(f"{number:04d},1,{middle[0]},{middle[1]},{middle[2]}")
+    table = folder.with_suffix(".csv")
+    table.write_text("\n".join(rows) + "\n")
+    return table
+
+
+def resident() -> int:
+    """Bytes of memory of this process now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def one_by_one(folder: Path, out: Path, table: Path) -> float:
+    """Seconds of the straightforward loop."""
+    settings = make_settings({"prompts": table, "refine": False})
+    plan = plan_folder(folder, out, settings, Shard(), Journal(out, Shard(), ""))
+    worker = Worker(settings, out)
+    began = 0.0
+    for number, job in enumerate(plan.todo):
+        if number == 2:
+            began = time.perf_counter()
+        assert worker.run(job).outcome == "done"
+    return time.perf_counter() - began
+
+
+def throughput(folder: Path, out: Path, table: Path) -> tuple[float, list[CaseRecord], list[int]]:
+    """Seconds of the product's way from the end of the second case on, the records of the others, and memory
+    after each case. The first two pay for imports."""
+    seen: list[tuple[float, CaseRecord, int]] = []
+
+    def watch(record: CaseRecord, done: int, count: int) -> None:
+        assert record.outcome == "done", record.message
+        seen.append((time.perf_counter(), record, resident()))
+
+    segment_folder(folder, out, prompts=table, refine=False, watch=watch)
+    return seen[-1][0] - seen[1][0], [record for _, record, _ in seen[2:]], [memory for *_, memory in seen]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--volumes", type=int, default=50)
+    parser.add_argument("--size", type=int, default=96, help="voxels along each axis")
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--plot", type=Path)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        if asked.large:
+            large(place)
+            return
+        table = write_volumes(place / "in", asked.volumes, (asked.size,) * 3)
+        seconds, records, memory = throughput(place / "in", place / "out", table)
+        model = sum(record.seconds["segment"] for record in records)
+        outside = sum(record.seconds["read"] + record.seconds["write"] for record in records)
+        count = len(records)
+        print(f"{count} volumes of {asked.size}^3: {seconds:.1f} s, {count / seconds:.2f} a second")
+        print(f"in the model {model:.1f} s; lost outside it: {100 * (1 - model / seconds):.1f} % of the time")
+        print(f"reading and writing took {outside:.1f} s, most of it while another case was in the model")
+        parts = np.array_split(np.array(memory), 5)
+        print("memory in MB, mean of each fifth of the run:", *(f"{part.mean() / 1e6:.0f}" for part in parts))
+        if asked.plot is not None:
+            plot(memory, asked.plot)
+        if asked.volumes <= 100:
+            plain = one_by_one(place / "in", place / "plain", table)
+            print(f"one after the other: {plain:.1f} s, {plain / seconds:.2f} times as long")
+
+
+def large(place: Path) -> None:
+    """What a large volume takes beside the model, as a multiple of its own size."""
+    shape = (512, 512, 400)
+    table = write_volumes(place / "in", 1, shape)
+    settings = make_settings({"prompts": table})
+    plan = plan_folder(place / "in", place / "out", settings, Shard(), Journal(place, Shard(), ""))
+    worker = Worker(settings, place / "out")
+    before = resident()
+    forget_peak()
+    record = worker.run(plan.todo[0])
+    most, size = peak_memory() or 0, int(np.prod(shape)) * 2
+    times = (most - before) / size
+    print(f"{' x '.join(map(str, shape))} int16, {format_bytes(size)}: {record.outcome}, {record.seconds}")
+    print(f"peak {format_bytes(most)}, before it {format_bytes(before)}: {times:.2f} times its size")
+
+
+def plot(memory: list[int], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.figure(figsize=(6, 2.6))
+    plt.plot(np.array(memory) / 1e9)
+    plt.xlabel("case")
+    plt.ylabel("memory in GB")
+    plt.ylim(bottom=0)
+    plt.tight_layout()
+    plt.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

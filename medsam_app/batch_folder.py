@@ -1,0 +1,125 @@
+"""Volumes of a folder, as they are found before any of them is read."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medsam_app.dataset_parts import stem
+from medsam_app.dicom import SeriesInfo, looks_like_dicom
+from medsam_app.errors import MedsamError, VolumeError
+from medsam_app.headers import SUFFIXES
+from medsam_app.volume import list_series
+
+#: Endings of files that hold slices of a series together with the others of their folder.
+_SLICES = (".dcm", ".ima", ".dic", ".dicom")
+_FILES = tuple(suffix for suffix in SUFFIXES if suffix not in (".dcm", ".zip"))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A volume that is to be segmented.
+
+    Attributes:
+        case: its path within the folder without the ending, with '/': what its outputs are named after.
+        path: file or folder.
+        series: UID of a DICOM series; None for a volume that is none, or the only series of its folder.
+        problem: a sentence where it is known already that it cannot be read.
+    """
+
+    case: str
+    path: Path
+    series: str | None = None
+    problem: str = ""
+
+
+def find_volumes(folder: Path, *, leave_out: Sequence[Path] = ()) -> list[Found]:
+    """All volumes under a folder, in the order of their names; hidden files and folders are left out.
+
+    A file with the ending of a volume is one, whatever it holds. A folder with DICOM slices holds a volume
+    for each of its series, those in folders below among them; so does a .zip.
+
+    Args:
+        leave_out: files and folders that are not looked at.
+
+    Raises:
+        VolumeError: no such folder, or nothing in it.
+    """
+    if not folder.is_dir():
+        raise VolumeError(f"There is no folder '{folder}'; give the folder that holds the volumes.")
+    hidden = {path.resolve() for path in (folder, *leave_out)}
+    found = [each for path in _walk(folder, hidden) for each in _volumes(path, folder)]
+    if not found:
+        raise VolumeError(
+            f"The folder '{folder}' holds no volume; give one with {', '.join(_FILES)} files or DICOM slices."
+        )
+    return sorted(_told_apart(found), key=lambda each: each.case)
+
+
+def _walk(folder: Path, hidden: set[Path], *, slices: bool = True) -> Iterator[Path]:
+    """Files that are volumes, and folders that hold slices."""
+    entries = sorted(
+        path for path in folder.iterdir() if not path.name.startswith(".") and path.resolve() not in hidden
+    )
+    files = [path for path in entries if path.is_file()]
+    if slices and any(_is_slice(path) for path in files):
+        yield folder
+        slices = False  # those below are series of this folder
+    yield from (path for path in files if path.name.lower().endswith((*_FILES, ".zip")))
+    for path in entries:
+        if path.is_dir() and path.resolve() not in hidden:
+            hidden.add(path.resolve())  # a link back to where it lies would never end
+            yield from _walk(path, hidden, slices=slices)
+
+
+def _is_slice(path: Path) -> bool:
+    name = path.name.lower()
+    if name.endswith(_SLICES):
+        return True
+    if name.endswith(tuple(SUFFIXES)) or ("." in name and not re.search(r"\.\d+$", name)):
+        return False
+    try:  # slices often have no ending, or a number for one
+        with path.open("rb") as file:
+            return looks_like_dicom(file.read(132))
+    except OSError:
+        return False
+
+
+def _volumes(path: Path, root: Path) -> list[Found]:
+    name = "/".join((*path.relative_to(root).parts[:-1], stem(path))) if path != root else root.resolve().name
+    if path.is_file() and not path.name.lower().endswith(".zip"):
+        return [Found(name, path)]
+    try:
+        series = list_series(path)
+    except MedsamError as error:
+        return [Found(name, path, problem=str(error))]
+    if len(series) == 1:
+        return [Found(name, path)]
+    return [
+        Found(f"{name}/{part}", path, info.uid) for info, part in zip(series, _names(series), strict=True)
+    ]
+
+
+def _names(series: Sequence[SeriesInfo]) -> list[str]:
+    """A name for each series by what it is described as; by the end of its UID where that is not enough."""
+    plain = [re.sub(r"[^\w+-]+", "_", info.description).strip("_")[:60] or "series" for info in series]
+    count = Counter(name.lower() for name in plain)
+    return [
+        name if count[name.lower()] == 1 else f"{name}_{info.uid.rsplit('.', 1)[-1][-12:] or info.number}"
+        for name, info in zip(plain, series, strict=True)
+    ]
+
+
+def _told_apart(found: Sequence[Found]) -> Iterator[Found]:
+    """Volumes of one name keep their endings: 'a.nii.gz' and 'a.nrrd' of one folder."""
+    same: dict[str, list[Found]] = defaultdict(list)
+    for each in found:
+        same[each.case.lower()].append(each)
+    for each in found:
+        if len(same[each.case.lower()]) == 1 or each.series is not None:
+            yield each
+        else:
+            yield replace(each, case=str(Path(each.case).with_name(each.path.name).as_posix()))
