@@ -47,6 +47,10 @@ class Worker:
         )
         self._model = threading.Lock()
 
+    def ready(self) -> bool:
+        """Whether cases can come: it answers at all."""
+        return True
+
     def run(self, job: Job) -> CaseRecord:
         """Segment a case, or say why that cannot be.
 

@@ -48,6 +48,11 @@ def find_volumes(folder: Path, *, leave_out: Sequence[Path] = ()) -> list[Found]
     Raises:
         VolumeError: no such folder, or nothing in it.
     """
+    if folder.is_file():
+        raise VolumeError(
+            f"'{folder}' is one file; give the folder that holds the volumes, or for one file -o with the "
+            "name of its mask."
+        )
     if not folder.is_dir():
         raise VolumeError(f"There is no folder '{folder}'; give the folder that holds the volumes.")
     hidden = {path.resolve() for path in (folder, *leave_out)}

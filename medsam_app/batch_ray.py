@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -47,6 +48,8 @@ class RayEngine:
             raise SettingsError(
                 "--engine ray needs Ray, which is not installed; run 'pip install \"medsam-app[ray]\"'."
             ) from None
+        if address is not None:
+            _check_address(address)
         self.ray = ray
         self.settings, self.out, self.device = settings, out, device
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -55,10 +58,7 @@ class RayEngine:
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise SettingsError(
-                f"No Ray cluster answers at '{address}' ({error}); start one with 'ray start --head', or "
-                "leave --ray-address out."
-            ) from None
+            raise _no_cluster(address, error) from None
         there = ray.cluster_resources()
         self.gpu = device.startswith("cuda") or (device == "auto" and there.get("GPU", 0) >= 1)
         most = int(there.get("GPU", 0)) if self.gpu else int(there.get("CPU", 1)) // CORES
@@ -66,7 +66,7 @@ class RayEngine:
         self.cores = 1 if self.gpu else max(1, min(CORES, int(there.get("CPU", 1)) // self.count))
 
     def run(self, jobs: Iterable[Job]) -> Iterator[CaseRecord]:
-        """As `Engine.run`; raises `NoRoom` as soon as a worker does."""
+        """As `Engine.run`; raises `NoRoom` as soon as a worker does, `SettingsError` where none can begin."""
         try:
             yield from self._run(iter(jobs))
         finally:
@@ -75,6 +75,14 @@ class RayEngine:
     def _run(self, jobs: Iterator[Job]) -> Iterator[CaseRecord]:
         ray = self.ray
         actors = [self._actor() for _ in range(self.count)]
+        try:
+            ray.get([actor.ready.remote() for actor in actors])
+        except ray.exceptions.RayActorError as error:
+            said = str(error).strip().splitlines()[-1].strip()
+            raise SettingsError(
+                f"A worker of the Ray cluster could not begin ({said}); medsam_app, the weights and the "
+                "adapter must be there on each of its machines."
+            ) from None
         under_way: dict[Any, tuple[Any, Job]] = {}
         again: list[Job] = []
         tries: Counter[str] = Counter()
@@ -116,6 +124,23 @@ class RayEngine:
         )(Worker)
         device = "cuda" if self.gpu else "cpu"
         return remote.remote(self.settings, self.out, device=device)
+
+
+def _check_address(address: str) -> None:
+    """Ray itself waits for minutes where nobody answers."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except (OSError, ValueError) as error:
+            raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str | None, error: Exception) -> SettingsError:
+    return SettingsError(
+        f"No Ray cluster answers at '{address}' ({error}); start one with 'ray start --head', or leave "
+        "--ray-address out."
+    )
 
 
 def _died(job: Job) -> str:

@@ -109,7 +109,7 @@ def _table(cases: Sequence[CaseRecord]) -> str:
             "asked": case.asked,
             "seconds": f"{_spent(case):.2f}",
         }
-        separate = len(case.outputs) == len(case.objects) > 1
+        separate = bool(case.outputs) and case.outputs[0].path.startswith(f"{case.case}/")
         for number, each in enumerate(case.objects):
             output = case.outputs[number if separate else 0].path if case.outputs else ""
             facts = each.model_dump(include={"label", "name", "voxels", "prompts", "unmet", "score"})

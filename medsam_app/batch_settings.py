@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from medsam_app import __version__
 from medsam_app.adapters.header import header_for, read_header
 from medsam_app.adapters.labels import chosen_labels, spacing_of
-from medsam_app.errors import AdapterError, ModelError, SettingsError, VolumeError
+from medsam_app.errors import AdapterError, ModelError, PromptFileError, SettingsError, VolumeError
 from medsam_app.models.table import DEFAULT_MODEL, model_entry
 
 #: How the label maps of a folder are written: in one format, or each in that of its image.
@@ -125,6 +125,11 @@ def _check_combination(settings: BatchSettings) -> None:
     if settings.masks is None and (settings.from_masks != "box" or settings.jitter):
         raise SettingsError(
             "'from_masks' and 'jitter' are for 'masks'; give them with it, or leave them out."
+        )
+    if settings.prompts is not None and settings.prompts.suffix == ".json":
+        raise PromptFileError(
+            f"'{settings.prompts}' is the prompt file of one image; for a folder give the folder that holds "
+            "the prompt files, or a CSV table."
         )
     if settings.masks is not None and not settings.masks.is_dir():
         raise VolumeError(f"'{settings.masks}' is a file; give the folder that holds a mask for each image.")

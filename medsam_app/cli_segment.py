@@ -21,8 +21,6 @@ from medsam_app.cli_options import (
 from medsam_app.errors import SettingsError
 from medsam_app.models.table import DEFAULT_MODEL
 
-_FOLDERS = "Whole folders"
-
 
 def _refuse(options: Mapping[str, Any], what: str) -> None:
     """Refuse options that were given and are of no use here."""
@@ -118,64 +116,51 @@ def segment(
     masks: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of coarse masks that say where objects are.",
-            rich_help_panel=_FOLDERS,
+            help="For a folder: folder of coarse masks that say where objects are.",
             show_default=False,
         ),
     ] = None,
     from_masks: Annotated[
         str,
-        typer.Option(
-            metavar="box|point|both", help="What is taken of each label of a mask.", rich_help_panel=_FOLDERS
-        ),
+        typer.Option(metavar="box|point|both", help="Of each label of --masks."),
     ] = "box",
     jitter: Annotated[
         float,
-        typer.Option(help="How unsteady boxes from masks are, as a part of them.", rich_help_panel=_FOLDERS),
+        typer.Option(help="How unsteady boxes from --masks are, as a part of them."),
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of --jitter.", rich_help_panel=_FOLDERS)] = 0,
+    seed: Annotated[int, typer.Option(help="Of --jitter.")] = 0,
     format: Annotated[
         str,
         typer.Option(
             metavar="nii.gz|nii|nrrd|mha|input",
-            help="Of the masks; with 'input' that of each image, a DICOM segmentation for DICOM.",
-            rich_help_panel=_FOLDERS,
+            help="For a folder: of the masks; with 'input' that of each image, a DICOM segmentation for DICOM.",
         ),
     ] = "nii.gz",
-    separate: Annotated[
-        bool, typer.Option("--separate", help="One file an object.", rich_help_panel=_FOLDERS)
-    ] = False,
+    separate: Annotated[bool, typer.Option("--separate", help="For a folder: one file an object.")] = False,
     probabilities: Annotated[
         bool,
-        typer.Option(
-            "--probabilities", help="Also each object's probability, in NIfTI.", rich_help_panel=_FOLDERS
-        ),
+        typer.Option("--probabilities", help="For a folder: also each object's probability, in NIfTI."),
     ] = False,
     engine: Annotated[
-        str, typer.Option(metavar="local|ray", help="Where cases are run.", rich_help_panel=_FOLDERS)
+        str, typer.Option(metavar="local|ray", help="For a folder: where cases are run.")
     ] = "local",
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Of Ray, each with a model of its own.", rich_help_panel=_FOLDERS, show_default=False
-        ),
+        typer.Option(min=1, help="Of Ray: how many, each with a model of its own.", show_default=False),
     ] = None,
     ray_address: Annotated[
         str | None,
         typer.Option(
             help="Of a Ray cluster; without it one on this machine.",
-            rich_help_panel=_FOLDERS,
             show_default=False,
         ),
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(
-            metavar="I/N", help="Only part I of N of the cases.", rich_help_panel=_FOLDERS, show_default=False
-        ),
+        typer.Option(metavar="I/N", help="For a folder: only part I of N of the cases.", show_default=False),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done, and stop.", rich_help_panel=_FOLDERS)
+        bool, typer.Option("--dry-run", help="For a folder: show what would be done, and stop.")
     ] = False,
 ) -> None:
     """Segment an image, or all of a folder, from prompts or without any; a mask lies on its image's own grid.

@@ -207,6 +207,8 @@ def test_objects_one_by_one_and_their_probabilities(images: Path, tmp_path: Path
         "a/1_the_ball.nii.gz", "a/4_all.nii.gz",
         "a/1_the_ball_probability.nii.gz", "a/4_all_probability.nii.gz",
     ]  # fmt: skip
+    rows = list(csv.DictReader((tmp_path / "out/results.csv").open()))
+    assert [row["output"] for row in rows[:3]] == ["a/1_the_ball.nii.gz", "a/4_all.nii.gz", ""]
     assert [each.outcome for each in result.cases] == ["done", "skipped", "skipped", "skipped", "skipped"]
     for name, found in zip(("1_the_ball", "4_all"), case.objects, strict=True):
         mask: Any = nib.load(tmp_path / f"out/a/{name}.nii.gz")
@@ -322,6 +324,14 @@ def test_the_command_says_what_came_of_it(images: Path, tmp_path: Path) -> None:
         (images / "z.nii.gz").unlink()
         lines = table_of(images).read_text().splitlines()
         table_of(images).write_text("\n".join(line for line in lines if not line.startswith("z,")) + "\n")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:many"])
+def test_a_cluster_that_is_not_there_is_a_sentence(images: Path, tmp_path: Path, address: str) -> None:
+    with pytest.raises(SettingsError, match="No Ray cluster answers"):
+        segment(images, tmp_path, engine="ray", ray_address=address)
+    with pytest.raises(SettingsError, match="are for --engine ray"):
+        segment(images, tmp_path, ray_address=address)
 
 
 def test_ray_gives_the_same_though_a_worker_is_killed(

@@ -81,3 +81,5 @@ def test_nothing_there_is_a_sentence(tmp_path: Path) -> None:
         find_volumes(tmp_path)
     with pytest.raises(VolumeError, match="no folder"):
         find_volumes(tmp_path / "nowhere")
+    with pytest.raises(VolumeError, match="is one file"):
+        find_volumes(nifti(tmp_path / "a.nii.gz"))
