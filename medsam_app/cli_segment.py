@@ -133,7 +133,7 @@ def segment(
         str,
         typer.Option(
             metavar="nii.gz|nii|nrrd|mha|input",
-            help="For a folder: of the masks; with 'input' that of each image, a DICOM segmentation for DICOM.",
+            help="For a folder: of the masks; 'input' is that of each image, DICOM segmentations for DICOM.",
         ),
     ] = "nii.gz",
     separate: Annotated[bool, typer.Option("--separate", help="For a folder: one file an object.")] = False,
