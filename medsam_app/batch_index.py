@@ -47,8 +47,9 @@ class IndexRow:
         sentence: the error of a failed case, the warnings of another, empty for none.
         thumbnail: path of its picture from the folder of the page, with '/', not percent-encoded.
         output: likewise, of its mask.
-        volumes_ml: volume in ml by the name of the label, 0 for one that was not found.
-        seconds: that it took.
+        volumes_ml: volume in ml by the name of the label, 0 for one that was not found; a case that was
+            done and has none above 0 is shown as empty.
+        seconds: that it took; those of a failed case are shown, and count for no order.
         unmet: number of prompts that could not be honoured.
         not_found: names of the labels that were looked for and not found.
     """
@@ -129,7 +130,7 @@ def index_page(
         SettingsError: a colour is none.
     """
     spreads, unusual = _spreads(rows), unusual_volumes(rows)
-    time = _Spread.of(row.seconds for row in rows)
+    time = _Spread.of(row.seconds for row in rows if row.outcome != "failed")
     kinds = [_kinds(row, strange) for row, strange in zip(rows, unusual, strict=True)]
     dots = {
         label: f'<i style="background:{checked_colour(colour)}"></i>'
@@ -183,9 +184,8 @@ def _filters(kinds: Sequence[set[str]]) -> str:
         for kind, name in _FILTERS.items()
         if counts[kind] or kind not in _RARE
     ]
-    buttons.append(
-        '<button type="button" data-filter="flagged" aria-pressed="false">Flagged <b id="flags">0</b></button>'
-    )
+    flagged = '<button type="button" data-filter="flagged" aria-pressed="false">Flagged '
+    buttons.append(f'{flagged}<b id="flags">0</b></button>')
     return f'<nav aria-label="Filters">{"".join(buttons)}</nav>'
 
 
@@ -211,7 +211,8 @@ def _card(
     time: _Spread,
     dots: Mapping[str, str],
 ) -> str:
-    numbers = [(time, row.seconds), *((spread, row.volumes_ml.get(name)) for name, spread in spreads.items())]
+    seconds = None if row.outcome == "failed" else row.seconds
+    numbers = [(time, seconds), *((spread, row.volumes_ml.get(name)) for name, spread in spreads.items())]
     values = " ".join("-" if value is None else f"{value:.6g}" for _, value in numbers)
     far = " ".join("-" if value is None else f"{spread.far(value):.4g}" for spread, value in numbers)
     case = escape(row.case)
