@@ -52,7 +52,9 @@ class _Slice:
 
     def of(self, array: NDArray) -> NDArray:
         """(rows, columns) the slice of an (i, j, k) array."""
-        return np.flip(self.ras.from_file(array).take(self.index, axis=self.axis).T, axis=1)
+        # `take` would first copy an array that does not lie in memory in this order.
+        chosen = np.moveaxis(self.ras.from_file(array), self.axis, 0)[self.index]
+        return np.flip(chosen.T, axis=1)
 
     @property
     def spacing(self) -> tuple[float, float]:
@@ -102,7 +104,7 @@ class Gallery:
             return
         case, self._open = self._open, None
         drawn = np.any([case.truth > 0, *(mask for _, mask in case.masks)], axis=0)
-        box = _around(drawn)
+        box = around(drawn)
         image = case.image[box].astype(np.float32)
         black, white = np.percentile(image, [1, 99])
         grey = np.clip((image - black) / max(white - black, 1e-6), 0, 1)
@@ -149,8 +151,8 @@ def ranked_cases(scores: Sequence[Score], method: str) -> list[tuple[str, CaseKe
     return [(rank, order[ranks[rank]]) for rank in wanted if order]
 
 
-def _around(drawn: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """The part of a slice that holds what is drawn, and a margin."""
+def around(drawn: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """The part of a (rows, columns) slice that holds what is drawn, somewhere True, and a margin."""
     spans = []
     for axis, size in enumerate(drawn.shape):
         where = np.flatnonzero(drawn.any(axis=1 - axis))

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 from medsam_app import __version__, plots
 from medsam_app.gallery import Gallery, case_dice, ranked_cases
+from medsam_app.html_page import definitions, page
 from medsam_app.sheets import Sheet, count_name, remarks, sheets
 from medsam_app.whole_file import save_whole
 
 if TYPE_CHECKING:  # heavy
     from medsam_app.evaluate import Evaluation
 
-#: Nothing is loaded and no script runs, whatever the names of files and labels hold.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _STYLE = """
 :root { color-scheme: light; }
 body { margin: 2rem auto; max-width: 62rem; padding: 0 1.2rem; color: #1c1c1c; background: #fff;
@@ -84,15 +83,7 @@ def write_report(
         "<h2>How it was measured</h2>",
         _settings(found),
     ]
-    head = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
-    )
-    body = "\n".join(parts)
-    save_whole(
-        path, f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
-    )
+    save_whole(path, page(title, "\n".join(parts), style=_STYLE))
 
 
 def _pictures(found: Evaluation, gallery: Gallery) -> list[str]:
@@ -157,8 +148,7 @@ def _settings(found: Evaluation) -> str:
         "cases of a dataset": "" if found.most_cases is None else f"at most {found.most_cases}",
         "seed": str(found.seed),
     }
-    rows = [f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in values.items() if value]
-    return f"<dl>{''.join(rows)}</dl>"
+    return definitions(values)
 
 
 def _image(png: bytes, what: str) -> str:

@@ -86,6 +86,7 @@ FLOORS = [
         "batch_record",
         "batch_report",
         "batch_settings",
+        "html_page",
         "thumbnails",
         "recipe",
         "training_loss",
@@ -253,6 +254,8 @@ def test_wheel_holds_medsam_app_alone(tmp_path: Path) -> None:
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"medsam_app"}
     for needed in (
+        "medsam_app/batch_index.css",
+        "medsam_app/batch_index.js",
         "medsam_app/py.typed",
         "medsam_app/models/sam3d.py",
         "medsam_app/models/weights/sam3d_tiny.safetensors",
