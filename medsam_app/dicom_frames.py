@@ -27,7 +27,7 @@ _SCALED = frozenset(
 )
 
 #: What pydicom raises for headers that make no sense.
-_DAMAGED = (
+DAMAGED = (
     InvalidDicomError,
     BytesLengthException,
     ValueError,
@@ -66,7 +66,7 @@ def split_frames(item: Slice) -> list[Slice]:
         slope, intercept = (data.get(name) for name in scale)
         top = (1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
         return _slices(item, shared, groups, top)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise VolumeError(
             f"What '{item.path.name}' says of its {count} DICOM frames is damaged; export it again."
         ) from error

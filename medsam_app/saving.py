@@ -115,16 +115,24 @@ def _save(path: Path, volume: Volume, write: Callable[[Path], None]) -> None:
         write(folder / path.name)
         for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):  # the header last
             _keep_image(path.parent / file.name, volume.source)
-            _flush(file)
+            flush(file)
             file.replace(path.parent / file.name)
     except OSError as error:
-        raise _not_written(path, error) from error
+        raise not_written(path, error) from error
     except RuntimeError as error:  # SimpleITK
         raise SaveError(
             f"'{path.name}' could not be written; look for free space and permissions."
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_place(path: Path) -> None:
+    """Refuse to save over a folder or into one that is not there."""
+    if path.is_dir():
+        raise SaveError(f"'{path.name}' is a folder; give the name of a file in it.")
+    if not path.parent.is_dir():
+        raise SaveError(f"The folder '{path.parent}' does not exist; make it first or save elsewhere.")
 
 
 def smallest_labels(label_map: NDArray, shape: tuple[int, int, int]) -> NDArray:
@@ -151,7 +159,8 @@ def smallest_labels(label_map: NDArray, shape: tuple[int, int, int]) -> NDArray:
     return label_map.astype(np.min_scalar_type(int(high)), copy=False)
 
 
-def _not_written(path: Path, error: OSError) -> SaveError:
+def not_written(path: Path, error: OSError) -> SaveError:
+    """The sentence for what the disk refused."""
     reason = error.strerror or "unknown reason"
     return SaveError(
         f"'{path.name}' could not be written to '{path.parent}' ({reason}); free some space, change the "
@@ -160,7 +169,7 @@ def _not_written(path: Path, error: OSError) -> SaveError:
     )
 
 
-def _flush(file: Path) -> None:
+def flush(file: Path) -> None:
     """Wait until the bytes are on the disk, so that a rename never points to an empty file."""
     with file.open("rb+") as stream:
         os.fsync(stream.fileno())

@@ -26,6 +26,9 @@ FLOORS = [
         "describe",
         "dicom",
         "dicom_frames",
+        "dicom_seg",
+        "dicom_seg_reader",
+        "dicom_seg_source",
         "dicom_stack",
         "headers",
         "headers_text",
@@ -202,6 +205,7 @@ def test_imports_go_one_way() -> None:
     ("library", "allowed"),
     [
         ("gradio", {"browser"}),
+        ("highdicom", {"dicom_seg"}),
         ("matplotlib", {"plots"}),
         ("monai", {"automatic", "distances", "readers", "rival_net", "teaching_data"}),
     ],
