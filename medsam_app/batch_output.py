@@ -64,7 +64,7 @@ def write_masks(job: Job, volume: Volume, made: Made, settings: BatchSettings) -
             place.mkdir(exist_ok=True)
             written = [_save_own(job, volume, made, each) for each in made.objects]
         else:
-            written = [_save(made.labels, volume, place, made.names)]
+            written = [_save(made.labels, volume, place, made.names, made.colours)]
         if settings.probabilities:
             written += [_save_chance(job, volume, made, each) for each in made.objects]
         return written
@@ -106,7 +106,8 @@ def _save_own(job: Job, volume: Volume, made: Made, each: ObjectRecord) -> Path:
     """The mask of one object as a file of its own."""
     own = made.masks[each.label].mask if each.label in made.masks else made.labels == each.label
     path = job.outputs / f"{each.label}_{_plain(each.name)}{job.ending}"
-    return _save(own, volume, path, {1: each.name})
+    colour = {1: made.colours[each.label]} if each.label in made.colours else {}
+    return _save(own, volume, path, {1: each.name}, colour)
 
 
 def _save_chance(job: Job, volume: Volume, made: Made, each: ObjectRecord) -> Path:
@@ -123,11 +124,13 @@ def _save_chance(job: Job, volume: Volume, made: Made, each: ObjectRecord) -> Pa
     return save_probability(chance, volume, path)
 
 
-def _save(labels: NDArray, volume: Volume, path: Path, names: Mapping[int, str]) -> Path:
+def _save(
+    labels: NDArray, volume: Volume, path: Path, names: Mapping[int, str], colours: Mapping[int, str]
+) -> Path:
     if path.name.endswith(SEGMENTATION):
         from medsam_app.dicom_seg import save_dicom_seg  # imports highdicom
 
-        return save_dicom_seg(labels, volume, path, label_names=names)
+        return save_dicom_seg(labels, volume, path, label_names=names, colours=colours)
     return save_mask(labels, volume, path, label_names=names)
 
 

@@ -8,8 +8,6 @@ the series, and only then moved to its name.
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +33,7 @@ from medsam_app.dicom_seg_reader import (
 )
 from medsam_app.dicom_seg_source import Source, read_source
 from medsam_app.errors import MedsamError, SaveError
-from medsam_app.saving import check_place, flush, not_written, smallest_labels
+from medsam_app.saving import check_place, smallest_labels, write_proved
 
 if TYPE_CHECKING:
     from medsam_app.volume import Volume
@@ -106,21 +104,12 @@ def save_dicom_seg(
         (short(algorithm) or "medsam_app", short(algorithm_version) or __version__),
         automatic,
     )
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=".saving-", dir=path.parent))
-    except OSError as error:
-        raise not_written(path, error) from error
-    try:
-        draft = folder / path.name
+
+    def write(draft: Path) -> None:
         made.save_as(draft, enforce_file_format=True)
-        del made
         _prove(path, draft, labels, names, volume, source)
-        flush(draft)
-        draft.replace(path)
-    except OSError as error:
-        raise not_written(path, error) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+    write_proved(path, volume, write)
     return path
 
 

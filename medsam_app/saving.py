@@ -70,7 +70,7 @@ def save_mask(
             found, affine = _read_itk(draft)
         prove(path, labels, volume.grid, found, affine)
 
-    _save(path, volume, write)
+    write_proved(path, volume, write)
     return path
 
 
@@ -92,21 +92,22 @@ def save_probability(chance: NDArray[np.uint8], volume: Volume, path: str | Path
         found, affine = _read_nifti(draft, volume)
         prove(path, chance, volume.grid, np.rint(found * 255).astype(np.uint8), affine)
 
-    _save(path, volume, write)
+    write_proved(path, volume, write)
     return path
 
 
-def _save(path: Path, volume: Volume, write: Callable[[Path], None]) -> None:
+def write_proved(path: Path, volume: Volume, write: Callable[[Path], None]) -> None:
     """Write a file in a hidden folder beside its place, prove it, then move it there.
 
     Args:
+        volume: whose files are not to be overwritten.
         write: is given where to; proves it too.
+
+    Raises:
+        SaveError: it could not be written, or what `write` raises.
     """
     _keep_image(path, volume.source)
-    if path.is_dir():
-        raise SaveError(f"'{path.name}' is a folder; give the name of a file in it.")
-    if not path.parent.is_dir():
-        raise SaveError(f"The folder '{path.parent}' does not exist; make it first or save elsewhere.")
+    check_place(path)
     try:
         folder = Path(tempfile.mkdtemp(prefix=".saving-", dir=path.parent))
     except OSError as error:
@@ -115,10 +116,10 @@ def _save(path: Path, volume: Volume, write: Callable[[Path], None]) -> None:
         write(folder / path.name)
         for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):  # the header last
             _keep_image(path.parent / file.name, volume.source)
-            flush(file)
+            _flush(file)
             file.replace(path.parent / file.name)
     except OSError as error:
-        raise not_written(path, error) from error
+        raise _not_written(path, error) from error
     except RuntimeError as error:  # SimpleITK
         raise SaveError(
             f"'{path.name}' could not be written; look for free space and permissions."
@@ -159,8 +160,7 @@ def smallest_labels(label_map: NDArray, shape: tuple[int, int, int]) -> NDArray:
     return label_map.astype(np.min_scalar_type(int(high)), copy=False)
 
 
-def not_written(path: Path, error: OSError) -> SaveError:
-    """The sentence for what the disk refused."""
+def _not_written(path: Path, error: OSError) -> SaveError:
     reason = error.strerror or "unknown reason"
     return SaveError(
         f"'{path.name}' could not be written to '{path.parent}' ({reason}); free some space, change the "
@@ -169,7 +169,7 @@ def not_written(path: Path, error: OSError) -> SaveError:
     )
 
 
-def flush(file: Path) -> None:
+def _flush(file: Path) -> None:
     """Wait until the bytes are on the disk, so that a rename never points to an empty file."""
     with file.open("rb+") as stream:
         os.fsync(stream.fileno())
