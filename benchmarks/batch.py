@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from medsam_app.batch import plan_folder, segment_folder
 from medsam_app.batch_case import Worker
 from medsam_app.batch_record import CaseRecord, Journal, Shard
 from medsam_app.batch_settings import make_settings
-from medsam_app.memory import forget_peak, format_bytes, peak_memory
+from medsam_app.memory import format_bytes
 
 
 def write_volumes(folder: Path, count: int, shape: tuple[int, int, int]) -> Path:
@@ -107,10 +108,20 @@ def large(place: Path) -> None:
     settings = make_settings({"prompts": table})
     plan = plan_folder(place / "in", place / "out", settings, Shard(), Journal(place, Shard(), ""))
     worker = Worker(settings, place / "out")
-    before = resident()
-    forget_peak()
+    before = most = resident()
+    ended = threading.Event()
+
+    def look() -> None:
+        nonlocal most
+        while not ended.wait(0.005):
+            most = max(most, resident())
+
+    looking = threading.Thread(target=look)
+    looking.start()
     record = worker.run(plan.todo[0])
-    most, size = peak_memory() or 0, int(np.prod(shape)) * 2
+    ended.set()
+    looking.join()
+    size = int(np.prod(shape)) * 2
     times = (most - before) / size
     print(f"{' x '.join(map(str, shape))} int16, {format_bytes(size)}: {record.outcome}, {record.seconds}")
     print(f"peak {format_bytes(most)}, before it {format_bytes(before)}: {times:.2f} times its size")

@@ -1,0 +1,80 @@
+"""A folder of real volumes, clicked once each, and 20 broken ones: python benchmarks/batch_labelled.py FOLDER
+
+FOLDER holds labelled volumes in a layout that `medsam-app dataset inspect` knows. Every image is linked into
+one folder; its click lies in the middle of its largest label. The broken ones are images cut short.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from medsam_app.batch import segment_folder
+from medsam_app.cases import Case
+from medsam_app.clicks import click_inside
+from medsam_app.datasets import find_cases
+from medsam_app.headers import SUFFIXES
+from medsam_app.scores import dice
+from medsam_app.volume import load_mask, read_grid
+
+BROKEN = 20
+
+
+def gather(source: Path, folder: Path) -> tuple[Path, dict[str, tuple[Case, int]]]:
+    """Link the images, break some, write the table of clicks; by name the case and the label clicked on."""
+    cases = list(find_cases(source).cases)
+    rows, clicked = ["image,label,i,j,k"], {}
+    for case in cases:
+        ending = next(end for end in sorted(SUFFIXES, key=len, reverse=True) if case.image.name.endswith(end))
+        name = f"{case.dataset}/{case.case}"
+        link = folder / f"{name}{ending}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(case.image.resolve())
+        grid = read_grid(case.image)
+        mask = load_mask(case.label, grid)
+        value = int(np.bincount(mask.ravel())[1:].argmax()) + 1
+        i, j, k = click_inside(mask == value, spacing=grid.spacing)
+        rows.append(f'"{name}",{value},{i},{j},{k}')
+        clicked[name] = case, value
+    for number, case in enumerate(cases[:: max(1, len(cases) // BROKEN)][:BROKEN]):
+        whole = case.image.read_bytes()
+        (folder / f"broken_{number:02d}.nii.gz").write_bytes(whole[: len(whole) * number // BROKEN])
+        rows.append(f"broken_{number:02d},1,0,0,0")
+    table = folder.with_suffix(".csv")
+    table.write_text("\n".join(rows) + "\n")
+    return table, clicked
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("source", type=Path)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "in"
+        table, clicked = gather(parser.parse_args().source, folder)
+        began = time.perf_counter()
+        found = segment_folder(folder, Path(place) / "out", prompts=table, refine=False)
+        seconds = time.perf_counter() - began
+        scores: dict[str, list[float]] = defaultdict(list)
+        for record in found.having("done"):
+            case, value = clicked[record.case]
+            grid = read_grid(case.image)  # `load_mask` refuses a mask that does not lie on it
+            mask = load_mask(found.output / record.outputs[0].path, grid) == value
+            scores[case.dataset].append(dice(mask, load_mask(case.label, grid) == value))
+    failed = found.having("failed")
+    broken = sum(case.case.startswith("broken") for case in failed)
+    done = len(found.having("done"))
+    print(f"{len(found.cases)} cases in {seconds:.0f} s: {done} done, each mask on its image;")
+    print(f"{len(failed)} failed, {broken} of them of the {BROKEN} broken ones")
+    for case in failed[:3]:
+        print(f"  {case.case}: {case.message}")
+    for name, each in scores.items():
+        print(f"{name}: {len(each)} volumes, Dice after one click {np.mean(each):.3f}")
+
+
+if __name__ == "__main__":
+    main()
