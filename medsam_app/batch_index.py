@@ -75,7 +75,7 @@ class _Spread(NamedTuple):
 
     median: float
     deviation: float
-    count: int
+    cases: int
 
     @classmethod
     def of(cls, values: Iterable[float]) -> _Spread:
@@ -102,7 +102,7 @@ def unusual_volumes(rows: Sequence[IndexRow]) -> list[list[str]]:
         [
             label
             for label, ml in row.volumes_ml.items()
-            if ml > 0 and spreads[label].count >= LEAST_CASES and spreads[label].far(ml) > UNUSUAL
+            if ml > 0 and spreads[label].cases >= LEAST_CASES and spreads[label].far(ml) > UNUSUAL
         ]
         for row in rows
     ]
@@ -247,7 +247,9 @@ def _card(
 def _marks(row: IndexRow, unusual: Sequence[str], spreads: Mapping[str, _Spread]) -> list[tuple[str, str]]:
     """What stands out, in words, and the attributes that give it its colour."""
     bad, odd = ' class="bad"', ' class="odd"'
-    marks = [] if row.outcome == "done" else [(row.outcome, bad if row.outcome == "failed" else "")]
+    marks: list[tuple[str, str]] = []
+    if row.outcome != "done":
+        marks.append((row.outcome, bad if row.outcome == "failed" else ""))
     if row.empty:
         marks.append(("nothing found", bad))
     marks += [
@@ -266,8 +268,8 @@ def _number(value: float) -> str:
 
 
 def _url(path: str) -> str:
-    """A relative URL of a relative path; './' keeps a name from being read as a scheme or a host."""
-    return escape("./" + quote(os.fsencode(path)))
+    """A relative URL of a relative path; a colon is encoded as well, so that no name is read as a scheme."""
+    return escape(quote(os.fsencode(path)))
 
 
 _DIALOG = (
