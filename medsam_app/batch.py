@@ -33,7 +33,7 @@ from medsam_app.errors import SaveError, SettingsError, unknown_name
 
 ENGINES = ("local", "ray")
 #: Settings that are files or folders.
-_PATHS = ("weights", "adapter", "prompts", "masks")
+_PATHS = ("weights", "adapter", "net", "prompts", "masks")
 
 
 class Engine(Protocol):

@@ -8,8 +8,10 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from medsam_app.batch_job import Job, NoRoom
 from medsam_app.batch_output import Made, write_masks, write_picture
@@ -25,6 +27,9 @@ from medsam_app.predictor import VolumePredictor
 from medsam_app.prompt_file import read_prompt_file
 from medsam_app.session import Session
 from medsam_app.volume import Volume, load_volume
+
+if TYPE_CHECKING:
+    from medsam_app.rival_net import RivalNet
 
 
 class Worker:
@@ -45,6 +50,11 @@ class Worker:
         self.predictor = VolumePredictor(
             settings.model, weights=settings.weights, adapter=settings.adapter, device=self.device
         )
+        self.net: RivalNet | None = None
+        if settings.net is not None:
+            from medsam_app.rival_net import RivalNet  # imports MONAI's networks
+
+            self.net = RivalNet(settings.net, torch.device(self.device))
         self._model = threading.Lock()
 
     def ready(self) -> bool:
@@ -128,13 +138,20 @@ class Worker:
         return volume, objects_of_rows(job.asked.rows, volume.grid)
 
     def _labels(self, volume: Volume) -> Made:
-        """What the adapter was taught, without a prompt."""
-        self.predictor.set_volume(volume)
-        found = self.predictor.predict_labels(
-            labels=self.settings.only or None,
-            largest=self.settings.largest,
-            probabilities=self.settings.probabilities,
-        )
+        """What the adapter or the net was taught, without a prompt."""
+        settings = self.settings
+        if self.net is not None:
+            self.net.set_volume(volume)
+            found = self.net.label_map(probabilities=settings.probabilities)
+            if settings.largest:
+                from medsam_app.automatic import keep_largest
+
+                keep_largest(found.array)
+        else:
+            self.predictor.set_volume(volume)
+            found = self.predictor.predict_labels(
+                labels=settings.only or None, largest=settings.largest, probabilities=settings.probabilities
+            )
         counts = np.bincount(found.array.ravel(), minlength=max(found.names) + 1)
         objects = [
             ObjectRecord(

@@ -34,7 +34,8 @@ class BatchSettings(BaseModel):
         jitter: how unsteady these boxes are, as a fraction of the box; points are then drawn at random,
             deeper voxels being likelier. 0 for the box as it is and the deepest voxel.
         seed: of what is drawn.
-        automatic: no prompts: the labels that the adapter was taught.
+        automatic: no prompts: the labels that the adapter or the net was taught.
+        net: a network of `medsam-app finetune --baseline`, instead of an adapter.
         only: names or values of those that are looked for; none named for all.
         largest: whether of each of them only the largest connected part is kept.
         refine: whether outlines of large objects are drawn finely; None as a prompt file says, or yes.
@@ -56,6 +57,7 @@ class BatchSettings(BaseModel):
     jitter: float = Field(0.0, ge=0, le=0.5)
     seed: int = Field(0, ge=0, lt=2**63)
     automatic: bool = False
+    net: _WholePath | None = None
     only: tuple[str, ...] = ()
     largest: bool = False
     refine: bool | None = None
@@ -74,12 +76,13 @@ class BatchSettings(BaseModel):
             model_entry(self.model).checkpoint.sha256 if self.weights is None else sha256_of(self.weights)
         )
         adapter = None if self.adapter is None else read_header(self.adapter).sha256
-        skipped = {"weights", "adapter", "prompts", "masks"}
+        skipped = {"weights", "adapter", "prompts", "masks", "net"}
         return {
             "version": __version__,
             **self.model_dump(mode="json", exclude=skipped),
             "weights": weights,
             "adapter": adapter,
+            "net": None if self.net is None else sha256_of(self.net),
         }
 
 
@@ -101,7 +104,7 @@ def make_settings(values: Mapping[str, Any]) -> BatchSettings:
     model_entry(settings.model)
     if settings.weights is not None and not settings.weights.exists():
         raise ModelError(f"There is no file of weights '{settings.weights}'; check the path.")
-    for path in (settings.prompts, settings.masks):
+    for path in (settings.prompts, settings.masks, settings.net):
         if path is not None and not path.exists():
             raise VolumeError(f"There is no file or folder '{path}'; check the path.")
     if settings.adapter is not None:
@@ -116,10 +119,13 @@ def _check_combination(settings: BatchSettings) -> None:
         raise SettingsError(
             f"'{given[0]}' and '{given[1]}' both say where the objects are; give one of them."
         )
-    if settings.automatic and settings.adapter is None:
+    if settings.automatic and settings.adapter is None and settings.net is None:
         raise AdapterError(
-            "'automatic' finds the labels that an adapter was taught; give one, or give prompts or masks."
+            "'automatic' finds the labels that an adapter or a net was taught; give one, or give prompts or "
+            "masks."
         )
+    if settings.net is not None and (not settings.automatic or settings.adapter is not None or settings.only):
+        raise SettingsError("'net' finds all labels that it was taught; give it with 'automatic' alone.")
     if not settings.automatic and (settings.only or settings.largest):
         raise SettingsError("'only' and 'largest' are for 'automatic'; give them with it, or leave them out.")
     if settings.masks is None and (settings.from_masks != "box" or settings.jitter):

@@ -113,6 +113,14 @@ def segment(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that are there already.")
     ] = False,
+    net: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a folder with --automatic: a network of 'medsam-app finetune --baseline' instead of an "
+            "adapter.",
+            show_default=False,
+        ),
+    ] = None,
     masks: Annotated[
         Path | None,
         typer.Option(
@@ -171,8 +179,8 @@ def segment(
     the same command.
     """
     of_folder: dict[str, Any] = {
-        "masks": masks, "from_masks": from_masks, "jitter": jitter, "seed": seed, "format": format,
-        "separate": separate, "probabilities": probabilities,
+        "net": net, "masks": masks, "from_masks": from_masks, "jitter": jitter, "seed": seed,
+        "format": format, "separate": separate, "probabilities": probabilities,
     }  # fmt: skip
     how: dict[str, Any] = {
         "engine": engine, "workers": workers, "ray_address": ray_address, "shard": shard, "dry_run": dry_run,

@@ -7,6 +7,7 @@ scores beside the adapter is what the same data and the same time buy without a 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,7 @@ from medsam_app.automatic import paint, whole_roi
 from medsam_app.cases import Case
 from medsam_app.errors import ModelError, SaveError, SettingsError, unknown_name
 from medsam_app.plan import Plan
+from medsam_app.prediction import LabelMap
 from medsam_app.roi import read_roi
 from medsam_app.teaching_data import Lessons, levelled
 from medsam_app.training_state import (
@@ -220,9 +222,14 @@ class RivalNet:
         """Choose the volume."""
         self._volume = volume
 
-    @torch.inference_mode()
     def predict_labels(self) -> NDArray[np.integer]:
         """(i, j, k) values of labels on the volume's grid, 0 for none of them."""
+        return self.label_map().array
+
+    @torch.inference_mode()
+    def label_map(self, *, probabilities: bool = False) -> LabelMap:
+        """The labels with their names; where asked for, with the probability of each against background."""
+        began = time.perf_counter()
         assert self._volume is not None
         volume, plan = self._volume, self.plan
         roi = whole_roi(volume.grid, (plan.spacing,) * 3, plan.window)
@@ -236,8 +243,9 @@ class RivalNet:
         values = list(plan.labels)
         array = np.zeros(volume.shape, dtype=np.min_scalar_type(max(values)))
         best = np.zeros(volume.shape, dtype=np.float32)
-        paint(above, roi, values, array=array, best=best, chances={})
-        return array
+        chances = {value: np.zeros(volume.shape, dtype=np.uint8) for value in values} if probabilities else {}
+        paint(above, roi, values, array=array, best=best, chances=chances)
+        return LabelMap(volume.grid, array, dict(plan.labels), time.perf_counter() - began, chances)
 
 
 def _seen(image: Tensor, valid: Tensor) -> Tensor:

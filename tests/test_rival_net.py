@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from medsam_app.batch import segment_folder
 from medsam_app.errors import ModelError, SettingsError
 from medsam_app.rival_net import RivalNet, RivalTrainer, build, check_rival
 from medsam_app.training_run import run
+from medsam_app.volume import load_mask
 from tests.teaching_folder import ball_cases, small_plan
 
 CPU = torch.device("cpu")
@@ -36,6 +38,13 @@ def test_it_learns_and_finds_labels_on_the_files_grid(tmp_path: Path) -> None:
     for value in (1, 2):
         both = np.count_nonzero((found == value) & (truth == value))
         assert 2 * both / (np.count_nonzero(found == value) + np.count_nonzero(truth == value)) > 0.6
+    # A folder is segmented by it as by an adapter.
+    settings = {"automatic": True, "net": tmp_path / "unet.safetensors", "probabilities": True}
+    result = segment_folder(tmp_path / "data/imagesTr", tmp_path / "out", device="cpu", **settings)
+    assert [len(case.outputs) for case in result.having("done")] == [3, 3, 3, 3]
+    np.testing.assert_array_equal(load_mask(tmp_path / "out/balls_0.nii.gz", volume.grid), found)
+    with pytest.raises(SettingsError, match="'net' finds all labels"):
+        segment_folder(tmp_path / "data/imagesTr", tmp_path / "other", **settings, only=["larger ball"])
 
 
 def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
