@@ -97,6 +97,7 @@ class Worker:
         with _timed(seconds, "wait"):
             self._model.acquire()
         try:
+            self.predictor.cache.clear()  # no case has use for another's embeddings
             forget_peak()
             with _timed(seconds, "segment"):
                 made = self._labels(volume) if job.asked == Asked() else self._objects(job, volume, wanted)

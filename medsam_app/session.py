@@ -99,10 +99,14 @@ class Session(ObjectEditor):
             return None
         return asked.label
 
-    def label_map(self, *, progress: Progress | None = None) -> NDArray[np.uint16]:
-        """(i, j, k) label values of all objects, 0 where there is none; see `overlap` for voxels of two."""
-        out = np.zeros(self.volume.grid.shape, dtype=np.uint16)
+    def label_map(self, *, progress: Progress | None = None) -> NDArray[np.unsignedinteger]:
+        """(i, j, k) label values of all objects, 0 where there is none; see `overlap` for voxels of two.
+
+        Of the smallest unsigned type that holds the labels.
+        """
         objects = self.objects
+        most = max((each.label for each in objects), default=0)
+        out = np.zeros(self.volume.grid.shape, dtype=np.min_scalar_type(most))
         for each in objects if self.overlap == "later" else reversed(objects):
             made = self.prediction(each.id, progress=progress)
             if made is not None:
