@@ -6,12 +6,14 @@ the series: a file, or a frame of a multi-frame file. Patient and study are thos
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pydicom
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, CTImageStorage
 from pydicom.valuerep import DSfloat
@@ -204,10 +206,11 @@ def _header(data: Dataset) -> Dataset:
     for tag in list(data.keys()):
         if tag in taken or (tag.group in (0x10, 0x12) and not tag.is_private):
             try:
-                element = data[tag]
-                if element.keyword == "PatientSex" and element.value not in ("M", "F", "O"):
-                    continue
-                made.add_new(tag, element.VR, element.value)  # checks the value
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    found = data[tag]
+                if found.keyword != "PatientSex" or found.value in ("M", "F", "O"):
+                    made.add(DataElement(tag, found.VR, found.value, validation_mode=pydicom.config.RAISE))
             except DAMAGED:
                 continue
     for name in _EXPECTED:
