@@ -146,7 +146,10 @@ def read_source(volume: Volume) -> Source:
             grid = Grid((*originals[0].size[:2], len(slices)), stack.affine)
             difference = volume.grid.difference(grid)
             if difference:
-                raise VolumeError(f"Its series is not the one that was loaded ({difference}).")
+                raise SaveError(
+                    f"The series of '{path.name}', to whose slices a DICOM segmentation refers, is not the "
+                    f"one that was loaded ({difference}); load it anew, or save the mask as .nii.gz."
+                )
             return _source(path.name, slices, {item.uid: item.size[2] for item in originals})
     except (VolumeError, *DAMAGED, OSError, RuntimeError) as error:
         reason = f": {error}" if isinstance(error, VolumeError) else "."
@@ -158,17 +161,20 @@ def read_source(volume: Volume) -> Source:
 
 def _source(name: str, slices: list[Slice], counts: dict[str, int]) -> Source:
     names = ["StudyInstanceUID", "FrameOfReferenceUID"]
-    found: dict[str, set[str]] = {name: set() for name in names}
+    found: dict[str, set[str]] = {each: set() for each in names}
     for path in dict.fromkeys(item.path for item in slices):
         data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(names), force=True)
         for each in names:
             found[each].add(str(data.get(each) or ""))
-    for each, what in zip(names, ("study UID", "frame of reference"), strict=True):
+    for each, what, several in (
+        (names[0], "study UID", "studies"),
+        (names[1], "frame of reference", "frames of reference"),
+    ):
         if "" in found[each]:
             raise _lacks(name, what)
         if len(found[each]) > 1:
             raise SaveError(
-                f"The slices of '{name}' name {len(found[each])} different {what}s, so no DICOM segmentation "
+                f"The slices of '{name}' name {len(found[each])} {several}, so no DICOM segmentation "
                 "can lie on them; save the mask as .nii.gz."
             )
     if not all(item.uid and item.sop_class for item in slices):

@@ -409,7 +409,7 @@ def test_series_that_cannot_be_referred_to(tmp_path):
         assert not (tmp_path / "m.dcm").exists()
 
     change("FrameOfReferenceUID", "1.2.7", "1.2.8")
-    refused("2 different frame of references")
+    refused("name 2 frames of reference")
     change("FrameOfReferenceUID", None)
     refused("names no frame of reference")
     change("FrameOfReferenceUID", "1.2.7")
