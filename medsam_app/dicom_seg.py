@@ -27,7 +27,7 @@ from medsam_app.dicom_seg_reader import (
     frame_places,
     label_map_of,
     read_dicom_seg,
-    read_header,
+    read_segmentation,
     segment_names,
     short,
 )
@@ -212,7 +212,6 @@ def _made(
                 software_versions=__version__,
                 device_serial_number="0",
                 content_label="SEGMENTATION",
-                specific_character_set="ISO_IR 192",
                 series_description=short(f"Segmentation of {source.description or 'series'}"),
             )
     except (*DAMAGED, IndexError) as error:
@@ -225,7 +224,8 @@ def _made(
 
 
 def _timeless(made: Any, source: Source, dimensions: str) -> Any:
-    """Without the time and the random UID that the library puts in."""
+    """In UTF-8, and without the time and the random UID that the library puts in."""
+    made.SpecificCharacterSet = "ISO_IR 192"
     made.ContentDate = source.header.StudyDate or _NO_DATE
     made.ContentTime = source.header.StudyTime or "000000"
     del made.InstanceCreationDate, made.InstanceCreationTime
@@ -241,7 +241,7 @@ def _prove(
 ) -> None:
     """Hold the file against the label map, the grid and the series; `SaveError` when it is not the same."""
     try:
-        data = read_header(draft)
+        data = read_segmentation(draft)
         places = frame_places(path, data, volume.grid)
         found = label_map_of(draft, data, volume.grid)
         said = list(segment_names(data).values())

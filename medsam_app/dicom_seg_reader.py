@@ -7,6 +7,7 @@ out of such files, so every frame's own position says to which slice it belongs.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def read_dicom_seg(path: str | Path, grid: Grid) -> tuple[NDArray, dict[int, str
         GridMismatch: its frames lie elsewhere than the slices of the grid.
     """
     path = Path(path).expanduser()
-    data = read_header(path)
+    data = read_segmentation(path)
     try:
         return label_map_of(path, data, grid), dict(segment_names(data).values())
     except (*DAMAGED, IndexError, RuntimeError, NotImplementedError) as error:
@@ -51,12 +52,12 @@ def read_dicom_seg(path: str | Path, grid: Grid) -> tuple[NDArray, dict[int, str
         ) from error
 
 
-def read_header(path: Path) -> Dataset:
-    """All of a binary segmentation but its pixels; `VolumeError` when it is none."""
+def read_segmentation(path: Path) -> Dataset:
+    """The whole file, its pixels still packed; `VolumeError` when it is no binary segmentation."""
     if not path.is_file():
         raise VolumeError(f"There is no file '{path}'; check the path.")
     try:
-        data = pydicom.dcmread(path, stop_before_pixels=True)
+        data = pydicom.dcmread(path)
     except (*DAMAGED, EOFError) as error:
         raise VolumeError(f"'{path.name}' is not a DICOM file or is damaged; export it again.") from error
     if data.get("SOPClassUID") != SegmentationStorage or data.get("SegmentationType") != "BINARY":
@@ -89,11 +90,11 @@ def short(name: str) -> str:
 
 
 def label_map_of(path: Path, data: Dataset, grid: Grid) -> NDArray:
-    """(i, j, k) label map of a segmentation whose header was read; frame by frame, in one array."""
+    """(i, j, k) label map of a segmentation; frame by frame, in one array."""
     places = frame_places(path, data, grid)
     labels = {number: label for number, (label, _) in segment_names(data).items()}
     out = np.zeros(grid.shape[::-1], dtype=np.min_scalar_type(max(labels.values())))
-    for (number, k), frame in zip(places, iter_pixels(path, raw=True), strict=True):
+    for (number, k), frame in zip(places, _frames(path, data), strict=True):
         inside = frame != 0
         if out[k][inside].any():
             raise VolumeError(
@@ -102,6 +103,21 @@ def label_map_of(path: Path, data: Dataset, grid: Grid) -> NDArray:
             )
         out[k][inside] = labels[number]
     return out.transpose(2, 1, 0)
+
+
+def _frames(path: Path, data: Dataset) -> Iterator[NDArray]:
+    """(rows, columns) of each frame, not 0 inside."""
+    syntax = data.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated or not syntax.is_little_endian:
+        yield from iter_pixels(path, raw=True)
+        return
+    # frames follow one another without a gap, so that most begin within a byte: pydicom reads such a frame
+    # without its last byte
+    packed = np.frombuffer(data.PixelData, np.uint8)
+    size = data.Rows * data.Columns
+    for start in range(0, size * int(data.NumberOfFrames), size):
+        bits = np.unpackbits(packed[start // 8 : (start + size + 7) // 8], bitorder="little")
+        yield bits[start % 8 :][:size].reshape(data.Rows, data.Columns)
 
 
 def frame_places(path: Path, data: Dataset, grid: Grid) -> list[tuple[int, int]]:

@@ -6,12 +6,14 @@ the series: a file, or a frame of a multi-frame file. Patient and study are thos
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pydicom
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, CTImageStorage
 from pydicom.valuerep import DSfloat
@@ -144,7 +146,10 @@ def read_source(volume: Volume) -> Source:
             grid = Grid((*originals[0].size[:2], len(slices)), stack.affine)
             difference = volume.grid.difference(grid)
             if difference:
-                raise VolumeError(f"Its series is not the one that was loaded ({difference}).")
+                raise SaveError(
+                    f"The series of '{path.name}', to whose slices a DICOM segmentation refers, is not the "
+                    f"one that was loaded ({difference}); load it anew, or save the mask as .nii.gz."
+                )
             return _source(path.name, slices, {item.uid: item.size[2] for item in originals})
     except (VolumeError, *DAMAGED, OSError, RuntimeError) as error:
         reason = f": {error}" if isinstance(error, VolumeError) else "."
@@ -156,17 +161,20 @@ def read_source(volume: Volume) -> Source:
 
 def _source(name: str, slices: list[Slice], counts: dict[str, int]) -> Source:
     names = ["StudyInstanceUID", "FrameOfReferenceUID"]
-    found: dict[str, set[str]] = {name: set() for name in names}
+    found: dict[str, set[str]] = {each: set() for each in names}
     for path in dict.fromkeys(item.path for item in slices):
         data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(names), force=True)
         for each in names:
             found[each].add(str(data.get(each) or ""))
-    for each, what in zip(names, ("study UID", "frame of reference"), strict=True):
+    for each, what, several in (
+        (names[0], "study UID", "studies"),
+        (names[1], "frame of reference", "frames of reference"),
+    ):
         if "" in found[each]:
             raise _lacks(name, what)
         if len(found[each]) > 1:
             raise SaveError(
-                f"The slices of '{name}' name {len(found[each])} different {what}s, so no DICOM segmentation "
+                f"The slices of '{name}' name {len(found[each])} {several}, so no DICOM segmentation "
                 "can lie on them; save the mask as .nii.gz."
             )
     if not all(item.uid and item.sop_class for item in slices):
@@ -204,10 +212,11 @@ def _header(data: Dataset) -> Dataset:
     for tag in list(data.keys()):
         if tag in taken or (tag.group in (0x10, 0x12) and not tag.is_private):
             try:
-                element = data[tag]
-                if element.keyword == "PatientSex" and element.value not in ("M", "F", "O"):
-                    continue
-                made.add_new(tag, element.VR, element.value)  # checks the value
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    found = data[tag]
+                if found.keyword != "PatientSex" or found.value in ("M", "F", "O"):
+                    made.add(DataElement(tag, found.VR, found.value, validation_mode=pydicom.config.RAISE))
             except DAMAGED:
                 continue
     for name in _EXPECTED:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from medsam_app.dicom_seg import read_dicom_seg, save_dicom_seg
 from medsam_app.errors import GridMismatch, SaveError
 from medsam_app.geometry import Grid
 from medsam_app.saving import save_mask
 from medsam_app.volume import Volume, load_mask, load_volume
-from tests.bad_kit import AFFINE, SHAPE, case, nifti, voxels
+from tests.bad_kit import AFFINE, SHAPE, case, nifti, slices, voxels
+from tests.dicom_files import write_series
 
 # masks
 
@@ -84,3 +86,59 @@ def _(folder):
 @case("saving labels that are too large", SaveError)
 def _(folder):
     save_mask(np.full(SHAPE, 2**40), image(), folder / "mask.nii.gz")
+
+
+# DICOM segmentations
+
+
+def scan(folder, **tags: object) -> Volume:
+    return load_volume(write_series(folder / "series", slices(), **{"FrameOfReferenceUID": "1.2.7", **tags}))
+
+
+@case("a DICOM segmentation of an image that is not DICOM", SaveError)
+def _(folder):
+    volume = load_volume(nifti(folder / "scan.nii.gz"))
+    save_dicom_seg(np.ones(SHAPE, bool), volume, folder / "mask.dcm")
+
+
+@case("a DICOM segmentation with another ending", SaveError)
+def _(folder):
+    save_dicom_seg(np.ones((8, 9, 6), bool), scan(folder), folder / "mask.seg")
+
+
+@case("a DICOM segmentation over a slice of its series", SaveError)
+def _(folder):
+    save_dicom_seg(np.ones((8, 9, 6), bool), scan(folder), folder / "series" / "002.dcm")
+
+
+@case("a DICOM segmentation of an empty mask without names", SaveError)
+def _(folder):
+    save_dicom_seg(np.zeros((8, 9, 6), bool), scan(folder), folder / "mask.dcm")
+
+
+@case("a DICOM segmentation on a series without a frame of reference", SaveError)
+def _(folder):
+    save_dicom_seg(np.ones((8, 9, 6), bool), scan(folder, FrameOfReferenceUID=""), folder / "mask.dcm")
+
+
+@case("a DICOM segmentation on a series that has changed since", SaveError)
+def _(folder):
+    volume = scan(folder)
+    (folder / "series" / "005.dcm").unlink()
+    save_dicom_seg(np.ones((8, 9, 6), bool), volume, folder / "mask.dcm")
+
+
+@case("a DICOM segmentation with a colour that is none", SaveError)
+def _(folder):
+    save_dicom_seg(np.ones((8, 9, 6), bool), scan(folder), folder / "mask.dcm", colours={1: "reddish"})
+
+
+@case("a DICOM segmentation of another grid", GridMismatch)
+def _(folder):
+    path = save_dicom_seg(np.ones((8, 9, 6), bool), scan(folder), folder / "mask.dcm")
+    read_dicom_seg(path, Grid((8, 9, 6), AFFINE))
+
+
+@case("a slice where a DICOM segmentation is wanted")
+def _(folder):
+    read_dicom_seg(write_series(folder, slices()) / "000.dcm", Grid((8, 9, 6), AFFINE))
