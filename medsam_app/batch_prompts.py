@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from medsam_app.batch_folder import Found
 from medsam_app.batch_settings import BatchSettings
 from medsam_app.clicks import click_inside
+from medsam_app.csv_table import read_table
 from medsam_app.dataset_parts import stem
 from medsam_app.errors import PromptError, PromptFileError
 from medsam_app.geometry import Grid
@@ -222,19 +222,7 @@ def _by_name(volumes: Sequence[Found], folder: Path) -> dict[str, list[str]]:
 
 def _table(path: Path) -> list[tuple[int, Mapping[str, str]]]:
     """Rows by lower-case column, and the number of their line."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            # spreadsheets write semicolons where the comma is the decimal point
-            reader = csv.DictReader(file, delimiter=max(",;\t", key=first.count))
-            columns = [str(column).strip().lower() for column in reader.fieldnames or []]
-            reader.fieldnames = columns
-            rows: list[tuple[int, Mapping[str, str]]] = [(reader.line_num, row) for row in reader]
-    except OSError as error:
-        raise PromptFileError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise PromptFileError(f"{path} is not a CSV table in UTF-8 ({error}); save it again.") from None
+    columns, rows = read_table(path, error=PromptFileError)
     whole = [axes for axes in _PLACES if set(axes) <= set(columns)]
     if "image" not in columns or len(whole) != 1:
         raise PromptFileError(

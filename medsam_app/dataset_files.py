@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam_app.cases import MANIFEST, manifest_cases
+from medsam_app.csv_table import read_table
 from medsam_app.dataset_folders import say_channels
 from medsam_app.dataset_parts import (
     NAMES_FILE,
@@ -170,20 +170,7 @@ def case_list(path: Path) -> Dataset:
 
 def _csv_rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
     """Rows by lower-case column and the number of their line."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            # spreadsheets write semicolons where the comma is the decimal point
-            delimiter = max(",;\t", key=first.count)
-            reader = csv.DictReader(file, delimiter=delimiter)
-            columns = [str(column).strip().lower() for column in reader.fieldnames or []]
-            reader.fieldnames = columns
-            rows: list[tuple[int, Mapping[str, Any]]] = [(reader.line_num, row) for row in reader]
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} is not a CSV table in UTF-8 ({error}); save it again.") from None
+    columns, rows = read_table(path, error=DatasetError)
     missing = [column for column in ("image", "label") if column not in columns]
     if missing:
         raise DatasetError(

@@ -23,6 +23,7 @@ FLOORS = [
         "archive",
         "canvas",
         "cases",
+        "csv_table",
         "describe",
         "dicom",
         "dicom_frames",
