@@ -118,7 +118,7 @@ def test_masks_and_prompt_files_are_found_by_name(images: Path, tmp_path: Path) 
     ("values", "kind", "message"),
     [
         ({"masks": ".", "prompts": "."}, SettingsError, "both say where"),
-        ({"automatic": True}, AdapterError, "labels that an adapter was taught"),
+        ({"automatic": True}, AdapterError, "labels that an adapter or a net was taught"),
         ({"only": ["liver"]}, SettingsError, "are for 'automatic'"),
         ({"jitter": 0.1}, SettingsError, "are for 'masks'"),
         ({"format": "png"}, SettingsError, "'format' is wrong"),
