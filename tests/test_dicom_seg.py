@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import zipfile
 from pathlib import Path
 
 import highdicom
@@ -11,115 +9,20 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from pydicom.uid import EnhancedMRImageStorage
 
-from medsam_app import dicom_seg
 from medsam_app.dicom_seg import read_dicom_seg, save_dicom_seg
-from medsam_app.dicom_seg_source import Source
 from medsam_app.errors import GridMismatch, SaveError, VolumeError
 from medsam_app.geometry import Grid
 from medsam_app.volume import Volume, list_series, load_volume
-from tests.dicom_enhanced import write_enhanced
-from tests.dicom_files import AXIAL, write_series, write_slice
-
-VOXELS = np.random.default_rng(0).integers(0, 3000, (7, 6, 5)).astype(np.uint16)
-PLACE = {"FrameOfReferenceUID": "1.2.3.7"}
-OBLIQUE = (0.8, 0.6, 0.0, 0.0, 0.0, -1.0)
-FLIPPED = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-
-
-def labels_for(shape: tuple[int, ...], count: int = 3, seed: int = 1) -> np.ndarray:
-    """A label map in which no slice or label is like another, and one slice is empty."""
-    labels = np.random.default_rng(seed).integers(0, count + 1, shape).astype(np.uint8)
-    labels[:, :, 1] = 0
-    labels[:, :, 3][labels[:, :, 3] == 2] = 0
-    return labels
-
-
-def series(folder: Path, orientation=AXIAL, order=range(5), **tags) -> Volume:
-    write_series(
-        folder, VOXELS[:, :, list(order)], distances=[3.0 * k for k in order], orientation=orientation,
-        spacing=(0.8, 0.5), **PLACE, **tags,
-    )  # fmt: skip
-    return load_volume(folder)
-
-
-def tilted(folder: Path) -> Volume:
-    folder.mkdir()
-    for k in range(5):
-        place = (-3.5, 0.7 * k - 8, 2 * k + 4)
-        write_slice(folder / f"{k}.dcm", VOXELS[:, :, k].T, position=place, series="1.2", number=k, **PLACE)
-    return load_volume(folder)
-
-
-def uneven(folder: Path) -> Volume:
-    """Slices as far beside the grid as the loader takes them."""
-    write_series(folder, VOXELS, distances=[0, 3.1, 6.0, 9.1, 12], **PLACE)
-    return load_volume(folder)
-
-
-def dynamic(folder: Path) -> Volume:
-    for time in range(3):
-        write_series(folder, VOXELS + time, first=5 * time, AcquisitionNumber=time, **PLACE)
-    return load_volume(folder, frame=1)
-
-
-def second_series(folder: Path) -> Volume:
-    write_series(folder, VOXELS + 9, series="1.2.3.4", **PLACE)
-    write_series(folder, VOXELS, series="1.2.3.5", first=9, orientation=OBLIQUE, **PLACE)
-    return load_volume(folder, series="2")
-
-
-def packed(folder: Path) -> Volume:
-    series(folder)
-    with zipfile.ZipFile(folder.parent / "series.zip", "w") as archive:
-        for file in sorted(folder.iterdir()):
-            archive.write(file, file.name)
-    return load_volume(folder.parent / "series.zip")
-
-
-def enhanced(folder: Path) -> Volume:
-    folder.mkdir()
-    order = [3, 0, 4, 1, 2]
-    write_enhanced(
-        folder / "one.dcm", VOXELS[:, :, order], places=[3.0 * k for k in order], orientation=OBLIQUE, **PLACE
-    )
-    return load_volume(folder / "one.dcm")
-
-
-def enhanced_dynamic(folder: Path) -> Volume:
-    folder.mkdir()
-    both = np.concatenate([VOXELS + 5, VOXELS], axis=2)
-    write_enhanced(
-        folder / "one.dcm", both, places=[2.0 * k for k in (0, 1, 2, 3, 4)] * 2, times=[2] * 5 + [1] * 5,
-        orientation=OBLIQUE, orientations=[OBLIQUE] * 10, sop_class=EnhancedMRImageStorage, **PLACE,
-    )  # fmt: skip
-    return load_volume(folder, frame=1)
-
-
-def enhanced_files(folder: Path) -> Volume:
-    folder.mkdir()
-    for k in range(5):
-        write_enhanced(folder / f"{9 - k}.dcm", VOXELS[..., k : k + 1], places=[3.0 * k], **PLACE)
-    return load_volume(folder)
-
-
-SERIES = {
-    "ascending": series,
-    "descending": lambda folder: series(folder, order=[4, 3, 2, 1, 0]),
-    "shuffled": lambda folder: series(folder, order=[3, 0, 4, 1, 2]),
-    "oblique": lambda folder: series(folder, OBLIQUE),
-    "flipped": lambda folder: series(folder, FLIPPED, [2, 1, 4, 0, 3]),
-    "sagittal": lambda folder: series(folder, (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)),
-    "tilted": tilted,
-    "uneven": uneven,
-    "one frame of several": dynamic,
-    "one series of several": second_series,
-    "zip": packed,
-    "enhanced": enhanced,
-    "one frame of an enhanced file": enhanced_dynamic,
-    "enhanced files of one frame": enhanced_files,
-}
+from tests import dicom_seg_series
+from tests.dicom_seg_series import (
+    SERIES,
+    VOXELS,
+    enhanced,
+    labels_for,
+    series,
+    tilted,
+)
 
 
 def read_by_hand(path: Path, volume: Volume) -> np.ndarray:
@@ -192,7 +95,7 @@ def test_every_voxel_and_every_reference_read_by_hand(tmp_path, make):
 @pytest.mark.parametrize("make", [series, tilted, enhanced])
 def test_other_readers_see_the_same(tmp_path, monkeypatch, make):
     # frames of whole bytes: GDCM loses the end of others
-    monkeypatch.setattr(sys.modules[__name__], "VOXELS", np.concatenate([VOXELS, VOXELS[:1]]))
+    monkeypatch.setattr(dicom_seg_series, "VOXELS", np.concatenate([VOXELS, VOXELS[:1]]))
     volume = make(tmp_path / "series")
     labels = labels_for(volume.shape)
     path = save_dicom_seg(labels, volume, tmp_path / "mask.dcm")
@@ -314,125 +217,6 @@ def test_beside_its_series_it_is_passed_over_and_may_be_written_again(tmp_path):
     with pytest.raises(SaveError, match=r"002\.dcm' is there already and is no DICOM segmentation"):
         save_dicom_seg(labels_for(volume.shape), volume, tmp_path / "series" / "002.dcm")
     assert (tmp_path / "series" / "002.dcm").read_bytes() == before
-
-
-def shifted_voxels(monkeypatch):
-    real = dicom_seg._numbered
-    monkeypatch.setattr(dicom_seg, "_numbered", lambda *given: np.roll(real(*given), 1, axis=2))
-
-
-def shifted_slices(monkeypatch):
-    real = Source.stand_ins
-
-    def moved(self):
-        made = real(self)
-        for one, other in zip(made, real(self)[1:] + real(self)[:1], strict=True):
-            one.ImagePositionPatient = other.ImagePositionPatient
-        return made
-
-    monkeypatch.setattr(Source, "stand_ins", moved)
-
-
-def shifted_places(monkeypatch):
-    real = Source.stand_ins
-
-    def moved(self):
-        made = real(self)
-        for one in made:
-            one.ImagePositionPatient[0] += 0.02
-        return made
-
-    monkeypatch.setattr(Source, "stand_ins", moved)
-
-
-def turned_axes(monkeypatch):
-    real = Source.stand_ins
-
-    def turned(self):
-        made = real(self)
-        for one in made:
-            one.PixelSpacing = list(one.PixelSpacing)[::-1]
-        return made
-
-    monkeypatch.setattr(Source, "stand_ins", turned)
-
-
-def other_references(monkeypatch):
-    real = Source.refer
-
-    def refer(self, data):
-        real(self, data)
-        groups = data.PerFrameFunctionalGroupsSequence
-        groups[0].DerivationImageSequence = groups[1].DerivationImageSequence
-
-    monkeypatch.setattr(Source, "refer", refer)
-
-
-@pytest.mark.parametrize(
-    ("fault", "sentence"),
-    [
-        (shifted_voxels, "has other voxels in slice 0"),
-        (shifted_slices, "has other voxels in slice"),
-        (shifted_places, "refers to another slice"),
-        (turned_axes, "turned or scaled"),
-        (other_references, "refers to another slice"),
-    ],
-)
-def test_a_file_that_is_not_the_mask_is_not_saved(tmp_path, monkeypatch, fault, sentence):
-    volume = series(tmp_path / "series")
-    path = save_dicom_seg(labels_for(volume.shape), volume, tmp_path / "m.dcm")
-    before = path.read_bytes()
-    fault(monkeypatch)
-    with pytest.raises(SaveError, match=sentence):
-        save_dicom_seg(labels_for(volume.shape, seed=5), volume, path)
-    assert path.read_bytes() == before
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.dcm", "series"]
-
-
-def test_series_that_cannot_be_referred_to(tmp_path):
-    volume = series(tmp_path / "series")
-    labels = labels_for(volume.shape)
-
-    def change(name: str, *values: str | None) -> None:
-        for number, file in enumerate(sorted((tmp_path / "series").iterdir())):
-            data = pydicom.dcmread(file)
-            value = values[number % len(values)]
-            if value is None:
-                del data[name]
-            else:
-                setattr(data, name, value)
-            data.save_as(file)
-
-    def refused(sentence: str) -> None:
-        with pytest.raises(SaveError, match=sentence):
-            save_dicom_seg(labels, volume, tmp_path / "m.dcm")
-        assert not (tmp_path / "m.dcm").exists()
-
-    change("FrameOfReferenceUID", "1.2.7", "1.2.8")
-    refused("name 2 frames of reference")
-    change("FrameOfReferenceUID", None)
-    refused("names no frame of reference")
-    change("FrameOfReferenceUID", "1.2.7")
-    change("StudyInstanceUID", None)
-    refused("names no study UID")
-    change("StudyInstanceUID", "1.2.3")
-    change("PixelSpacing", ["0.9", "0.5"])  # type: ignore[arg-type]
-    refused("is not the one that was loaded")
-    (tmp_path / "series" / "004.dcm").unlink()
-    refused("is not the one that was loaded")
-    with pytest.raises(VolumeError, match="There is no file or folder"):
-        for file in (tmp_path / "series").iterdir():
-            file.unlink()
-        (tmp_path / "series").rmdir()
-        save_dicom_seg(labels, volume, tmp_path / "m.dcm")
-
-
-def test_without_the_library_a_sentence_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(SaveError, match=r'pip install "medsam-app\[dicom\]"'):
-        save_dicom_seg(
-            np.ones((2, 2, 2)), Volume.from_array(np.ones((2, 2, 2)), np.eye(4)), tmp_path / "m.dcm"
-        )
 
 
 def test_segmentations_that_are_no_label_map_here(tmp_path):
