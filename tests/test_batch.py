@@ -178,7 +178,7 @@ def test_faults_of_every_kind_are_told_and_harm_nothing(
 def test_formats_of_the_images(tmp_path: Path) -> None:
     images = write_volumes(tmp_path / "images", ["a.nii", "b.nrrd", "c.mha", "d.nii.gz"])
     array, _, (i, j, k) = ball(9)
-    write_series(images / "ct", (array + 100).clip(0).astype(np.uint16))
+    write_series(images / "ct", (array + 100).clip(0).astype(np.uint16), FrameOfReferenceUID="1.2.3.7")
     with table_of(images).open("a") as table:
         table.write(f"ct,1,{i},{j},{k},1\n")
     result = segment(images, tmp_path / "out", format="input")
