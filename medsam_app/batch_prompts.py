@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medsam_app.batch_folder import Found
 from medsam_app.batch_settings import BatchSettings
@@ -19,11 +18,11 @@ from medsam_app.dataset_parts import stem
 from medsam_app.errors import PromptError, PromptFileError
 from medsam_app.geometry import Grid
 from medsam_app.headers import SUFFIXES
+from medsam_app.measuring import jittered_box
 from medsam_app.objects import AnyPrompt
 from medsam_app.prompt_file import SUFFIX
 from medsam_app.prompt_schema import voxel_of, world_box
 from medsam_app.prompts import Box, Point
-from medsam_app.roi import mask_bounds
 from medsam_app.volume import Volume, load_mask
 
 #: Columns of a table: voxel indices or mm, and the opposite corner where the row is a box.
@@ -158,22 +157,13 @@ def objects_of_mask(path: Path, volume: Volume, settings: BatchSettings, case: s
         inside = mask == value
         prompts: list[AnyPrompt] = []
         if settings.from_masks in ("box", "both"):
-            prompts.append(_box(inside, settings.jitter, rng))
+            low, high = jittered_box(inside, rng, settings.jitter)
+            prompts.append(Box(lower=low, upper=high))
         if settings.from_masks in ("point", "both"):
             i, j, k = click_inside(inside, spacing=volume.spacing, rng=rng if settings.jitter else None)
             prompts.append(Point(coordinates=(i, j, k)))
         found.append(Wanted(value, "", prompts))
     return found
-
-
-def _box(inside: NDArray[np.bool_], jitter: float, rng: np.random.Generator) -> Box:
-    """The box around a mask, each face moved by up to a part of its size."""
-    bounds = mask_bounds(inside)
-    assert bounds is not None
-    low, high = np.array(bounds[0]), np.array(bounds[1]) - 1
-    ends = np.stack([low, high]) + rng.uniform(-jitter, jitter, size=(2, 3)) * (high - low + 1)
-    ends = np.clip(np.round(ends), 0, np.array(inside.shape) - 1)
-    return Box(lower=tuple(ends.min(axis=0).tolist()), upper=tuple(ends.max(axis=0).tolist()))
 
 
 def _prompt(row: Row, grid: Grid) -> AnyPrompt:

@@ -75,18 +75,21 @@ class Found:
     false: list[FalseLabel] = field(default_factory=list)
 
 
-def jittered_box(truth: NDArray[np.bool_], rng: np.random.Generator) -> tuple[Index, Index]:
-    """First and last voxel of an object's bounding box, each face moved by up to a tenth of its size.
+def jittered_box(
+    truth: NDArray[np.bool_], rng: np.random.Generator, amount: float = BOX_JITTER
+) -> tuple[Index, Index]:
+    """First and last voxel of an object's bounding box, each face moved by up to a part of its size.
 
     Args:
         truth: (i, j, k) the object, not empty.
         rng: where the unsteadiness comes from; the box stays within the volume.
+        amount: the part.
     """
     bounds = mask_bounds(truth)
     if bounds is None:
         raise ValueError("empty object")
     low, high = np.array(bounds[0]), np.array(bounds[1]) - 1
-    moved = np.stack([low, high]) + rng.uniform(-BOX_JITTER, BOX_JITTER, size=(2, 3)) * (high - low + 1)
+    moved = np.stack([low, high]) + rng.uniform(-amount, amount, size=(2, 3)) * (high - low + 1)
     moved = np.clip(np.round(moved), 0, np.array(truth.shape) - 1).astype(int)
     return tuple(moved.min(axis=0).tolist()), tuple(moved.max(axis=0).tolist())
 
