@@ -155,7 +155,7 @@ export class Scene {
 
   setHotPrompt(index) {
     this.hotPrompt = index;
-    this.sidebar.markPrompt(index);
+    this.sidebar.prompts.mark(index);
     for (const plane of Object.values(this.planes)) plane.invalidate(false);
   }
 

@@ -1,6 +1,8 @@
-/** The column at the right: the volume, its objects, and the prompts of the selected one. */
+/** The column at the right: the volume, its objects, and panels about the selected one. */
 
 import { formatMl, h, icon, iconButton } from "./dom.js";
+import { PromptsPanel } from "./prompts_panel.js";
+import { Tabs } from "./tabs.js";
 
 export class Sidebar {
   /** @param {import("./viewer.js").Viewer} viewer */
@@ -8,10 +10,8 @@ export class Sidebar {
     this.viewer = viewer;
     this.volume = h("section.volume");
     this.objects = h("div.objects", { role: "listbox", "aria-label": "Objects" });
-    this.prompts = h("div.prompts", { role: "list" });
-    this.promptTitle = h("h2", { text: "Prompts" });
-    this.warning = h("div.compliance", { hidden: true, role: "status" });
-    this.clear = iconButton({ icon: "trash", label: "Delete all prompts of this object", class: "plain", onclick: () => viewer.clearObject(viewer.state.selected) });
+    this.prompts = new PromptsPanel(viewer);
+    this.tabs = new Tabs("About the selected object", [this.prompts]);
     this.model = h("p.model");
     this.element = h(
       "aside.sidebar",
@@ -23,7 +23,7 @@ export class Sidebar {
         h("header", {}, h("h2", { text: "Objects" }), iconButton({ icon: "plus", text: "New", label: "New object", key: "N", id: "add-object", class: "small", onclick: () => viewer.addObject() })),
         this.objects,
       ),
-      h("section.panel.grow", {}, h("header", {}, this.promptTitle, this.clear), this.warning, this.prompts),
+      this.tabs.element,
       h("footer", {}, this.model, h("p", { text: "For research. Not a medical device." })),
     );
   }
@@ -35,7 +35,7 @@ export class Sidebar {
   update() {
     this.updateVolume();
     this.updateObjects();
-    this.updatePrompts();
+    this.tabs.update();
   }
 
   updateVolume() {
@@ -111,58 +111,9 @@ export class Sidebar {
     });
     return input;
   }
-
-  updatePrompts() {
-    const { viewer } = this;
-    const object = viewer.selected;
-    const prompts = object?.prompts ?? [];
-    this.promptTitle.textContent = object ? `Prompts of ${object.name}` : "Prompts";
-    this.clear.hidden = !prompts.length;
-    const unmet = prompts.filter((prompt) => prompt.unmet).length;
-    this.warning.hidden = !unmet;
-    this.warning.replaceChildren(
-      icon("warning"),
-      h("span", { text: unmet === 1 ? "The mask does not honour one prompt; it is marked below." : `The mask does not honour ${unmet} prompts; they are marked below.` }),
-    );
-    const rows = prompts.map((prompt, index) => this.promptRow(prompt, index));
-    const hint = h("p.hint", { text: "Click inside the object (2), outside it (3), or drag a box around it (4)." });
-    this.prompts.replaceChildren(...(rows.length ? rows.reverse() : [hint]));
-  }
-
-  promptRow(prompt, index) {
-    const { viewer } = this;
-    const remove = iconButton({ icon: "close", label: "Delete this prompt", class: "plain", onclick: (event) => (event.stopPropagation(), viewer.deletePrompt(index)) });
-    const [kind, text] = describe(prompt);
-    return h(
-      `div.prompt${prompt.unmet ? ".unmet" : ""}`,
-      {
-        role: "listitem", "data-index": String(index),
-        onclick: () => viewer.goToPrompt(prompt),
-        onmouseenter: () => viewer.setHotPrompt(index),
-        onmouseleave: () => viewer.setHotPrompt(null),
-      },
-      h(`span.badge.${kind}`, { text: { positive: "+", negative: "−", box: "▢", mask: "◧" }[kind] }),
-      h("span.what", { text }),
-      prompt.unmet ? h("span.alert", { title: "The mask does not honour this prompt" }, icon("warning")) : null,
-      remove,
-    );
-  }
-
-  markPrompt(index) {
-    for (const row of this.prompts.children) row.classList.toggle("hot", row.dataset.index === String(index));
-  }
 }
 
 function scoreBar(score) {
   const percent = Math.round(100 * score);
   return h("span.score", { title: "Quality that the model predicts for its own mask" }, h("span.bar", {}, h("i", { style: { width: `${percent}%` } })), h("span", { text: `${percent}%` }));
-}
-
-function describe(prompt) {
-  const list = (values) => values.map((value) => Math.round(value)).join(", ");
-  if (prompt.kind === "point") return [prompt.positive ? "positive" : "negative", list(prompt.coordinates)];
-  if (prompt.kind === "mask") return ["mask", "Initial mask"];
-  const size = prompt.upper.map((up, axis) => Math.round(up - prompt.lower[axis]) + 1);
-  const flat = prompt.slice_axis !== null && prompt.slice_axis !== undefined;
-  return ["box", `${size.join(" × ")}${flat ? "  on one slice" : ""}`];
 }

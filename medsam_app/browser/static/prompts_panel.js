@@ -1,0 +1,66 @@
+/** The prompts of the selected object. */
+
+import { h, icon, iconButton } from "./dom.js";
+
+export class PromptsPanel {
+  /** @param {import("./viewer.js").Viewer} viewer */
+  constructor(viewer) {
+    this.viewer = viewer;
+    this.id = "prompts";
+    this.title = "Prompts";
+    this.list = h("div.prompts", { role: "list" });
+    this.heading = h("h2", { text: "Prompts" });
+    this.warning = h("div.compliance", { hidden: true, role: "status" });
+    this.clear = iconButton({ icon: "trash", label: "Delete all prompts of this object", class: "plain", onclick: () => viewer.clearObject(viewer.state.selected) });
+    this.element = h("div", {}, h("header", {}, this.heading, this.clear), this.warning, this.list);
+  }
+
+  update() {
+    const { viewer } = this;
+    const object = viewer.selected;
+    const prompts = object?.prompts ?? [];
+    this.heading.textContent = object ? `Prompts of ${object.name}` : "Prompts";
+    this.clear.hidden = !prompts.length;
+    const unmet = prompts.filter((prompt) => prompt.unmet).length;
+    this.warning.hidden = !unmet;
+    this.warning.replaceChildren(
+      icon("warning"),
+      h("span", { text: unmet === 1 ? "The mask does not honour one prompt; it is marked below." : `The mask does not honour ${unmet} prompts; they are marked below.` }),
+    );
+    const rows = prompts.map((prompt, index) => this.promptRow(prompt, index));
+    const hint = h("p.hint", { text: "Click inside the object (2), outside it (3), or drag a box around it (4)." });
+    this.list.replaceChildren(...(rows.length ? rows.reverse() : [hint]));
+  }
+
+  promptRow(prompt, index) {
+    const { viewer } = this;
+    const remove = iconButton({ icon: "close", label: "Delete this prompt", class: "plain", onclick: (event) => (event.stopPropagation(), viewer.deletePrompt(index)) });
+    const [kind, text] = describe(prompt);
+    return h(
+      `div.prompt${prompt.unmet ? ".unmet" : ""}`,
+      {
+        role: "listitem", "data-index": String(index),
+        onclick: () => viewer.goToPrompt(prompt),
+        onmouseenter: () => viewer.setHotPrompt(index),
+        onmouseleave: () => viewer.setHotPrompt(null),
+      },
+      h(`span.badge.${kind}`, { text: { positive: "+", negative: "−", box: "▢", mask: "◧" }[kind] }),
+      h("span.what", { text }),
+      prompt.unmet ? h("span.alert", { title: "The mask does not honour this prompt" }, icon("warning")) : null,
+      remove,
+    );
+  }
+
+  mark(index) {
+    for (const row of this.list.children) row.classList.toggle("hot", row.dataset.index === String(index));
+  }
+}
+
+function describe(prompt) {
+  const list = (values) => values.map((value) => Math.round(value)).join(", ");
+  if (prompt.kind === "point") return [prompt.positive ? "positive" : "negative", list(prompt.coordinates)];
+  if (prompt.kind === "mask") return ["mask", "Initial mask"];
+  const size = prompt.upper.map((up, axis) => Math.round(up - prompt.lower[axis]) + 1);
+  const flat = prompt.slice_axis !== null && prompt.slice_axis !== undefined;
+  return ["box", `${size.join(" × ")}${flat ? "  on one slice" : ""}`];
+}
