@@ -1,0 +1,106 @@
+"""The same folder by every way there is, and whether the masks are the same, byte for byte.
+
+python benchmarks/batch_ways.py FOLDER            # real volumes as in batch_labelled.py, and 20 broken ones
+python benchmarks/batch_ways.py --volumes 500     # small ones of noise with a ball
+
+One process; one that is killed at random moments and started again; two shards at once; Ray with two workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from batch import write_volumes
+from batch_labelled import gather
+
+COMMAND = [sys.executable, "-m", "medsam_app", "segment"]
+LONGEST = 3600
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each mask below a folder, by its name."""
+    masks = sorted(path for path in folder.rglob("*.nii.gz") if not path.name.startswith("."))
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in masks}
+
+
+def start(images: Path, out: Path, table: Path, *more: str) -> subprocess.Popen[str]:
+    asked = [str(images), str(out), "--prompts", str(table), "--no-refine", *more]
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*COMMAND, *asked], stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+
+def end(*running: subprocess.Popen[str]) -> str:
+    """Wait for runs; their summary's last lines."""
+    told = [each.communicate(timeout=LONGEST)[0] for each in running]
+    for each, text in zip(running, told, strict=True):
+        if each.returncode not in (0, 1):  # 1: some cases failed, as the broken ones must
+            raise SystemExit(text)
+    return told[-1]
+
+
+def killed(images: Path, out: Path, table: Path, kills: int, seconds: float) -> int:
+    """Kill a run at most so many times, somewhere within so many seconds each, and let the last one end; how
+    often it was killed."""
+    rng = random.Random(0)
+    for number in range(kills):
+        run = start(images, out, table)
+        try:
+            run.communicate(timeout=rng.uniform(0.2, 1) * seconds)
+            return number
+        except subprocess.TimeoutExpired:
+            run.kill()
+            run.communicate()
+    end(start(images, out, table))
+    return kills
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("source", type=Path, nargs="?")
+    parser.add_argument("--volumes", type=int, default=500)
+    parser.add_argument("--size", type=int, default=32, help="voxels along each axis")
+    parser.add_argument("--kills", type=int, default=20)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        images = place / "in"
+        if asked.source is not None:
+            table, _ = gather(asked.source, images)
+        else:
+            table = write_volumes(images, asked.volumes, (asked.size,) * 3)
+        began = time.perf_counter()
+        end(start(images, place / "one", table))
+        straight = time.perf_counter() - began
+        wanted = digests(place / "one")
+        print(f"one process: {len(wanted)} masks in {straight:.0f} s", flush=True)
+
+        def tell(name: str) -> None:
+            nonlocal began
+            seconds, found = time.perf_counter() - began, digests(place / name)
+            same = sum(found.get(path) == digest for path, digest in wanted.items())
+            verdict = "equal" if found == wanted else f"{len(wanted) - same} differ or miss"
+            print(f"{name}: {len(found)} masks in {seconds:.0f} s, {same} the same: {verdict}", flush=True)
+
+        began = time.perf_counter()
+        times = killed(
+            images, place / "killed", table, asked.kills, 10 + 1.5 * straight / max(1, asked.kills)
+        )
+        print(f"killed {times} times")
+        tell("killed")
+        began = time.perf_counter()
+        end(*(start(images, place / "shards", table, "--shard", f"{n}/2") for n in (1, 2)))
+        tell("shards")
+        began = time.perf_counter()
+        end(start(images, place / "ray", table, "--engine", "ray", "--workers", "2"))
+        tell("ray")
+
+
+if __name__ == "__main__":
+    main()
