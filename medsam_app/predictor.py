@@ -26,14 +26,15 @@ from medsam_app.adapters.adapter import Adapter, adapter_in_use, learned_prompt
 from medsam_app.adapters.labels import name_of
 from medsam_app.cache import BytesCache, EmbeddingCache
 from medsam_app.engine import AnyPrompt, Engine, Progress
-from medsam_app.errors import PromptError
+from medsam_app.errors import PromptError, SettingsError
 from medsam_app.framing import Framing
 from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.models.slices import SliceSegmenter
 from medsam_app.prediction import LabelMap, MaskPrediction, State
-from medsam_app.prompts import Point, check_prompts, prompts_from_arrays
+from medsam_app.prompts import MaskPrompt, Point, check_prompts, prompts_from_arrays
 from medsam_app.propagation import Propagation
+from medsam_app.roi import Roi
 from medsam_app.slice_engine import SliceEngine
 from medsam_app.volume import Volume
 from medsam_app.windows import WindowEngine
@@ -207,6 +208,39 @@ class VolumePredictor:
                 encoded=engine.encoded - encoded_before,
                 seconds=time.perf_counter() - began,
             )
+
+    def variants(self, prompts: Sequence[AnyPrompt], *, label: int | None = None) -> tuple[torch.Tensor, Roi]:
+        """Other masks that the model might have made of the prompts, to see where it is in doubt.
+
+        Args:
+            prompts, label: as for `predict_prompts`.
+
+        Returns:
+            (V, X, Y, Z) logits on a window, and the window.
+
+        Raises:
+            PromptError, AdapterError: as for `predict`; PromptError also for a mask that nothing mended yet,
+                of which no model is asked.
+            SettingsError: the model sees slices and not windows.
+        """
+        prompts = tuple(prompts)
+        with self._lock, torch.inference_mode():
+            engine = self._on_volume()
+            if not isinstance(engine, WindowEngine):
+                raise SettingsError(
+                    f"'{self.model.model_id}' sees slices and has no variants of a window; choose a 3D model."
+                )
+            if prompts and isinstance(prompts[-1], MaskPrompt):
+                raise PromptError("A mask was given as it is and no model was asked about it; add a click.")
+            own, first = (self.model.adapter_sha256, label), _first_step(prompts)
+            states: list[State | None] = []
+            for end in (len(prompts) - 1, len(prompts)):
+                if end >= first:
+                    self.predict_prompts(prompts[:end], label=label, refine=False)
+                states.append(self._states.get((*own, prompts[:end])))
+            before, state = states
+            assert state is not None  # the newest in the cache
+            return engine.variants(before, state, prompts, label), state.roi
 
     def predict_labels(
         self,

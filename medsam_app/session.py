@@ -20,6 +20,7 @@ from medsam_app.objects import AnyPrompt, SegmentedObject
 from medsam_app.prompt_file import Replay, open_prompt_file, save_prompt_file
 
 if TYPE_CHECKING:  # these import torch, which a session does not need
+    from medsam_app.doubt import Doubt
     from medsam_app.prediction import MaskPrediction
     from medsam_app.predictor import Progress, VolumePredictor
     from medsam_app.volume import Volume
@@ -92,6 +93,20 @@ class Session(ObjectEditor):
         with self._lock:
             self._predictions[object_id] = (wanted, made)
         return made
+
+    def doubt(self, object_id: str) -> Doubt | None:
+        """Where the model is in doubt about an object's mask; None while nothing says where it is.
+
+        Raises:
+            PromptError, SettingsError: as `prediction` and `VolumePredictor.variants`.
+        """
+        from medsam_app.doubt import doubt_of  # torch
+
+        made, asked = self.prediction(object_id), self.get(object_id)
+        if made is None or self.predictor is None:
+            return None
+        variants, roi = self.predictor.variants(asked.prompts, label=self._learned_label(asked))
+        return doubt_of(variants, roi, made.patch, made.start, self.volume.grid)
 
     def _learned_label(self, asked: SegmentedObject) -> int | None:
         """The label that an object is looked for as, None for anything."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medsam_app import compliance
 from medsam_app.adapters.adapter import adapter_in_use, learned_prompt
 from medsam_app.cache import EmbeddingCache
-from medsam_app.engine import Progress, Prompts, settled_state
+from medsam_app.engine import AnyPrompt, Progress, Prompts, settled_state
 from medsam_app.framing import Framing, better_roi, first_roi, holds_points, roi_with_points, wider_roi
 from medsam_app.local_edit import keep_to_click, mend_near_click
 from medsam_app.models.sam3d import Embedding, Sam3D
@@ -25,6 +25,8 @@ from medsam_app.volume import Volume
 
 #: Side in voxels of the windows whose outlines gain from tiles.
 TILED_SIDE = 64
+#: Variants of a decode: how often clicks are moved, and by how many voxels of the window at most.
+MOVES, MOVED = 2, 1.5
 #: So many prompts may change the whole mask: they say what the object is. Clicks after them mend it.
 FREE_PROMPTS = 3
 
@@ -116,6 +118,32 @@ class WindowEngine:
         logits = compliance.keep_to_boxes(mosaic.redrawn(look), mosaic.roi, prompts)
         return compliance.settle(*mask_from_logits(logits, mosaic.roi), prompts, grid.shape)
 
+    def variants(
+        self, before: State | None, state: State, prompts: Prompts, label: int | None = None
+    ) -> torch.Tensor:
+        """(V, X, Y, Z) logits of variants of a state on its window: they differ where the model is in doubt.
+
+        All candidates of the decode with clicks as they are, with clicks moved a little, and, where there was
+        a mask before, without it. See `doubt`.
+        """
+        reach = np.abs(np.diff(state.roi.to_file([[0, 0, 0], [1, 1, 1]]), axis=0))[0]
+        last = np.asarray(self.volume.grid.shape) - 1
+        told: list[tuple[State | None, Prompts]] = [(before, prompts)]
+        for number in range(MOVES):
+            draw = np.random.default_rng(number)
+            told.append(
+                (before, tuple(_moved(p, MOVED * reach * draw.uniform(-1, 1, 3), last) for p in prompts))
+            )
+        if before is not None:
+            told.append((None, prompts))
+        embedding = self._embed(state.roi)
+        learned = None if label is None else learned_prompt(self.model, label)
+        found = []
+        for memory, asked in told:
+            prompted = prompts_in_roi(state.roi, asked, memory, None, self.model.device, learned)
+            found.append(self.model.decode(embedding, prompted).logits[0].float().cpu())
+        return torch.cat(found)
+
     def _best_window(
         self, roi: Roi, prompts: Prompts, before: State | None, label: int | None, *, settled: bool
     ) -> tuple[Roi, torch.Tensor, float]:
@@ -186,6 +214,14 @@ class WindowEngine:
         return settled_state(
             before, prompts, self.volume.grid, roi, logits, mask.start, patch, 1.0, detailed=True
         )
+
+
+def _moved(prompt: AnyPrompt, by: NDArray[np.float64], last: NDArray[np.int_]) -> AnyPrompt:
+    """A click a little aside, within the volume; other prompts as they are."""
+    if not isinstance(prompt, Point):
+        return prompt
+    i, j, k = np.clip(np.add(prompt.coordinates, by), 0, last).tolist()
+    return Point(coordinates=(i, j, k), positive=prompt.positive)
 
 
 def _holds(before: State | None, click: Point, shape: Sequence[int]) -> bool:

@@ -55,6 +55,7 @@ FLOORS = [
         "propagation",
         "roi",
         "roi_prompts",
+        "doubt",
         "slice_engine",
         "slice_prompts",
         "slice_stack",

@@ -21,6 +21,7 @@ from starlette.concurrency import run_in_threadpool
 
 from medsam_app.browser import files
 from medsam_app.browser.actions import Request, perform, state_frame
+from medsam_app.browser.doubt import heat
 from medsam_app.browser.service import Service, Source
 from medsam_app.browser.uploads import receive_file, receive_folder
 from medsam_app.browser.wire import voxel_blocks
@@ -101,6 +102,10 @@ def make_router(service: Service) -> APIRouter:
             return _binary(await run_in_threadpool(work))
         workspace.show("Waiting for the model" if service.worker.waiting else "Segmenting")
         return _binary(await run_in_threadpool(service.worker.run, work))
+
+    @router.get("/doubt")
+    async def doubt(object: str, workspace: Workspace = mine) -> Response:
+        return _binary(await run_in_threadpool(service.worker.run, lambda: heat(workspace, object)))
 
     @router.post("/prompts")
     async def replay(request: HttpRequest, have: str = "", workspace: Workspace = mine) -> Response:

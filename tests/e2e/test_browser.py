@@ -365,3 +365,26 @@ def test_fine_outlines_are_a_switch_and_going_back_asks_for_no_mask(opened, phan
     assert opened.selected == coarse
     assert opened.page.get_attribute("[data-id=fine]", "aria-pressed") == "false"
     assert not opened.complaints
+
+
+def test_the_heat_map_says_where_to_click_next(opened: Page, phantom, tmp_path: Path) -> None:
+    _, labels, _ = phantom
+    opened.click("axial", deepest(labels == LIVER, phantom[0].spacing), "positive")
+    opened.page.keyboard.press("d")
+    opened.page.wait_for_function("medsamViewer.heat.map !== null")
+    opened.page.keyboard.press("j")
+    opened.settle()
+    worst = opened.ask("() => medsamViewer.heat.map.worst")
+    assert opened.ask("() => medsamViewer.crosshair") == worst
+    opened.page.screenshot(path=str(tmp_path / "heat.png"))
+    ijk = opened.ask("(xyz) => medsamViewer.geometry.toFile(xyz)", worst)
+    red, _, blue = opened.pixel("axial", ijk)
+    assert red > blue + 40
+    # A click there is a new mask, and a new map after it.
+    before = opened.selected["mask"]
+    opened.click("axial", ijk, "positive" if labels[tuple(ijk)] == LIVER else "negative")
+    opened.page.wait_for_function(
+        "(old) => medsamViewer.heat.known && !medsamViewer.heat.known.endsWith(':' + old)", arg=before
+    )
+    opened.page.keyboard.press("d")
+    assert not opened.ask("() => medsamViewer.heat.on")

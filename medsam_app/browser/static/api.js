@@ -79,6 +79,11 @@ export class Api {
     return decodeFrame(await (await this.post("act", { action, have })).arrayBuffer());
   }
 
+  /** Where the model is in doubt about an object's mask. @returns {Promise<{worst: number[]|null, masks: object[]}>} */
+  async doubt(object) {
+    return decodeFrame(await (await this.request(`doubt?${new URLSearchParams({ object })}`)).arrayBuffer());
+  }
+
   async openPrompts(file, have) {
     const query = new URLSearchParams({ have: have.join(",") });
     const response = await this.request(`prompts?${query}`, { method: "POST", body: file });

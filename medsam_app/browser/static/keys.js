@@ -30,6 +30,8 @@ export const KEYS = [
   ["Seeing", "H", "Hide or show all masks", plain("h"), (viewer) => viewer.toggle("masksHidden")],
   ["Seeing", "R", "Crosshair lines on or off", plain("r"), (viewer) => viewer.toggle("crosshair")],
   ["Seeing", "W", "Next window preset", plain("w"), (viewer) => viewer.nextPreset()],
+  ["Seeing", "D", "Where the model is in doubt about the object, on or off", plain("d"), (viewer) => viewer.heat.toggle()],
+  ["Moving", "J", "Go to the place where a click says most", plain("j"), (viewer) => viewer.heat.jump()],
   ["Seeing", "?", "This help", (event) => event.key === "?", (viewer) => viewer.toggleHelp()],
 ];
 

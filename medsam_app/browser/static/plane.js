@@ -156,6 +156,7 @@ export class PlaneView {
     context.imageSmoothingQuality = "medium";
     context.drawImage(this.slice, left, top, this.columns * sx, this.rows * sy);
     if (!view.masksHidden) this.drawMasks(context);
+    this.viewer.heat.draw(context, this);
     this.thumb.style.top = `${(100 * (this.sliceCount - 1 - this.index)) / Math.max(1, this.sliceCount - 1)}%`;
   }
 

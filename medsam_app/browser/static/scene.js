@@ -7,6 +7,7 @@
 import { Progress, Toasts, openHelp } from "./dialogs.js";
 import { h } from "./dom.js";
 import { PLANES } from "./geometry.js";
+import { Heat } from "./heat.js";
 import { CT_PRESETS } from "./image.js";
 import { listenToKeys } from "./keys.js";
 import { MaskCache } from "./masks.js";
@@ -39,6 +40,7 @@ export class Scene {
     this.maximised = null;
     this.spaceHeld = false;
 
+    this.heat = new Heat(this);
     this.toasts = new Toasts();
     this.progress = new Progress();
     this.toolbar = new Toolbar(this);

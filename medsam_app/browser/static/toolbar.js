@@ -40,6 +40,7 @@ export class Toolbar {
     this.outline = iconButton({ icon: "outline", label: "Outlines", key: "L", onclick: () => viewer.toggle("outline") });
     this.hide = iconButton({ icon: "eye", label: "Show masks", key: "H", onclick: () => viewer.toggle("masksHidden") });
     this.fine = iconButton({ icon: "fine", label: "Fine outlines of large objects: slower", key: "E", id: "fine", onclick: () => viewer.toggleFine() });
+    this.heat = iconButton({ icon: "heat", label: "Where the model is in doubt", key: "D", id: "heat", onclick: () => viewer.heat.toggle() });
     this.lines = iconButton({ icon: "target", label: "Crosshair lines", key: "R", onclick: () => viewer.toggle("crosshair") });
     this.saveMask = iconButton({ icon: "save", text: "Mask", label: "Save the masks as NIfTI", key: "Ctrl S", id: "save-mask", class: "primary", onclick: () => viewer.saveMask() });
     this.savePrompts = iconButton({ icon: "save", text: "Prompts", label: "Save the prompt file", id: "save-prompts", onclick: () => viewer.savePrompts() });
@@ -50,7 +51,7 @@ export class Toolbar {
       h("div.segments", { role: "group", "aria-label": "Mode" }, ...this.modes),
       h("div.group", {}, this.undo, this.redo, this.fine),
       h("div.group.window", {}, this.preset, h("label", { text: "L" }, this.level), h("label", { text: "W" }, this.width)),
-      h("div.group", {}, this.hide, this.outline, this.opacity),
+      h("div.group", {}, this.hide, this.outline, this.heat, this.opacity),
       h("div.group", {}, this.lines, iconButton({ icon: "fit", label: "Fit the planes", key: "F", onclick: () => viewer.fit() })),
       h("div.spacer"),
       h("div.group.last", {}, this.savePrompts, this.saveMask),
@@ -108,6 +109,7 @@ export class Toolbar {
     this.undo.title = state.undo_text ? `Undo: ${state.undo_text}  (Z)` : "Undo  (Z)";
     this.redo.title = state.redo_text ? `Redo: ${state.redo_text}  (Shift Z)` : "Redo  (Shift Z)";
     this.fine.setAttribute("aria-pressed", String(state.refine));
+    this.heat.setAttribute("aria-pressed", String(this.viewer.heat.on));
     const nothing = !state.objects.some((object) => object.mask);
     this.saveMask.disabled = nothing;
     this.savePrompts.disabled = !state.objects.some((object) => object.prompts.length);

@@ -247,6 +247,7 @@ export class Viewer extends Scene {
     this.toolbar.updateState();
     this.sidebar.update();
     this.status.update();
+    this.heat.follow();
     this.redraw();
   }
 

@@ -1,0 +1,82 @@
+"""What the heat map of doubt is worth on labelled cases: python benchmarks/doubt.py FOLDER
+
+FOLDER holds a `manifest.json`; `train` cases are used. After one and after three careful clicks: how well
+doubt tells wrong voxels of the window from right ones (area under the ROC curve), and the Dice after one more
+click where the map says, beside one at a random place of the outline and one in the middle of the largest
+error, which only somebody who knows the object can find. A click gets the sign of the voxel that it is on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from choices import objects
+from scipy import ndimage
+from scipy.stats import rankdata
+
+from medsam_app.clicks import next_click
+from medsam_app.doubt import doubt_of
+from medsam_app.prediction import box_slices
+from medsam_app.predictor import VolumePredictor
+from medsam_app.prompts import Point
+from medsam_app.scores import dice
+
+CLICKS = (1, 3)
+
+
+def area_under_curve(values, wrong) -> float:
+    """Chance that a wrong voxel is in more doubt than a right one."""
+    ranks, count = rankdata(values.ravel())[wrong.ravel()], int(wrong.sum())
+    right = wrong.size - count
+    return (
+        float((ranks.sum() - count * (count + 1) / 2) / (count * right)) if count and right else float("nan")
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--most", type=int, default=4, help="objects of a dataset")
+    asked = parser.parse_args()
+    predictor, rng = VolumePredictor(refine=False), np.random.default_rng(0)
+    found = defaultdict(lambda: defaultdict(list))
+    for volume, truth in objects(asked.folder, asked.most):
+        predictor.set_volume(volume)
+        prompts, mask = [], np.zeros_like(truth)
+
+        def point(voxel, truth=truth) -> Point:
+            i, j, k = map(float, voxel)
+            return Point(coordinates=(i, j, k), positive=bool(truth[tuple(map(int, voxel))]))
+
+        for number in range(1, max(CLICKS) + 1):
+            click = next_click(mask, truth, spacing=volume.spacing)
+            if click is None:
+                break
+            prompts.append(point(click[0]))
+            made = predictor.predict_prompts(prompts)
+            mask = made.mask
+            error = next_click(mask, truth, spacing=volume.spacing)
+            if number not in CLICKS or error is None:
+                continue
+            variants, roi = predictor.variants(prompts)
+            doubt = doubt_of(variants, roi, made.patch, made.start, volume.grid)
+            wrong = (mask != truth)[box_slices(doubt.start, doubt.patch)]
+            outline = np.argwhere(mask & ~ndimage.binary_erosion(mask))
+            places = {"largest error": error[0], "doubt": doubt.worst}
+            places["outline"] = outline[rng.integers(len(outline))] if len(outline) else None
+            rows = found[number]
+            rows["before"].append(dice(mask, truth))
+            rows["area"].append(area_under_curve(doubt.patch, wrong))
+            for name, place in places.items():
+                after = mask if place is None else predictor.predict_prompts([*prompts, point(place)]).mask
+                rows[name].append(dice(after, truth))
+    for number, rows in found.items():
+        told = ", ".join(f"{name} {np.nanmean(values):.3f}" for name, values in rows.items())
+        print(f"{len(rows['before'])} objects after {number}: {told}")
+
+
+if __name__ == "__main__":
+    main()
