@@ -5,6 +5,15 @@ import { PLANES } from "./geometry.js";
 /** Doubt below this is not drawn; most voxels have a little. */
 const LEAST = 38;
 
+/** From violet to yellow, lighter all the way, so that it reads without colour too: red, green, blue, opacity. */
+const RAMP = [[92, 32, 130, 90], [200, 60, 110, 150], [250, 140, 70, 185], [255, 238, 130, 210]];
+
+function colourOf(far) {
+  const at = Math.min(far * (RAMP.length - 1), RAMP.length - 1.001);
+  const low = Math.floor(at);
+  return RAMP[low].map((value, n) => value + (at - low) * (RAMP[low + 1][n] - value));
+}
+
 export class Heat {
   /** @param {import("./viewer.js").Viewer} viewer */
   constructor(viewer) {
@@ -13,6 +22,10 @@ export class Heat {
     this.known = null; // what the map belongs to
     this.map = null;
     this.asked = Promise.resolve();
+  }
+
+  get shown() {
+    return this.on && this.map !== null;
   }
 
   toggle() {
@@ -63,7 +76,7 @@ export class Heat {
 
   /** @param {CanvasRenderingContext2D} context @param {import("./plane.js").PlaneView} plane */
   draw(context, plane) {
-    if (!this.on || !this.map) return;
+    if (!this.shown) return;
     const picture = this.slice(plane);
     if (!picture) return;
     const { start, size } = this.map;
@@ -91,11 +104,7 @@ export class Heat {
       for (let column = size[u] - 1; column >= 0; column--, out += 4) {
         const value = values[depth * strides[w] + row * strides[v] + column * strides[u]];
         if (value < LEAST) continue;
-        const far = (value - LEAST) / (255 - LEAST);
-        image.data[out] = 255;
-        image.data[out + 1] = 60 + 180 * far; // red where there is some doubt, yellow where much
-        image.data[out + 2] = 40;
-        image.data[out + 3] = 60 + 150 * far;
+        image.data.set(colourOf((value - LEAST) / (255 - LEAST)), out);
       }
     }
     context.putImageData(image, 0, 0);

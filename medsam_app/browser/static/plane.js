@@ -170,7 +170,7 @@ export class PlaneView {
       const x = left + du * sx;
       const y = top + dv * sy;
       context.imageSmoothingEnabled = false;
-      context.globalAlpha = view.opacity;
+      context.globalAlpha = this.viewer.heat.shown ? 0 : view.opacity; // one colouring at a time
       context.drawImage(drawing.fill, x, y, drawing.fill.width * sx, drawing.fill.height * sy);
       context.globalAlpha = 1;
       if (!view.outline) continue;
