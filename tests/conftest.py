@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,10 @@ import pytest
 from medsam_app.models import fetch
 from medsam_app.models.table import MODELS, Checkpoint, ModelEntry
 from tests import web_server
+
+# Two tests run at a time, and processes of theirs: one thread each, rather than all waiting for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -267,26 +267,63 @@ def command(images: Path, out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "medsam_app", "segment", str(images), str(out), *options]
 
 
+#: Starts the command line anew for each line that it reads, as a process of its own, imports done already.
+NURSERY = """
+import os, signal, sys
+import medsam_app.automatic, medsam_app.batch_case, medsam_app.readers
+from medsam_app.cli import main
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.dup2(2, 1)
+        os._exit(main(sys.argv[1:]))
+    print(child, flush=True)
+"""
+
+
+def born(nursery: subprocess.Popen[str]) -> int:
+    """A new process of a nursery."""
+    assert nursery.stdin is not None and nursery.stdout is not None
+    nursery.stdin.write("go\n")
+    nursery.stdin.flush()
+    return int(nursery.stdout.readline())
+
+
+def lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_killed_twenty_times_it_ends_with_the_same_files(
     images: Path, straight: FolderResult, tmp_path: Path
 ) -> None:
     draw = random.Random(4)
     log = tmp_path / HIDDEN / "journal.jsonl"
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    nursery = subprocess.Popen(
+        [sys.executable, "-c", NURSERY, *command(images, tmp_path)[3:]], text=True, **pipe
+    )
     for _ in range(20):
-        process = subprocess.Popen(
-            command(images, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        child = born(nursery)
         # Kills that come before the first case is begun show little: it is waited for.
         size, end = log.stat().st_size if log.exists() else 0, time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < end:
+        while lives(child) and time.monotonic() < end:
             if log.exists() and log.stat().st_size > size:
                 time.sleep(draw.uniform(0, 0.4))
                 break
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        while lives(child):
+            time.sleep(0.01)
         for path, mask in masks_in(tmp_path).items():  # whole or not there, at any moment
             assert mask == (straight.output / path).read_bytes()
+    nursery.communicate()
     ended = subprocess.run(command(images, tmp_path), capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert "5 of 5 cases done" in ended.stdout

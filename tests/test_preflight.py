@@ -36,7 +36,7 @@ cases = list(find_cases(Path(sys.argv[1])).cases)
 plan = read_plan(Path(sys.argv[2]))
 out = Path(sys.argv[2]).parent
 teacher = Teacher(plan, cases[1:], cases[:1], out, torch.device("cpu"), memory=float(sys.argv[3]))
-for _ in range(6):
+for _ in range(3):
     teacher.train_step()
 teacher.measure(lambda: False)
 print(peak("cpu"))
@@ -45,7 +45,7 @@ print(peak("cpu"))
 
 def test_as_much_is_taken_as_was_predicted(tmp_path: Path) -> None:
     cases = ball_cases(tmp_path / "data")
-    plan = small_plan(window=(48, 48, 32), spacing=1.0, batch=3, rounds=(1, 3), automatic=True)
+    plan = small_plan(window=(48, 48, 32), spacing=1.0, batch=3, rounds=(1, 2), automatic=True)
     told: list[str] = []
     found = fit(plan, cases[1:], memory=8000 * MB, progress=lambda what, done: told.append(what))
     assert (found.plan, found.notes, found.available) == (plan, (), 8000 * MB)
