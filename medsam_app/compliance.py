@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medsam_app.prompts import Box, MaskPrompt, Point
+from medsam_app.prompts import AnyPrompt, Asked, Box, Point
 from medsam_app.roi import Index, Roi, tight, write_box
 
 #: Logit that a repaired click reaches.
@@ -85,7 +85,7 @@ def _bump(image: torch.Tensor, coords: NDArray[np.float64]) -> torch.Tensor:
     return torch.maximum(near, wide * alike)
 
 
-def box_ranges(prompts: Sequence[Point | Box | MaskPrompt]) -> list[tuple[int | None, NDArray, NDArray]]:
+def box_ranges(prompts: Sequence[Asked]) -> list[tuple[int | None, NDArray, NDArray]]:
     """What boxes allow: (slice axis or None, lowest, highest index along (i, j, k)), tolerance included.
 
     The last 3D box is widened to hold positive clicks outside all 3D boxes: a later click overrules.
@@ -145,9 +145,7 @@ def allowed_by_boxes(
     return allowed
 
 
-def keep_to_boxes(
-    logits: torch.Tensor, roi: Roi, prompts: Sequence[Point | Box | MaskPrompt]
-) -> torch.Tensor:
+def keep_to_boxes(logits: torch.Tensor, roi: Roi, prompts: Sequence[Asked]) -> torch.Tensor:
     """Lower the logits where the boxes do not allow the mask."""
     ranges = box_ranges(prompts)
     if not ranges:
@@ -164,7 +162,7 @@ def keep_to_boxes(
 
 
 def settle(
-    start: Index, patch: NDArray[np.bool_], prompts: Sequence[Point | Box | MaskPrompt], shape: Sequence[int]
+    start: Index, patch: NDArray[np.bool_], prompts: Sequence[Asked], shape: Sequence[int]
 ) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
     """Last word on the file's grid: clip to boxes, set clicked voxels, and say what is not honoured.
 
@@ -182,6 +180,13 @@ def settle(
         if isinstance(prompt, Point):
             start, patch = _set_voxel(start, patch, nearest_voxel(prompt, shape), prompt.positive)
     start, patch = tight(start, patch)
+    return start, patch, unmet_prompts(start, patch, prompts, shape)
+
+
+def unmet_prompts(
+    start: Index, patch: NDArray[np.bool_], prompts: Sequence[AnyPrompt], shape: Sequence[int]
+) -> tuple[int, ...]:
+    """Indices of the prompts that a mask does not honour."""
     unmet = []
     for number, prompt in enumerate(prompts):
         if isinstance(prompt, Point):
@@ -189,7 +194,7 @@ def settle(
                 unmet.append(number)
         elif isinstance(prompt, Box) and not _overlaps(start, patch, prompt):
             unmet.append(number)
-    return start, patch, tuple(unmet)
+    return tuple(unmet)
 
 
 def value_of(start: Index, patch: NDArray[np.bool_], voxel: Index) -> bool:

@@ -23,7 +23,7 @@ from medsam_app.objects import (
     next_colour,
     prompt_words,
 )
-from medsam_app.prompts import check_prompts
+from medsam_app.prompts import Paint, check_prompts
 
 
 class ObjectEditor:
@@ -141,6 +141,10 @@ class ObjectEditor:
         with self._changing(object_id) as (old, _):
             prompts = (*old.prompts, prompt)
             check_prompts(prompts, self.grid)
+            if any(isinstance(each, Paint) and each.locked for each in old.prompts):
+                from medsam_app.touch_up import refuse_locked  # torch
+
+                refuse_locked(old.prompts, prompt, self.grid.shape)
             changed = replace(old, prompts=prompts, times=(*old.times, _now()))
             return self._swap(changed, f"add {prompt_words(prompt)} to {old.name}")
 

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from medsam_app import compliance
 from medsam_app.geometry import Grid
 from medsam_app.prediction import State, difference_box
-from medsam_app.prompts import Box, MaskPrompt, Point
+from medsam_app.prompts import Asked
 from medsam_app.roi import Index, Roi
 from medsam_app.volume import Volume
 
-AnyPrompt = Point | Box | MaskPrompt
-Prompts = tuple[AnyPrompt, ...]
+Prompts = tuple[Asked, ...]
 Progress = Callable[[str, float], None]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_app.geometry import Grid
-from medsam_app.prompts import Box, MaskPrompt, Point
+from medsam_app.prompts import Asked, Box, MaskPrompt, Point
 from medsam_app.roi import Index, Roi, fitting_spacing, mask_bounds
 
 
@@ -53,7 +53,7 @@ class Framing:
     fixed_mm: float | None = None
 
 
-def first_roi(prompts: Sequence[Point | Box | MaskPrompt], grid: Grid, shape: Index, framing: Framing) -> Roi:
+def first_roi(prompts: Sequence[Asked], grid: Grid, shape: Index, framing: Framing) -> Roi:
     """Window for prompts without any mask yet."""
     corners = _extent(prompts, grid)
     if corners is not None:
@@ -87,7 +87,7 @@ def wider_roi(roi: Roi, grid: Grid, framing: Framing) -> Roi | None:
     return Roi.centred(middle, (spacing,) * 3, roi.shape, grid.ras)
 
 
-def holds_points(roi: Roi, prompts: Sequence[Point | Box | MaskPrompt], framing: Framing) -> bool:
+def holds_points(roi: Roi, prompts: Sequence[Asked], framing: Framing) -> bool:
     """Whether every click lies well inside the window."""
     points = [p.coordinates for p in prompts if isinstance(p, Point)]
     return not points or bool((roi.depth_inside(points) >= framing.room).all())
@@ -96,7 +96,7 @@ def holds_points(roi: Roi, prompts: Sequence[Point | Box | MaskPrompt], framing:
 def roi_with_points(
     roi: Roi,
     mask: NDArray[np.bool_],
-    prompts: Sequence[Point | Box | MaskPrompt],
+    prompts: Sequence[Asked],
     grid: Grid,
     framing: Framing,
 ) -> Roi:
@@ -113,7 +113,7 @@ def roi_with_points(
 def better_roi(
     roi: Roi,
     mask: NDArray[np.bool_],
-    prompts: Sequence[Point | Box | MaskPrompt],
+    prompts: Sequence[Asked],
     grid: Grid,
     framing: Framing,
 ) -> Roi | None:
@@ -155,7 +155,7 @@ def better_roi(
     return None if wanted == roi else wanted
 
 
-def _extent(prompts: Sequence[Point | Box | MaskPrompt], grid: Grid) -> tuple[NDArray, NDArray] | None:
+def _extent(prompts: Sequence[Asked], grid: Grid) -> tuple[NDArray, NDArray] | None:
     """Lower and upper corner, in RAS voxel indices, of boxes, masks and the clicks besides them."""
     corners: list[NDArray] = []
     for prompt in prompts:

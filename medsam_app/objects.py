@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medsam_app.errors import PromptError, SettingsError
-from medsam_app.prompts import Box, MaskPrompt, Point
-
-AnyPrompt = Point | Box | MaskPrompt
+from medsam_app.prompts import AnyPrompt, Box, Paint, Point
 
 LARGEST_LABEL = 65535
 LONGEST_NAME = 100
@@ -45,7 +43,13 @@ class SegmentedObject:
     @property
     def has_start(self) -> bool:
         """Whether a prompt says where the object is: negative clicks alone do not."""
-        return any(not isinstance(prompt, Point) or prompt.positive for prompt in self.prompts)
+        return any(_says_where(prompt) for prompt in self.prompts)
+
+
+def _says_where(prompt: AnyPrompt) -> bool:
+    if isinstance(prompt, Paint):
+        return prompt.inside is not None
+    return not isinstance(prompt, Point) or prompt.positive
 
 
 def next_colour(taken: Sequence[str]) -> str:
@@ -108,4 +112,6 @@ def prompt_words(prompt: AnyPrompt) -> str:
     """What a prompt is, for a menu."""
     if isinstance(prompt, Point):
         return "positive click" if prompt.positive else "negative click"
+    if isinstance(prompt, Paint):
+        return prompt.what
     return "box" if isinstance(prompt, Box) else "mask"

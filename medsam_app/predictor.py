@@ -25,17 +25,19 @@ from torch import nn
 from medsam_app.adapters.adapter import Adapter, adapter_in_use, learned_prompt
 from medsam_app.adapters.labels import name_of
 from medsam_app.cache import BytesCache, EmbeddingCache
-from medsam_app.engine import AnyPrompt, Engine, Progress
+from medsam_app.compliance import unmet_prompts
+from medsam_app.engine import Engine, Progress
 from medsam_app.errors import PromptError, SettingsError
 from medsam_app.framing import Framing
 from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.models.slices import SliceSegmenter
 from medsam_app.prediction import LabelMap, MaskPrediction, State
-from medsam_app.prompts import MaskPrompt, Point, check_prompts, prompts_from_arrays
+from medsam_app.prompts import AnyPrompt, Asked, MaskPrompt, Paint, Point, check_prompts, prompts_from_arrays
 from medsam_app.propagation import Propagation
 from medsam_app.roi import Roi
 from medsam_app.slice_engine import SliceEngine
+from medsam_app.touch_up import Layer, asked_of_model
 from medsam_app.volume import Volume
 from medsam_app.windows import WindowEngine
 
@@ -163,10 +165,10 @@ class VolumePredictor:
 
         A mask alone comes back as it is, and clicks mend it where they fall; a box bounds the mask up to a
         tenth of its size; clicks are honoured voxel by voxel, and where two contradict each other the
-        later one.
+        later one. What was painted is laid over what the model makes of the rest; see `touch_up`.
 
         Args:
-            prompts: points, boxes and masks of one object.
+            prompts: points, boxes, masks and paint of one object.
             label, refine, progress: as for `predict`.
 
         Raises:
@@ -178,24 +180,29 @@ class VolumePredictor:
             engine = self._on_volume()
             grid = engine.volume.grid
             check_prompts(prompts, grid)
-            first = _first_step(prompts)
+            asked = asked_of_model(prompts, grid.shape)
+            first = _first_step(asked)
             encoded_before = engine.encoded
-            end, state = len(prompts), None
+            end, state = len(asked), None
             if label is not None:
                 learned_prompt(cast(nn.Module, self.model), label)
             # An adapter that is switched makes other masks, and so does another label.
             own = (self.model.adapter_sha256, label)
-            while end >= first and (state := self._states.get((*own, prompts[:end]))) is None:
+            while end >= first and (state := self._states.get((*own, asked[:end]))) is None:
                 end -= 1
-            for done in range(max(end + 1, first), len(prompts) + 1):
-                if progress is not None and done < len(prompts):
-                    progress(f"Prompt {done} of {len(prompts)}", done / len(prompts))
-                state = engine.step(state, prompts[:done], progress, label)
-                self._states.put((*own, prompts[:done]), state)
-            assert state is not None  # first <= len(prompts)
+            for done in range(max(end + 1, first), len(asked) + 1):
+                if progress is not None and done < len(asked):
+                    progress(f"Prompt {done} of {len(asked)}", done / len(asked))
+                state = engine.step(state, asked[:done], progress, label)
+                self._states.put((*own, asked[:done]), state)
+            assert state is not None  # first <= len(asked)
             start, patch, unmet = state.start, state.patch, state.unmet
             if self.refine if refine is None else refine:
-                start, patch, unmet = engine.refined(state, prompts, progress, label)
+                start, patch, unmet = engine.refined(state, asked, progress, label)
+            if any(isinstance(prompt, Paint) for prompt in prompts):
+                start, patch = Layer(prompts, grid.shape).over(start, patch)
+                patch.setflags(write=False)
+                unmet = unmet_prompts(start, patch, prompts, grid.shape)
             return MaskPrediction(
                 grid=grid,
                 start=start,
@@ -223,24 +230,24 @@ class VolumePredictor:
                 of which no model is asked.
             SettingsError: the model sees slices and not windows.
         """
-        prompts = tuple(prompts)
         with self._lock, torch.inference_mode():
             engine = self._on_volume()
             if not isinstance(engine, WindowEngine):
                 raise SettingsError(
                     f"'{self.model.model_id}' sees slices and has no variants of a window; choose a 3D model."
                 )
-            if prompts and isinstance(prompts[-1], MaskPrompt):
+            asked = asked_of_model(prompts, engine.volume.grid.shape)
+            if asked and isinstance(asked[-1], MaskPrompt):
                 raise PromptError("A mask was given as it is and no model was asked about it; add a click.")
-            own, first = (self.model.adapter_sha256, label), _first_step(prompts)
+            own, first = (self.model.adapter_sha256, label), _first_step(asked)
             states: list[State | None] = []
-            for end in (len(prompts) - 1, len(prompts)):
+            for end in (len(asked) - 1, len(asked)):
                 if end >= first:
-                    self.predict_prompts(prompts[:end], label=label, refine=False)
-                states.append(self._states.get((*own, prompts[:end])))
+                    self.predict_prompts(asked[:end], label=label, refine=False)
+                states.append(self._states.get((*own, asked[:end])))
             before, state = states
             assert state is not None  # the newest in the cache
-            return engine.variants(before, state, prompts, label), state.roi
+            return engine.variants(before, state, asked, label), state.roi
 
     def predict_labels(
         self,
@@ -279,7 +286,7 @@ class VolumePredictor:
             )
 
 
-def _first_step(prompts: Sequence[AnyPrompt]) -> int:
+def _first_step(prompts: Sequence[Asked]) -> int:
     """How many prompts it takes to start: up to the first that says where the object is."""
     for number, prompt in enumerate(prompts, start=1):
         if not isinstance(prompt, Point) or prompt.positive:

@@ -235,7 +235,9 @@ def _readable(problem: ErrorDetails, data: Any) -> str:
         if isinstance(step, int):
             what = where.pop().rstrip("s") if where else "entry"
             where.append(f"{what} {step + 1}")
-        elif not (step in ("point", "box", "mask") and isinstance(at, dict) and at.get("kind") == step):
+        elif not (
+            step in ("point", "box", "mask", "paint") and isinstance(at, dict) and at.get("kind") == step
+        ):
             where.append(str(step))
         if isinstance(at, dict):
             at = at.get(step, at)

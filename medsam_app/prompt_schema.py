@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medsam_app.errors import PromptError
 from medsam_app.geometry import Grid
-from medsam_app.objects import LARGEST_LABEL, LONGEST_NAME, AnyPrompt, SegmentedObject
-from medsam_app.prompts import Box, MaskPrompt, Point, check_prompts
+from medsam_app.objects import LARGEST_LABEL, LONGEST_NAME, SegmentedObject
+from medsam_app.prompts import AnyPrompt, Box, MaskPrompt, Paint, Point, check_prompts
 
 Triple = tuple[float, float, float]
 Index = tuple[int, int, int]
@@ -110,7 +110,29 @@ class MaskEntry(_Part):
     time: datetime | None = None
 
 
-PromptEntry = Annotated[PointEntry | BoxEntry | MaskEntry, Field(discriminator="kind")]
+class BitsEntry(_Part):
+    """Voxels of the volume; see `Bits`."""
+
+    shape: Index
+    start: Index
+    stop: Index
+    packed: str
+
+
+class PaintEntry(_Part):
+    """What was painted by hand; see `Paint`."""
+
+    kind: Literal["paint"]
+    what: str = Field(min_length=1, max_length=60)
+    inside: BitsEntry | None = None
+    outside: BitsEntry | None = None
+    locked: bool = False
+    space: Literal["voxel"] = "voxel"
+    time: datetime | None = None
+
+
+Entry = PointEntry | BoxEntry | MaskEntry | PaintEntry
+PromptEntry = Annotated[Entry, Field(discriminator="kind")]
 
 
 class ObjectEntry(_Part):
@@ -143,12 +165,14 @@ def object_entry(owner: SegmentedObject) -> ObjectEntry:
     return ObjectEntry(id=owner.id, name=owner.name, label=owner.label, colour=owner.colour, prompts=prompts)
 
 
-def _entry(prompt: AnyPrompt, time: datetime | None) -> PointEntry | BoxEntry | MaskEntry:
+def _entry(prompt: AnyPrompt, time: datetime | None) -> Entry:
     if isinstance(prompt, Point):
         sign: Literal["positive", "negative"] = "positive" if prompt.positive else "negative"
         return PointEntry(kind="point", coordinates=prompt.coordinates, sign=sign, space="voxel", time=time)
     if isinstance(prompt, Box):
         return BoxEntry(kind="box", lower=prompt.lower, upper=prompt.upper, space="voxel", time=time)
+    if isinstance(prompt, Paint):
+        return PaintEntry(**prompt.model_dump(), time=time)
     return MaskEntry(**prompt.model_dump(), time=time)
 
 
@@ -190,7 +214,7 @@ def read_objects(entries: tuple[ObjectEntry, ...], grid: Grid) -> tuple[list[Seg
     return objects, problems
 
 
-def _prompt(entry: PointEntry | BoxEntry | MaskEntry, grid: Grid) -> AnyPrompt:
+def _prompt(entry: Entry, grid: Grid) -> AnyPrompt:
     if isinstance(entry, PointEntry):
         at = voxel_of(entry.coordinates, grid) if entry.space == "world" else entry.coordinates
         return Point(coordinates=at, positive=entry.sign == "positive")
@@ -198,18 +222,28 @@ def _prompt(entry: PointEntry | BoxEntry | MaskEntry, grid: Grid) -> AnyPrompt:
         if entry.space == "world":
             return world_box(entry.lower, entry.upper, grid)
         return Box(lower=entry.lower, upper=entry.upper)
-    if not all(0 <= a < b <= n for a, b, n in zip(entry.start, entry.stop, entry.shape, strict=True)):
-        raise PromptError(
-            f"its box from {entry.start} to {entry.stop} does not lie in its shape {entry.shape}"
-        )
-    prompt = MaskPrompt(shape=entry.shape, start=entry.start, stop=entry.stop, packed=entry.packed)
+    prompt: MaskPrompt | Paint
+    if isinstance(entry, PaintEntry):
+        prompt, parts = Paint(**entry.model_dump(exclude={"space", "time"})), [entry.inside, entry.outside]
+    else:
+        prompt, parts = MaskPrompt(**entry.model_dump(exclude={"space", "time"})), [entry]
+    for part in parts:
+        if part is not None and not _lies_in_its_shape(part):
+            raise PromptError(
+                f"its box from {part.start} to {part.stop} does not lie in its shape {part.shape}"
+            )
     # Before unpacking: only a mask of the image's own size is worth its memory.
     check_prompts([prompt], grid)
     try:
-        prompt.to_array()
+        for bits in [prompt] if isinstance(prompt, MaskPrompt) else [bits for bits, _ in prompt.parts]:
+            bits.patch()
     except (binascii.Error, zlib.error) as error:
         raise PromptError(f"its packed voxels are damaged ({error})") from None
     return prompt
+
+
+def _lies_in_its_shape(bits: MaskEntry | BitsEntry) -> bool:
+    return all(0 <= a < b <= n for a, b, n in zip(bits.start, bits.stop, bits.shape, strict=True))
 
 
 def voxel_of(world: Triple, grid: Grid) -> Triple:

@@ -1,4 +1,4 @@
-"""What a user says about an object: points, boxes and masks.
+"""What a user says about an object: points, boxes, masks, and what was painted by hand.
 
 Coordinates are voxel indices (i, j, k) of the file, in the file's own axis order. Prompts are
 immutable; a list of them, in order, determines a mask.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -61,8 +61,8 @@ class Box(_Prompt):
         return flat[0] if len(flat) == 1 else None
 
 
-class MaskPrompt(_Prompt):
-    """A mask to start from or to refine, stored within the bounding box of its voxels.
+class Bits(_Prompt):
+    """Voxels of a volume, stored within their bounding box.
 
     Attributes:
         shape: voxels of the whole volume along (i, j, k).
@@ -70,11 +70,54 @@ class MaskPrompt(_Prompt):
         packed: base64 of the zlib-compressed bits inside the box, in C order.
     """
 
-    kind: Literal["mask"] = "mask"
     shape: tuple[int, int, int]
     start: tuple[int, int, int]
     stop: tuple[int, int, int]
     packed: str
+
+    @classmethod
+    def from_patch(cls, start: Sequence[int], patch: NDArray[np.bool_], shape: Sequence[int]) -> Self | None:
+        """Pack a patch that begins at a voxel of a volume; None where nothing is inside."""
+        spans = [np.flatnonzero(patch.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+        if not all(len(span) for span in spans):
+            return None
+        low = [int(span[0]) for span in spans]
+        high = [int(span[-1]) + 1 for span in spans]
+        box = patch[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+        packed = base64.b64encode(zlib.compress(np.packbits(box).tobytes(), 9)).decode()
+        first, last = ([int(a + s) for a, s in zip(corner, start, strict=True)] for corner in (low, high))
+        return cls(shape=tuple(map(int, shape)), start=tuple(first), stop=tuple(last), packed=packed)  # type: ignore[arg-type]
+
+    def patch(self) -> NDArray[np.bool_]:
+        """Booleans of the bounding box.
+
+        Raises:
+            PromptError: the bits are fewer than the box has voxels.
+        """
+        size = tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
+        count = int(np.prod(size))
+        limit = (count + 7) // 8
+        raw = zlib.decompressobj().decompress(base64.b64decode(self.packed), limit)
+        if len(raw) != limit:
+            raise PromptError(f"A mask prompt of {size} voxels is cut short; write the prompt file again.")
+        return np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=count).astype(bool).reshape(size)
+
+    @property
+    def box(self) -> tuple[slice, ...]:
+        """Where the bounding box lies in the volume."""
+        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+
+    def to_array(self) -> NDArray[np.bool_]:
+        """The whole mask, (i, j, k) booleans; raises as `patch`."""
+        mask = np.zeros(self.shape, dtype=bool)
+        mask[self.box] = self.patch()
+        return mask
+
+
+class MaskPrompt(Bits):
+    """A mask to start from or to refine; see `Bits`."""
+
+    kind: Literal["mask"] = "mask"
 
     @classmethod
     def from_array(cls, mask: NDArray) -> MaskPrompt:
@@ -85,46 +128,55 @@ class MaskPrompt(_Prompt):
         """
         if mask.ndim != 3:
             raise PromptError(f"A mask prompt must be 3D (i, j, k); got {mask.ndim}D.")
-        inside = np.asarray(mask) != 0
-        spans = [
-            np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)
-        ]
-        if not all(len(span) for span in spans):
+        made = cls.from_patch((0, 0, 0), np.asarray(mask) != 0, mask.shape)
+        if made is None:
             raise PromptError(
                 "The mask given as a prompt is empty; give a mask with at least one voxel inside."
             )
-        start = tuple(int(span[0]) for span in spans)
-        stop = tuple(int(span[-1]) + 1 for span in spans)
-        box = inside[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
-        packed = base64.b64encode(zlib.compress(np.packbits(box).tobytes(), 9)).decode()
-        return cls(shape=tuple(int(n) for n in mask.shape), start=start, stop=stop, packed=packed)  # type: ignore[arg-type]
-
-    def to_array(self) -> NDArray[np.bool_]:
-        """The whole mask, (i, j, k) booleans."""
-        mask = np.zeros(self.shape, dtype=bool)
-        size = tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
-        count = int(np.prod(size))
-        limit = (count + 7) // 8
-        raw = zlib.decompressobj().decompress(base64.b64decode(self.packed), limit)
-        if len(raw) != limit:
-            raise PromptError(f"A mask prompt of {size} voxels is cut short; write the prompt file again.")
-        bits = np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=count).astype(bool)
-        mask[tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))] = bits.reshape(size)
-        return mask
+        return made
 
 
-Prompt = Annotated[Point | Box | MaskPrompt, Field(discriminator="kind")]
+class Paint(_Prompt):
+    """What somebody set by hand: voxels that are in the mask, and voxels that are not.
+
+    No model is asked about it: it is laid over what the other prompts give (see `touch_up`), and holds until
+    something newer says otherwise.
+
+    Attributes:
+        what: in words, for menus: 'brush', 'fill holes', ...
+        inside, outside: the voxels; they share none.
+        locked: whether newer prompts leave these voxels alone too.
+    """
+
+    kind: Literal["paint"] = "paint"
+    what: str = Field(min_length=1, max_length=60)
+    inside: Bits | None = None
+    outside: Bits | None = None
+    locked: bool = False
+
+    @property
+    def parts(self) -> list[tuple[Bits, bool]]:
+        """The voxels that are set, and to what."""
+        return [(bits, value) for bits, value in ((self.inside, True), (self.outside, False)) if bits]
 
 
-def check_prompts(prompts: Sequence[Point | Box | MaskPrompt], grid: Grid) -> None:
+#: What a model is asked, and all that a user says.
+Asked = Point | Box | MaskPrompt
+AnyPrompt = Point | Box | MaskPrompt | Paint
+Prompt = Annotated[Asked, Field(discriminator="kind")]
+
+
+def check_prompts(prompts: Sequence[AnyPrompt], grid: Grid) -> None:
     """Raise `PromptError` for the first prompt that does not lie on the grid."""
     for number, prompt in enumerate(prompts, start=1):
-        if isinstance(prompt, MaskPrompt):
-            if prompt.shape != tuple(grid.shape):
-                raise PromptError(
-                    f"Prompt {number} is a mask of shape {prompt.shape}, but the image has shape "
-                    f"{tuple(grid.shape)}; give a mask on the image's own grid."
-                )
+        if isinstance(prompt, MaskPrompt | Paint):
+            masks = [prompt] if isinstance(prompt, MaskPrompt) else [bits for bits, _ in prompt.parts]
+            for mask in masks:
+                if mask.shape != tuple(grid.shape):
+                    raise PromptError(
+                        f"Prompt {number} is a mask of shape {mask.shape}, but the image has shape "
+                        f"{tuple(grid.shape)}; give a mask on the image's own grid."
+                    )
             continue
         corners = [prompt.coordinates] if isinstance(prompt, Point) else [prompt.lower, prompt.upper]
         for corner in corners:

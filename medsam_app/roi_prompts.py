@@ -12,13 +12,13 @@ from medsam_app import compliance
 from medsam_app.local_edit import middle_of_mask
 from medsam_app.models.sam3d import RoiPrompts
 from medsam_app.prediction import State
-from medsam_app.prompts import Box, MaskPrompt, Point
+from medsam_app.prompts import Asked, Box, Point
 from medsam_app.roi import Roi, move_values
 
 
 def prompts_in_roi(
     roi: Roi,
-    prompts: Sequence[Point | Box | MaskPrompt],
+    prompts: Sequence[Asked],
     before: State | None,
     sure: NDArray[np.int8] | None,
     device: torch.device,

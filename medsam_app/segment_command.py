@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # heavy: imported inside the functions that need them
 
     from medsam_app.geometry import Grid
     from medsam_app.predictor import VolumePredictor
-    from medsam_app.prompts import Box, MaskPrompt, Point
+    from medsam_app.prompts import Asked, Box, MaskPrompt, Point
     from medsam_app.session import Session
     from medsam_app.volume import Volume
 
@@ -100,7 +100,7 @@ def _follow_prompts(
     asked: Segmentation,
     volume: Volume,
     predictor: VolumePredictor,
-    prompts: Sequence[Point | Box | MaskPrompt],
+    prompts: Sequence[Asked],
 ) -> None:
     """Objects by the prompts of a file or of the options."""
     from medsam_app.session import Session

@@ -18,6 +18,7 @@ from medsam_app.editing import ObjectEditor
 from medsam_app.errors import PromptError, SettingsError
 from medsam_app.objects import AnyPrompt, SegmentedObject
 from medsam_app.prompt_file import Replay, open_prompt_file, save_prompt_file
+from medsam_app.prompts import Paint
 
 if TYPE_CHECKING:  # these import torch, which a session does not need
     from medsam_app.doubt import Doubt
@@ -101,12 +102,17 @@ class Session(ObjectEditor):
             PromptError, SettingsError: as `prediction` and `VolumePredictor.variants`.
         """
         from medsam_app.doubt import doubt_of  # torch
+        from medsam_app.touch_up import Layer
 
         made, asked = self.prediction(object_id), self.get(object_id)
         if made is None or self.predictor is None:
             return None
         variants, roi = self.predictor.variants(asked.prompts, label=self._learned_label(asked))
-        return doubt_of(variants, roi, made.patch, made.start, self.volume.grid)
+        painted = any(isinstance(prompt, Paint) for prompt in asked.prompts)
+        settled = (
+            Layer(asked.prompts, self.volume.grid.shape).settled(self.volume.grid.shape) if painted else None
+        )
+        return doubt_of(variants, roi, made.patch, made.start, self.volume.grid, settled=settled)
 
     def _learned_label(self, asked: SegmentedObject) -> int | None:
         """The label that an object is looked for as, None for anything."""

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from medsam_app import compliance
 from medsam_app.adapters.adapter import adapter_in_use, learned_prompt
 from medsam_app.cache import EmbeddingCache
-from medsam_app.engine import AnyPrompt, Progress, Prompts, settled_state
+from medsam_app.engine import Progress, Prompts, settled_state
 from medsam_app.framing import Framing, better_roi, first_roi, holds_points, roi_with_points, wider_roi
 from medsam_app.local_edit import keep_to_click, mend_near_click
 from medsam_app.models.sam3d import Embedding, Sam3D
 from medsam_app.prediction import State, on_box, union_box
-from medsam_app.prompts import Box, MaskPrompt, Point
+from medsam_app.prompts import Asked, Box, MaskPrompt, Point
 from medsam_app.roi import Index, Roi, mask_from_logits, move_values, read_roi, tight
 from medsam_app.roi_prompts import prompts_in_roi
 from medsam_app.tiles import plan_tiles
@@ -216,7 +216,7 @@ class WindowEngine:
         )
 
 
-def _moved(prompt: AnyPrompt, by: NDArray[np.float64], last: NDArray[np.int_]) -> AnyPrompt:
+def _moved(prompt: Asked, by: NDArray[np.float64], last: NDArray[np.int_]) -> Asked:
     """A click a little aside, within the volume; other prompts as they are."""
     if not isinstance(prompt, Point):
         return prompt

@@ -61,6 +61,7 @@ FLOORS = [
         "slice_stack",
         "slice_walk",
         "tiles",
+        "touch_up",
         "windows",
     },
     {

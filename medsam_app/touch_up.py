@@ -1,0 +1,120 @@
+"""What was painted by hand, laid over the mask that a model makes of the other prompts.
+
+Prompts are gone through in order and the newest word wins: paint sets voxels, and a click that says otherwise
+frees the connected painted part that it is in. Locked voxels stay as they are whatever follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medsam_app.compliance import nearest_voxel
+from medsam_app.errors import PromptError
+from medsam_app.prediction import box_slices, on_box, union_box
+from medsam_app.prompts import AnyPrompt, Asked, Bits, MaskPrompt, Paint, Point
+from medsam_app.roi import Index, tight
+
+_FULL = np.ones((3, 3, 3), dtype=bool)
+
+
+class Layer:
+    """What is painted after a sequence of prompts.
+
+    Args:
+        prompts: in the order they were given.
+        shape: voxels of the volume along (i, j, k).
+
+    Attributes:
+        start: (i, j, k) first voxel of the layer.
+        values: (a, b, c) int8: 1 in the mask, -1 not in it, 0 where nothing is painted.
+        locked: (a, b, c) which of them hold whatever is said.
+    """
+
+    def __init__(self, prompts: Sequence[AnyPrompt], shape: Sequence[int]) -> None:
+        boxes = [bits for prompt in prompts if isinstance(prompt, Paint) for bits, _ in prompt.parts]
+        low = np.min([bits.start for bits in boxes], axis=0) if boxes else np.zeros(3, dtype=int)
+        high = np.max([bits.stop for bits in boxes], axis=0) if boxes else low
+        i, j, k = map(int, low)
+        self.start: Index = (i, j, k)
+        self.values = np.zeros(high - low, dtype=np.int8)
+        self.locked = np.zeros(high - low, dtype=bool)
+        for prompt in prompts:
+            if isinstance(prompt, Paint):
+                self._paint(prompt)
+            elif isinstance(prompt, Point):
+                self._click(nearest_voxel(prompt, shape), 1 if prompt.positive else -1)
+
+    def over(self, start: Index, patch: NDArray[np.bool_]) -> tuple[Index, NDArray[np.bool_]]:
+        """Start and patch of a mask with the layer over it."""
+        if not self.values.size:
+            return start, patch
+        box = union_box((start, patch), (self.start, self.values))
+        mask = on_box(start, patch, box)
+        inner = mask[self._within(box[0])]
+        inner[self.values == 1] = True
+        inner[self.values == -1] = False
+        return tight(box[0], mask)
+
+    def is_locked(self, voxel: Index) -> bool:
+        """Whether a voxel (i, j, k) is locked."""
+        at = np.subtract(voxel, self.start)
+        return bool(((at >= 0) & (at < self.locked.shape)).all() and self.locked[tuple(at)])
+
+    def settled(self, shape: Sequence[int]) -> NDArray[np.bool_]:
+        """(i, j, k) painted voxels of the whole volume."""
+        whole = np.zeros(tuple(shape), dtype=bool)
+        whole[box_slices(self.start, self.values)] = self.values != 0
+        return whole
+
+    def _within(self, origin: Sequence[int]) -> tuple[slice, ...]:
+        """Where the layer lies in an array that begins at a voxel."""
+        sides = zip(self.start, origin, self.values.shape, strict=True)
+        return tuple(slice(s - o, s - o + n) for s, o, n in sides)
+
+    def _part(self, bits: Bits) -> tuple[slice, ...]:
+        sides = zip(bits.start, bits.stop, self.start, strict=True)
+        return tuple(slice(a - s, b - s) for a, b, s in sides)
+
+    def _paint(self, paint: Paint) -> None:
+        for bits, value in paint.parts:
+            place, chosen = self._part(bits), bits.patch()
+            chosen &= ~self.locked[place]
+            self.values[place][chosen] = 1 if value else -1
+            if paint.locked:
+                self.locked[place] |= chosen
+
+    def _click(self, voxel: Index, value: int) -> None:
+        at = tuple(int(v) for v in np.subtract(voxel, self.start))
+        if any(a < 0 or a >= n for a, n in zip(at, self.values.shape, strict=True)):
+            return
+        if self.values[at] != -value or self.locked[at]:
+            return
+        parts, _ = ndimage.label((self.values == -value) & ~self.locked, structure=_FULL)
+        self.values[parts == parts[at]] = 0
+
+
+def asked_of_model(prompts: Sequence[AnyPrompt], shape: Sequence[int]) -> tuple[Asked, ...]:
+    """The prompts that a model is asked about.
+
+    Where nothing but paint says where the object is, the painted voxels are a mask that is given.
+    """
+    asked = tuple(prompt for prompt in prompts if not isinstance(prompt, Paint))
+    if all(isinstance(prompt, Point) and not prompt.positive for prompt in asked):
+        layer = Layer(prompts, shape)
+        given = MaskPrompt.from_patch(layer.start, layer.values == 1, shape)
+        return asked if given is None else (given,)
+    return asked
+
+
+def refuse_locked(prompts: Sequence[AnyPrompt], newest: AnyPrompt, shape: Sequence[int]) -> None:
+    """Raise `PromptError` for a click on a locked voxel."""
+    if isinstance(newest, Point) and any(isinstance(p, Paint) and p.locked for p in prompts):
+        voxel = nearest_voxel(newest, shape)
+        if Layer(prompts, shape).is_locked(voxel):
+            raise PromptError(
+                f"The slice of voxel {voxel} is locked for this object; unlock it to click there."
+            )
