@@ -34,6 +34,7 @@ FORMAT: str = PromptFile.model_fields["format"].default
 VERSION: int = PromptFile.model_fields["version"].default
 #: No more problems than this are spelled out in one message.
 MOST_PROBLEMS = 12
+KINDS = ("point", "box", "mask", "paint")
 
 
 @dataclass(frozen=True)
@@ -235,9 +236,7 @@ def _readable(problem: ErrorDetails, data: Any) -> str:
         if isinstance(step, int):
             what = where.pop().rstrip("s") if where else "entry"
             where.append(f"{what} {step + 1}")
-        elif not (
-            step in ("point", "box", "mask", "paint") and isinstance(at, dict) and at.get("kind") == step
-        ):
+        elif not (step in KINDS and isinstance(at, dict) and at.get("kind") == step):
             where.append(str(step))
         if isinstance(at, dict):
             at = at.get(step, at)

@@ -222,28 +222,22 @@ def _prompt(entry: Entry, grid: Grid) -> AnyPrompt:
         if entry.space == "world":
             return world_box(entry.lower, entry.upper, grid)
         return Box(lower=entry.lower, upper=entry.upper)
-    prompt: MaskPrompt | Paint
-    if isinstance(entry, PaintEntry):
-        prompt, parts = Paint(**entry.model_dump(exclude={"space", "time"})), [entry.inside, entry.outside]
-    else:
-        prompt, parts = MaskPrompt(**entry.model_dump(exclude={"space", "time"})), [entry]
-    for part in parts:
-        if part is not None and not _lies_in_its_shape(part):
+    given = entry.model_dump(exclude={"space", "time"})
+    prompt = Paint(**given) if isinstance(entry, PaintEntry) else MaskPrompt(**given)
+    parts = [prompt] if isinstance(prompt, MaskPrompt) else [bits for bits, _ in prompt.parts]
+    for bits in parts:
+        if not all(0 <= a < b <= n for a, b, n in zip(bits.start, bits.stop, bits.shape, strict=True)):
             raise PromptError(
-                f"its box from {part.start} to {part.stop} does not lie in its shape {part.shape}"
+                f"its box from {bits.start} to {bits.stop} does not lie in its shape {bits.shape}"
             )
     # Before unpacking: only a mask of the image's own size is worth its memory.
     check_prompts([prompt], grid)
     try:
-        for bits in [prompt] if isinstance(prompt, MaskPrompt) else [bits for bits, _ in prompt.parts]:
+        for bits in parts:
             bits.patch()
     except (binascii.Error, zlib.error) as error:
         raise PromptError(f"its packed voxels are damaged ({error})") from None
     return prompt
-
-
-def _lies_in_its_shape(bits: MaskEntry | BitsEntry) -> bool:
-    return all(0 <= a < b <= n for a, b, n in zip(bits.start, bits.stop, bits.shape, strict=True))
 
 
 def voxel_of(world: Triple, grid: Grid) -> Triple:

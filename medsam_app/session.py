@@ -108,11 +108,10 @@ class Session(ObjectEditor):
         if made is None or self.predictor is None:
             return None
         variants, roi = self.predictor.variants(asked.prompts, label=self._learned_label(asked))
-        painted = any(isinstance(prompt, Paint) for prompt in asked.prompts)
-        settled = (
-            Layer(asked.prompts, self.volume.grid.shape).settled(self.volume.grid.shape) if painted else None
-        )
-        return doubt_of(variants, roi, made.patch, made.start, self.volume.grid, settled=settled)
+        grid, settled = self.volume.grid, None
+        if any(isinstance(prompt, Paint) for prompt in asked.prompts):
+            settled = Layer(asked.prompts, grid.shape).settled(grid.shape)
+        return doubt_of(variants, roi, made.patch, made.start, grid, settled=settled)
 
     def _learned_label(self, asked: SegmentedObject) -> int | None:
         """The label that an object is looked for as, None for anything."""
