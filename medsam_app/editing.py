@@ -141,10 +141,7 @@ class ObjectEditor:
         with self._changing(object_id) as (old, _):
             prompts = (*old.prompts, prompt)
             check_prompts(prompts, self.grid)
-            if any(isinstance(each, Paint) and each.locked for each in old.prompts):
-                from medsam_app.touch_up import refuse_locked  # torch
-
-                refuse_locked(old.prompts, prompt, self.grid.shape)
+            self._refuse_locked(old.prompts, prompt)
             changed = replace(old, prompts=prompts, times=(*old.times, _now()))
             return self._swap(changed, f"add {prompt_words(prompt)} to {old.name}")
 
@@ -154,6 +151,7 @@ class ObjectEditor:
             at = checked_index(old, index)
             prompts = (*old.prompts[:at], prompt, *old.prompts[at + 1 :])
             check_prompts(prompts, self.grid)
+            self._refuse_locked((*old.prompts[:at], *old.prompts[at + 1 :]), prompt)
             times = (*old.times[:at], _now(), *old.times[at + 1 :])
             return self._swap(
                 replace(old, prompts=prompts, times=times), f"move {prompt_words(prompt)} of {old.name}"
@@ -228,6 +226,12 @@ class ObjectEditor:
         return self._move(self._history.redo)
 
     # Inside
+
+    def _refuse_locked(self, prompts: Sequence[AnyPrompt], newest: AnyPrompt) -> None:
+        if any(isinstance(each, Paint) and each.locked for each in prompts):
+            from medsam_app.touch_up import refuse_locked  # torch
+
+            refuse_locked(prompts, newest, self.grid)
 
     def _index(self, object_id: str) -> int:
         for at, each in enumerate(self.objects):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medsam_app.errors import PromptError, SettingsError
-from medsam_app.prompts import AnyPrompt, Box, Paint, Point
+from medsam_app.prompts import AnyPrompt, Box, Paint, Point, Scribble, says_where
 
 LARGEST_LABEL = 65535
 LONGEST_NAME = 100
@@ -43,13 +43,7 @@ class SegmentedObject:
     @property
     def has_start(self) -> bool:
         """Whether a prompt says where the object is: negative clicks alone do not."""
-        return any(_says_where(prompt) for prompt in self.prompts)
-
-
-def _says_where(prompt: AnyPrompt) -> bool:
-    if isinstance(prompt, Paint):
-        return prompt.inside is not None
-    return not isinstance(prompt, Point) or prompt.positive
+        return any(says_where(prompt) for prompt in self.prompts)
 
 
 def next_colour(taken: Sequence[str]) -> str:
@@ -114,4 +108,6 @@ def prompt_words(prompt: AnyPrompt) -> str:
         return "positive click" if prompt.positive else "negative click"
     if isinstance(prompt, Paint):
         return prompt.what
+    if isinstance(prompt, Scribble):
+        return "positive scribble" if prompt.positive else "negative scribble"
     return "box" if isinstance(prompt, Box) else "mask"

@@ -34,7 +34,7 @@ FORMAT: str = PromptFile.model_fields["format"].default
 VERSION: int = PromptFile.model_fields["version"].default
 #: No more problems than this are spelled out in one message.
 MOST_PROBLEMS = 12
-KINDS = ("point", "box", "mask", "paint")
+KINDS = ("point", "scribble", "box", "mask", "paint")
 
 
 @dataclass(frozen=True)

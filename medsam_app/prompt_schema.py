@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medsam_app.errors import PromptError
 from medsam_app.geometry import Grid
 from medsam_app.objects import LARGEST_LABEL, LONGEST_NAME, SegmentedObject
-from medsam_app.prompts import AnyPrompt, Box, MaskPrompt, Paint, Point, check_prompts
+from medsam_app.prompts import AnyPrompt, Box, MaskPrompt, Paint, Point, Scribble, check_prompts
 
 Triple = tuple[float, float, float]
 Index = tuple[int, int, int]
@@ -88,6 +88,16 @@ class PointEntry(_Part):
     time: datetime | None = None
 
 
+class ScribbleEntry(_Part):
+    """A line; see `Scribble`. `space` as for a click."""
+
+    kind: Literal["scribble"]
+    coordinates: tuple[Triple, ...] = Field(min_length=1, max_length=2000)
+    sign: Literal["positive", "negative"]
+    space: Space
+    time: datetime | None = None
+
+
 class BoxEntry(_Part):
     """A box by two opposite corners, both inside; flat along one axis: a box on a slice."""
 
@@ -131,7 +141,7 @@ class PaintEntry(_Part):
     time: datetime | None = None
 
 
-Entry = PointEntry | BoxEntry | MaskEntry | PaintEntry
+Entry = PointEntry | ScribbleEntry | BoxEntry | MaskEntry | PaintEntry
 PromptEntry = Annotated[Entry, Field(discriminator="kind")]
 
 
@@ -166,8 +176,11 @@ def object_entry(owner: SegmentedObject) -> ObjectEntry:
 
 
 def _entry(prompt: AnyPrompt, time: datetime | None) -> Entry:
-    if isinstance(prompt, Point):
+    if isinstance(prompt, Point | Scribble):
         sign: Literal["positive", "negative"] = "positive" if prompt.positive else "negative"
+        if isinstance(prompt, Scribble):
+            line = prompt.coordinates
+            return ScribbleEntry(kind="scribble", coordinates=line, sign=sign, space="voxel", time=time)
         return PointEntry(kind="point", coordinates=prompt.coordinates, sign=sign, space="voxel", time=time)
     if isinstance(prompt, Box):
         return BoxEntry(kind="box", lower=prompt.lower, upper=prompt.upper, space="voxel", time=time)
@@ -218,6 +231,11 @@ def _prompt(entry: Entry, grid: Grid) -> AnyPrompt:
     if isinstance(entry, PointEntry):
         at = voxel_of(entry.coordinates, grid) if entry.space == "world" else entry.coordinates
         return Point(coordinates=at, positive=entry.sign == "positive")
+    if isinstance(entry, ScribbleEntry):
+        line = (
+            [voxel_of(at, grid) for at in entry.coordinates] if entry.space == "world" else entry.coordinates
+        )
+        return Scribble(coordinates=tuple(line), positive=entry.sign == "positive")
     if isinstance(entry, BoxEntry):
         if entry.space == "world":
             return world_box(entry.lower, entry.upper, grid)
