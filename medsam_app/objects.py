@@ -31,6 +31,8 @@ class SegmentedObject:
         colour: '#rrggbb'.
         prompts: in the order they were given.
         times: when each prompt was given, UTC in ISO 8601; as many as there are prompts.
+        may_overlap: whether it may share voxels with any other object. Two of which neither may share none:
+            the session's `overlap` says which of them has a voxel of both.
     """
 
     id: str
@@ -39,6 +41,7 @@ class SegmentedObject:
     colour: str
     prompts: tuple[AnyPrompt, ...] = ()
     times: tuple[str, ...] = ()
+    may_overlap: bool = True
 
     @property
     def has_start(self) -> bool:
