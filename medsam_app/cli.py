@@ -87,6 +87,10 @@ def serve(
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
     ] = True,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV or JSON with the objects to offer: name, label, colour, may_overlap."),
+    ] = None,
 ) -> None:
     """Start the browser app."""
     from medsam_app import commands
@@ -102,6 +106,7 @@ def serve(
         device=device,
         auth=auth or [],
         open_browser=open_browser,
+        labels=labels,
     )
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from medsam_app.adapters.header import header_for
 from medsam_app.errors import ModelError, SettingsError, VolumeError
+from medsam_app.label_set import read_label_set
 from medsam_app.models.table import model_entry
 
 if TYPE_CHECKING:  # heavy: imported inside the commands that need them
@@ -65,6 +66,7 @@ def serve(
     device: str,
     auth: Sequence[str],
     open_browser: bool,
+    labels: Path | None = None,
 ) -> None:
     check_model(model, weights, adapter)
     if image is not None and not image.exists():
@@ -72,6 +74,8 @@ def serve(
     for root in roots:
         if not root.is_dir():
             raise SettingsError(f"--root {root} is not a folder; give a folder whose files may be opened.")
+    if labels is not None:
+        read_label_set(labels)
     pairs = [(user, password) for user, _, password in (each.partition(":") for each in auth)]
     if not all(user and password for user, password in pairs):
         raise SettingsError("--auth is written USER:PASSWORD, neither of them empty.")
@@ -88,6 +92,7 @@ def serve(
         device=device,
         open_browser=open_browser,
         auth=pairs or None,
+        labels=labels,
     )
 
 

@@ -36,6 +36,7 @@ from medsam_app.browser.guard import LOOPBACK, Guard
 from medsam_app.browser.routes import add_error_pages, make_router
 from medsam_app.browser.service import UPLOAD_BYTES, Service
 from medsam_app.errors import SettingsError
+from medsam_app.label_set import read_label_set
 
 STATIC = Path(__file__).parent / "static"
 _SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]
@@ -122,6 +123,7 @@ def serve(
     open_browser: bool = True,
     auth: Sequence[tuple[str, str]] | None = None,
     upload_bytes: int = UPLOAD_BYTES,
+    labels: Path | None = None,
 ) -> None:
     """Serve the browser app until it is interrupted.
 
@@ -135,9 +137,10 @@ def serve(
         open_browser: open the page in this machine's browser.
         auth: (name, password) pairs that are let in; None lets everybody in.
         upload_bytes: largest upload.
+        labels: file of objects that pages offer to add; see `label_set`.
 
     Raises:
-        SettingsError: a root that is no folder, or no free port.
+        SettingsError: a root that is no folder, no free port, or what is no label set.
         VolumeError: the image is not there.
     """
     for root in roots:
@@ -147,6 +150,7 @@ def serve(
             )
     if image is not None and not Path(image).exists():
         raise SettingsError(f"The image '{image}' does not exist; give a volume or a folder of DICOM slices.")
+    known = read_label_set(labels) if labels is not None else ()
     listener = _listen(host, port)
     port = listener.getsockname()[1]
     service = Service(
@@ -157,6 +161,7 @@ def serve(
         adapter=adapter,
         device=device,
         upload_bytes=upload_bytes,
+        labels=known,
     )
     if image is None:
         threading.Thread(target=service.sample, daemon=True).start()

@@ -188,6 +188,7 @@ export class PlaneView {
     context.clearRect(0, 0, this.width, this.height);
     if (this.viewer.view.crosshair) drawCrosshair(context, this);
     drawBoxes(context, this);
+    this.viewer.edit.draw(context, this);
     drawPoints(context, this);
     drawLabels(context, this);
   }

@@ -1,6 +1,9 @@
 /** The column at the right: the volume, its objects, and panels about the selected one. */
 
 import { formatMl, h, icon, iconButton } from "./dom.js";
+import { EditPanel } from "./edit_panel.js";
+import { HistoryPanel } from "./history_panel.js";
+import { Labels } from "./labels.js";
 import { PromptsPanel } from "./prompts_panel.js";
 import { Tabs } from "./tabs.js";
 
@@ -11,7 +14,9 @@ export class Sidebar {
     this.volume = h("section.volume");
     this.objects = h("div.objects", { role: "listbox", "aria-label": "Objects" });
     this.prompts = new PromptsPanel(viewer);
-    this.tabs = new Tabs("About the selected object", [this.prompts]);
+    this.edit = new EditPanel(viewer);
+    this.labels = new Labels(viewer);
+    this.tabs = new Tabs("About the selected object", [this.prompts, this.edit, new HistoryPanel(viewer)]);
     this.model = h("p.model");
     this.element = h(
       "aside.sidebar",
@@ -20,7 +25,7 @@ export class Sidebar {
       h(
         "section.panel",
         {},
-        h("header", {}, h("h2", { text: "Objects" }), iconButton({ icon: "plus", text: "New", label: "New object", key: "N", id: "add-object", class: "small", onclick: () => viewer.addObject() })),
+        h("header", {}, h("h2", { text: "Objects" }), this.labels.element, iconButton({ icon: "plus", text: "New", label: "New object", key: "N", id: "add-object", class: "small", onclick: () => viewer.addObject() })),
         this.objects,
       ),
       this.tabs.element,
@@ -35,6 +40,7 @@ export class Sidebar {
   update() {
     this.updateVolume();
     this.updateObjects();
+    this.labels.update();
     this.tabs.update();
   }
 

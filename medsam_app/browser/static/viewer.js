@@ -30,6 +30,7 @@ export class Viewer extends Scene {
     await this.guard(async () => {
       this.hello = await this.api.connect();
       this.sidebar.setModel(this.hello);
+      this.sidebar.labels.take(this.hello.labels);
       if (this.hello.volume) await this.show(this.hello);
       else await this.openNow(this.hello.start ?? { source: "sample" });
     });
