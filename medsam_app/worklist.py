@@ -164,8 +164,8 @@ class Worklist:
                 self._connection.execute("COMMIT")
             except sqlite3.Error as error:
                 raise WorklistError(
-                    f"The worklist '{self.path}' could not be written ({error}); make sure that the folder may "
-                    "be written to and has room, and try again."
+                    f"The worklist '{self.path}' could not be written ({error}); make sure that the folder "
+                    "may be written to and has room, and try again."
                 ) from None
 
     # Looking
