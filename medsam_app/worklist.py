@@ -273,8 +273,8 @@ class Worklist:
             case = self.case(name)
             if case.version != seen:
                 raise WorklistConflict(
-                    f"{case.who or 'Somebody else'} changed '{name}' at {case.changed[:16]} UTC, after you "
-                    "opened it; take that work, or keep yours as a newer version.",
+                    f"The case '{name}' was changed by {case.who or 'somebody else'} at {case.changed[:16]} "
+                    "UTC, after you opened it; take that work, or keep yours as a newer version.",
                     version=case.version,
                 )
             now, version = _now(), seen + 1

@@ -58,12 +58,12 @@ def _(folder):
 
 @case("work on a case that somebody else changed meanwhile", WorklistConflict)
 def _(folder):
-    nifti(folder / "a.nii.gz")
+    nifti(folder / "scan.nii.gz")
     worklist = Worklist(folder)
     worklist.refresh()
-    worklist.save_work("a", "{}", seen=0, who="ada")
+    worklist.save_work("scan", "{}", seen=0, who="ada")
     try:
-        worklist.save_work("a", "{}", seen=0, who="bob")
+        worklist.save_work("scan", "{}", seen=0, who="bob")
     except WorklistConflict as error:
-        when = worklist.case("a").changed[:16]
+        when = worklist.case("scan").changed[:16]
         raise WorklistConflict(str(error).replace(when, "2026-01-31T12:00"), version=error.version) from None
