@@ -155,6 +155,7 @@ FLOORS = [
         "plan_table",
         "cli_finetune",
         "finetune_command",
+        "teach_job",
         "finetune_report",
         "finetune_setup",
         "pretrain_command",
