@@ -67,6 +67,11 @@ FLOORS = [
     {
         "objects",
         "history",
+        "label_set",
+        "mask_tools",
+        "object_history",
+        "retouch",
+        "strokes",
         "interaction",
         "editing",
         "session",
