@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import HTTPException
 
 from medsam_app.errors import VolumeError
+from medsam_app.measurements import Measurement
 from medsam_app.objects import AnyPrompt
 from medsam_app.prediction import MaskPrediction
 from medsam_app.session import Session
@@ -39,6 +40,9 @@ class Workspace:
         self.name = ""
         self.header: dict[str, Any] | None = None
         self.uploads: dict[str, tuple[Path, str]] = {}
+        self.held: str | None = None
+        #: Series, frames and channels that a source was found to have: what it is, and choices by option.
+        self.parts: tuple[Hashable, dict[str, list[tuple[str, str]]]] = (None, {})
         self.progress: tuple[str, float | None] = ("", None)
         self.last_used = time.monotonic()
         self.closed = False
@@ -47,6 +51,8 @@ class Workspace:
         self._files_lock = RLock()  # never held for long, unlike `lock`; for all that is said of files here
         self._keys: dict[tuple[tuple[AnyPrompt, ...], bool, int], str] = {}
         self._volumes = 0
+        #: By key of the mask.
+        self.measurements: dict[str, Measurement] = {}
 
     @property
     def folder(self) -> Path:
@@ -61,7 +67,7 @@ class Workspace:
     def take(self, session: Session, name: str, header: dict[str, Any]) -> None:
         """Work on another volume from now on; `header` is what pages are told of it."""
         self.session, self.name, self.header = session, name, header
-        self._keys = {}
+        self._keys, self.measurements = {}, {}
         self._volumes += 1
 
     def show(self, text: str, fraction: float | None = None) -> None:
@@ -119,12 +125,20 @@ class Workspace:
                 self._reading.remove(key)
 
     def drop_uploads(self, *keys: str) -> None:
-        """Delete what was sent, all of it or that of some keys, but for what is being read."""
+        """Delete what was sent, all of it or that of some keys, but for what is being read or held."""
         with self._files_lock:
-            wanted = [key for key in keys or self.uploads if key in self.uploads and key not in self._reading]
+            kept = {*self._reading, self.held}
+            wanted = [key for key in keys or self.uploads if key in self.uploads and key not in kept]
             paths = [self.uploads.pop(key)[0] for key in wanted]
         for path in paths:
             shutil.rmtree(path.parent, ignore_errors=True)  # each has a folder of its own
+
+    def hold(self, key: str | None) -> None:
+        """Keep an upload, which is still needed, until another one is or none; the one before goes."""
+        with self._files_lock:
+            before, self.held = self.held, key
+        if before not in (None, key):
+            self.drop_uploads(before)
 
     def discard(self, place: Path) -> None:
         """Delete a folder of `place`."""
