@@ -25,6 +25,7 @@ from medsam_app.browser.doubt import heat
 from medsam_app.browser.service import Service, Source
 from medsam_app.browser.uploads import receive_file, receive_folder
 from medsam_app.browser.wire import voxel_blocks
+from medsam_app.browser.worklist_routes import add_worklist_routes
 from medsam_app.browser.workspaces import Workspace
 from medsam_app.errors import MedsamError, PromptError, PromptFileError, SeriesChoice
 from medsam_app.prompt_file import save_prompt_file
@@ -98,7 +99,8 @@ def make_router(service: Service) -> APIRouter:
     async def act(request: HttpRequest, workspace: Workspace = mine) -> Response:
         asked = _parse(Request, await _body(request, ACTION_BYTES))
         work: Callable[[], bytes] = lambda: perform(workspace, asked.action, asked.have)  # noqa: E731
-        if asked.action.do in ("look", "select", "change_object", "add_object"):
+        quick = asked.action.do in ("select", "change_object", "add_object")
+        if quick or (asked.action.do == "look" and not workspace.restored):
             return _binary(await run_in_threadpool(work))
         workspace.show("Waiting for the model" if service.worker.waiting else "Segmenting")
         return _binary(await run_in_threadpool(service.worker.run, work))
@@ -121,6 +123,7 @@ def make_router(service: Service) -> APIRouter:
     def mask(workspace: Workspace = mine) -> Response:
         return _saved(workspace, f"{workspace.name}_mask.nii.gz", _write_mask, "application/gzip")
 
+    add_worklist_routes(router, service, mine)
     return router
 
 
