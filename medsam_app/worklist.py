@@ -335,8 +335,8 @@ class Worklist:
 def _conflict(case: Case) -> WorklistConflict:
     when = case.changed[:16].replace("T", " ")
     return WorklistConflict(
-        f"{case.who or 'Somebody else'} changed '{case.name}' at {when} UTC, after you opened it; take that "
-        "work, or keep yours as a newer version.",
+        f"The case '{case.name}' was changed by {case.who or 'somebody else'} at {when} UTC, after you opened "
+        "it; take that work, or keep yours as a newer version.",
         version=case.version,
     )
 

@@ -136,12 +136,17 @@ def test_the_later_of_two_is_told_and_chooses(client: TestClient) -> None:
     bob.open("a")
     ada.click(12, 11, 10)
     told = bob.click(12, 11, 12)["state"]["case"]
-    assert told["conflict"] and "ada changed 'a'" in told["problem"]
+    assert told["conflict"] and "'a' was changed by ada" in told["problem"]
     assert bob.judge("a", "accepted").status_code == 422
     assert bob.row("a")["version"] == 1
     # Bob keeps his own as a newer version; Ada is told in turn and takes it.
     assert bob.ask("worklist/resolve", keep="mine").status_code == 200
-    assert bob.act(do="look")["state"]["case"] == {"name": "a", "version": 2, "problem": "", "conflict": False}
+    assert bob.act(do="look")["state"]["case"] == {
+        "name": "a",
+        "version": 2,
+        "problem": "",
+        "conflict": False,
+    }
     assert ada.click(2, 2, 2, positive=False)["state"]["case"]["conflict"]
     assert ada.ask("worklist/resolve", keep="theirs").status_code == 200
     state = ada.act(do="look")["state"]
@@ -206,7 +211,9 @@ def test_what_cannot_be_opened_is_a_sentence(client: TestClient, folder: Path, s
     assert not (folder / "x_mask.nii.gz").exists()
 
 
-def test_work_that_no_longer_fits_is_kept_and_said(client: TestClient, folder: Path, service: Service) -> None:
+def test_work_that_no_longer_fits_is_kept_and_said(
+    client: TestClient, folder: Path, service: Service
+) -> None:
     ada = Person(client)
     ada.open("a")
     ada.click(12, 11, 10)
@@ -228,7 +235,9 @@ def test_data_that_may_not_be_written_to_has_its_worklist_elsewhere(folder: Path
     ada.click(12, 11, 10)
     assert ada.judge("a", "accepted").status_code == 200
     assert sorted(folder.rglob("*")) == before
-    assert (place / "shown/data" / DATABASE).is_file() and (place / "shown/data/masks/a_mask.nii.gz").is_file()
+    assert (place / "shown/data" / DATABASE).is_file() and (
+        place / "shown/data/masks/a_mask.nii.gz"
+    ).is_file()
     service.close()
 
 
@@ -248,7 +257,17 @@ class Process:
     """A server as it is started by hand."""
 
     def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-m", "medsam_app", "serve", "--root", str(folder), "--port", "0", "--no-open"]
+        command = [
+            sys.executable,
+            "-m",
+            "medsam_app",
+            "serve",
+            "--root",
+            str(folder),
+            "--port",
+            "0",
+            "--no-open",
+        ]
         self.run = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -279,7 +298,6 @@ def test_a_killed_server_loses_nothing_that_was_answered(folder: Path) -> None:
         assert [each["prompts"] for each in found["state"]["objects"]] == [
             each["prompts"] for each in said["state"]["objects"]
         ]
-        ada.bits = again.bits
         assert found["state"]["objects"][0]["volume_ml"] == said["state"]["objects"][0]["volume_ml"]
         assert again.bits[-200:] == bits[-200:]
     finally:

@@ -94,7 +94,7 @@ def test_next_and_previous(worklist: Worklist) -> None:
 def test_the_later_of_two_writers_is_told(folder: Path, worklist: Worklist) -> None:
     other = Worklist(folder)
     assert worklist.save_work("a", "one", seen=0, who="ada") == 1
-    with pytest.raises(WorklistConflict, match="ada changed 'a'") as told:
+    with pytest.raises(WorklistConflict, match="'a' was changed by ada") as told:
         other.save_work("a", "two", seen=0, who="bob")
     assert told.value.version == 1
     kept = other.work("a")
