@@ -93,6 +93,7 @@ FLOORS = [
         "batch_case",
         "batch_folder",
         "worklist",
+        "casework",
         "batch_index",
         "batch_job",
         "batch_output",

@@ -24,6 +24,7 @@ from medsam_app.browser.saves import add_saves
 from medsam_app.browser.service import Service, Source
 from medsam_app.browser.uploads import receive_file, receive_folder
 from medsam_app.browser.wire import voxel_blocks
+from medsam_app.browser.worklist_routes import add_worklist_routes
 from medsam_app.browser.workspaces import Workspace
 from medsam_app.errors import MedsamError, PromptError, PromptFileError, SeriesChoice
 
@@ -95,7 +96,8 @@ def make_router(service: Service) -> APIRouter:
     async def act(request: HttpRequest, workspace: Workspace = mine) -> Response:
         asked = parse_body(Request, await read_body(request, ACTION_BYTES))
         work: Callable[[], bytes] = lambda: perform(workspace, asked.action, asked.have)  # noqa: E731
-        if asked.action.do in ("look", "select", "change_object", "add_object"):
+        quick = asked.action.do in ("select", "change_object", "add_object")
+        if quick or (asked.action.do == "look" and not workspace.restored):
             return _binary(await run_in_threadpool(work))
         workspace.show("Waiting for the model" if service.worker.waiting else "Segmenting")
         return _binary(await run_in_threadpool(service.worker.run, work))
@@ -111,6 +113,7 @@ def make_router(service: Service) -> APIRouter:
         return _binary(await run_in_threadpool(service.worker.run, work))
 
     add_saves(router, mine)
+    add_worklist_routes(router, service, mine)
     return router
 
 

@@ -15,6 +15,7 @@ from medsam_app.browser import files
 from medsam_app.browser.uploads import UPLOAD_FILES
 from medsam_app.browser.wire import volume_header
 from medsam_app.browser.worker import ModelWorker
+from medsam_app.browser.worklists import Worklists
 from medsam_app.browser.workspaces import Workspace, Workspaces
 from medsam_app.cache import EmbeddingCache
 from medsam_app.errors import MedsamError, SeriesChoice, VolumeError
@@ -23,6 +24,7 @@ from medsam_app.phantom import torso_phantom
 from medsam_app.predictor import CACHE_BYTES, AnyModel, VolumePredictor
 from medsam_app.session import Session
 from medsam_app.volume import Volume, load_volume
+from medsam_app.worklist import Worklist
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class Service:
         model, weights, adapter, device: as for `VolumePredictor`.
         upload_bytes: largest upload.
         workspaces: where the pages' work is kept.
+        worklist: folder for worklists and their masks; None to keep them with the data.
     """
 
     def __init__(
@@ -71,11 +74,13 @@ class Service:
         device: str = "auto",
         upload_bytes: int = UPLOAD_BYTES,
         workspaces: Workspaces | None = None,
+        worklist: Path | None = None,
     ) -> None:
         self.image = image
         self.roots = [Path(root) for root in roots]
         self.upload_bytes = upload_bytes
         self.workspaces = Workspaces() if workspaces is None else workspaces
+        self.worklists = Worklists(self.roots, worklist)
         self.worker = ModelWorker()
         self.cache = EmbeddingCache(CACHE_BYTES)
         self._device, self.device_sentence = choose_device(device)
@@ -94,6 +99,10 @@ class Service:
             log.error("%s", error)
             raise
 
+    def model_for(self, worklist: Worklist) -> AnyModel:
+        """What makes masks in a worklist: the server's model."""
+        return self._model.result()
+
     def hello(self, workspace: Workspace) -> dict[str, Any]:
         """What a page is told first."""
         name = self._wanted if isinstance(self._wanted, str) else self._wanted.model_id
@@ -107,6 +116,7 @@ class Service:
             "model": f"{name}{with_adapter}. {self.device_sentence}",
             "start": {"source": "start" if self.image is not None else "sample"},
             "volume": workspace.header,
+            "case": workspace.case.name if workspace.case else None,
         }
 
     def sample(self) -> Volume:
@@ -177,6 +187,7 @@ class Service:
         """Stop the worker and free the workspaces."""
         self.worker.close()
         self.workspaces.close()
+        self.worklists.close()
 
 
 def _warm_readers() -> None:

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
 
+from medsam_app.casework import CaseWork
 from medsam_app.errors import VolumeError
 from medsam_app.measurements import Measurement
 from medsam_app.objects import AnyPrompt
@@ -37,6 +38,8 @@ class Workspace:
         self.token = secrets.token_urlsafe(32)
         self.lock = RLock()
         self.session: Session | None = None
+        self.case: CaseWork | None = None  # of a worklist
+        self.notes: list[str] = []  # that the page is told with the next state
         self.name = ""
         self.header: dict[str, Any] | None = None
         self.uploads: dict[str, tuple[Path, str]] = {}
@@ -64,9 +67,24 @@ class Workspace:
                 self._folder = Path(tempfile.mkdtemp(prefix="medsam-"))
             return self._folder
 
-    def take(self, session: Session, name: str, header: dict[str, Any]) -> None:
-        """Work on another volume from now on; `header` is what pages are told of it."""
+    def take(
+        self,
+        session: Session,
+        name: str,
+        header: dict[str, Any],
+        *,
+        case: CaseWork | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Work on another volume from now on.
+
+        Args:
+            header: what pages are told of it.
+            case: of a worklist, where it is one.
+            notes: sentences that the page is told.
+        """
         self.session, self.name, self.header = session, name, header
+        self.case, self.notes = case, list(notes)
         self._keys, self.measurements = {}, {}
         self._volumes += 1
 
@@ -79,6 +97,11 @@ class Workspace:
         """The volume worked on."""
         assert self.session is not None
         return self.session.volume
+
+    @property
+    def restored(self) -> bool:
+        """Whether there are objects whose masks may not be made yet."""
+        return self.case is not None and self.session is not None and bool(self.session.objects)
 
     def masks(self) -> dict[str, tuple[str, MaskPrediction]]:
         """For each object that has a mask, by id: the mask's key and the mask.
@@ -96,6 +119,20 @@ class Workspace:
                 key = self._keys.setdefault(asked, f"v{self._volumes}m{len(self._keys)}")
                 found[each.id] = (key, made)
         return found
+
+    def keep_work(self) -> dict[str, Any] | None:
+        """Keep the work on a case of a worklist; how that stands, for the page."""
+        if self.case is None:
+            return None
+        assert self.session is not None
+        self.case.keep(self.session)
+        problem = self.case.problem
+        return {
+            "name": self.case.name,
+            "version": self.case.version,
+            "problem": problem.sentence if problem else "",
+            "conflict": problem is not None and problem.conflict,
+        }
 
     def place(self) -> Path:
         """A new folder for an upload; `HTTPException` when this is closed."""
