@@ -77,6 +77,13 @@ def serve(
     root: Annotated[
         list[Path] | None, typer.Option(help="Folder whose files may be opened in the browser; repeatable.")
     ] = None,
+    worklist: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for worklists and masks, where the data is read-only; with the data by default.",
+            show_default=False,
+        ),
+    ] = None,
     model: ModelOption = DEFAULT_MODEL,
     weights: WeightsOption = None,
     adapter: AdapterOption = None,
@@ -100,6 +107,7 @@ def serve(
         host=host,
         port=port,
         roots=root or [],
+        worklist=worklist,
         model=model,
         weights=weights,
         adapter=adapter,

@@ -60,6 +60,7 @@ def serve(
     host: str,
     port: int,
     roots: Sequence[Path],
+    worklist: Path | None,
     model: str,
     weights: Path | None,
     adapter: Path | None,
@@ -76,6 +77,8 @@ def serve(
             raise SettingsError(f"--root {root} is not a folder; give a folder whose files may be opened.")
     if labels is not None:
         read_label_set(labels)
+    if worklist is not None and not worklist.is_dir():
+        raise SettingsError(f"--worklist {worklist} is not a folder; make it, or give another.")
     pairs = [(user, password) for user, _, password in (each.partition(":") for each in auth)]
     if not all(user and password for user, password in pairs):
         raise SettingsError("--auth is written USER:PASSWORD, neither of them empty.")
@@ -86,6 +89,7 @@ def serve(
         host=host,
         port=port,
         roots=list(roots),
+        worklist=worklist,
         model=model,
         weights=weights,
         adapter=adapter,

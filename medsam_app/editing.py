@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from medsam_app.history import now
+from medsam_app.history import History, now
 from medsam_app.object_history import ObjectHistory
 from medsam_app.objects import (
     LARGEST_LABEL,
@@ -172,15 +172,24 @@ class ObjectEditor(ObjectHistory):
             SettingsError: names or labels that are given twice, or that are no names, labels or colours.
         """
         with self._lock:
-            for at, each in enumerate(objects):
-                checked_name(each.name, objects[:at])
-                checked_label(each.label, objects[:at])
-                checked_colour(each.colour)
-                check_prompts(each.prompts, self.grid)
-            numbers = [int(each.id[1:]) for each in objects if re.fullmatch(r"o[0-9]{1,9}", each.id)]
-            self._last_id = max([self._last_id, *numbers])
+            self._take(objects)
             self._history.push(tuple(objects), change)
-            self._selected = objects[0].id if objects else None
+
+    def begin_with(self, objects: Sequence[SegmentedObject]) -> None:
+        """As `replace_objects`, but the history begins here: nothing before can be undone to."""
+        with self._lock:
+            self._take(objects)
+            self._history = History(tuple(objects))
+
+    def _take(self, objects: Sequence[SegmentedObject]) -> None:
+        for at, each in enumerate(objects):
+            checked_name(each.name, objects[:at])
+            checked_label(each.label, objects[:at])
+            checked_colour(each.colour)
+            check_prompts(each.prompts, self.grid)
+        numbers = [int(each.id[1:]) for each in objects if re.fullmatch(r"o[0-9]{1,9}", each.id)]
+        self._last_id = max([self._last_id, *numbers])
+        self._selected = objects[0].id if objects else None
 
     # Inside
 

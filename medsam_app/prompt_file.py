@@ -74,7 +74,7 @@ def save_prompt_file(session: Session, path: str | Path) -> Path:
     """
     path = Path(path)
     written = _describe(session, path)
-    text = json.dumps(written_form(written), indent=1) + "\n"
+    text = _as_text(written)
 
     def prove(draft: Path) -> None:
         if read_prompt_file(draft) != written:
@@ -92,6 +92,15 @@ def save_prompt_file(session: Session, path: str | Path) -> Path:
     except PromptFileError as error:
         raise SaveError(f"The prompt file {path} did not read back as written: {error}") from None
     return path
+
+
+def prompt_text(session: Session, folder: Path) -> str:
+    """The prompt file of a session as text, as it would stand in a folder."""
+    return _as_text(_describe(session, folder / f"work{SUFFIX}"))
+
+
+def _as_text(file: PromptFile) -> str:
+    return json.dumps(written_form(file), indent=1) + "\n"
 
 
 def read_prompt_file(path: str | Path) -> PromptFile:

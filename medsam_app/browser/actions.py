@@ -223,8 +223,11 @@ def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | 
         "undo_text": session.undo_text,
         "redo_text": session.redo_text,
         "refine": session.refine,
+        # Before the page is told: what it sees is safe.
+        "case": workspace.keep_work(),
     }
     grid = session.volume.grid
     wanted = {key: made for key, made in masks.values() if key not in held}
     parts = [mask_part(key, made.start, made.patch, grid) for key, made in wanted.items()]
-    return frame({"state": state, "messages": messages or []}, parts)
+    notes, workspace.notes = workspace.notes, []
+    return frame({"state": state, "messages": [*notes, *(messages or [])]}, parts)

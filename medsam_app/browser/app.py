@@ -44,8 +44,10 @@ _MONO_FONTS = ["ui-monospace", "DejaVu Sans Mono", "monospace"]
 #: The page is dark before the viewer's own style sheet is there.
 _PAGE_CSS = "body, gradio-app, .gradio-container { background: #0b0e13 !important; }"
 #: The viewer's modules are fetched while Gradio starts, not one after the other when it has.
-_HEAD = '<link rel="stylesheet" href="medsam/static/viewer.css">' + "".join(
-    f'<link rel="modulepreload" href="medsam/static/{path.name}">' for path in sorted(STATIC.glob("*.js"))
+_HEAD = "".join(
+    f'<link rel="{kind}" href="medsam/static/{path.name}">'
+    for kind, ending in (("stylesheet", "*.css"), ("modulepreload", "*.js"))
+    for path in sorted(STATIC.glob(ending))
 )
 _LOAD = """
 const page = document.baseURI;
@@ -124,6 +126,7 @@ def serve(
     auth: Sequence[tuple[str, str]] | None = None,
     upload_bytes: int = UPLOAD_BYTES,
     labels: Path | None = None,
+    worklist: Path | None = None,
 ) -> None:
     """Serve the browser app until it is interrupted.
 
@@ -138,6 +141,7 @@ def serve(
         auth: (name, password) pairs that are let in; None lets everybody in.
         upload_bytes: largest upload.
         labels: file of objects that pages offer to add; see `label_set`.
+        worklist: folder for worklists and the masks of accepted cases; None to keep them with the data.
 
     Raises:
         SettingsError: a root that is no folder, no free port, or what is no label set.
@@ -162,6 +166,7 @@ def serve(
         device=device,
         upload_bytes=upload_bytes,
         labels=known,
+        worklist=worklist,
     )
     if image is None:
         threading.Thread(target=service.sample, daemon=True).start()

@@ -16,15 +16,17 @@ from medsam_app.browser import files
 from medsam_app.browser.uploads import UPLOAD_FILES
 from medsam_app.browser.wire import volume_header
 from medsam_app.browser.worker import ModelWorker
+from medsam_app.browser.worklists import Worklists
 from medsam_app.browser.workspaces import Workspace, Workspaces
 from medsam_app.cache import EmbeddingCache
-from medsam_app.errors import MedsamError, VolumeError
+from medsam_app.errors import MedsamError, SeriesChoice, VolumeError
 from medsam_app.label_set import Label
 from medsam_app.models.load import choose_device
 from medsam_app.phantom import torso_phantom
 from medsam_app.predictor import CACHE_BYTES, AnyModel, VolumePredictor
 from medsam_app.session import Session
 from medsam_app.volume import Volume, load_volume
+from medsam_app.worklist import Worklist
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,11 @@ class Source(BaseModel):
     frame: int | None = None
     channel: int | None = None
 
+    @property
+    def place(self) -> tuple[str, int, str, str]:
+        """Where it is, whatever is chosen of it."""
+        return self.source, self.root, self.path, self.upload
+
 
 class Service:
     """State of one server.
@@ -56,6 +63,7 @@ class Service:
         upload_bytes: largest upload.
         workspaces: where the pages' work is kept.
         labels: objects that pages offer to add.
+        worklist: folder for worklists and their masks; None to keep them with the data.
     """
 
     def __init__(
@@ -70,12 +78,14 @@ class Service:
         upload_bytes: int = UPLOAD_BYTES,
         workspaces: Workspaces | None = None,
         labels: Sequence[Label] = (),
+        worklist: Path | None = None,
     ) -> None:
         self.image = image
         self.labels = tuple(labels)
         self.roots = [Path(root) for root in roots]
         self.upload_bytes = upload_bytes
         self.workspaces = Workspaces() if workspaces is None else workspaces
+        self.worklists = Worklists(self.roots, worklist)
         self.worker = ModelWorker()
         self.cache = EmbeddingCache(CACHE_BYTES)
         self._device, self.device_sentence = choose_device(device)
@@ -94,6 +104,10 @@ class Service:
             log.error("%s", error)
             raise
 
+    def model_for(self, worklist: Worklist) -> AnyModel:
+        """What makes masks in a worklist: the server's model."""
+        return self._model.result()
+
     def hello(self, workspace: Workspace) -> dict[str, Any]:
         """What a page is told first."""
         name = self._wanted if isinstance(self._wanted, str) else self._wanted.model_id
@@ -108,6 +122,7 @@ class Service:
             "start": {"source": "start" if self.image is not None else "sample"},
             "labels": [asdict(label) for label in self.labels_of(workspace)],
             "volume": workspace.header,
+            "case": workspace.case.name if workspace.case else None,
         }
 
     def labels_of(self, workspace: Workspace) -> tuple[Label, ...]:
@@ -133,8 +148,14 @@ class Service:
             workspace.show("Loading the model")
             predictor = VolumePredictor(self._model.result(), cache=self.cache)
             header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
+            header["source"] = source.model_dump()
+            header["parts"] = {option: choices for option, choices in workspace.parts[1].items() if choices}
+            header["dicom"] = volume.series is not None
             with workspace.lock:
                 workspace.take(Session(volume, predictor, refine=False), name, header)
+            # Segmentations refer to the slices, and another series or frame may be wanted.
+            needed = source.source == "upload" and (header["dicom"] or header["parts"])
+            workspace.hold(source.upload if needed else None)
             if source.source == "upload":
                 workspace.drop_uploads(source.upload)
             return header
@@ -142,6 +163,23 @@ class Service:
             workspace.show("")
 
     def _read(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
+        """The volume and its name; what its source was found to have is kept in `workspace.parts`."""
+        if workspace.parts[0] != source.place:
+            workspace.parts = source.place, {}
+        choices = workspace.parts[1]
+        try:
+            found = self._load_source(workspace, source)
+        except SeriesChoice as error:
+            if error.option == "series":
+                choices.clear()
+            choices[error.option] = error.choices
+            raise
+        for option in ("frame", "channel"):
+            if getattr(source, option) is None:  # there is only one
+                choices.pop(option, None)
+        return found
+
+    def _load_source(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
         if source.source == "sample":
             return self.sample(), SAMPLE_NAME
         choice = {"series": source.series, "frame": source.frame, "channel": source.channel}
@@ -159,6 +197,7 @@ class Service:
         """Stop the worker and free the workspaces."""
         self.worker.close()
         self.workspaces.close()
+        self.worklists.close()
 
 
 def _warm_readers() -> None:
