@@ -114,7 +114,7 @@ def test_a_mask_is_painted_locked_and_kept(editor, tmp_path):
     editor.page.click("[data-id=tab-history]")
     steps = editor.page.locator(".step button")
     steps.first.wait_for()
-    assert steps.first.inner_text().startswith("add grow 3 mm")
+    assert steps.first.inner_text().startswith("grow 3 mm")
     editor.page.screenshot(path=tmp_path / "history.png")
     steps.nth(1).click()
     editor.settle()
