@@ -1,6 +1,7 @@
 /** The column at the right: the volume, its objects, and panels about the selected one. */
 
 import { formatMl, h, icon, iconButton } from "./dom.js";
+import { MeasurePanel } from "./measure_panel.js";
 import { PromptsPanel } from "./prompts_panel.js";
 import { Tabs } from "./tabs.js";
 
@@ -11,7 +12,8 @@ export class Sidebar {
     this.volume = h("section.volume");
     this.objects = h("div.objects", { role: "listbox", "aria-label": "Objects" });
     this.prompts = new PromptsPanel(viewer);
-    this.tabs = new Tabs("About the selected object", [this.prompts]);
+    this.measure = new MeasurePanel(viewer);
+    this.tabs = new Tabs("About the selected object", [this.prompts, this.measure], () => viewer.redraw());
     this.model = h("p.model");
     this.element = h(
       "aside.sidebar",

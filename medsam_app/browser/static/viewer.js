@@ -118,18 +118,6 @@ export class Viewer extends Scene {
     return this.queue;
   }
 
-  saveMask() {
-    return this.watch("Saving", async () => this.saved(await this.api.download("mask")));
-  }
-
-  savePrompts() {
-    return this.watch("Saving", async () => this.saved(await this.api.download("prompts")));
-  }
-
-  saved(name) {
-    this.toasts.show(`Saved ${name}`);
-  }
-
   // ---- opening -----------------------------------------------------------------------------------
 
   chooseVolume() {
