@@ -19,7 +19,7 @@ from medsam_app.browser.worker import ModelWorker
 from medsam_app.browser.worklists import Worklists
 from medsam_app.browser.workspaces import Workspace, Workspaces
 from medsam_app.cache import EmbeddingCache
-from medsam_app.errors import MedsamError, VolumeError
+from medsam_app.errors import MedsamError, SeriesChoice, VolumeError
 from medsam_app.models.load import choose_device
 from medsam_app.phantom import torso_phantom
 from medsam_app.predictor import CACHE_BYTES, AnyModel, VolumePredictor
@@ -46,6 +46,11 @@ class Source(BaseModel):
     series: str | None = None
     frame: int | None = None
     channel: int | None = None
+
+    @property
+    def place(self) -> tuple[str, int, str, str]:
+        """Where it is, whatever is chosen of it."""
+        return self.source, self.root, self.path, self.upload
 
 
 class Service:
@@ -160,8 +165,14 @@ class Service:
             workspace.show("Loading the model")
             predictor = VolumePredictor(self._model.result(), cache=self.cache)
             header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
+            header["source"] = source.model_dump()
+            header["parts"] = {option: choices for option, choices in workspace.parts[1].items() if choices}
+            header["dicom"] = volume.series is not None
             with workspace.lock:
                 workspace.take(Session(volume, predictor, refine=False), name, header)
+            # Segmentations refer to the slices, and another series or frame may be wanted.
+            needed = source.source == "upload" and (header["dicom"] or header["parts"])
+            workspace.hold(source.upload if needed else None)
             if source.source == "upload":
                 workspace.drop_uploads(source.upload)
             return header
@@ -169,6 +180,23 @@ class Service:
             workspace.show("")
 
     def _read(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
+        """The volume and its name; what its source was found to have is kept in `workspace.parts`."""
+        if workspace.parts[0] != source.place:
+            workspace.parts = source.place, {}
+        choices = workspace.parts[1]
+        try:
+            found = self._load_source(workspace, source)
+        except SeriesChoice as error:
+            if error.option == "series":
+                choices.clear()
+            choices[error.option] = error.choices
+            raise
+        for option in ("frame", "channel"):
+            if getattr(source, option) is None:  # there is only one
+                choices.pop(option, None)
+        return found
+
+    def _load_source(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
         if source.source == "sample":
             return self.sample(), SAMPLE_NAME
         choice = {"series": source.series, "frame": source.frame, "channel": source.channel}

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
@@ -17,6 +17,7 @@ from fastapi import HTTPException
 
 from medsam_app.casework import CaseWork
 from medsam_app.errors import VolumeError
+from medsam_app.measurements import Measurement
 from medsam_app.objects import AnyPrompt
 from medsam_app.prediction import MaskPrediction
 from medsam_app.session import Session
@@ -42,6 +43,9 @@ class Workspace:
         self.name = ""
         self.header: dict[str, Any] | None = None
         self.uploads: dict[str, tuple[Path, str]] = {}
+        self.held: str | None = None
+        #: Series, frames and channels that a source was found to have: what it is, and choices by option.
+        self.parts: tuple[Hashable, dict[str, list[tuple[str, str]]]] = (None, {})
         self.progress: tuple[str, float | None] = ("", None)
         self.last_used = time.monotonic()
         self.closed = False
@@ -50,6 +54,8 @@ class Workspace:
         self._files_lock = RLock()  # never held for long, unlike `lock`; for all that is said of files here
         self._keys: dict[tuple[tuple[AnyPrompt, ...], bool, int], str] = {}
         self._volumes = 0
+        #: By key of the mask.
+        self.measurements: dict[str, Measurement] = {}
 
     @property
     def folder(self) -> Path:
@@ -79,7 +85,7 @@ class Workspace:
         """
         self.session, self.name, self.header = session, name, header
         self.case, self.notes = case, list(notes)
-        self._keys = {}
+        self._keys, self.measurements = {}, {}
         self._volumes += 1
 
     def show(self, text: str, fraction: float | None = None) -> None:
@@ -156,12 +162,20 @@ class Workspace:
                 self._reading.remove(key)
 
     def drop_uploads(self, *keys: str) -> None:
-        """Delete what was sent, all of it or that of some keys, but for what is being read."""
+        """Delete what was sent, all of it or that of some keys, but for what is being read or held."""
         with self._files_lock:
-            wanted = [key for key in keys or self.uploads if key in self.uploads and key not in self._reading]
+            kept = {*self._reading, self.held}
+            wanted = [key for key in keys or self.uploads if key in self.uploads and key not in kept]
             paths = [self.uploads.pop(key)[0] for key in wanted]
         for path in paths:
             shutil.rmtree(path.parent, ignore_errors=True)  # each has a folder of its own
+
+    def hold(self, key: str | None) -> None:
+        """Keep an upload, which is still needed, until another one is or none; the one before goes."""
+        with self._files_lock:
+            before, self.held = self.held, key
+        if before not in (None, key):
+            self.drop_uploads(before)
 
     def discard(self, place: Path) -> None:
         """Delete a folder of `place`."""
