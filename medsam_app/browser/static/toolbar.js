@@ -47,7 +47,7 @@ export class Toolbar {
     this.element = h(
       "header.toolbar",
       { role: "toolbar", "aria-label": "Tools" },
-      iconButton({ icon: "open", text: "Open", label: "Open a volume or a prompt file", id: "open", onclick: () => viewer.chooseVolume() }),
+      iconButton({ icon: "open", text: "Open", label: "Open a volume, a prompt file or a worklist", id: "open", onclick: () => viewer.chooseVolume() }),
       h("div.segments", { role: "group", "aria-label": "Mode" }, ...this.modes),
       h("div.group", {}, this.undo, this.redo, this.fine),
       h("div.group.window", {}, this.preset, h("label", { text: "L" }, this.level), h("label", { text: "W" }, this.width)),
