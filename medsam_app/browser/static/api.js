@@ -85,6 +85,16 @@ export class Api {
     return decodeFrame(await (await this.request(`doubt?${new URLSearchParams({ object })}`)).arrayBuffer());
   }
 
+  /** What was done to an object. @returns {Promise<{steps: object[]}>} */
+  async history(object) {
+    return this.json(await this.request(`history?${new URLSearchParams({ object })}`));
+  }
+
+  /** Take a label set. @returns {Promise<{labels: object[]}>} */
+  async openLabels(file) {
+    return this.json(await this.request(`labels?${new URLSearchParams({ name: file.name })}`, { method: "POST", body: file }));
+  }
+
   async openPrompts(file, have) {
     const query = new URLSearchParams({ have: have.join(",") });
     const response = await this.request(`prompts?${query}`, { method: "POST", body: file });

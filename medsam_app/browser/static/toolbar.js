@@ -8,6 +8,10 @@ const MODES = [
   ["positive", "positive", "Add", "2"],
   ["negative", "negative", "Subtract", "3"],
   ["box", "box", "Box", "4"],
+  ["brush", "brush", "", "5"],
+  ["eraser", "eraser", "", "6"],
+  ["scribble", "scribble", "", "7"],
+  ["lasso", "lasso", "", "8"],
 ];
 
 export class Toolbar {
@@ -20,7 +24,7 @@ export class Toolbar {
         text,
         key,
         id: `mode-${mode}`,
-        label: { navigate: "Navigate: move the crosshair", positive: "Add: click inside the object", negative: "Subtract: click outside the object", box: "Box: drag around the object" }[mode],
+        label: { navigate: "Navigate: move the crosshair", positive: "Add: click inside the object", negative: "Subtract: click outside the object", box: "Box: drag around the object", brush: "Brush: paint the mask", eraser: "Eraser: take away from the mask", scribble: "Scribble: draw a line inside the object", lasso: "Lasso: draw around what to fill" }[mode],
         class: `segment.${mode}`,
         onclick: () => viewer.setMode(mode),
       }),

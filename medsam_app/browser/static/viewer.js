@@ -33,6 +33,7 @@ export class Viewer extends Scene {
     await this.guard(async () => {
       this.hello = await this.api.connect();
       this.sidebar.setModel(this.hello);
+      this.sidebar.labels.take(this.hello.labels);
       if (await this.worklist.resume(this.hello)) return;
       if (this.hello.volume) await this.show(this.hello);
       else await this.openNow(this.hello.start ?? { source: "sample" });
