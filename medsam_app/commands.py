@@ -75,10 +75,10 @@ def serve(
     for root in roots:
         if not root.is_dir():
             raise SettingsError(f"--root {root} is not a folder; give a folder whose files may be opened.")
-    if labels is not None:
-        read_label_set(labels)
     if worklist is not None and not worklist.is_dir():
         raise SettingsError(f"--worklist {worklist} is not a folder; make it, or give another.")
+    if labels is not None:
+        read_label_set(labels)
     pairs = [(user, password) for user, _, password in (each.partition(":") for each in auth)]
     if not all(user and password for user, password in pairs):
         raise SettingsError("--auth is written USER:PASSWORD, neither of them empty.")

@@ -333,10 +333,10 @@ class Worklist:
 
 
 def _conflict(case: Case) -> WorklistConflict:
-    when = case.changed[:16].replace("T", " ")
+    who, when = case.who or "somebody else", case.changed[:16].replace("T", " ")
     return WorklistConflict(
-        f"The case '{case.name}' was changed by {case.who or 'somebody else'} at {when} UTC, after you "
-        "opened it; take that work, or keep yours as a newer version.",
+        f"The case '{case.name}' was changed by {who} at {when} UTC, after you opened it; take that work, or "
+        "keep yours as a newer version.",
         version=case.version,
     )
 

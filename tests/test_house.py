@@ -94,6 +94,8 @@ FLOORS = [
         "batch_folder",
         "worklist",
         "casework",
+        "taught",
+        "teach_job",
         "batch_index",
         "batch_job",
         "batch_output",

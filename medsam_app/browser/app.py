@@ -125,8 +125,8 @@ def serve(
     open_browser: bool = True,
     auth: Sequence[tuple[str, str]] | None = None,
     upload_bytes: int = UPLOAD_BYTES,
-    labels: Path | None = None,
     worklist: Path | None = None,
+    labels: Path | None = None,
 ) -> None:
     """Serve the browser app until it is interrupted.
 
@@ -140,8 +140,8 @@ def serve(
         open_browser: open the page in this machine's browser.
         auth: (name, password) pairs that are let in; None lets everybody in.
         upload_bytes: largest upload.
-        labels: file of objects that pages offer to add; see `label_set`.
         worklist: folder for worklists and the masks of accepted cases; None to keep them with the data.
+        labels: file of objects that pages offer to add; see `label_set`.
 
     Raises:
         SettingsError: a root that is no folder, no free port, or what is no label set.
@@ -165,8 +165,8 @@ def serve(
         adapter=adapter,
         device=device,
         upload_bytes=upload_bytes,
-        labels=known,
         worklist=worklist,
+        labels=known,
     )
     if image is None:
         threading.Thread(target=service.sample, daemon=True).start()

@@ -21,6 +21,7 @@ from medsam_app.browser.actions import Request, perform, state_frame
 from medsam_app.browser.bodies import parse_body, read_body
 from medsam_app.browser.doubt import heat
 from medsam_app.browser.edit_routes import add_edit_routes
+from medsam_app.browser.guard import LOGIN
 from medsam_app.browser.saves import add_saves
 from medsam_app.browser.service import Service, Source
 from medsam_app.browser.uploads import receive_file, receive_folder
@@ -47,9 +48,11 @@ def make_router(service: Service) -> APIRouter:
     mine = Depends(workspace_of)
 
     @router.post("/session")
-    def session(x_medsam_session: Annotated[str | None, Header()] = None) -> dict[str, Any]:
+    def session(
+        request: HttpRequest, x_medsam_session: Annotated[str | None, Header()] = None
+    ) -> dict[str, Any]:
         workspace = service.workspaces.get(x_medsam_session) or service.workspaces.create()
-        return service.hello(workspace)
+        return service.hello(workspace) | {"login": request.scope.get(LOGIN)}
 
     @router.get("/progress")
     def progress(workspace: Workspace = mine) -> dict[str, Any]:

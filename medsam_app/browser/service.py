@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from medsam_app.browser import files
+from medsam_app.browser.teaching import Teachings
 from medsam_app.browser.uploads import UPLOAD_FILES
 from medsam_app.browser.wire import volume_header
 from medsam_app.browser.worker import ModelWorker
@@ -25,6 +26,7 @@ from medsam_app.models.load import choose_device
 from medsam_app.phantom import torso_phantom
 from medsam_app.predictor import CACHE_BYTES, AnyModel, VolumePredictor
 from medsam_app.session import Session
+from medsam_app.teach_job import Teaching
 from medsam_app.volume import Volume, load_volume
 from medsam_app.worklist import Worklist
 
@@ -62,8 +64,8 @@ class Service:
         model, weights, adapter, device: as for `VolumePredictor`.
         upload_bytes: largest upload.
         workspaces: where the pages' work is kept.
-        labels: objects that pages offer to add.
         worklist: folder for worklists and their masks; None to keep them with the data.
+        labels: objects that pages offer to add.
     """
 
     def __init__(
@@ -77,8 +79,8 @@ class Service:
         device: str = "auto",
         upload_bytes: int = UPLOAD_BYTES,
         workspaces: Workspaces | None = None,
-        labels: Sequence[Label] = (),
         worklist: Path | None = None,
+        labels: Sequence[Label] = (),
     ) -> None:
         self.image = image
         self.labels = tuple(labels)
@@ -92,25 +94,50 @@ class Service:
         self._wanted, self._weights, self._adapter = model, weights, adapter
         self._model: Future[AnyModel] = self.worker.submit(self._load)
         self.worker.submit(_warm_readers)
+        self.teachings = Teachings(
+            self.worker,
+            load=self._load,
+            make=lambda folder: Teaching(
+                folder, model=self._model_name, weights=weights, device=str(self._device)
+            ),
+            adapter=adapter,
+        )
         self._shared: dict[str, Volume] = {}
         self._shared_lock = Lock()
 
-    def _load(self) -> AnyModel:
+    @property
+    def _model_name(self) -> str:
+        return self._wanted if isinstance(self._wanted, str) else self._wanted.model_id
+
+    def _load(self, adapter: Path | None = None) -> AnyModel:
+        """The server's model; with another adapter than that it was started with, a model of its own."""
         try:
             return VolumePredictor(
-                self._wanted, weights=self._weights, adapter=self._adapter, device=str(self._device)
+                self._wanted if adapter is None else self._model_name,
+                weights=self._weights,
+                adapter=adapter or self._adapter,
+                device=str(self._device),
             ).model
         except MedsamError as error:
             log.error("%s", error)
             raise
 
-    def model_for(self, worklist: Worklist) -> AnyModel:
-        """What makes masks in a worklist: the server's model."""
+    @property
+    def model(self) -> AnyModel:
+        """The server's model; waits for it, and raises what loading it raised."""
         return self._model.result()
+
+    def model_for(self, worklist: Worklist) -> AnyModel:
+        """What makes masks in a worklist: the server's model, with the adapter that the worklist uses.
+
+        Raises:
+            MedsamError: the model or the adapter cannot be loaded.
+        """
+        return (self.teachings.model(worklist) or self._model).result()
 
     def hello(self, workspace: Workspace) -> dict[str, Any]:
         """What a page is told first."""
-        name = self._wanted if isinstance(self._wanted, str) else self._wanted.model_id
+        name = self._model_name
         with_adapter = "" if self._adapter is None else f" with the adapter {self._adapter.stem}"
         return {
             "token": workspace.token,
@@ -195,6 +222,7 @@ class Service:
 
     def close(self) -> None:
         """Stop the worker and free the workspaces."""
+        self.teachings.close()
         self.worker.close()
         self.workspaces.close()
         self.worklists.close()

@@ -61,6 +61,13 @@ class Judged(Folder):
     empty: bool = False
 
 
+class Taught(Folder):
+    """What is to be done about teaching."""
+
+    what: Literal["start", "cancel", "resume", "use", "drop"]
+    minutes: float = Field(default=20.0, gt=0, le=10_000)
+
+
 class Resolved(BaseModel):
     """What is to become of work on a case that somebody else changed meanwhile."""
 
@@ -121,6 +128,18 @@ def add_worklist_routes(router: APIRouter, service: Service, mine: Any) -> None:
             else:
                 workspace.notes += work.restore(workspace.session, workspace.folder)
         return {}
+
+    @post("/worklist/teaching")
+    def teaching(
+        folder: Annotated[Folder, Body()], log: bool = False, workspace: Workspace = mine
+    ) -> dict[str, Any]:
+        return service.teachings.said(worklist_of(folder), log=log)
+
+    @post("/worklist/teach")
+    def teach(taught: Annotated[Taught, Body()], who: Who, workspace: Workspace = mine) -> dict[str, Any]:
+        worklist = worklist_of(taught)
+        service.teachings.do(worklist, taught.what, minutes=taught.minutes, who=who)
+        return service.teachings.said(worklist, log=False)
 
 
 def _work(workspace: Workspace) -> CaseWork:

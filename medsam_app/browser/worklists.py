@@ -14,7 +14,7 @@ from medsam_app.browser import files
 from medsam_app.browser.wire import volume_header
 from medsam_app.browser.workspaces import Workspace
 from medsam_app.casework import CaseWork, chosen_part
-from medsam_app.errors import VolumeError, WorklistError
+from medsam_app.errors import MedsamError, VolumeError, WorklistError
 from medsam_app.objects import SegmentedObject, next_colour
 from medsam_app.predictor import VolumePredictor
 from medsam_app.prompts import MaskPrompt
@@ -132,11 +132,15 @@ def open_case(
         )
         volume.fingerprint  # noqa: B018  kept with it, so that the first click need not wait
         workspace.show("Loading the model")
-        model = service.model_for(worklist)
+        try:
+            model, notes = service.model_for(worklist), []
+        except MedsamError as error:
+            model = service.model
+            notes = [f"The adapter of this worklist cannot be used, so masks are made without it. {error}"]
         session = Session(volume, VolumePredictor(model, cache=service.cache), refine=False)
         header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
         work = CaseWork(worklist, case, who=who)
-        notes = work.restore(session, workspace.folder)
+        notes += work.restore(session, workspace.folder)
         if worklist.work(name) is None:
             _propose(service, workspace, work, session)
         with workspace.lock:

@@ -24,7 +24,11 @@ export const KEYS = [
   ["Editing", "N", "New object", plain("n"), (viewer) => viewer.addObject()],
   ["Editing", "[  ]", "Previous, next object", plain("[", "]"), (viewer, event) => viewer.stepObject(event.key === "]" ? 1 : -1)],
   ["Editing", "E", "Fine outlines of large objects, on or off: slower", plain("e"), (viewer) => viewer.toggleFine()],
-  ["Editing", "Ctrl S", "Save the mask", control("s"), (viewer) => viewer.saveMask()],
+  ["Editing", "Ctrl S", "Save the mask in the format chosen last", control("s"), (viewer) => viewer.toolbar.save.saveMask()],
+  ["Worklist", ",  .", "Previous, next case", plain(",", "."), (viewer, event) => viewer.worklist.step(event.key === "." ? 1 : -1)],
+  ["Worklist", "Enter", "Accept the case: its mask is written, and the next one opened", enter, (viewer) => viewer.worklist.judge("accepted")],
+  ["Worklist", "K", "Skip the case", plain("k"), (viewer) => viewer.worklist.judge("skipped")],
+  ["Worklist", "Q", "Show or hide the worklist", plain("q"), (viewer) => viewer.worklist.toggle()],
   ["Moving", "↑  ↓", "Next, previous slice of the plane under the pointer", plain("arrowup", "arrowdown"), (viewer, event) => viewer.scrollActive(event.key === "ArrowUp" ? 1 : -1)],
   ["Moving", "PgUp  PgDn", "Ten slices", plain("pageup", "pagedown"), (viewer, event) => viewer.scrollActive(event.key === "PageUp" ? 10 : -10)],
   ["Moving", "Home  End", "First, last slice", plain("home", "end"), (viewer, event) => viewer.scrollActive(event.key === "Home" ? -1e6 : 1e6)],
@@ -38,6 +42,7 @@ export const KEYS = [
   ["Seeing", "W", "Next window preset", plain("w"), (viewer) => viewer.nextPreset()],
   ["Seeing", "D", "Where the model is in doubt about the object, on or off", plain("d"), (viewer) => viewer.heat.toggle()],
   ["Moving", "J", "Go to the place where a click says most", plain("j"), (viewer) => viewer.heat.jump()],
+  ["Seeing", "I", "Save a picture of what is shown", plain("i"), (viewer) => viewer.toolbar.save.saveScreenshot()],
   ["Seeing", "?", "This help", (event) => event.key === "?", (viewer) => viewer.toggleHelp()],
 ];
 
@@ -65,6 +70,11 @@ function plain(...keys) {
 
 function chord(key, shift) {
   return (event) => !event.altKey && event.key.toLowerCase() === key && event.shiftKey === shift;
+}
+
+/** Enter that is not meant for a button or a row. */
+function enter(event) {
+  return event.key === "Enter" && !event.repeat && !event.target.closest?.("button, a, summary, [role=option], [role=tab], .worklist");
 }
 
 function control(key) {

@@ -41,6 +41,8 @@ export class Scene {
     this.maximised = null;
     this.spaceHeld = false;
 
+    /** What else draws on the planes: each has drawOver(context, plane), drawUnder, or both. */
+    this.overlays = [];
     this.heat = new Heat(this);
     this.edit = new Edit(this);
     this.toasts = new Toasts();
@@ -70,6 +72,11 @@ export class Scene {
       this.frame = 0;
       for (const plane of Object.values(this.planes)) plane.draw();
     });
+  }
+
+  /** Draw what is due at once, not in the next frame. */
+  drawNow() {
+    for (const plane of Object.values(this.planes)) plane.draw();
   }
 
   redraw() {
@@ -122,6 +129,7 @@ export class Scene {
     for (const plane of Object.values(this.planes)) plane.invalidate(before[plane.axes.w] !== xyz[plane.axes.w]);
     this.sidebar.edit.updateSlice();
     this.status.update();
+    this.sidebar.measure.follow();
   }
 
   setSlice(plane, index) {

@@ -1,6 +1,7 @@
 /** The column at the right: the volume, its objects, and panels about the selected one. */
 
 import { formatMl, h, icon, iconButton } from "./dom.js";
+import { MeasurePanel } from "./measure_panel.js";
 import { EditPanel } from "./edit_panel.js";
 import { HistoryPanel } from "./history_panel.js";
 import { Labels } from "./labels.js";
@@ -16,7 +17,9 @@ export class Sidebar {
     this.prompts = new PromptsPanel(viewer);
     this.edit = new EditPanel(viewer);
     this.labels = new Labels(viewer);
-    this.tabs = new Tabs("About the selected object", [this.prompts, this.edit, new HistoryPanel(viewer)]);
+    this.measure = new MeasurePanel(viewer);
+    const panels = [this.prompts, this.edit, new HistoryPanel(viewer), this.measure];
+    this.tabs = new Tabs("About the selected object", panels, () => viewer.redraw());
     this.model = h("p.model");
     this.element = h(
       "aside.sidebar",
