@@ -94,6 +94,10 @@ def serve(
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
     ] = True,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV or JSON with the objects to offer: name, label, colour, may_overlap."),
+    ] = None,
 ) -> None:
     """Start the browser app."""
     from medsam_app import commands
@@ -110,6 +114,7 @@ def serve(
         device=device,
         auth=auth or [],
         open_browser=open_browser,
+        labels=labels,
     )
 
 

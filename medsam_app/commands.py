@@ -11,6 +11,7 @@ from rich.console import Console
 
 from medsam_app.adapters.header import header_for
 from medsam_app.errors import ModelError, SettingsError, VolumeError
+from medsam_app.label_set import read_label_set
 from medsam_app.models.table import model_entry
 
 if TYPE_CHECKING:  # heavy: imported inside the commands that need them
@@ -66,6 +67,7 @@ def serve(
     device: str,
     auth: Sequence[str],
     open_browser: bool,
+    labels: Path | None = None,
 ) -> None:
     check_model(model, weights, adapter)
     if image is not None and not image.exists():
@@ -75,6 +77,8 @@ def serve(
             raise SettingsError(f"--root {root} is not a folder; give a folder whose files may be opened.")
     if worklist is not None and not worklist.is_dir():
         raise SettingsError(f"--worklist {worklist} is not a folder; make it, or give another.")
+    if labels is not None:
+        read_label_set(labels)
     pairs = [(user, password) for user, _, password in (each.partition(":") for each in auth)]
     if not all(user and password for user, password in pairs):
         raise SettingsError("--auth is written USER:PASSWORD, neither of them empty.")
@@ -92,6 +96,7 @@ def serve(
         device=device,
         open_browser=open_browser,
         auth=pairs or None,
+        labels=labels,
     )
 
 

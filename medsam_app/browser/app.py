@@ -38,6 +38,7 @@ from medsam_app.browser.guard import LOOPBACK, Guard
 from medsam_app.browser.routes import add_error_pages, make_router
 from medsam_app.browser.service import UPLOAD_BYTES, Service
 from medsam_app.errors import SettingsError
+from medsam_app.label_set import read_label_set
 
 STATIC = Path(__file__).parent / "static"
 _SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]
@@ -127,6 +128,7 @@ def serve(
     auth: Sequence[tuple[str, str]] | None = None,
     upload_bytes: int = UPLOAD_BYTES,
     worklist: Path | None = None,
+    labels: Path | None = None,
 ) -> None:
     """Serve the browser app until it is interrupted.
 
@@ -141,9 +143,10 @@ def serve(
         auth: (name, password) pairs that are let in; None lets everybody in.
         upload_bytes: largest upload.
         worklist: folder for worklists and the masks of accepted cases; None to keep them with the data.
+        labels: file of objects that pages offer to add; see `label_set`.
 
     Raises:
-        SettingsError: a root that is no folder, or no free port.
+        SettingsError: a root that is no folder, no free port, or what is no label set.
         VolumeError: the image is not there.
     """
     for root in roots:
@@ -153,6 +156,7 @@ def serve(
             )
     if image is not None and not Path(image).exists():
         raise SettingsError(f"The image '{image}' does not exist; give a volume or a folder of DICOM slices.")
+    known = read_label_set(labels) if labels is not None else ()
     listener = _listen(host, port)
     port = listener.getsockname()[1]
     service = Service(
@@ -164,6 +168,7 @@ def serve(
         device=device,
         upload_bytes=upload_bytes,
         worklist=worklist,
+        labels=known,
     )
     if image is None:
         threading.Thread(target=service.sample, daemon=True).start()

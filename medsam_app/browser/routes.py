@@ -20,6 +20,7 @@ from medsam_app.browser import files
 from medsam_app.browser.actions import Request, perform, state_frame
 from medsam_app.browser.bodies import parse_body, read_body
 from medsam_app.browser.doubt import heat
+from medsam_app.browser.edit_routes import add_edit_routes
 from medsam_app.browser.guard import LOGIN
 from medsam_app.browser.saves import add_saves
 from medsam_app.browser.service import Service, Source
@@ -108,6 +109,8 @@ def make_router(service: Service) -> APIRouter:
     @router.get("/doubt")
     async def doubt(object: str, workspace: Workspace = mine) -> Response:
         return _binary(await run_in_threadpool(service.worker.run, lambda: heat(workspace, object)))
+
+    add_edit_routes(router, mine)
 
     @router.post("/prompts")
     async def replay(request: HttpRequest, have: str = "", workspace: Workspace = mine) -> Response:

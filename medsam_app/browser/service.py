@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from medsam_app.browser.worklists import Worklists
 from medsam_app.browser.workspaces import Workspace, Workspaces
 from medsam_app.cache import EmbeddingCache
 from medsam_app.errors import MedsamError, SeriesChoice, VolumeError
+from medsam_app.label_set import Label
 from medsam_app.models.load import choose_device
 from medsam_app.phantom import torso_phantom
 from medsam_app.predictor import CACHE_BYTES, AnyModel, VolumePredictor
@@ -63,6 +65,7 @@ class Service:
         upload_bytes: largest upload.
         workspaces: where the pages' work is kept.
         worklist: folder for worklists and their masks; None to keep them with the data.
+        labels: objects that pages offer to add.
     """
 
     def __init__(
@@ -77,8 +80,10 @@ class Service:
         upload_bytes: int = UPLOAD_BYTES,
         workspaces: Workspaces | None = None,
         worklist: Path | None = None,
+        labels: Sequence[Label] = (),
     ) -> None:
         self.image = image
+        self.labels = tuple(labels)
         self.roots = [Path(root) for root in roots]
         self.upload_bytes = upload_bytes
         self.workspaces = Workspaces() if workspaces is None else workspaces
@@ -142,9 +147,14 @@ class Service:
             "roots": [root.resolve().name or str(root) for root in self.roots],
             "model": f"{name}{with_adapter}. {self.device_sentence}",
             "start": {"source": "start" if self.image is not None else "sample"},
+            "labels": [asdict(label) for label in self.labels_of(workspace)],
             "volume": workspace.header,
             "case": workspace.case.name if workspace.case else None,
         }
+
+    def labels_of(self, workspace: Workspace) -> tuple[Label, ...]:
+        """The label set of a page: its own, or the server's."""
+        return self.labels if workspace.labels is None else workspace.labels
 
     def sample(self) -> Volume:
         """The bundled sample, made once."""

@@ -17,8 +17,8 @@ from fastapi import HTTPException
 
 from medsam_app.casework import CaseWork
 from medsam_app.errors import VolumeError
+from medsam_app.label_set import Label
 from medsam_app.measurements import Measurement
-from medsam_app.objects import AnyPrompt
 from medsam_app.prediction import MaskPrediction
 from medsam_app.session import Session
 
@@ -52,7 +52,8 @@ class Workspace:
         self._folder: Path | None = None
         self._reading: list[str] = []
         self._files_lock = RLock()  # never held for long, unlike `lock`; for all that is said of files here
-        self._keys: dict[tuple[tuple[AnyPrompt, ...], bool, int], str] = {}
+        self._keys: dict[Hashable, str] = {}
+        self.labels: tuple[Label, ...] | None = None
         self._volumes = 0
         #: By key of the mask.
         self.measurements: dict[str, Measurement] = {}
@@ -106,17 +107,16 @@ class Workspace:
     def masks(self) -> dict[str, tuple[str, MaskPrediction]]:
         """For each object that has a mask, by id: the mask's key and the mask.
 
-        A mask is a function of its prompts, of `refine` and of a label that is meant, so equal ones have
-        equal keys: the browser keeps what it has seen, and undo and redo send nothing.
+        Masks that are made of the same have equal keys: the browser keeps what it has seen, and undo and redo
+        send nothing.
         """
         assert self.session is not None
         found = {}
         for each in self.session.objects:
             made = self.session.prediction(each.id, progress=self.show)
             if made is not None:
-                meant = self.session.by_label and each.label
-                asked = (each.prompts, self.session.refine, meant)
-                key = self._keys.setdefault(asked, f"v{self._volumes}m{len(self._keys)}")
+                made_of = self.session.made_of(each.id)
+                key = self._keys.setdefault(made_of, f"v{self._volumes}m{len(self._keys)}")
                 found[each.id] = (key, made)
         return found
 

@@ -85,6 +85,16 @@ export class Api {
     return decodeFrame(await (await this.request(`doubt?${new URLSearchParams({ object })}`)).arrayBuffer());
   }
 
+  /** What was done to an object. @returns {Promise<{steps: object[]}>} */
+  async history(object) {
+    return this.json(await this.request(`history?${new URLSearchParams({ object })}`));
+  }
+
+  /** Take a label set. @returns {Promise<{labels: object[]}>} */
+  async openLabels(file) {
+    return this.json(await this.request(`labels?${new URLSearchParams({ name: file.name })}`, { method: "POST", body: file }));
+  }
+
   async openPrompts(file, have) {
     const query = new URLSearchParams({ have: have.join(",") });
     const response = await this.request(`prompts?${query}`, { method: "POST", body: file });
@@ -145,13 +155,22 @@ export class Api {
     });
   }
 
-  /** Save what the server answers as a file of the user's. */
-  async download(path) {
-    const response = await this.request(path);
+  /** What an object measures. @returns {Promise<{measurement: object|null, unit: string}>} */
+  async measurements(object) {
+    return this.json(await this.request(`measurements?${new URLSearchParams({ object })}`));
+  }
+
+  /** Save what the server answers as a file of the user's; the file's name. */
+  async download(path, options) {
+    const response = await this.request(path, options);
     const disposition = response.headers.get("Content-Disposition") ?? "";
-    const name = decodeURIComponent(/filename\*=UTF-8''([^;]+)/.exec(disposition)?.[1] ?? "download");
+    return this.keep(await response.blob(), decodeURIComponent(/filename\*=UTF-8''([^;]+)/.exec(disposition)?.[1] ?? "download"));
+  }
+
+  /** Save bytes as a file of the user's; the file's name. */
+  keep(blob, name) {
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(await response.blob());
+    link.href = URL.createObjectURL(blob);
     link.download = name;
     document.body.append(link);
     link.click();

@@ -33,6 +33,7 @@ export class Viewer extends Scene {
     await this.guard(async () => {
       this.hello = await this.api.connect();
       this.sidebar.setModel(this.hello);
+      this.sidebar.labels.take(this.hello.labels);
       if (await this.worklist.resume(this.hello)) return;
       if (this.hello.volume) await this.show(this.hello);
       else await this.openNow(this.hello.start ?? { source: "sample" });
@@ -121,18 +122,6 @@ export class Viewer extends Scene {
     const run = () => volume === this.volume && this.watch(what, async () => this.take(await this.api.act(now(), this.masks.keys())));
     this.queue = this.queue.then(run);
     return this.queue;
-  }
-
-  saveMask() {
-    return this.watch("Saving", async () => this.saved(await this.api.download("mask")));
-  }
-
-  savePrompts() {
-    return this.watch("Saving", async () => this.saved(await this.api.download("prompts")));
-  }
-
-  saved(name) {
-    this.toasts.show(`Saved ${name}`);
   }
 
   // ---- opening -----------------------------------------------------------------------------------
