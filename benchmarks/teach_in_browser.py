@@ -3,8 +3,8 @@
 FOLDER holds a `manifest.json`. A scripted annotator works in the real page of a real server, in a browser: it
 clicks the objects of `train` cases of the hippocampus until they are good, accepts the cases, presses Teach,
 waits, and uses the adapter if it is offered. Clicks to the target Dice are counted on `dev` cases that nobody
-accepts, before and after; after it, cases begin with what the adapter found. A click is the deepest voxel of the
-largest error; an object that never gets there counts as one click more than are made.
+accepts, before and after; after it, cases begin with what the adapter found. A click is the deepest voxel of
+the largest error; an object that never gets there counts as one click more than are made.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Annotator:
         name = self.page.evaluate("() => medsamViewer.worklist.current")
         self.page.click("[data-id=accept]")
         self.page.wait_for_function(
-            "(name) => medsamViewer.worklist.data.cases.some((c) => c.name === name && c.state === 'accepted')",
+            "(name) => medsamViewer.worklist.rows().some((c) => c.name === name && c.state === 'accepted')",
             arg=name,
         )
         self.settle()
@@ -249,9 +249,7 @@ def main() -> None:
             said = ada.teach(asked.minutes)
             note(said["message"])
             picture("offered")
-            print(
-                f"{len(good)} objects of {asked.accepted} cases accepted at a mean Dice of {np.mean(good):.3f}."
-            )
+            print(f"{len(good)} objects of {asked.accepted} cases accepted, mean Dice {np.mean(good):.3f}.")
             print(said["message"])
             before = measure("before")
             after = None
