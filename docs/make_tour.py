@@ -1,7 +1,7 @@
 """Record the tour that README shows: `python docs/make_tour.py`. Needs chromium and playwright.
 
-A worklist of three phantoms is opened; the liver is clicked, mended and painted, its doubt looked at and its size
-measured, and the case accepted. Every picture is the page as it is then.
+A worklist of three phantoms is opened; the liver is clicked, mended and painted, its doubt looked at and its
+size measured, and the case accepted. Every picture is the page as it is then.
 """
 
 from __future__ import annotations
