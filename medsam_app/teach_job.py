@@ -282,8 +282,9 @@ class Teaching:
                 if self._job is None or self._job.stage not in _RUNNING:
                     return False
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "medsam_app", *arguments, *self._common],
-                    stdin=subprocess.DEVNULL,
+                    # Its input is ours: it stops when this process is gone, however that came.
+                    [sys.executable, "-m", "medsam_app.tied", *arguments, *self._common],
+                    stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,

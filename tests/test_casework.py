@@ -254,20 +254,11 @@ def test_the_name_is_that_of_the_login(folder: Path) -> None:
 
 
 class Process:
-    """A server as it is started by hand."""
+    """A server as it is started by hand, on a free port unless told."""
 
-    def __init__(self, folder: Path) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "medsam_app",
-            "serve",
-            "--root",
-            str(folder),
-            "--port",
-            "0",
-            "--no-open",
-        ]
+    def __init__(self, folder: Path, *more: str, port: int = 0) -> None:
+        command = [sys.executable, "-m", "medsam_app", "serve", "--no-open", "--port", str(port)]
+        command += ["--root", str(folder), *more]
         self.run = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )

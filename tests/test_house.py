@@ -155,6 +155,7 @@ FLOORS = [
     {
         "batch_command",
         "cli",
+        "tied",
         "cli_dataset",
         "cli_evaluate",
         "cli_options",

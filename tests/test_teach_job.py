@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from tests.teaching_folder import write_balls
 
 SMALL = ["--steps", "3", "--set", "batch=2", "--set", "window=[16,16,16]", "--set", "spacing=2"]
 PATIENCE = 400.0
+ROOT = Path(__file__).parent.parent
 
 
 def examples(folder: Path) -> list[Example]:
@@ -75,3 +79,45 @@ def test_what_cannot_be_taught_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "teaching" / JOB).write_text(job.model_dump_json())
     after = Teaching(tmp_path / "teaching").job
     assert after is not None and after.stage == "interrupted"
+
+
+#: Starts to teach, says so, and waits.
+SERVER = """
+import sys, time
+from pathlib import Path
+from tests.test_teach_job import SMALL, Teaching, examples
+teaching = Teaching(Path(sys.argv[2]), device="cpu", options=[*SMALL, "--steps", "100000"])
+teaching.start(examples(Path(sys.argv[1])), minutes=60)
+while teaching._process is None:
+    time.sleep(0.05)
+print(teaching._process.pid, flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are looked for as POSIX has them")
+def test_teaching_stops_with_a_server_that_is_killed(tmp_path: Path) -> None:
+    data = write_balls(tmp_path / "data")
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(data), str(tmp_path / "teaching")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    assert server.stdout is not None
+    pid = int(server.stdout.readline())
+    server.kill()
+    server.wait()
+    end = time.monotonic() + 60
+    while _alive(pid):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    again = Teaching(tmp_path / "teaching")
+    assert again.job is not None and again.job.stage == "interrupted" and "go on" in again.job.message
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

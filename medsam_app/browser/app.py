@@ -15,7 +15,9 @@ import ipaddress
 import logging
 import mimetypes
 import os
+import signal
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Sequence
@@ -181,6 +183,9 @@ def serve(
         )
     if open_browser:
         threading.Timer(0.8, webbrowser.open, [url]).start()
+    if threading.current_thread() is threading.main_thread():
+        # uvicorn raises it again when it has stopped, which must not end the process before `close`.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         server.run(sockets=[listener])
     finally:
