@@ -29,7 +29,7 @@ from medsam_app.scores import dice
 
 DATASET = "msd_hippocampus"
 #: Milliseconds to wait for the page.
-PATIENCE = 300_000
+PATIENCE = 120_000
 MASK = """() => {
     const object = medsamViewer.selected;
     const mask = object?.mask && medsamViewer.masks.get(object.mask);
@@ -218,6 +218,8 @@ def main() -> None:
             context.add_init_script("localStorage.setItem('medsam-who', 'scripted annotator')")
             page = context.new_page()
             page.set_default_timeout(PATIENCE)
+            page.on("pageerror", lambda error: note(f"the page: {error}"))
+            page.on("console", lambda said: said.type == "error" and note(f"the page: {said.text}"))
             page.goto(url)
             page.wait_for_selector(".medsam[data-ready=true]")
             ada = Annotator(page, cases)

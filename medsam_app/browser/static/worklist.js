@@ -5,7 +5,7 @@
  * again as soon as there is one.
  */
 
-import { h, icon, iconButton } from "./dom.js";
+import { formatWhen, h, icon, iconButton } from "./dom.js";
 import { TeachPanel } from "./teach_panel.js";
 import { askConflict, askEmpty, askName } from "./worklist_dialogs.js";
 
@@ -246,7 +246,7 @@ export class Worklist {
     this.heading.textContent = this.heading.title = folder;
     const chosen = this.filter.value;
     const option = (value, text) => h("option", { value, text, selected: value === chosen });
-    this.filter.replaceChildren(option("", `All ${cases.length}`), ...STATES.map((state) => option(state, `${capital(state)} ${counts[state]}`)));
+    this.filter.replaceChildren(option("", `All ${cases.length}`), ...STATES.map((state) => option(state, `${state[0].toUpperCase()}${state.slice(1)} ${counts[state]}`)));
     const rows = this.rows();
     const at = Math.max(0, rows.findIndex((each) => each.name === this.current));
     const start = Math.max(0, Math.min(at - MOST_ROWS / 2, rows.length - MOST_ROWS));
@@ -262,7 +262,7 @@ export class Worklist {
 
   row(each) {
     const bad = each.missing ? "The file is not there any more" : each.problem;
-    const told = [each.state, each.who, when(each.changed)].filter(Boolean).join(" · ");
+    const told = [each.state, each.who, formatWhen(each.changed)].filter(Boolean).join(" · ");
     return h(
       "li",
       {},
@@ -288,15 +288,4 @@ export class Worklist {
     const buttons = [...this.list.querySelectorAll("button")];
     buttons[buttons.indexOf(document.activeElement) + by]?.focus();
   }
-}
-
-function capital(text) {
-  return text[0].toUpperCase() + text.slice(1);
-}
-
-function when(changed) {
-  if (!changed) return "";
-  const time = new Date(changed);
-  const today = time.toDateString() === new Date().toDateString();
-  return today ? time.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : time.toLocaleDateString();
 }
