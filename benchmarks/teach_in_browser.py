@@ -74,6 +74,7 @@ class Annotator:
         self.page.wait_for_function(f"medsamViewer.worklist.current === {json.dumps(name)}")
         self.settle()
         self.page.fill("[data-id=worklist-search]", "")
+        self.page.locator("[data-id=worklist-search]").blur()
 
     def segment(self, name: str, *, target: float, most: int) -> dict[int, tuple[list[float], bool]]:
         """Click each object of the open case until its Dice is reached; by label, the Dice after 0, 1, ...

@@ -110,6 +110,13 @@ def test_a_folder_is_gone_through_and_nothing_is_lost(chromium, tmp_path: Path) 
         ada.page.fill("[data-id=worklist-search]", "ODD")
         assert ada.page.locator(".worklist .name").all_inner_texts() == [ODD]
         ada.page.fill("[data-id=worklist-search]", "")
+        # Keys after a click in the picture are the picture's.
+        ada.go_to(MIDDLE)
+        ada.page.keyboard.press("1")
+        ada.page.fill("[data-id=worklist-search]", "")
+        ada.page.mouse.click(*ada.position("axial", MIDDLE))
+        ada.page.keyboard.press("3")
+        assert ada.ask("() => medsamViewer.mode") == "negative"
         ada.page.click("[data-id=skip]")
         opened(ada, ODD)
         ada.page.click("[data-id=accept]")

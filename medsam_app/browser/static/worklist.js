@@ -31,7 +31,7 @@ export class Worklist {
     this.asking = false;
     this.heading = h("h2", {});
     this.filter = h("select", { "aria-label": "Show cases of", "data-id": "worklist-filter", onchange: () => this.draw() });
-    this.search = h("input", { type: "search", placeholder: "Search", "aria-label": "Search for a case", "data-id": "worklist-search", oninput: () => this.draw() });
+    this.search = h("input", { type: "search", placeholder: "Search", "aria-label": "Search for a case", "data-id": "worklist-search", oninput: () => this.draw(), onkeydown: (event) => event.key === "Enter" && this.openFound() });
     this.list = h("ul", { "aria-label": "Cases", onkeydown: (event) => this.walk(event) });
     this.more = h("p.hint", { hidden: true });
     this.counts = h("p.counts", { role: "status" });
@@ -55,6 +55,8 @@ export class Worklist {
       this.buttons,
       this.teach.element,
     );
+    // Who clicks in the picture has done searching: keys are the picture's again.
+    viewer.stage.addEventListener("pointerdown", () => this.element.contains(document.activeElement) && document.activeElement.blur(), true);
     setInterval(() => this.where && !document.hidden && !viewer.busy && this.refresh().catch(() => {}), LOOK);
   }
 
@@ -132,6 +134,13 @@ export class Worklist {
 
   openNow(name) {
     return this.viewer.openNow({ ...this.where, name }, (chosen) => this.ask("worklist/case", chosen));
+  }
+
+  /** Open the first case that the search found. */
+  openFound() {
+    const [first] = this.rows();
+    this.search.blur();
+    if (first) this.openCase(first.name);
   }
 
   /** The case before or after in the list as it is shown. */
