@@ -9,9 +9,9 @@ import { formatWhen, h, icon, iconButton } from "./dom.js";
 import { TeachPanel } from "./teach_panel.js";
 import { askConflict, askEmpty, askName } from "./worklist_dialogs.js";
 
-const STATES = ["new", "in progress", "to review", "accepted", "skipped"];
-const OPEN = ["new", "in progress"];
 const MARKS = { new: "○", "in progress": "◐", "to review": "◎", accepted: "●", skipped: "–" };
+const STATES = Object.keys(MARKS);
+const OPEN = ["new", "in progress"];
 /** Rows that are drawn at a time. */
 const MOST_ROWS = 1000;
 const KEPT = "medsam-worklist";
@@ -38,7 +38,7 @@ export class Worklist {
     const step = (name, label, key, by) => iconButton({ icon: name, label, key, class: "plain", id: `case-${name}`, onclick: () => this.step(by) });
     this.buttons = h(
       "div.judge",
-      {},
+      { role: "group", "aria-label": "The open case" },
       iconButton({ icon: "check", text: "Accept", label: "Accept the case and go on", key: "Enter", id: "accept", class: "primary", onclick: () => this.judge("accepted") }),
       iconButton({ icon: "help", text: "Review", label: "Somebody should look at this case", id: "to-review", class: "small", onclick: () => this.judge("to review") }),
       iconButton({ icon: "skip", text: "Skip", label: "Skip the case", key: "K", id: "skip", class: "small", onclick: () => this.judge("skipped") }),
@@ -57,6 +57,8 @@ export class Worklist {
     );
     // Who clicks in the picture has done searching: keys are the picture's again.
     viewer.stage.addEventListener("pointerdown", () => this.element.contains(document.activeElement) && document.activeElement.blur(), true);
+    // A button that was clicked with the mouse does not take the next Enter, which accepts.
+    this.element.addEventListener("click", (event) => event.detail && document.activeElement.matches("button") && document.activeElement.blur());
     setInterval(() => this.where && !document.hidden && !viewer.busy && this.refresh().catch(() => {}), LOOK);
   }
 
@@ -219,8 +221,7 @@ export class Worklist {
   }
 
   async reconnect() {
-    const { viewer } = this;
-    const { current } = this;
+    const { viewer, current } = this;
     viewer.toasts.show("The server does not answer; waiting for it. What was done is kept.", "warning");
     let hello = null;
     while (!hello) {
