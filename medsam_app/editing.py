@@ -118,7 +118,10 @@ class ObjectEditor(ObjectHistory):
             check_prompts(prompts, self.grid)
             self._refuse_locked(old.prompts, prompt)
             changed = replace(old, prompts=prompts, times=(*old.times, now()))
-            return self._swap(changed, f"add {prompt_words(prompt)} to {old.name}")
+            words = prompt_words(prompt)
+            painted = isinstance(prompt, Paint)
+            change = f"{words} on {old.name}" if painted else f"add {words} to {old.name}"
+            return self._swap(changed, change)
 
     def replace_prompt(self, object_id: str, index: int, prompt: AnyPrompt) -> SegmentedObject:
         """Put another prompt in the place of one, as when a click is moved. Raises as `add_prompt`."""

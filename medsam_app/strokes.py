@@ -35,7 +35,7 @@ def brush_stroke(points: ArrayLike, radius: float, grid: Grid, *, axis: int | No
     Raises:
         PromptError: nothing of it lies in the volume.
     """
-    corners = np.asarray(points, dtype=float).reshape(-1, 3).copy()
+    corners = _within_reach(points, grid)
     spacing, last = grid.spacing, np.asarray(grid.shape) - 1
     reach = radius / spacing
     if axis is not None:
@@ -57,6 +57,12 @@ def brush_stroke(points: ArrayLike, radius: float, grid: Grid, *, axis: int | No
     inside = ((on_line >= low) & (on_line <= high)).all(axis=1) & _beside(on_line, corners)
     patch[tuple((on_line[inside] - low).T)] = True
     return (int(low[0]), int(low[1]), int(low[2])), patch
+
+
+def _within_reach(points: ArrayLike, grid: Grid) -> NDArray[np.float64]:
+    """(N, 3) corners, those far outside the volume pulled in: no hand draws there."""
+    shape = np.asarray(grid.shape, dtype=float)
+    return np.clip(np.asarray(points, dtype=float).reshape(-1, 3), -shape, 2 * shape)
 
 
 def _beside(voxels: NDArray[np.intp], corners: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -91,7 +97,7 @@ def lasso(points: ArrayLike, grid: Grid, *, axis: int) -> Drawn:
     Raises:
         PromptError: nothing of the volume lies within.
     """
-    corners = np.asarray(points, dtype=float).reshape(-1, 3)
+    corners = _within_reach(points, grid)
     index = int(np.floor(corners[0, axis] + 0.5))
     u, v = (n for n in range(3) if n != axis)
     line = corners[:, [u, v]]

@@ -115,7 +115,7 @@ def test_nothing_changes_a_locked_slice(session, axis):
 
 def test_a_lock_is_named_as_the_page_counts(session):
     retouch.set_lock(session, "o1", 2, 3, True)  # k runs against superior: the page's slice 15 of 18
-    assert session.undo_text == "add lock axial slice 15 to ball"
+    assert session.undo_text == "lock axial slice 15 on ball"
     with pytest.raises(PromptError, match="no slice 40"):
         retouch.set_lock(session, "o1", 0, 40, True)
 
@@ -202,7 +202,7 @@ def test_an_object_goes_back_alone(session):
     other = session.get("o2")
     steps = session.steps("o1")
     assert [step.change for step in steps] == [
-        "add ball", "add positive click to ball", "add brush to ball", "add grow 2 mm to renamed",
+        "add ball", "add positive click to ball", "brush on ball", "grow 2 mm on renamed",
     ]  # fmt: skip
     assert [step.now for step in steps] == [False, False, False, True] and all(step.time for step in steps)
     session.go_back("o1", steps[1].number)

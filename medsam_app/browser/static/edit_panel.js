@@ -44,7 +44,7 @@ export class EditPanel {
       h("div.edit-row", {}, h("label", { title: "Objects that may not overlap share no voxel: the later one of the list has it" }, this.overlap, "May overlap others")),
       this.givenUp,
     );
-    this.empty = h("p.hint", { text: "Paint with the brush (5), erase (6), scribble (7) or draw a lasso (8); Shift does the opposite. Hold on to a point to move it." });
+    this.empty = h("p.hint", { text: "Paint with the brush (5), erase (6), scribble (7) or draw a lasso (8); Shift does the opposite. Drag a point to move it." });
     this.element = h("div.edit-panel", {}, this.brush, this.empty, this.rest);
   }
 

@@ -26,13 +26,20 @@ export class HistoryPanel {
     return this.list.replaceChildren(...rows.reverse());
   }
 
+  /** What was done, without the name of the object, which the heading has. */
+  words(change) {
+    const ending = ` ${this.viewer.selected?.name}`;
+    return change.endsWith(ending) ? change.slice(0, -ending.length).replace(/ (to|of|on)$/, "") : change;
+  }
+
   row({ number, change, time }, now) {
-    const at = time ? new Date(time).toLocaleTimeString() : "";
+    const at = time ? new Date(time).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false }) : "";
+    const words = this.words(change);
     const go = () => now || this.viewer.edit.goBack(number);
     return h(
       "div.step",
       { role: "listitem" },
-      h("button.plain-text", { type: "button", "aria-current": now ? "step" : null, title: now ? "As it is now" : "Take this object back to here", onclick: go }, h("span.what", { text: change }), h("span.muted", { text: at })),
+      h("button.plain-text", { type: "button", "aria-current": now ? "step" : null, title: now ? "As it is now" : "Take this object back to here", onclick: go }, h("span.what", { text: words }), h("span.muted", { text: at })),
     );
   }
 }

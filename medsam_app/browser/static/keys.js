@@ -27,7 +27,7 @@ export const KEYS = [
   ["Editing", "Ctrl S", "Save the mask in the format chosen last", control("s"), (viewer) => viewer.toolbar.save.saveMask()],
   ["Worklist", ",  .", "Previous, next case", plain(",", "."), (viewer, event) => viewer.worklist.step(event.key === "." ? 1 : -1)],
   ["Worklist", "Enter", "Accept the case: its mask is written, and the next one opened", enter, (viewer) => viewer.worklist.judge("accepted")],
-  ["Worklist", "K", "Skip the case", plain("k"), (viewer) => viewer.worklist.judge("skipped")],
+  ["Worklist", "U", "Skip the case", plain("u"), (viewer) => viewer.worklist.judge("skipped")],
   ["Worklist", "Q", "Show or hide the worklist", plain("q"), (viewer) => viewer.worklist.toggle()],
   ["Moving", "↑  ↓", "Next, previous slice of the plane under the pointer", plain("arrowup", "arrowdown"), (viewer, event) => viewer.scrollActive(event.key === "ArrowUp" ? 1 : -1)],
   ["Moving", "PgUp  PgDn", "Ten slices", plain("pageup", "pagedown"), (viewer, event) => viewer.scrollActive(event.key === "PageUp" ? 10 : -10)],

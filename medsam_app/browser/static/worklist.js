@@ -41,7 +41,7 @@ export class Worklist {
       { role: "group", "aria-label": "The open case" },
       iconButton({ icon: "check", text: "Accept", label: "Accept the case and go on", key: "Enter", id: "accept", class: "primary", onclick: () => this.judge("accepted") }),
       iconButton({ icon: "help", text: "Review", label: "Somebody should look at this case", id: "to-review", class: "small", onclick: () => this.judge("to review") }),
-      iconButton({ icon: "skip", text: "Skip", label: "Skip the case", key: "K", id: "skip", class: "small", onclick: () => this.judge("skipped") }),
+      iconButton({ icon: "skip", text: "Skip", label: "Skip the case", key: "U", id: "skip", class: "small", onclick: () => this.judge("skipped") }),
     );
     this.teach = new TeachPanel(this);
     this.element = h(
