@@ -93,6 +93,7 @@ FLOORS = [
         "batch_case",
         "batch_folder",
         "worklist",
+        "worklist_rows",
         "casework",
         "taught",
         "teach_job",

@@ -110,3 +110,11 @@ export function formatMl(ml) {
   if (ml >= 100) return `${Math.round(ml)} ml`;
   return `${ml.toFixed(ml >= 10 ? 1 : 2)} ml`;
 }
+
+/** A time for a person: the hour today, otherwise the day. @param {string} iso empty for never */
+export function formatWhen(iso) {
+  if (!iso) return "";
+  const time = new Date(iso);
+  const today = time.toDateString() === new Date().toDateString();
+  return today ? time.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : time.toLocaleDateString();
+}
