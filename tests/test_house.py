@@ -84,6 +84,7 @@ FLOORS = [
         "batch",
         "batch_case",
         "batch_folder",
+        "worklist",
         "batch_index",
         "batch_job",
         "batch_output",
