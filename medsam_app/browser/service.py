@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from threading import Lock
-from typing import Any, Literal
+from threading import BoundedSemaphore, Lock
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from medsam_app.browser import files
+from medsam_app.browser.lobby import Workspaces
 from medsam_app.browser.uploads import UPLOAD_FILES
 from medsam_app.browser.wire import volume_header
 from medsam_app.browser.worker import ModelWorker
-from medsam_app.browser.workspaces import Workspace, Workspaces
+from medsam_app.browser.workspaces import Workspace
 from medsam_app.cache import EmbeddingCache
 from medsam_app.errors import MedsamError, VolumeError
 from medsam_app.models.load import choose_device
@@ -24,10 +25,13 @@ from medsam_app.predictor import CACHE_BYTES, AnyModel, VolumePredictor
 from medsam_app.session import Session
 from medsam_app.volume import Volume, load_volume
 
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 #: Largest upload in bytes unless told otherwise.
 UPLOAD_BYTES = 2_000_000_000
+#: Volumes read at a time: a reader holds more than the volume, for a while.
+READERS = 2
 SAMPLE_NAME = "torso_phantom"
 
 
@@ -79,6 +83,7 @@ class Service:
         self.worker.submit(_warm_readers)
         self._shared: dict[str, Volume] = {}
         self._shared_lock = Lock()
+        self._readers = BoundedSemaphore(READERS)
 
     def _load(self) -> AnyModel:
         try:
@@ -119,7 +124,9 @@ class Service:
         """
         workspace.show("Reading the volume")
         try:
-            volume, name = self._read(workspace, source)
+            with self._readers:
+                volume, name = self._read(workspace, source)
+            self._make_room(workspace, volume)
             workspace.show("Loading the model")
             predictor = VolumePredictor(self._model.result(), cache=self.cache)
             header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
@@ -130,6 +137,28 @@ class Service:
             return header
         finally:
             workspace.show("")
+
+    def _make_room(self, workspace: Workspace, volume: Volume) -> None:
+        """Room for a volume in the place of that of a workspace."""
+        shared = any(volume is each for each in self._shared.values())
+        before = workspace.array
+        freed = 0 if before is None else before.nbytes
+        self.workspaces.make_room(workspace, 0 if shared else max(0, volume.array.nbytes - freed))
+
+    def work(self, workspace: Workspace, job: Callable[[], Result]) -> Future[Result]:
+        """Queue a job of a workspace for the model; its memory is looked at when it ends.
+
+        Raises:
+            SettingsError: too many of its jobs wait already.
+        """
+
+        def whole() -> Result:
+            try:
+                return job()
+            finally:
+                self.workspaces.make_room(workspace)
+
+        return self.worker.submit(whole, workspace.token)
 
     def _read(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
         if source.source == "sample":

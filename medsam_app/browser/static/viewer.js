@@ -261,8 +261,7 @@ export class Viewer extends Scene {
       return await work();
     } catch (error) {
       if (error.status === undefined) console.error(error);
-      const lost = error.status === 401;
-      this.toasts.show(lost ? "This session has ended on the server; reload the page to begin a new one." : error.message, "error");
+      this.toasts.show(error.message, "error");
       return undefined;
     } finally {
       this.busy -= 1;
