@@ -64,6 +64,8 @@ def serve(
     adapter: Path | None,
     device: str,
     auth: Sequence[str],
+    auth_file: Path | None,
+    session_memory: float | None,
     open_browser: bool,
 ) -> None:
     check_model(model, weights, adapter)
@@ -72,9 +74,9 @@ def serve(
     for root in roots:
         if not root.is_dir():
             raise SettingsError(f"--root {root} is not a folder; give a folder whose files may be opened.")
-    pairs = [(user, password) for user, _, password in (each.partition(":") for each in auth)]
-    if not all(user and password for user, password in pairs):
-        raise SettingsError("--auth is written USER:PASSWORD, neither of them empty.")
+    from medsam_app.browser.accounts import read_accounts
+
+    pairs = read_accounts(auth, auth_file)
     with step("Loading the browser app"):
         from medsam_app.browser import app
     app.serve(
@@ -88,6 +90,7 @@ def serve(
         device=device,
         open_browser=open_browser,
         auth=pairs or None,
+        session_bytes=None if session_memory is None else int(session_memory * 1e9),
     )
 
 

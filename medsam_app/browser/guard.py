@@ -7,9 +7,8 @@ the loopback, and what changes something must come from our own page.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
+import math
+import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -17,12 +16,21 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from medsam_app.browser.accounts import Accounts
+
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: The page asks nobody but this server. Gradio's own scripts need inline code and eval.
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; "
     "frame-ancestors 'self'; form-action 'self'; base-uri 'self'; object-src 'none'"
+)
+
+#: Routes of Gradio's that nothing here uses: other hosts, recordings, looks into the server and components.
+_CLOSED = re.compile(
+    r"^(/gradio_api)?/(proxy=|file=\s*https?:|process_recording|vibe|undo-vibe|profiling|monitoring|run-history|"
+    r"runs\b|stream/|component_server|custom_component|dev/reload|deep_link|login\b|openapi\.json)",
+    re.IGNORECASE,
 )
 
 
@@ -39,7 +47,7 @@ class Guard:
     ) -> None:
         self.app = app
         self.hosts = hosts
-        self.accounts = [f"{name}:{password}".encode() for name, password in auth or ()]
+        self.accounts = Accounts(auth) if auth else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -72,22 +80,18 @@ class Guard:
         strange = origin is not None and urlsplit(origin).netloc != host
         if changes and (strange or headers.get("sec-fetch-site") == "cross-site"):
             return PlainTextResponse("This request comes from another site and was refused.", 403)
-        if self.accounts and not self._known(headers.get("authorization", "")):
-            ask = {"WWW-Authenticate": 'Basic realm="medsam_app", charset="UTF-8"'}
-            return PlainTextResponse("A name and a password are needed.", 401, headers=ask)
+        if self.accounts is not None:
+            address = (scope.get("client") or ("",))[0]
+            if wait := self.accounts.must_wait(address):
+                seconds = str(math.ceil(wait))
+                said = f"Too many wrong passwords came from this address; try again in {seconds} s."
+                return PlainTextResponse(said, 429, headers={"Retry-After": seconds})
+            if not self.accounts.knows(headers.get("authorization", ""), address):
+                ask = {"WWW-Authenticate": 'Basic realm="medsam_app", charset="UTF-8"'}
+                return PlainTextResponse("A name and a password are needed.", 401, headers=ask)
+        if _CLOSED.search(scope["path"]):
+            return PlainTextResponse("There is nothing here.", 404)
         return None
-
-    def _known(self, authorization: str) -> bool:
-        scheme, _, value = authorization.partition(" ")
-        if scheme.lower() != "basic":
-            return False
-        try:
-            given = base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError):
-            return False
-        # All are compared, so that the time says nothing about which name exists.
-        same = [hmac.compare_digest(given, account) for account in self.accounts]
-        return any(same)
 
 
 def host_name(host: str) -> str:

@@ -124,6 +124,11 @@ class Workspaces:
             if over():
                 mine.forget()
 
+    def end(self, workspace: Workspace) -> None:
+        """Free one."""
+        with self._lock:
+            self._end(workspace, ENDED)
+
     def close(self) -> None:
         """Free all."""
         with self._lock:

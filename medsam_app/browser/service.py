@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from medsam_app.browser import files
+from medsam_app.browser.exchange import Exchange
 from medsam_app.browser.lobby import Workspaces
 from medsam_app.browser.uploads import UPLOAD_FILES
 from medsam_app.browser.wire import volume_header
@@ -74,6 +75,7 @@ class Service:
         self.image = image
         self.roots = [Path(root) for root in roots]
         self.upload_bytes = upload_bytes
+        self.exchange = Exchange(upload_bytes)
         self.workspaces = Workspaces() if workspaces is None else workspaces
         self.worker = ModelWorker()
         self.cache = EmbeddingCache(CACHE_BYTES)
@@ -178,6 +180,7 @@ class Service:
         """Stop the worker and free the workspaces."""
         self.worker.close()
         self.workspaces.close()
+        self.exchange.close()
 
 
 def _warm_readers() -> None:
