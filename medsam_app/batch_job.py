@@ -11,9 +11,8 @@ from medsam_app.batch_record import CaseRecord
 from medsam_app.batch_settings import OutputFormat
 from medsam_app.errors import SaveError
 from medsam_app.headers import SUFFIXES, Format
+from medsam_app.mask_files import SEGMENTATION
 
-#: Ending of a DICOM segmentation.
-SEGMENTATION = ".seg.dcm"
 #: Cases that are read, segmented and written side by side in one process, of which one is in the model.
 SIDE_BY_SIDE = 2
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import errno
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam_app.batch_job import SEGMENTATION, Job, NoRoom
+from medsam_app.batch_job import Job, NoRoom
 from medsam_app.batch_record import HIDDEN, ObjectRecord
 from medsam_app.batch_settings import BatchSettings
 from medsam_app.errors import SaveError
+from medsam_app.mask_files import plain_name, save_labels
 from medsam_app.saving import save_probability
 from medsam_app.thumbnails import thumbnail
-from medsam_app.volume import Volume, save_mask
+from medsam_app.volume import Volume
 
 if TYPE_CHECKING:  # heavy
     from medsam_app.prediction import MaskPrediction
@@ -64,7 +64,7 @@ def write_masks(job: Job, volume: Volume, made: Made, settings: BatchSettings) -
             place.mkdir(exist_ok=True)
             written = [_save_own(job, volume, made, each) for each in made.objects]
         else:
-            written = [_save(made.labels, volume, place, made.names, made.colours)]
+            written = [save_labels(made.labels, volume, place, names=made.names, colours=made.colours)]
         if settings.probabilities:
             written += [_save_chance(job, volume, made, each) for each in made.objects]
         return written
@@ -105,14 +105,14 @@ def _told(path: Path) -> Iterator[None]:
 def _save_own(job: Job, volume: Volume, made: Made, each: ObjectRecord) -> Path:
     """The mask of one object as a file of its own."""
     own = made.masks[each.label].mask if each.label in made.masks else made.labels == each.label
-    path = job.outputs / f"{each.label}_{_plain(each.name)}{job.ending}"
+    path = job.outputs / f"{each.label}_{plain_name(each.name)}{job.ending}"
     colour = {1: made.colours[each.label]} if each.label in made.colours else {}
-    return _save(own, volume, path, {1: each.name}, colour)
+    return save_labels(own, volume, path, names={1: each.name}, colours=colour)
 
 
 def _save_chance(job: Job, volume: Volume, made: Made, each: ObjectRecord) -> Path:
     """The probability of one object as a NIfTI file."""
-    name = f"{each.label}_{_plain(each.name)}_probability.nii.gz"
+    name = f"{each.label}_{plain_name(each.name)}_probability.nii.gz"
     beside = job.outputs.with_name(f"{job.case.rsplit('/', 1)[-1]}_{name}")
     path = job.outputs / name if job.outputs.is_dir() else beside
     if each.label in made.chances:
@@ -122,18 +122,3 @@ def _save_chance(job: Job, volume: Volume, made: Made, each: ObjectRecord) -> Pa
     else:
         chance = np.zeros(volume.shape, dtype=np.uint8)
     return save_probability(chance, volume, path)
-
-
-def _save(
-    labels: NDArray, volume: Volume, path: Path, names: Mapping[int, str], colours: Mapping[int, str]
-) -> Path:
-    if path.name.endswith(SEGMENTATION):
-        from medsam_app.dicom_seg import save_dicom_seg  # imports highdicom
-
-        return save_dicom_seg(labels, volume, path, label_names=names, colours=colours)
-    return save_mask(labels, volume, path, label_names=names)
-
-
-def _plain(name: str) -> str:
-    """A name as a part of a file's name."""
-    return re.sub(r"[^\w+-]+", "_", name).strip("_")[:60] or "object"

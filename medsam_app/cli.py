@@ -77,6 +77,13 @@ def serve(
     root: Annotated[
         list[Path] | None, typer.Option(help="Folder whose files may be opened in the browser; repeatable.")
     ] = None,
+    worklist: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for worklists and masks, where the data is read-only; with the data by default.",
+            show_default=False,
+        ),
+    ] = None,
     model: ModelOption = DEFAULT_MODEL,
     weights: WeightsOption = None,
     adapter: AdapterOption = None,
@@ -101,6 +108,10 @@ def serve(
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
     ] = True,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV or JSON with the objects to offer: name, label, colour, may_overlap."),
+    ] = None,
 ) -> None:
     """Start the browser app."""
     from medsam_app import commands
@@ -110,6 +121,7 @@ def serve(
         host=host,
         port=port,
         roots=root or [],
+        worklist=worklist,
         model=model,
         weights=weights,
         adapter=adapter,
@@ -118,6 +130,7 @@ def serve(
         auth_file=auth_file,
         session_memory=session_memory,
         open_browser=open_browser,
+        labels=labels,
     )
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from medsam_app.adapters.header import header_for
 from medsam_app.errors import ModelError, SettingsError, VolumeError
+from medsam_app.label_set import read_label_set
 from medsam_app.models.table import model_entry
 
 if TYPE_CHECKING:  # heavy: imported inside the commands that need them
@@ -59,6 +60,7 @@ def serve(
     host: str,
     port: int,
     roots: Sequence[Path],
+    worklist: Path | None,
     model: str,
     weights: Path | None,
     adapter: Path | None,
@@ -67,6 +69,7 @@ def serve(
     auth_file: Path | None,
     session_memory: float | None,
     open_browser: bool,
+    labels: Path | None = None,
 ) -> None:
     check_model(model, weights, adapter)
     if image is not None and not image.exists():
@@ -74,6 +77,10 @@ def serve(
     for root in roots:
         if not root.is_dir():
             raise SettingsError(f"--root {root} is not a folder; give a folder whose files may be opened.")
+    if worklist is not None and not worklist.is_dir():
+        raise SettingsError(f"--worklist {worklist} is not a folder; make it, or give another.")
+    if labels is not None:
+        read_label_set(labels)
     from medsam_app.browser.accounts import read_accounts
 
     pairs = read_accounts(auth, auth_file)
@@ -84,6 +91,7 @@ def serve(
         host=host,
         port=port,
         roots=list(roots),
+        worklist=worklist,
         model=model,
         weights=weights,
         adapter=adapter,
@@ -91,6 +99,7 @@ def serve(
         open_browser=open_browser,
         auth=pairs or None,
         session_bytes=None if session_memory is None else int(session_memory * 1e9),
+        labels=labels,
     )
 
 

@@ -21,6 +21,7 @@ from medsam_app.errors import SettingsError, WorklistConflict, WorklistError
 State = Literal["new", "in progress", "to review", "accepted", "skipped"]
 STATES: tuple[State, ...] = get_args(State)
 DATABASE = ".medsam_app.sqlite"
+MASKS = "masks"
 VERSION = 1
 #: Versions of the work on a case that are kept.
 KEPT = 50
@@ -215,6 +216,13 @@ class Worklist:
         rows = self._rows("SELECT * FROM work WHERE name = ? ORDER BY version DESC", name)
         return [Work(**{key: row[key] for key in row.keys() if key != "name"}) for row in rows]  # noqa: SIM118
 
+    def stamp(self) -> str:
+        """A text that changes whenever something in the list does."""
+        (row,) = self._rows(
+            "SELECT COUNT(*), SUM(version), SUM(missing), (SELECT MAX(number) FROM events) FROM cases"
+        )
+        return "-".join(str(part or 0) for part in row)
+
     def events(self, name: str) -> list[Event]:
         """What happened to a case, newest first."""
         rows = self._rows(
@@ -235,7 +243,9 @@ class Worklist:
         Raises:
             VolumeError: there is no volume in the folder.
         """
-        found = find_volumes(self.folder, leave_out=[self.masks])
+        # Masks of this worklist, and of those of folders below.
+        masks = [self.masks, *(path.parent / MASKS for path in self.folder.rglob(DATABASE))]
+        found = find_volumes(self.folder, leave_out=masks)
         with self._writing() as connection:
             connection.execute("UPDATE cases SET missing = 1")
             for each in found:
@@ -250,7 +260,7 @@ class Worklist:
     @property
     def masks(self) -> Path:
         """Where masks of accepted cases go: beside the database."""
-        return self.path.parent / "masks"
+        return self.path.parent / MASKS
 
     def save_work(self, name: str, prompts: str, *, seen: int, who: str = "", made_by: str = "") -> int:
         """Keep work on a case, which is in progress from then on unless somebody reviews it.
@@ -272,11 +282,7 @@ class Worklist:
         with self._writing() as connection:
             case = self.case(name)
             if case.version != seen:
-                raise WorklistConflict(
-                    f"The case '{name}' was changed by {case.who or 'somebody else'} at {case.changed[:16]} "
-                    "UTC, after you opened it; take that work, or keep yours as a newer version.",
-                    version=case.version,
-                )
+                raise _conflict(case)
             now, version = _now(), seen + 1
             state: State = case.state if case.state == "to review" else "in progress"
             connection.execute(
@@ -292,15 +298,22 @@ class Worklist:
                 self._tell(connection, name, state, who, now)
             return version
 
-    def set_state(self, name: str, state: State, *, who: str = "") -> Case:
+    def set_state(self, name: str, state: State, *, who: str = "", seen: int | None = None) -> Case:
         """Say how far a case is.
 
+        Args:
+            seen: version of the case that this is said of; None for any.
+
         Raises:
+            WorklistConflict: the case has another version than was seen.
             WorklistError: there is no such case, or it could not be written.
             SettingsError: no state.
         """
         with self._writing() as connection:
-            if self.case(name).state != _checked(state):
+            case = self.case(name)
+            if seen is not None and case.version != seen:
+                raise _conflict(case)
+            if case.state != _checked(state):
                 now = _now()
                 connection.execute(
                     "UPDATE cases SET state = ?, who = ?, changed = ? WHERE name = ?", (state, who, now, name)
@@ -317,6 +330,15 @@ class Worklist:
     def _tell(connection: sqlite3.Connection, name: str, what: str, who: str, now: str) -> None:
         values = (name, what, who, now)
         connection.execute("INSERT INTO events (name, what, who, changed) VALUES (?, ?, ?, ?)", values)
+
+
+def _conflict(case: Case) -> WorklistConflict:
+    who, when = case.who or "somebody else", case.changed[:16].replace("T", " ")
+    return WorklistConflict(
+        f"The case '{case.name}' was changed by {who} at {when} UTC, after you opened it; take that work, or "
+        "keep yours as a newer version.",
+        version=case.version,
+    )
 
 
 def _case(row: sqlite3.Row) -> Case:

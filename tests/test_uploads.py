@@ -104,7 +104,7 @@ def test_slices_arrive_however_the_body_is_cut(client, mine, tmp_path, length):
     assert np.array_equal(shown, SLICES.astype(int)[::-1, ::-1] - 1024)
 
 
-def test_two_series_are_a_choice_and_the_files_go_when_one_is_open(client, mine, place, tmp_path):
+def test_two_series_are_a_choice_and_the_files_stay_until_another_is_open(client, mine, place, tmp_path):
     write_series(tmp_path / "a", SLICES, series="1.2.3.4")
     write_series(tmp_path / "b", SLICES[..., :4] + 7, series="1.2.3.5")
     sent = send(client, mine, packed(of_folder(tmp_path)))
@@ -114,6 +114,11 @@ def test_two_series_are_a_choice_and_the_files_go_when_one_is_open(client, mine,
     assert [value for value, _ in choices] == ["1.2.3.4", "1.2.3.5"]
     volume = open_upload(client, mine, sent, series=choices[1][0]).json()["volume"]
     assert volume["file_shape"] == [8, 9, 4] and volume["range"][0] == 7 - 1024
+    # The other series can be had without sending it again.
+    assert volume["parts"] == {"series": choices} and volume["source"]["series"] == "1.2.3.5"
+    volume = open_upload(client, mine, sent, series=choices[0][0]).json()["volume"]
+    assert volume["file_shape"] == [8, 9, 6] and set(place.uploads) == {sent.json()["upload"]}
+    client.post("/medsam/api/open", headers=mine, json={"source": "sample"})
     assert left(place) == [] and place.uploads == {}
 
 
@@ -254,9 +259,10 @@ def test_uploads_one_after_the_other_leave_each_other_alone(client, mine, place,
 
     monkeypatch.setattr(service_module, "load_volume", load_meanwhile)
     assert open_upload(client, mine, first).json()["volume"]["range"][0] == 1 - 1024
-    assert set(place.uploads) == {sent[0].json()["upload"]}
+    both = {first.json()["upload"], sent[0].json()["upload"]}  # segmentations refer to the slices
+    assert set(place.uploads) == both
     assert open_upload(client, mine, sent[0]).json()["volume"]["range"][0] == 2 - 1024
-    assert left(place) == [] and place.uploads == {}
+    assert set(place.uploads) == {sent[0].json()["upload"]}
     assert "choose the file again" in open_upload(client, mine, first).json()["error"]
 
 

@@ -76,11 +76,11 @@ class Accounts:
         _, until = self._wrong.get(address, (0, 0.0))
         return max(0.0, until - self._clock())
 
-    def knows(self, authorization: str, address: str) -> bool:
-        """Whether an Authorization header is right; a wrong one is remembered of its address."""
+    def who(self, authorization: str, address: str) -> str | None:
+        """The name in an Authorization header, None where it is wrong, which is remembered of its address."""
         scheme, _, value = authorization.partition(" ")
         if scheme.lower() != "basic":
-            return False  # nothing was tried
+            return None  # nothing was tried
         try:
             given = base64.b64decode(value.strip(), validate=True)
         except (binascii.Error, ValueError):
@@ -89,14 +89,14 @@ class Accounts:
         same = [hmac.compare_digest(digest, known) for known in self._known]  # all of them are compared
         if any(same):
             self._wrong.pop(address, None)
-            return True
+            return given.decode().partition(":")[0]
         count = self._wrong.pop(address, (0, 0.0))[0] + 1
         over = count - FREE_TRIES
         wait = min(LONGEST_WAIT, 2.0 ** min(over, 10)) if over > 0 else 0.0
         self._wrong[address] = count, self._clock() + wait
         while len(self._wrong) > _ADDRESSES:
             self._wrong.popitem(last=False)
-        return False
+        return None
 
     def _hash(self, given: bytes) -> bytes:
         return hmac.new(self._key, given, hashlib.sha256).digest()

@@ -19,6 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from medsam_app.browser.accounts import Accounts
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+#: Where handlers find the name of who is logged in, in the scope of a request.
+LOGIN = "medsam_login"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: The page asks nobody but this server. Gradio's own scripts need inline code and eval.
 _POLICY = (
@@ -86,9 +88,11 @@ class Guard:
                 seconds = str(math.ceil(wait))
                 said = f"Too many wrong passwords came from this address; try again in {seconds} s."
                 return PlainTextResponse(said, 429, headers={"Retry-After": seconds})
-            if not self.accounts.knows(headers.get("authorization", ""), address):
+            name = self.accounts.who(headers.get("authorization", ""), address)
+            if name is None:
                 ask = {"WWW-Authenticate": 'Basic realm="medsam_app", charset="UTF-8"'}
                 return PlainTextResponse("A name and a password are needed.", 401, headers=ask)
+            scope[LOGIN] = name
         if _CLOSED.search(scope["path"]):
             return PlainTextResponse("There is nothing here.", 404)
         return None

@@ -8,28 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from medsam_app.browser import files
 from medsam_app.browser.actions import Request, perform, state_frame
+from medsam_app.browser.bodies import parse_body, read_body
 from medsam_app.browser.doubt import heat
+from medsam_app.browser.edit_routes import add_edit_routes
+from medsam_app.browser.guard import LOGIN
+from medsam_app.browser.saves import add_saves
 from medsam_app.browser.service import Service, Source
 from medsam_app.browser.uploads import receive_file, receive_folder
 from medsam_app.browser.wire import voxel_blocks
+from medsam_app.browser.worklist_routes import add_worklist_routes
 from medsam_app.browser.workspaces import Workspace
 from medsam_app.errors import MedsamError, PromptError, PromptFileError, SeriesChoice
-from medsam_app.prompt_file import save_prompt_file
-from medsam_app.saving import save_mask
 
 #: Largest body of an action, and of a prompt file (which may hold masks).
 ACTION_BYTES = 8 << 20
@@ -49,9 +49,11 @@ def make_router(service: Service) -> APIRouter:
     mine = Depends(workspace_of)
 
     @router.post("/session")
-    def session(x_medsam_session: Annotated[str | None, Header()] = None) -> dict[str, Any]:
+    def session(
+        request: HttpRequest, x_medsam_session: Annotated[str | None, Header()] = None
+    ) -> dict[str, Any]:
         workspace = service.workspaces.get(x_medsam_session) or service.workspaces.create()
-        return service.hello(workspace)
+        return service.hello(workspace) | {"login": request.scope.get(LOGIN)}
 
     @router.get("/progress")
     def progress(workspace: Workspace = mine) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def make_router(service: Service) -> APIRouter:
 
     @router.post("/open")
     async def open_volume(request: HttpRequest, workspace: Workspace = mine) -> dict[str, Any]:
-        source = _parse(Source, await _body(request, ACTION_BYTES))
+        source = parse_body(Source, await read_body(request, ACTION_BYTES))
         return {"volume": await run_in_threadpool(service.open, workspace, source)}
 
     @router.post("/upload")
@@ -97,9 +99,10 @@ def make_router(service: Service) -> APIRouter:
 
     @router.post("/act")
     async def act(request: HttpRequest, workspace: Workspace = mine) -> Response:
-        asked = _parse(Request, await _body(request, ACTION_BYTES))
+        asked = parse_body(Request, await read_body(request, ACTION_BYTES))
         work: Callable[[], bytes] = lambda: perform(workspace, asked.action, asked.have)  # noqa: E731
-        if asked.action.do in ("look", "select", "change_object", "add_object"):
+        quick = asked.action.do in ("select", "change_object", "add_object")
+        if quick or (asked.action.do == "look" and not workspace.restored):
             return _binary(await run_in_threadpool(work))
         workspace.show("Waiting for the model" if service.worker.waiting else "Segmenting")
         return _binary(await _answer(service, workspace, work))
@@ -108,20 +111,16 @@ def make_router(service: Service) -> APIRouter:
     async def doubt(object: str, workspace: Workspace = mine) -> Response:
         return _binary(await _answer(service, workspace, lambda: heat(workspace, object)))
 
+    add_edit_routes(router, mine)
+
     @router.post("/prompts")
     async def replay(request: HttpRequest, have: str = "", workspace: Workspace = mine) -> Response:
-        body = await _body(request, PROMPT_FILE_BYTES)
+        body = await read_body(request, PROMPT_FILE_BYTES)
         work: Callable[[], bytes] = lambda: _replay(workspace, body, have.split(","))  # noqa: E731
         return _binary(await _answer(service, workspace, work))
 
-    @router.get("/prompts")
-    def prompts(workspace: Workspace = mine) -> Response:
-        return _saved(workspace, f"{workspace.name}.prompts.json", _write_prompts, "application/json")
-
-    @router.get("/mask")
-    def mask(workspace: Workspace = mine) -> Response:
-        return _saved(workspace, f"{workspace.name}_mask.nii.gz", _write_mask, "application/gzip")
-
+    add_saves(router, mine)
+    add_worklist_routes(router, service, mine)
     return router
 
 
@@ -159,29 +158,6 @@ def _binary(body: bytes) -> Response:
     return Response(body, media_type="application/octet-stream")
 
 
-async def _body(request: HttpRequest, most: int) -> bytes:
-    """A request's body, refused as soon as it is too large."""
-    parts, size = [], 0
-    async for block in request.stream():
-        size += len(block)
-        if size > most:
-            raise HTTPException(413, f"This request is larger than the {most >> 20} MiB allowed.")
-        parts.append(block)
-    return b"".join(parts)
-
-
-def _parse(kind: type[Any], body: bytes) -> Any:
-    try:
-        return kind.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        what = f"{where}: {first['msg']}"
-        raise HTTPException(
-            422, f"The server does not understand this request ({what}); reload the page."
-        ) from None
-
-
 def _replay(workspace: Workspace, body: bytes, have: list[str]) -> bytes:
     with workspace.lock:
         session = workspace.session
@@ -205,32 +181,3 @@ def _replay(workspace: Workspace, body: bytes, have: list[str]) -> bytes:
             session.undo()
             session.overlap, session.refine, session.by_label = before
             raise
-
-
-def _write_prompts(workspace: Workspace, path: Path) -> None:
-    assert workspace.session is not None
-    save_prompt_file(workspace.session, path)
-
-
-def _write_mask(workspace: Workspace, path: Path) -> None:
-    session = workspace.session
-    assert session is not None
-    save_mask(session.label_map(), session.volume, path, label_names=session.label_names)
-
-
-def _saved(workspace: Workspace, name: str, write: Callable[[Workspace, Path], None], kind: str) -> Response:
-    """A file written by the same functions as everywhere, checked by them, and sent."""
-    with workspace.lock:
-        if workspace.session is None:
-            raise PromptError("No volume is open; open one first.")
-        folder = workspace.folder / "out"
-        folder.mkdir(exist_ok=True)
-        path = folder / ("saved.nii.gz" if name.endswith(".nii.gz") else "saved.prompts.json")
-        try:
-            write(workspace, path)
-            body = path.read_bytes()
-        finally:
-            path.unlink(missing_ok=True)
-    return Response(
-        body, media_type=kind, headers={"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import asdict
 from pathlib import Path
 from threading import BoundedSemaphore, Lock
 from typing import Any, Literal, TypeVar
@@ -14,17 +15,22 @@ from pydantic import BaseModel, ConfigDict
 from medsam_app.browser import files
 from medsam_app.browser.exchange import Exchange
 from medsam_app.browser.lobby import Workspaces
+from medsam_app.browser.teaching import Teachings
 from medsam_app.browser.uploads import UPLOAD_FILES
 from medsam_app.browser.wire import volume_header
 from medsam_app.browser.worker import ModelWorker
+from medsam_app.browser.worklists import Worklists
 from medsam_app.browser.workspaces import Workspace
 from medsam_app.cache import EmbeddingCache
-from medsam_app.errors import MedsamError, VolumeError
+from medsam_app.errors import MedsamError, SeriesChoice, VolumeError
+from medsam_app.label_set import Label
 from medsam_app.models.load import choose_device
 from medsam_app.phantom import torso_phantom
 from medsam_app.predictor import CACHE_BYTES, AnyModel, VolumePredictor
 from medsam_app.session import Session
+from medsam_app.teach_job import Teaching
 from medsam_app.volume import Volume, load_volume
+from medsam_app.worklist import Worklist
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -48,6 +54,11 @@ class Source(BaseModel):
     frame: int | None = None
     channel: int | None = None
 
+    @property
+    def place(self) -> tuple[str, int, str, str]:
+        """Where it is, whatever is chosen of it."""
+        return self.source, self.root, self.path, self.upload
+
 
 class Service:
     """State of one server.
@@ -58,6 +69,8 @@ class Service:
         model, weights, adapter, device: as for `VolumePredictor`.
         upload_bytes: largest upload.
         workspaces: where the pages' work is kept.
+        worklist: folder for worklists and their masks; None to keep them with the data.
+        labels: objects that pages offer to add.
     """
 
     def __init__(
@@ -71,34 +84,67 @@ class Service:
         device: str = "auto",
         upload_bytes: int = UPLOAD_BYTES,
         workspaces: Workspaces | None = None,
+        worklist: Path | None = None,
+        labels: Sequence[Label] = (),
     ) -> None:
         self.image = image
+        self.labels = tuple(labels)
         self.roots = [Path(root) for root in roots]
         self.upload_bytes = upload_bytes
         self.exchange = Exchange(upload_bytes)
         self.workspaces = Workspaces() if workspaces is None else workspaces
+        self.worklists = Worklists(self.roots, worklist)
         self.worker = ModelWorker()
         self.cache = EmbeddingCache(CACHE_BYTES)
         self._device, self.device_sentence = choose_device(device)
         self._wanted, self._weights, self._adapter = model, weights, adapter
         self._model: Future[AnyModel] = self.worker.submit(self._load)
         self.worker.submit(_warm_readers)
+        self.teachings = Teachings(
+            self.worker,
+            load=self._load,
+            make=lambda folder: Teaching(
+                folder, model=self._model_name, weights=weights, device=str(self._device)
+            ),
+            adapter=adapter,
+        )
         self._shared: dict[str, Volume] = {}
         self._shared_lock = Lock()
-        self._readers = BoundedSemaphore(READERS)
+        self.readers = BoundedSemaphore(READERS)
 
-    def _load(self) -> AnyModel:
+    @property
+    def _model_name(self) -> str:
+        return self._wanted if isinstance(self._wanted, str) else self._wanted.model_id
+
+    def _load(self, adapter: Path | None = None) -> AnyModel:
+        """The server's model; with another adapter than that it was started with, a model of its own."""
         try:
             return VolumePredictor(
-                self._wanted, weights=self._weights, adapter=self._adapter, device=str(self._device)
+                self._wanted if adapter is None else self._model_name,
+                weights=self._weights,
+                adapter=adapter or self._adapter,
+                device=str(self._device),
             ).model
         except MedsamError as error:
             log.error("%s", error)
             raise
 
+    @property
+    def model(self) -> AnyModel:
+        """The server's model; waits for it, and raises what loading it raised."""
+        return self._model.result()
+
+    def model_for(self, worklist: Worklist) -> AnyModel:
+        """What makes masks in a worklist: the server's model, with the adapter that the worklist uses.
+
+        Raises:
+            MedsamError: the model or the adapter cannot be loaded.
+        """
+        return (self.teachings.model(worklist) or self._model).result()
+
     def hello(self, workspace: Workspace) -> dict[str, Any]:
         """What a page is told first."""
-        name = self._wanted if isinstance(self._wanted, str) else self._wanted.model_id
+        name = self._model_name
         with_adapter = "" if self._adapter is None else f" with the adapter {self._adapter.stem}"
         return {
             "token": workspace.token,
@@ -108,8 +154,14 @@ class Service:
             "roots": [root.resolve().name or str(root) for root in self.roots],
             "model": f"{name}{with_adapter}. {self.device_sentence}",
             "start": {"source": "start" if self.image is not None else "sample"},
+            "labels": [asdict(label) for label in self.labels_of(workspace)],
             "volume": workspace.header,
+            "case": workspace.case.name if workspace.case else None,
         }
+
+    def labels_of(self, workspace: Workspace) -> tuple[Label, ...]:
+        """The label set of a page: its own, or the server's."""
+        return self.labels if workspace.labels is None else workspace.labels
 
     def sample(self) -> Volume:
         """The bundled sample, made once."""
@@ -126,21 +178,27 @@ class Service:
         """
         workspace.show("Reading the volume")
         try:
-            with self._readers:
+            with self.readers:
                 volume, name = self._read(workspace, source)
-            self._make_room(workspace, volume)
+            self.make_room(workspace, volume)
             workspace.show("Loading the model")
             predictor = VolumePredictor(self._model.result(), cache=self.cache)
             header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
+            header["source"] = source.model_dump()
+            header["parts"] = {option: choices for option, choices in workspace.parts[1].items() if choices}
+            header["dicom"] = volume.series is not None
             with workspace.lock:
                 workspace.take(Session(volume, predictor, refine=False), name, header)
+            # Segmentations refer to the slices, and another series or frame may be wanted.
+            needed = source.source == "upload" and (header["dicom"] or header["parts"])
+            workspace.hold(source.upload if needed else None)
             if source.source == "upload":
                 workspace.drop_uploads(source.upload)
             return header
         finally:
             workspace.show("")
 
-    def _make_room(self, workspace: Workspace, volume: Volume) -> None:
+    def make_room(self, workspace: Workspace, volume: Volume) -> None:
         """Room for a volume in the place of that of a workspace."""
         shared = any(volume is each for each in self._shared.values())
         before = workspace.array
@@ -163,6 +221,23 @@ class Service:
         return self.worker.submit(whole, workspace.token)
 
     def _read(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
+        """The volume and its name; what its source was found to have is kept in `workspace.parts`."""
+        if workspace.parts[0] != source.place:
+            workspace.parts = source.place, {}
+        choices = workspace.parts[1]
+        try:
+            found = self._load_source(workspace, source)
+        except SeriesChoice as error:
+            if error.option == "series":
+                choices.clear()
+            choices[error.option] = error.choices
+            raise
+        for option in ("frame", "channel"):
+            if getattr(source, option) is None:  # there is only one
+                choices.pop(option, None)
+        return found
+
+    def _load_source(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
         if source.source == "sample":
             return self.sample(), SAMPLE_NAME
         choice = {"series": source.series, "frame": source.frame, "channel": source.channel}
@@ -178,9 +253,11 @@ class Service:
 
     def close(self) -> None:
         """Stop the worker and free the workspaces."""
+        self.teachings.close()
         self.worker.close()
         self.workspaces.close()
         self.exchange.close()
+        self.worklists.close()
 
 
 def _warm_readers() -> None:

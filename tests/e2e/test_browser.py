@@ -100,6 +100,8 @@ class Page:
         return max(colour) - min(colour) > 12
 
     def download(self, button: str, folder: Path) -> Path:
+        if not self.page.is_visible(f"[data-id={button}]"):
+            self.page.click("[data-id=save-menu]")
         with self.page.expect_download() as saving:
             self.page.click(f"[data-id={button}]")
         path = folder / saving.value.suggested_filename

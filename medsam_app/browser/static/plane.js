@@ -157,6 +157,7 @@ export class PlaneView {
     context.drawImage(this.slice, left, top, this.columns * sx, this.rows * sy);
     if (!view.masksHidden) this.drawMasks(context);
     this.viewer.heat.draw(context, this);
+    for (const each of this.viewer.overlays) each.drawUnder?.(context, this);
     this.thumb.style.top = `${(100 * (this.sliceCount - 1 - this.index)) / Math.max(1, this.sliceCount - 1)}%`;
   }
 
@@ -187,7 +188,9 @@ export class PlaneView {
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     context.clearRect(0, 0, this.width, this.height);
     if (this.viewer.view.crosshair) drawCrosshair(context, this);
+    for (const each of this.viewer.overlays) each.drawOver?.(context, this);
     drawBoxes(context, this);
+    this.viewer.edit.draw(context, this);
     drawPoints(context, this);
     drawLabels(context, this);
   }

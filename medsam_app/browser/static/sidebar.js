@@ -1,6 +1,10 @@
 /** The column at the right: the volume, its objects, and panels about the selected one. */
 
 import { formatMl, h, icon, iconButton } from "./dom.js";
+import { MeasurePanel } from "./measure_panel.js";
+import { EditPanel } from "./edit_panel.js";
+import { HistoryPanel } from "./history_panel.js";
+import { Labels } from "./labels.js";
 import { PromptsPanel } from "./prompts_panel.js";
 import { Tabs } from "./tabs.js";
 
@@ -11,7 +15,11 @@ export class Sidebar {
     this.volume = h("section.volume");
     this.objects = h("div.objects", { role: "listbox", "aria-label": "Objects" });
     this.prompts = new PromptsPanel(viewer);
-    this.tabs = new Tabs("About the selected object", [this.prompts]);
+    this.edit = new EditPanel(viewer);
+    this.labels = new Labels(viewer);
+    this.measure = new MeasurePanel(viewer);
+    const panels = [this.prompts, this.edit, new HistoryPanel(viewer), this.measure];
+    this.tabs = new Tabs("About the selected object", panels, () => viewer.redraw());
     this.model = h("p.model");
     this.element = h(
       "aside.sidebar",
@@ -20,7 +28,7 @@ export class Sidebar {
       h(
         "section.panel",
         {},
-        h("header", {}, h("h2", { text: "Objects" }), iconButton({ icon: "plus", text: "New", label: "New object", key: "N", id: "add-object", class: "small", onclick: () => viewer.addObject() })),
+        h("header", {}, h("h2", { text: "Objects" }), this.labels.element, iconButton({ icon: "plus", text: "New", label: "New object", key: "N", id: "add-object", class: "small", onclick: () => viewer.addObject() })),
         this.objects,
       ),
       this.tabs.element,
@@ -35,6 +43,7 @@ export class Sidebar {
   update() {
     this.updateVolume();
     this.updateObjects();
+    this.labels.update();
     this.tabs.update();
   }
 

@@ -10,8 +10,9 @@ import { h } from "./dom.js";
  * @property {() => void} update draw what the viewer holds now; called while the panel is shown
  */
 export class Tabs {
-  /** @param {string} label for screen readers @param {Panel[]} panels the first one is shown */
-  constructor(label, panels) {
+  /** @param {string} label for screen readers @param {Panel[]} panels the first one is shown @param {() => void} [onselect] another one is shown */
+  constructor(label, panels, onselect = () => {}) {
+    this.onselect = onselect;
     this.panels = panels;
     this.buttons = panels.map((panel) =>
       h("button", {
@@ -38,7 +39,9 @@ export class Tabs {
       this.buttons[n].setAttribute("aria-selected", String(chosen));
       this.buttons[n].tabIndex = chosen ? 0 : -1;
     });
-    if (draw) this.update();
+    if (!draw) return;
+    this.update();
+    this.onselect();
   }
 
   update() {

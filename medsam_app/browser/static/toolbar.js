@@ -1,12 +1,17 @@
 /** The bar on top: opening, modes, undo, window, masks, saving. */
 
 import { h, iconButton } from "./dom.js";
+import { SaveMenu } from "./save_menu.js";
 
 const MODES = [
   ["navigate", "navigate", "Navigate", "1"],
   ["positive", "positive", "Add", "2"],
   ["negative", "negative", "Subtract", "3"],
   ["box", "box", "Box", "4"],
+  ["brush", "brush", "", "5"],
+  ["eraser", "eraser", "", "6"],
+  ["scribble", "scribble", "", "7"],
+  ["lasso", "lasso", "", "8"],
 ];
 
 export class Toolbar {
@@ -19,7 +24,7 @@ export class Toolbar {
         text,
         key,
         id: `mode-${mode}`,
-        label: { navigate: "Navigate: move the crosshair", positive: "Add: click inside the object", negative: "Subtract: click outside the object", box: "Box: drag around the object" }[mode],
+        label: { navigate: "Navigate: move the crosshair", positive: "Add: click inside the object", negative: "Subtract: click outside the object", box: "Box: drag around the object", brush: "Brush: paint the mask", eraser: "Eraser: take away from the mask", scribble: "Scribble: draw a line inside the object", lasso: "Lasso: draw around what to fill" }[mode],
         class: `segment.${mode}`,
         onclick: () => viewer.setMode(mode),
       }),
@@ -42,19 +47,18 @@ export class Toolbar {
     this.fine = iconButton({ icon: "fine", label: "Fine outlines of large objects: slower", key: "E", id: "fine", onclick: () => viewer.toggleFine() });
     this.heat = iconButton({ icon: "heat", label: "Where the model is in doubt", key: "D", id: "heat", onclick: () => viewer.heat.toggle() });
     this.lines = iconButton({ icon: "target", label: "Crosshair lines", key: "R", onclick: () => viewer.toggle("crosshair") });
-    this.saveMask = iconButton({ icon: "save", text: "Mask", label: "Save the masks as NIfTI", key: "Ctrl S", id: "save-mask", class: "primary", onclick: () => viewer.saveMask() });
-    this.savePrompts = iconButton({ icon: "save", text: "Prompts", label: "Save the prompt file", id: "save-prompts", onclick: () => viewer.savePrompts() });
+    this.save = new SaveMenu(viewer);
     this.element = h(
       "header.toolbar",
       { role: "toolbar", "aria-label": "Tools" },
-      iconButton({ icon: "open", text: "Open", label: "Open a volume or a prompt file", id: "open", onclick: () => viewer.chooseVolume() }),
+      iconButton({ icon: "open", text: "Open", label: "Open a volume, a prompt file or a worklist", id: "open", onclick: () => viewer.chooseVolume() }),
       h("div.segments", { role: "group", "aria-label": "Mode" }, ...this.modes),
       h("div.group", {}, this.undo, this.redo, this.fine),
       h("div.group.window", {}, this.preset, h("label", { text: "L" }, this.level), h("label", { text: "W" }, this.width)),
       h("div.group", {}, this.hide, this.outline, this.heat, this.opacity),
       h("div.group", {}, this.lines, iconButton({ icon: "fit", label: "Fit the planes", key: "F", onclick: () => viewer.fit() })),
       h("div.spacer"),
-      h("div.group.last", {}, this.savePrompts, this.saveMask),
+      h("div.group.last", {}, this.save.element),
       iconButton({ icon: "help", label: "Keys and mouse", key: "?", id: "help", onclick: () => viewer.toggleHelp() }),
     );
   }
@@ -110,8 +114,6 @@ export class Toolbar {
     this.redo.title = state.redo_text ? `Redo: ${state.redo_text}  (Shift Z)` : "Redo  (Shift Z)";
     this.fine.setAttribute("aria-pressed", String(state.refine));
     this.heat.setAttribute("aria-pressed", String(this.viewer.heat.on));
-    const nothing = !state.objects.some((object) => object.mask);
-    this.saveMask.disabled = nothing;
-    this.savePrompts.disabled = !state.objects.some((object) => object.prompts.length);
+    this.save.update();
   }
 }

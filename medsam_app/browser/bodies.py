@@ -1,0 +1,32 @@
+"""Bodies of requests, refused as soon as they are too large."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import HTTPException, Request
+from pydantic import ValidationError
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """A request's body of at most so many bytes."""
+    parts, size = [], 0
+    async for block in request.stream():
+        size += len(block)
+        if size > most:
+            raise HTTPException(413, f"This request is larger than the {most >> 20} MiB allowed.")
+        parts.append(block)
+    return b"".join(parts)
+
+
+def parse_body(kind: type[Any], body: bytes) -> Any:
+    """A body in JSON as a pydantic model; what is wrong with it becomes a sentence."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        what = f"{where}: {first['msg']}"
+        raise HTTPException(
+            422, f"The server does not understand this request ({what}); reload the page."
+        ) from None

@@ -1,0 +1,84 @@
+/** Saving: the mask in one of several formats, prompts, measurements, a picture, or everything at once. */
+
+import { h, iconButton } from "./dom.js";
+import { Menu } from "./menu.js";
+import { screenshot } from "./screenshot.js";
+
+const FORMATS = [
+  ["nifti", "NIfTI", ".nii.gz"],
+  ["nrrd", "NRRD", ".nrrd"],
+  ["mha", "MetaImage", ".mha"],
+  ["dicom-seg", "DICOM segmentation", ".seg.dcm"],
+];
+/** Where the browser keeps the format that was chosen last. */
+const KEPT = "medsam-mask-format";
+
+export class SaveMenu {
+  /** @param {import("./viewer.js").Viewer} viewer */
+  constructor(viewer) {
+    this.viewer = viewer;
+    this.button = iconButton({ icon: "save", text: "Save", label: "Save the mask", key: "Ctrl S", id: "save-mask", class: "primary", onclick: () => this.saveMask() });
+    this.menu = new Menu({ icon: "more", label: "What to save, and how", id: "save-menu", class: "primary", items: () => this.items() });
+    this.element = h("div.joined", {}, this.button, this.menu.element);
+  }
+
+  /** The format chosen last, where this volume can have it. */
+  get format() {
+    const kept = localStorage.getItem(KEPT);
+    return this.formats.some(([format]) => format === kept) ? kept : "nifti";
+  }
+
+  /** DICOM segmentations refer to slices, which only a DICOM series has. */
+  get formats() {
+    return FORMATS.filter(([format]) => format !== "dicom-seg" || this.viewer.volume?.dicom);
+  }
+
+  get hasMask() {
+    return this.viewer.state.objects.some((object) => object.mask);
+  }
+
+  update() {
+    const [, name, ending] = FORMATS.find(([format]) => format === this.format);
+    this.button.disabled = !this.hasMask;
+    this.button.title = `Save the mask as ${name} (${ending})  (Ctrl S)`;
+    this.menu.button.disabled = !this.viewer.volume;
+  }
+
+  items() {
+    const { viewer, hasMask } = this;
+    const prompts = viewer.state.objects.some((object) => object.prompts.length);
+    return [
+      ...this.formats.map(([format, name, ending]) => ({
+        label: `Mask as ${name} (${ending})`, id: `save-${format}`, checked: format === this.format, disabled: !hasMask, onclick: () => this.saveMask(format),
+      })),
+      { label: "Prompts (.prompts.json)", id: "save-prompts", begins: true, disabled: !prompts, onclick: () => this.save("prompts") },
+      { label: "Measurements (.csv)", id: "save-measurements", disabled: !hasMask, onclick: () => this.save("measurements.csv") },
+      { label: "Areas of all slices (.csv)", id: "save-areas", disabled: !hasMask, onclick: () => this.save("measurements.csv?what=areas") },
+      { label: "Picture of what is shown (.png)", id: "save-screenshot", key: "I", onclick: () => this.saveScreenshot() },
+      { label: "Everything in one file (.zip)", id: "save-case", begins: true, disabled: !hasMask, onclick: () => this.saveCase() },
+    ];
+  }
+
+  saveMask(format = this.format) {
+    if (!this.hasMask) return this.viewer.toasts.show("There is no mask to save yet; click inside an object first.", "warning");
+    localStorage.setItem(KEPT, format);
+    this.update();
+    return this.save(`mask?${new URLSearchParams({ format })}`);
+  }
+
+  save(path, options) {
+    const { viewer } = this;
+    return viewer.watch("Saving", async () => viewer.toasts.show(`Saved ${await viewer.api.download(path, options)}`));
+  }
+
+  async saveCase() {
+    const body = await screenshot(this.viewer);
+    return this.save(`case?${new URLSearchParams({ format: this.format })}`, { method: "POST", body });
+  }
+
+  async saveScreenshot() {
+    const { viewer } = this;
+    if (!viewer.image) return;
+    viewer.toasts.show(`Saved ${viewer.api.keep(await screenshot(viewer), `${viewer.volume.name}_view.png`)}`);
+  }
+}
