@@ -89,7 +89,21 @@ def serve(
     adapter: AdapterOption = None,
     device: DeviceOption = "auto",
     auth: Annotated[
-        list[str] | None, typer.Option(metavar="USER:PASSWORD", help="Who is let in; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="USER:PASSWORD",
+            help="Who is let in; repeatable. Other users of this machine see it; better --auth-file, or the "
+            "same lines in the variable MEDSAM_APP_AUTH.",
+        ),
+    ] = None,
+    auth_file: Annotated[
+        Path | None, typer.Option(help="Who is let in: USER:PASSWORD, one a line.", show_default=False)
+    ] = None,
+    session_memory: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, metavar="GB", help="Memory for everybody's volumes and masks; by default half of all."
+        ),
     ] = None,
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
@@ -113,6 +127,8 @@ def serve(
         adapter=adapter,
         device=device,
         auth=auth or [],
+        auth_file=auth_file,
+        session_memory=session_memory,
         open_browser=open_browser,
         labels=labels,
     )

@@ -66,6 +66,8 @@ def serve(
     adapter: Path | None,
     device: str,
     auth: Sequence[str],
+    auth_file: Path | None,
+    session_memory: float | None,
     open_browser: bool,
     labels: Path | None = None,
 ) -> None:
@@ -79,9 +81,9 @@ def serve(
         raise SettingsError(f"--worklist {worklist} is not a folder; make it, or give another.")
     if labels is not None:
         read_label_set(labels)
-    pairs = [(user, password) for user, _, password in (each.partition(":") for each in auth)]
-    if not all(user and password for user, password in pairs):
-        raise SettingsError("--auth is written USER:PASSWORD, neither of them empty.")
+    from medsam_app.browser.accounts import read_accounts
+
+    pairs = read_accounts(auth, auth_file)
     with step("Loading the browser app"):
         from medsam_app.browser import app
     app.serve(
@@ -96,6 +98,7 @@ def serve(
         device=device,
         open_browser=open_browser,
         auth=pairs or None,
+        session_bytes=None if session_memory is None else int(session_memory * 1e9),
         labels=labels,
     )
 

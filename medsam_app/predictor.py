@@ -109,6 +109,15 @@ class VolumePredictor:
         return self._on_volume().volume
 
     @property
+    def nbytes(self) -> int:
+        """Memory that remembered masks hold, in bytes; the cache of embeddings counts its own."""
+        return self._states.nbytes
+
+    def forget(self) -> None:
+        """Let go of what is remembered: it is made again when it is needed, which takes time."""
+        self._states.clear()
+
+    @property
     def learned(self) -> dict[int, str]:
         """Names of the label values that the adapter in use has learned; empty where there is none."""
         adapter = adapter_in_use(cast(nn.Module, self.model))

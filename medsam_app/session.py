@@ -20,7 +20,7 @@ from medsam_app.editing import ObjectEditor
 from medsam_app.errors import PromptError, SettingsError
 from medsam_app.objects import AnyPrompt, SegmentedObject
 from medsam_app.prompt_file import Replay, open_prompt_file, save_prompt_file
-from medsam_app.prompts import Paint
+from medsam_app.prompts import MaskPrompt, Paint
 
 if TYPE_CHECKING:  # these import torch, which a session does not need
     from medsam_app.doubt import Doubt
@@ -151,6 +151,14 @@ class Session(ObjectEditor):
             settled = Layer(asked.prompts, grid.shape).settled(grid.shape)
         return doubt_of(variants, roi, made.patch, made.start, grid, settled=settled)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of masks, painted voxels and what the predictor remembers, in bytes; not the volume's."""
+        with self._lock:
+            masks = sum(made.patch.nbytes for _, made in self._predictions.values())
+            drawn = sum(_packed(prompt) for each in self.objects for prompt in each.prompts)
+        return masks + drawn + (0 if self.predictor is None else self.predictor.nbytes)
+
     def _learned_label(self, asked: SegmentedObject) -> int | None:
         """The label that an object is looked for as, None for anything."""
         if not self.by_label or self.predictor is None or asked.label not in self.predictor.learned:
@@ -222,6 +230,13 @@ class Session(ObjectEditor):
             self.overlap, self.refine = found.settings.overlap, found.settings.refine
             self.by_label = found.settings.by_label
         return list(found.notes)
+
+
+def _packed(prompt: AnyPrompt) -> int:
+    """Bytes of the voxels that a prompt holds."""
+    if isinstance(prompt, Paint):
+        return sum(len(bits.packed) for bits, _ in prompt.parts)
+    return len(prompt.packed) if isinstance(prompt, MaskPrompt) else 0
 
 
 def _shared_voxels(a: MaskPrediction | None, b: MaskPrediction | None) -> int:

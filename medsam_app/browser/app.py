@@ -34,7 +34,10 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
+from medsam_app.browser.api import AT_A_TIME, MOST_HELD, Api, add_endpoints
+from medsam_app.browser.exchange import UploadGate
 from medsam_app.browser.guard import LOOPBACK, Guard
+from medsam_app.browser.lobby import Workspaces
 from medsam_app.browser.routes import add_error_pages, make_router
 from medsam_app.browser.service import UPLOAD_BYTES, Service
 from medsam_app.errors import SettingsError
@@ -62,8 +65,8 @@ import(new URL("medsam/static/viewer.js", page).href)
 """
 
 
-def build(title: str = "medsam_app") -> gr.Blocks:
-    """The page. It works only where the viewer's routes are, that is in `create_app`."""
+def build(api: Api, title: str = "medsam_app") -> gr.Blocks:
+    """The page and the scripts' endpoints. It works only where the viewer's routes are: in `create_app`."""
     with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, fill_width=True) as blocks:
         gr.HTML(
             html_template='<div class="medsam" role="application" aria-label="Volume viewer"></div>',
@@ -71,7 +74,8 @@ def build(title: str = "medsam_app") -> gr.Blocks:
             apply_default_css=False,
             elem_id="medsam-viewer",
         )
-    return blocks
+        add_endpoints(api)
+    return blocks.queue(default_concurrency_limit=AT_A_TIME, max_size=MOST_HELD)
 
 
 def create_app(
@@ -93,11 +97,12 @@ def create_app(
     add_error_pages(app)
     app.include_router(make_router(service))
     app.mount("/medsam/static", StaticFiles(directory=STATIC))
+    app.add_middleware(UploadGate, exchange=service.exchange)
     app.add_middleware(Guard, hosts=LOOPBACK if is_loopback(host) else None, auth=auth)
     theme = gr.themes.Base(font=_SYSTEM_FONTS, font_mono=_MONO_FONTS)
     return gr.mount_gradio_app(
         app,
-        build(),
+        build(Api(service, service.exchange)),
         path="/",
         server_name=host,
         server_port=port,
@@ -107,7 +112,7 @@ def create_app(
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
-        max_file_size=1,  # uploads go through our own route; Gradio's is not for use
+        max_file_size=service.upload_bytes,  # of scripts; pages send through our own route
         theme=theme,
         css=_PAGE_CSS,
         head=_HEAD,
@@ -127,6 +132,7 @@ def serve(
     open_browser: bool = True,
     auth: Sequence[tuple[str, str]] | None = None,
     upload_bytes: int = UPLOAD_BYTES,
+    session_bytes: int | None = None,
     worklist: Path | None = None,
     labels: Path | None = None,
 ) -> None:
@@ -142,6 +148,7 @@ def serve(
         open_browser: open the page in this machine's browser.
         auth: (name, password) pairs that are let in; None lets everybody in.
         upload_bytes: largest upload.
+        session_bytes: memory for all volumes and masks together; half of the machine's by default.
         worklist: folder for worklists and the masks of accepted cases; None to keep them with the data.
         labels: file of objects that pages offer to add; see `label_set`.
 
@@ -167,6 +174,7 @@ def serve(
         adapter=adapter,
         device=device,
         upload_bytes=upload_bytes,
+        workspaces=Workspaces(limit=session_bytes),
         worklist=worklist,
         labels=known,
     )

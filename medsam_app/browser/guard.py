@@ -7,15 +7,16 @@ the loopback, and what changes something must come from our own page.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
+import math
+import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from medsam_app.browser.accounts import Accounts
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 #: Where handlers find the name of who is logged in, in the scope of a request.
@@ -25,6 +26,13 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; "
     "frame-ancestors 'self'; form-action 'self'; base-uri 'self'; object-src 'none'"
+)
+
+#: Routes of Gradio's that nothing here uses: other hosts, recordings, looks into the server and components.
+_CLOSED = re.compile(
+    r"^(/gradio_api)?/(proxy=|file=\s*https?:|process_recording|vibe|undo-vibe|profiling|monitoring|run-history|"
+    r"runs\b|stream/|component_server|custom_component|dev/reload|deep_link|login\b|openapi\.json)",
+    re.IGNORECASE,
 )
 
 
@@ -41,7 +49,7 @@ class Guard:
     ) -> None:
         self.app = app
         self.hosts = hosts
-        self.accounts = [f"{name}:{password}".encode() for name, password in auth or ()]
+        self.accounts = Accounts(auth) if auth else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -74,26 +82,20 @@ class Guard:
         strange = origin is not None and urlsplit(origin).netloc != host
         if changes and (strange or headers.get("sec-fetch-site") == "cross-site"):
             return PlainTextResponse("This request comes from another site and was refused.", 403)
-        if self.accounts:
-            name = self._known(headers.get("authorization", ""))
+        if self.accounts is not None:
+            address = (scope.get("client") or ("",))[0]
+            if wait := self.accounts.must_wait(address):
+                seconds = str(math.ceil(wait))
+                said = f"Too many wrong passwords came from this address; try again in {seconds} s."
+                return PlainTextResponse(said, 429, headers={"Retry-After": seconds})
+            name = self.accounts.who(headers.get("authorization", ""), address)
             if name is None:
                 ask = {"WWW-Authenticate": 'Basic realm="medsam_app", charset="UTF-8"'}
                 return PlainTextResponse("A name and a password are needed.", 401, headers=ask)
             scope[LOGIN] = name
+        if _CLOSED.search(scope["path"]):
+            return PlainTextResponse("There is nothing here.", 404)
         return None
-
-    def _known(self, authorization: str) -> str | None:
-        """The name of an account, None where there is no such account."""
-        scheme, _, value = authorization.partition(" ")
-        if scheme.lower() != "basic":
-            return None
-        try:
-            given = base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError):
-            return None
-        # All are compared, so that the time says nothing about which name exists.
-        same = [hmac.compare_digest(given, account) for account in self.accounts]
-        return given.decode().partition(":")[0] if any(same) else None
 
 
 def host_name(host: str) -> str:

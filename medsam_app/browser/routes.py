@@ -6,6 +6,7 @@ functions in threads; the model runs in its own (see worker.py), so nobody's cli
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -42,7 +43,7 @@ def make_router(service: Service) -> APIRouter:
     def workspace_of(x_medsam_session: Annotated[str | None, Header()] = None) -> Workspace:
         workspace = service.workspaces.get(x_medsam_session)
         if workspace is None:
-            raise HTTPException(401, "This session has ended; reload the page to begin a new one.")
+            raise HTTPException(401, service.workspaces.why_ended(x_medsam_session))
         return workspace
 
     mine = Depends(workspace_of)
@@ -104,11 +105,11 @@ def make_router(service: Service) -> APIRouter:
         if quick or (asked.action.do == "look" and not workspace.restored):
             return _binary(await run_in_threadpool(work))
         workspace.show("Waiting for the model" if service.worker.waiting else "Segmenting")
-        return _binary(await run_in_threadpool(service.worker.run, work))
+        return _binary(await _answer(service, workspace, work))
 
     @router.get("/doubt")
     async def doubt(object: str, workspace: Workspace = mine) -> Response:
-        return _binary(await run_in_threadpool(service.worker.run, lambda: heat(workspace, object)))
+        return _binary(await _answer(service, workspace, lambda: heat(workspace, object)))
 
     add_edit_routes(router, mine)
 
@@ -116,7 +117,7 @@ def make_router(service: Service) -> APIRouter:
     async def replay(request: HttpRequest, have: str = "", workspace: Workspace = mine) -> Response:
         body = await read_body(request, PROMPT_FILE_BYTES)
         work: Callable[[], bytes] = lambda: _replay(workspace, body, have.split(","))  # noqa: E731
-        return _binary(await run_in_threadpool(service.worker.run, work))
+        return _binary(await _answer(service, workspace, work))
 
     add_saves(router, mine)
     add_worklist_routes(router, service, mine)
@@ -146,6 +147,11 @@ def add_error_pages(app: FastAPI) -> None:
         return JSONResponse(
             {"error": "Something went wrong on the server; its log says what. Your prompts are kept."}, 500
         )
+
+
+async def _answer(service: Service, workspace: Workspace, work: Callable[[], bytes]) -> bytes:
+    """What the model's thread makes, when it is this workspace's turn; no thread waits for it."""
+    return await asyncio.wrap_future(service.work(workspace, work))
 
 
 def _binary(body: bytes) -> Response:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
-from threading import Lock
-from typing import Any, Literal
+from threading import BoundedSemaphore, Lock
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from medsam_app.browser import files
+from medsam_app.browser.exchange import Exchange
+from medsam_app.browser.lobby import Workspaces
 from medsam_app.browser.teaching import Teachings
 from medsam_app.browser.uploads import UPLOAD_FILES
 from medsam_app.browser.wire import volume_header
 from medsam_app.browser.worker import ModelWorker
 from medsam_app.browser.worklists import Worklists
-from medsam_app.browser.workspaces import Workspace, Workspaces
+from medsam_app.browser.workspaces import Workspace
 from medsam_app.cache import EmbeddingCache
 from medsam_app.errors import MedsamError, SeriesChoice, VolumeError
 from medsam_app.label_set import Label
@@ -30,10 +32,13 @@ from medsam_app.teach_job import Teaching
 from medsam_app.volume import Volume, load_volume
 from medsam_app.worklist import Worklist
 
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 #: Largest upload in bytes unless told otherwise.
 UPLOAD_BYTES = 2_000_000_000
+#: Volumes read at a time: a reader holds more than the volume, for a while.
+READERS = 2
 SAMPLE_NAME = "torso_phantom"
 
 
@@ -86,6 +91,7 @@ class Service:
         self.labels = tuple(labels)
         self.roots = [Path(root) for root in roots]
         self.upload_bytes = upload_bytes
+        self.exchange = Exchange(upload_bytes)
         self.workspaces = Workspaces() if workspaces is None else workspaces
         self.worklists = Worklists(self.roots, worklist)
         self.worker = ModelWorker()
@@ -104,6 +110,7 @@ class Service:
         )
         self._shared: dict[str, Volume] = {}
         self._shared_lock = Lock()
+        self.readers = BoundedSemaphore(READERS)
 
     @property
     def _model_name(self) -> str:
@@ -171,7 +178,9 @@ class Service:
         """
         workspace.show("Reading the volume")
         try:
-            volume, name = self._read(workspace, source)
+            with self.readers:
+                volume, name = self._read(workspace, source)
+            self.make_room(workspace, volume)
             workspace.show("Loading the model")
             predictor = VolumePredictor(self._model.result(), cache=self.cache)
             header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
@@ -188,6 +197,28 @@ class Service:
             return header
         finally:
             workspace.show("")
+
+    def make_room(self, workspace: Workspace, volume: Volume) -> None:
+        """Room for a volume in the place of that of a workspace."""
+        shared = any(volume is each for each in self._shared.values())
+        before = workspace.array
+        freed = 0 if before is None else before.nbytes
+        self.workspaces.make_room(workspace, 0 if shared else max(0, volume.array.nbytes - freed))
+
+    def work(self, workspace: Workspace, job: Callable[[], Result]) -> Future[Result]:
+        """Queue a job of a workspace for the model; its memory is looked at when it ends.
+
+        Raises:
+            SettingsError: too many of its jobs wait already.
+        """
+
+        def whole() -> Result:
+            try:
+                return job()
+            finally:
+                self.workspaces.make_room(workspace)
+
+        return self.worker.submit(whole, workspace.token)
 
     def _read(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
         """The volume and its name; what its source was found to have is kept in `workspace.parts`."""
@@ -225,6 +256,7 @@ class Service:
         self.teachings.close()
         self.worker.close()
         self.workspaces.close()
+        self.exchange.close()
         self.worklists.close()
 
 

@@ -2,43 +2,108 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock
-from typing import TypeVar
+from concurrent.futures import Future
+from threading import Condition, Thread
+from typing import Any, TypeVar
+
+from medsam_app.errors import SettingsError
 
 Result = TypeVar("Result")
+#: Jobs of one person that may wait.
+MOST_WAITING = 64
+_Job = tuple[Future, Callable[[], Any]]
 
 
 class ModelWorker:
-    """First come, first served. A session asks for one thing at a time, so users take turns."""
+    """People take turns: one job of each, round after round, however many somebody has waiting.
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self._lock = Lock()
-        self._waiting = 0
+    Jobs of one person run in the order they came. Jobs of nobody are those of the server itself.
+
+    Args:
+        most_waiting: jobs of one person that may wait; more are refused.
+    """
+
+    def __init__(self, *, most_waiting: int = MOST_WAITING) -> None:
+        self.most_waiting = most_waiting
+        self._turns: OrderedDict[str, deque[_Job]] = OrderedDict()  # who is next comes first
+        self._changed = Condition()
+        self._running = 0
+        self._closed = False
+        self._thread = Thread(target=self._work, name="model", daemon=True)
+        self._thread.start()
 
     @property
     def waiting(self) -> int:
         """Jobs that wait or run."""
-        return self._waiting
+        with self._changed:
+            return self._running + sum(map(len, self._turns.values()))
 
-    def submit(self, job: Callable[[], Result]) -> Future[Result]:
-        """Queue a job."""
-        with self._lock:
-            self._waiting += 1
-        future = self._pool.submit(job)
-        future.add_done_callback(self._done)
+    def has(self, owner: str) -> bool:
+        """Whether a job of somebody waits."""
+        with self._changed:
+            return owner in self._turns
+
+    def submit(self, job: Callable[[], Result], owner: str = "") -> Future[Result]:
+        """Queue a job of somebody.
+
+        Raises:
+            SettingsError: too many of theirs wait already.
+        """
+        future: Future[Result] = Future()
+        with self._changed:
+            if self._closed:
+                future.cancel()
+                return future
+            own = self._turns.setdefault(owner, deque())  # somebody new comes last
+            if len(own) >= self.most_waiting:
+                raise SettingsError(
+                    f"{len(own)} requests of this session wait for the model already; "
+                    "wait for their answers before you ask for more."
+                )
+            own.append((future, job))
+            self._changed.notify()
         return future
 
-    def run(self, job: Callable[[], Result]) -> Result:
+    def run(self, job: Callable[[], Result], owner: str = "") -> Result:
         """Queue a job and wait for what it returns or raises."""
-        return self.submit(job).result()
+        return self.submit(job, owner).result()
 
     def close(self) -> None:
         """Stop after the job that runs; what waits is dropped."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._changed:
+            self._closed = True
+            dropped = [future for own in self._turns.values() for future, _ in own]
+            self._turns.clear()
+            self._changed.notify()
+        for future in dropped:
+            future.cancel()
 
-    def _done(self, _: Future) -> None:
-        with self._lock:
-            self._waiting -= 1
+    def _next(self) -> _Job | None:
+        """The job whose turn it is, waited for; None when there will be none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._turns or self._closed)
+            if self._closed:
+                return None
+            owner, own = self._turns.popitem(last=False)
+            found = own.popleft()
+            if own:
+                self._turns[owner] = own  # at the end: the others come before the next of theirs
+            self._running = 1
+            return found
+
+    def _work(self) -> None:
+        while (found := self._next()) is not None:
+            future, job = found
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = job()
+                except BaseException as error:
+                    self._running = 0
+                    future.set_exception(error)
+                else:
+                    self._running = 0
+                    future.set_result(result)
+            self._running = 0
+            del found, future, job  # a volume is not held until the next job

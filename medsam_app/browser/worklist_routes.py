@@ -162,7 +162,7 @@ def _accept(service: Service, workspace: Workspace, worklist: Worklist, judged: 
     work.who = who
     workspace.show("Writing the mask")
     try:
-        service.worker.run(workspace.masks)
+        service.work(workspace, workspace.masks).result()
         work.accept(session)
     finally:
         workspace.show("")

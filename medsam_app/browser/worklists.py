@@ -127,9 +127,10 @@ def open_case(
         inner = worklist.folder.relative_to(service.roots[root].resolve()) / PurePosixPath(case.path)
         path = files.resolve(service.roots, root, str(inner))
         known = {"series": case.series} | chosen_part(worklist.work(name))
-        volume = load_volume(
-            path, **known | {key: value for key, value in choice.items() if value is not None}
-        )
+        known |= {key: value for key, value in choice.items() if value is not None}
+        with service.readers:
+            volume = load_volume(path, **known)
+        service.make_room(workspace, volume)
         volume.fingerprint  # noqa: B018  kept with it, so that the first click need not wait
         workspace.show("Loading the model")
         try:
@@ -156,7 +157,8 @@ def _propose(service: Service, workspace: Workspace, work: CaseWork, session: Se
     if not session.predictor.learned:
         return
     workspace.show("Waiting for the model")
-    found = service.worker.run(lambda: session.predictor.predict_labels(progress=workspace.show))  # type: ignore[union-attr]
+    predictor = session.predictor
+    found = service.work(workspace, lambda: predictor.predict_labels(progress=workspace.show)).result()
     objects: list[SegmentedObject] = []
     for value, label in found.names.items():
         mask = found.array == value

@@ -6,7 +6,6 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +22,10 @@ from medsam_app.prediction import MaskPrediction
 from medsam_app.session import Session
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from medsam_app.volume import Volume
 
-#: Workspaces kept at a time, and seconds after which an idle one is freed.
-MOST_WORKSPACES = 8
-IDLE_SECONDS = 6 * 3600.0
 ENDED = "This session has ended; reload the page to begin a new one."
 
 
@@ -92,6 +90,24 @@ class Workspace:
     def show(self, text: str, fraction: float | None = None) -> None:
         """Say how far a job is."""
         self.progress = (text, fraction)
+
+    @property
+    def array(self) -> NDArray | None:
+        """Voxels of the volume, None where none is open."""
+        session = self.session
+        return None if session is None else session.volume.array
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that its masks and what the predictor remembers hold, in bytes; not the volume's."""
+        session = self.session
+        return 0 if session is None else session.nbytes
+
+    def forget(self) -> None:
+        """Let go of what costs only time to make again."""
+        session = self.session
+        if session is not None and session.predictor is not None:
+            session.predictor.forget()
 
     @property
     def volume(self) -> Volume:
@@ -190,55 +206,3 @@ class Workspace:
             self.closed = True
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-
-
-class Workspaces:
-    """Workspaces by token; the least recently used goes when there are too many or it idles too long.
-
-    Args:
-        most: workspaces kept at a time.
-        idle_seconds: how long one is kept without a request.
-    """
-
-    def __init__(self, *, most: int = MOST_WORKSPACES, idle_seconds: float = IDLE_SECONDS) -> None:
-        self.most = most
-        self.idle_seconds = idle_seconds
-        self._lock = RLock()
-        self._by_token: OrderedDict[str, Workspace] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._by_token)
-
-    def create(self) -> Workspace:
-        """A new workspace; old ones make room."""
-        with self._lock:
-            workspace = Workspace()
-            self._by_token[workspace.token] = workspace
-            self._free()
-            return workspace
-
-    def get(self, token: str | None) -> Workspace | None:
-        """The workspace of a token, or None."""
-        with self._lock:
-            self._free()
-            workspace = self._by_token.get(token or "")
-            if workspace is not None:
-                workspace.last_used = time.monotonic()
-                self._by_token.move_to_end(workspace.token)
-            return workspace
-
-    def close(self) -> None:
-        """Free all."""
-        with self._lock:
-            for workspace in self._by_token.values():
-                workspace.close()
-            self._by_token.clear()
-
-    def _free(self) -> None:
-        oldest = time.monotonic() - self.idle_seconds
-        while self._by_token:
-            first = next(iter(self._by_token.values()))
-            if len(self._by_token) <= self.most and first.last_used >= oldest:
-                return
-            self._by_token.popitem(last=False)
-            first.close()

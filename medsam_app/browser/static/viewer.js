@@ -259,8 +259,7 @@ export class Viewer extends Scene {
     } catch (error) {
       if (error.status === undefined) console.error(error);
       if (this.worklist.lost(error)) return undefined;
-      const lost = error.status === 401;
-      this.toasts.show(lost ? "This session has ended on the server; reload the page to begin a new one." : error.message, "error");
+      this.toasts.show(error.message, "error");
       return undefined;
     } finally {
       this.busy -= 1;
