@@ -46,7 +46,8 @@ def test_an_object_is_measured_and_everything_of_it_saved(opened, phantom, tmp_p
     line = """([a]) => {
         const plane = medsamViewer.planes.axial;
         const [x, y] = plane.toScreen(medsamViewer.geometry.toRas(a));
-        const { data } = plane.overlayContext.getImageData((x - 3) * plane.ratio, (y - 3) * plane.ratio, 6, 6);
+        const box = [(x - 3) * plane.ratio, (y - 3) * plane.ratio, 6, 6];
+        const { data } = plane.overlayContext.getImageData(...box);
         return [...data].filter((v, n) => n % 4 === 0 && v > 200 && data[n + 2] < 160).length;
     }"""
     assert opened.ask(line, made["ends"]) > 0
