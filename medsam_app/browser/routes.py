@@ -21,6 +21,7 @@ from medsam_app.browser.actions import Request, perform, state_frame
 from medsam_app.browser.bodies import parse_body, read_body
 from medsam_app.browser.doubt import heat
 from medsam_app.browser.saves import add_saves
+from medsam_app.browser.seeing import add_seeing
 from medsam_app.browser.service import Service, Source
 from medsam_app.browser.uploads import receive_file, receive_folder
 from medsam_app.browser.wire import voxel_blocks
@@ -111,6 +112,7 @@ def make_router(service: Service) -> APIRouter:
         return _binary(await run_in_threadpool(service.worker.run, work))
 
     add_saves(router, mine)
+    add_seeing(router, mine, service)
     return router
 
 

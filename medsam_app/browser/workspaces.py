@@ -20,8 +20,10 @@ from medsam_app.measurements import Measurement
 from medsam_app.objects import AnyPrompt
 from medsam_app.prediction import MaskPrediction
 from medsam_app.session import Session
+from medsam_app.surface import Surface
 
 if TYPE_CHECKING:
+    from medsam_app.browser.comparing import Other
     from medsam_app.volume import Volume
 
 #: Workspaces kept at a time, and seconds after which an idle one is freed.
@@ -53,6 +55,9 @@ class Workspace:
         self._volumes = 0
         #: By key of the mask.
         self.measurements: dict[str, Measurement] = {}
+        self.surfaces: dict[str, Surface] = {}
+        #: What is compared with.
+        self.other: Other | None = None
 
     @property
     def folder(self) -> Path:
@@ -67,7 +72,7 @@ class Workspace:
     def take(self, session: Session, name: str, header: dict[str, Any]) -> None:
         """Work on another volume from now on; `header` is what pages are told of it."""
         self.session, self.name, self.header = session, name, header
-        self._keys, self.measurements = {}, {}
+        self._keys, self.measurements, self.surfaces, self.other = {}, {}, {}, None
         self._volumes += 1
 
     def show(self, text: str, fraction: float | None = None) -> None:
