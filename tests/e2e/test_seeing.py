@@ -102,7 +102,7 @@ def test_surfaces_and_slabs(opened, phantom, tmp_path):
     # A click on it moves the crosshair to the border of the mask, on the side that is seen.
     target = np.argwhere(coloured(shown_in_space(opened, tmp_path / "near.png")))
     y, x = target[np.abs(target - target.mean(axis=0)).sum(axis=1).argmin()]
-    opened.page.mouse.click(box["x"] + x, box["y"] + y)
+    opened.page.mouse.click(box["x"] + float(x), box["y"] + float(y))
     opened.settle()
     ijk = opened.ask("() => medsamViewer.geometry.toFile(medsamViewer.crosshair)")
     assert ijk != list(inside)
@@ -128,7 +128,7 @@ def test_surfaces_and_slabs(opened, phantom, tmp_path):
     opened.page.click("[data-id=view-off]")
     opened.settle()
     assert opened.ask(SLICE_PIXEL, ["axial", list(inside)]) == pytest.approx(
-        np.clip((volume.array[inside] + 160) * 255 / 400, 0, 255), abs=1
+        np.clip((float(volume.array[inside]) + 160) * 255 / 400, 0, 255), abs=1
     )
     assert not opened.complaints
 
@@ -180,15 +180,12 @@ def test_comparing_and_frames(server, opened, phantom, tmp_path):
     opened.page.wait_for_selector(".toast.error")
     assert "does not lie on the grid" in opened.toast()
     assert opened.page.locator(".comparison").count() == 1
-    opened.complaints = [each for each in opened.complaints if "422" not in each]
 
     # Four frames: another one is looked at under the objects of the first.
+    rng, moving = np.random.default_rng(0), np.full((40, 36, 30, 4), 20, dtype=np.int16)
     ball = np.linalg.norm(np.argwhere(np.ones((40, 36, 30))) - (20, 18, 15), axis=1).reshape(40, 36, 30) < 9
-    frames = [
-        np.where(ball, 200 + 50 * n, 20) + np.random.default_rng(n).integers(0, 9, ball.shape)
-        for n in range(4)
-    ]
-    moving = np.stack(frames, axis=-1).astype(np.int16)
+    moving[ball] = (200, 250, 300, 350)
+    moving += rng.integers(0, 9, moving.shape, dtype=np.int16)
     nib.save(nib.Nifti1Image(moving, np.diag([2, 2, 2, 1])), root / "moving.nii.gz")
     opened.page.click("[data-id=open]")
     opened.page.get_by_text("moving.nii.gz").click()
@@ -218,8 +215,10 @@ def test_comparing_and_frames(server, opened, phantom, tmp_path):
     opened.page.click("[data-id=sure]")
     opened.page.wait_for_function("medsamViewer.volume.source.frame === 3")
     opened.settle()
-    assert opened.state["objects"] == [] and not opened.complaints
+    assert opened.state["objects"] == []
     assert opened.ask("() => medsamViewer.image.value(20, 18, 15)") == moving[20, 18, 15, 3]
+    # The browser writes a line of its own when the server asks for a choice or refuses.
+    assert not [each for each in opened.complaints if "422" not in each]
 
 
 def pixels(path: Path) -> np.ndarray:

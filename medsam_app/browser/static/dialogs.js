@@ -194,7 +194,7 @@ export function askSure(parent, message, yes) {
   return new Promise((resolve) => {
     let sure = false;
     const act = h("button.primary", { type: "button", "data-id": "sure", text: yes, onclick: () => ((sure = true), element.close()) });
-    const element = dialog("Are you sure?", h("p", { text: QUESTIONS[choice.option]?.(choice.choices.length) ?? message }), h("div.answers", {}, h("button.tool", { type: "button", text: "Cancel", onclick: () => element.close() }), act));
+    const element = dialog("Are you sure?", h("p", { text: message }), h("div.answers", {}, h("button.tool", { type: "button", text: "Cancel", onclick: () => element.close() }), act));
     element.addEventListener("close", () => resolve(sure));
     parent.append(element);
     element.showModal();
@@ -208,14 +208,19 @@ const QUESTIONS = {
   channel: (count) => `There are ${count} channels here. Which one is to be opened?`,
 };
 
+/** A choice for a person: a series is described by the server, frames and channels count from 1 as slices do. */
+export function choiceText(option, value, text, count) {
+  return option === "series" ? text : `${option} ${Number(value) + 1} of ${count}`;
+}
+
 /** Ask which series, frame or channel. @returns {Promise<string|null>} */
 export function askChoice(parent, message, choice) {
   return new Promise((resolve) => {
     let chosen = null;
     const rows = choice.choices.map(([value, text]) =>
-      h("button.file", { type: "button", onclick: () => ((chosen = value), element.close()) }, icon("file"), h("span", { text })),
+      h("button.file", { type: "button", onclick: () => ((chosen = value), element.close()) }, icon("file"), h("span", { text: choiceText(choice.option, value, text, choice.choices.length) })),
     );
-    const element = dialog(`Which ${choice.option}?`, h("p", { text: message }), h("div.files", {}, ...rows));
+    const element = dialog(`Which ${choice.option}?`, h("p", { text: QUESTIONS[choice.option]?.(choice.choices.length) ?? message }), h("div.files", {}, ...rows));
     element.addEventListener("close", () => resolve(chosen));
     parent.append(element);
     element.showModal();

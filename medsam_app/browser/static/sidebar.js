@@ -1,6 +1,7 @@
 /** The column at the right: the volume, its objects, and panels about the selected one. */
 
 import { ComparePanel } from "./compare_panel.js";
+import { choiceText } from "./dialogs.js";
 import { formatMl, h, icon, iconButton } from "./dom.js";
 import { MeasurePanel } from "./measure_panel.js";
 import { PromptsPanel } from "./prompts_panel.js";
@@ -58,7 +59,7 @@ export class Sidebar {
   /** The series, frame or channel that is open, and the others of the same source. */
   partChoice(option, choices) {
     const chosen = String(this.viewer.volume.source[option]);
-    const rows = choices.map(([value, text]) => h("option", { value, text, selected: value === chosen }));
+    const rows = choices.map(([value, text]) => h("option", { value, text: choiceText(option, value, text, choices.length), selected: value === chosen }));
     const list = h("select", { "aria-label": `Which ${option}`, "data-id": `choose-${option}`, title: choices.find(([value]) => value === chosen)?.[1] }, ...rows);
     list.addEventListener("change", async () => (await this.viewer.reopen({ [option]: list.value })) || (list.value = chosen));
     return h("label.part", {}, h("span.muted", { text: option }), list);

@@ -127,7 +127,7 @@ export class SurfaceView {
   get view() {
     if (!this.camera) this.fit();
     const { radius, zoom } = this.camera;
-    return { ...this.camera, scale: (Math.min(this.width, this.height) / (2.05 * radius)) * zoom, width: this.width, height: this.height };
+    return { ...this.camera, scale: (Math.min(this.width, this.height) / (1.75 * radius)) * zoom, width: this.width, height: this.height };
   }
 
   resize() {
