@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medsam_app.browser.saves import opened
 from medsam_app.browser.wire import frame, mask_part
@@ -32,13 +34,11 @@ class Other:
     Attributes:
         number: tells it from those before.
         name: of its file.
-        labels: (i, j, k) on the grid of the volume.
         parts: of each label that occurs, the first voxel (i, j, k) and the mask within its box.
     """
 
     number: int
     name: str
-    labels: NDArray[np.unsignedinteger]
     parts: dict[int, tuple[Index, NDArray[np.bool_]]]
 
 
@@ -65,10 +65,21 @@ def open_other(
     if not values or len(values) > MOST_LABELS:
         what = f"{len(values)} labels; at most {MOST_LABELS} are compared" if values else "no label but 0"
         raise VolumeError(f"The mask '{name}' has {what}; give another file.")
-    parts = {value: tight((0, 0, 0), labels == value) for value in values}
+    parts = dict(_parts(labels, values))
     with workspace.lock:
         if opened(workspace).volume is volume:
-            workspace.other = Other(before.number + 1 if before else 1, name, labels, parts)
+            workspace.other = Other(before.number + 1 if before else 1, name, parts)
+
+
+def _parts(labels: NDArray, values: list[int]) -> Iterator[tuple[int, tuple[Index, NDArray[np.bool_]]]]:
+    """First voxel and mask within its box of each label."""
+    if values[-1] >= 2**16:  # what looks for all boxes at once keeps a list of all values
+        yield from ((value, tight((0, 0, 0), labels == value)) for value in values)
+        return
+    boxes = ndimage.find_objects(labels.astype(np.uint16, copy=False))
+    for value in values:
+        box = boxes[value - 1]
+        yield value, (tuple(part.start for part in box), labels[box] == value)
 
 
 def compared(workspace: Workspace, *, tolerance: float | None, have: set[str]) -> bytes:

@@ -110,6 +110,8 @@ def test_surfaces_and_slabs(opened, phantom, tmp_path):
     near = mask[tuple(slice(max(0, v - 1), v + 2) for v in ijk)]
     assert near.any() and not near.all()
     opened.page.screenshot(path=str(tmp_path / "page.png"))
+    saved = pixels(opened.download("save-screenshot", tmp_path))
+    assert coloured(saved[saved.shape[0] // 2 :, : saved.shape[1] // 2]).sum() > 3000
 
     # A slab shows the largest intensity of its slices.
     opened.page.keyboard.press("k")
@@ -133,6 +135,12 @@ def test_surfaces_and_slabs(opened, phantom, tmp_path):
     assert not opened.complaints
 
 
+NO_WEBGL = """() => {
+    const own = HTMLCanvasElement.prototype.getContext;
+    HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
+        return kind === "webgl2" ? null : own.call(this, kind, ...rest);
+    };
+}"""
 #: Grey of the slice's own pixel at a voxel of the file.
 SLICE_PIXEL = """([name, ijk]) => {
     const plane = medsamViewer.planes[name];
@@ -217,6 +225,10 @@ def test_comparing_and_frames(server, opened, phantom, tmp_path):
     opened.settle()
     assert opened.state["objects"] == []
     assert opened.ask("() => medsamViewer.image.value(20, 18, 15)") == moving[20, 18, 15, 3]
+    # Where there is no WebGL, a sentence stands in its place.
+    opened.ask(NO_WEBGL)
+    opened.page.keyboard.press("q")
+    assert "no 3D here" in opened.page.inner_text(".pane.surface")
     # The browser writes a line of its own when the server asks for a choice or refuses.
     assert not [each for each in opened.complaints if "422" not in each]
 

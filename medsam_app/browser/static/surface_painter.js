@@ -37,7 +37,7 @@ void main() {
   float front = max(n.z, 0.0);
   float key = max(dot(n, normalize(vec3(-0.5, 0.6, 0.65))), 0.0);
   float shine = pow(max(dot(n, normalize(vec3(-0.25, 0.3, 0.9))), 0.0), 40.0);
-  shown = vec4(colour * (0.2 + 0.35 * front + 0.5 * key) + 0.16 * shine, 1.0);
+  shown = vec4(colour * (0.26 + 0.42 * front + 0.5 * key) + 0.14 * shine, 1.0);
 }`;
 
 export class Painter {
