@@ -1,7 +1,8 @@
-"""Open the browser app with the embedded model and the bundled sample: `python app.py [IMAGE]`."""
+"""Open the browser app with the embedded model: `python app.py [IMAGE] [--labels FILE]`."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -11,12 +12,16 @@ from medsam_app.errors import MedsamError
 
 def main() -> None:
     """Serve on this machine only; `medsam-app serve --help` has more options."""
+    asked = argparse.ArgumentParser(description="Open the browser app on this machine.")
+    asked.add_argument("image", nargs="?", type=Path, help="opened at the start; without it, a sample")
+    asked.add_argument("--labels", type=Path, help="CSV or JSON with the objects to offer")
+    given = asked.parse_args()
     # Waiting threads that spin make a click several times slower when the cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from medsam_app.browser.app import serve
 
     try:
-        serve(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+        serve(given.image, labels=given.labels)
     except MedsamError as error:
         sys.exit(str(error))
 

@@ -7,9 +7,11 @@ one folder; its click lies in the middle of its largest label. The broken ones a
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +27,16 @@ from medsam_app.volume import load_mask, read_grid
 BROKEN = 20
 
 
-def gather(source: Path, folder: Path) -> tuple[Path, dict[str, tuple[Case, int]]]:
-    """Link the images, break some, write the table of clicks; by name the case and the label clicked on."""
-    cases = list(find_cases(source).cases)
+def gather(
+    source: Path, folder: Path, *, datasets: Collection[str] = (), each: int = 10**6, broken: int = BROKEN
+) -> tuple[Path, dict[str, tuple[Case, int]]]:
+    """Link at most so many images of each dataset, break some, write the table of clicks; by name the case
+    and the label clicked on."""
+    by_dataset: dict[str, list[Case]] = defaultdict(list)
+    for case in find_cases(source).cases:
+        if not datasets or case.dataset in datasets:
+            by_dataset[case.dataset].append(case)
+    cases = [case for some in by_dataset.values() for case in some[:each]]
     rows, clicked = ["image,label,i,j,k"], {}
     for case in cases:
         ending = next(end for end in sorted(SUFFIXES, key=len, reverse=True) if case.image.name.endswith(end))
@@ -41,21 +50,42 @@ def gather(source: Path, folder: Path) -> tuple[Path, dict[str, tuple[Case, int]
         i, j, k = click_inside(mask == value, spacing=grid.spacing)
         rows.append(f'"{name}",{value},{i},{j},{k}')
         clicked[name] = case, value
-    for number, case in enumerate(cases[:: max(1, len(cases) // BROKEN)][:BROKEN]):
+    for number, case in enumerate(cases[:: max(1, len(cases) // broken)][:broken]):
         whole = case.image.read_bytes()
-        (folder / f"broken_{number:02d}.nii.gz").write_bytes(whole[: len(whole) * number // BROKEN])
+        (folder / f"broken_{number:02d}.nii.gz").write_bytes(whole[: len(whole) * number // broken])
         rows.append(f"broken_{number:02d},1,0,0,0")
     table = folder.with_suffix(".csv")
     table.write_text("\n".join(rows) + "\n")
     return table, clicked
 
 
+def photograph(page: Path, picture: Path) -> None:
+    """The upper part of a page as an image; needs chromium and playwright."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        shown = browser.new_page(viewport={"width": 1280, "height": 760})
+        shown.goto(page.as_uri())
+        shown.wait_for_timeout(1000)
+        shown.screenshot(path=str(picture))
+        browser.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("source", type=Path)
+    parser.add_argument("--dataset", action="append", default=[], help="repeatable; all by default")
+    parser.add_argument("--each", type=int, default=10**6, help="images of a dataset")
+    parser.add_argument("--broken", type=int, default=BROKEN)
+    parser.add_argument("--picture", type=Path, help="where a picture of the index goes")
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "in"
-        table, clicked = gather(parser.parse_args().source, folder)
+        table, clicked = gather(
+            asked.source, folder, datasets=asked.dataset, each=asked.each, broken=asked.broken
+        )
         began = time.perf_counter()
         found = segment_folder(folder, Path(place) / "out", prompts=table, refine=False)
         seconds = time.perf_counter() - began
@@ -65,11 +95,13 @@ def main() -> None:
             grid = read_grid(case.image)  # `load_mask` refuses a mask that does not lie on it
             mask = load_mask(found.output / record.outputs[0].path, grid) == value
             scores[case.dataset].append(dice(mask, load_mask(case.label, grid) == value))
+        if asked.picture is not None:
+            photograph(found.output / "index.html", asked.picture)
     failed = found.having("failed")
     broken = sum(case.case.startswith("broken") for case in failed)
     done = len(found.having("done"))
     print(f"{len(found.cases)} cases in {seconds:.0f} s: {done} done, each mask on its image;")
-    print(f"{len(failed)} failed, {broken} of them of the {BROKEN} broken ones")
+    print(f"{len(failed)} failed, {broken} of them of the {asked.broken} broken ones")
     for case in failed[:3]:
         print(f"  {case.case}: {case.message}")
     for name, each in scores.items():

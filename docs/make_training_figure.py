@@ -2,8 +2,9 @@
 
 TABLE is what `benchmarks/ablation.py --csv` has written. On the left the Dice of the whole recipe on windows
 around `dev` objects by processor time, with the line through the short runs against the logarithm of time
-and the embedded weights beside it; on the right what each variant loses or gains in as many minutes as the
-first of them in the table. The line is printed too, as far as ten times the time of the embedded weights.
+(dotted), and the one through the longest of them and the embedded weights (dashed), as far as ten times the
+time of these; on the right what each variant loses or gains in as many minutes as the first of them in the
+table. The lines are printed too.
 """
 
 from __future__ import annotations
@@ -46,7 +47,14 @@ def draw_curve(axes: plt.Axes, runs: list[dict[str, str]], embedded: list[dict[s
         print(f"round {number}: {slope:+.3f} for ten times the time; the line gives {ahead}")
         for row in embedded:
             axes.plot(float(row["minutes"]), dice_of(row)[column], "*", ms=11, color=colour)
-            print(f"  {row['variant']}: {dice_of(row)[column]:.3f} at {float(row['minutes']):.0f} min")
+            rise = (dice_of(row)[column] - dice[-1, column]) / np.log10(float(row["minutes"]) / minutes[-1])
+            ends = dice_of(row)[column] + rise * np.log10(reach[1] / float(row["minutes"]))
+            axes.plot([minutes[-1], reach[1]], [dice[-1, column], ends], "--", color=colour, lw=1)
+            time = float(row["minutes"])
+            print(
+                f"  {row['variant']}: {dice_of(row)[column]:.3f} at {time:.0f} min, {rise:+.3f} for ten times"
+            )
+            print(f"  the time since {minutes[-1]:.0f} min; so on, {ends:.3f} at {reach[1]:.0f} min")
     axes.set(xscale="log", xlabel="minutes of one core", ylabel="Dice, windows around dev objects")
     axes.legend(frameon=False)
 

@@ -77,6 +77,13 @@ def serve(
     root: Annotated[
         list[Path] | None, typer.Option(help="Folder whose files may be opened in the browser; repeatable.")
     ] = None,
+    worklist: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for worklists and masks, where the data is read-only; with the data by default.",
+            show_default=False,
+        ),
+    ] = None,
     model: ModelOption = DEFAULT_MODEL,
     weights: WeightsOption = None,
     adapter: AdapterOption = None,
@@ -87,6 +94,10 @@ def serve(
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
     ] = True,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV or JSON with the objects to offer: name, label, colour, may_overlap."),
+    ] = None,
 ) -> None:
     """Start the browser app."""
     from medsam_app import commands
@@ -96,12 +107,14 @@ def serve(
         host=host,
         port=port,
         roots=root or [],
+        worklist=worklist,
         model=model,
         weights=weights,
         adapter=adapter,
         device=device,
         auth=auth or [],
         open_browser=open_browser,
+        labels=labels,
     )
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from medsam_app.adapters.header import header_for
 from medsam_app.errors import ModelError, SettingsError, VolumeError
+from medsam_app.label_set import read_label_set
 from medsam_app.models.table import model_entry
 
 if TYPE_CHECKING:  # heavy: imported inside the commands that need them
@@ -59,12 +60,14 @@ def serve(
     host: str,
     port: int,
     roots: Sequence[Path],
+    worklist: Path | None,
     model: str,
     weights: Path | None,
     adapter: Path | None,
     device: str,
     auth: Sequence[str],
     open_browser: bool,
+    labels: Path | None = None,
 ) -> None:
     check_model(model, weights, adapter)
     if image is not None and not image.exists():
@@ -72,6 +75,10 @@ def serve(
     for root in roots:
         if not root.is_dir():
             raise SettingsError(f"--root {root} is not a folder; give a folder whose files may be opened.")
+    if worklist is not None and not worklist.is_dir():
+        raise SettingsError(f"--worklist {worklist} is not a folder; make it, or give another.")
+    if labels is not None:
+        read_label_set(labels)
     pairs = [(user, password) for user, _, password in (each.partition(":") for each in auth)]
     if not all(user and password for user, password in pairs):
         raise SettingsError("--auth is written USER:PASSWORD, neither of them empty.")
@@ -82,12 +89,14 @@ def serve(
         host=host,
         port=port,
         roots=list(roots),
+        worklist=worklist,
         model=model,
         weights=weights,
         adapter=adapter,
         device=device,
         open_browser=open_browser,
         auth=pairs or None,
+        labels=labels,
     )
 
 

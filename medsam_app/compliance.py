@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medsam_app.prompts import AnyPrompt, Asked, Box, Point
+from medsam_app.prompts import AnyPrompt, Asked, Box, Point, Scribble, Told, as_clicks
 from medsam_app.roi import Index, Roi, tight, write_box
 
 #: Logit that a repaired click reaches.
@@ -29,6 +29,13 @@ def nearest_voxel(point: Point, shape: Sequence[int]) -> Index:
     """The voxel that a click falls on."""
     voxel = np.clip(np.floor(np.asarray(point.coordinates) + 0.5), 0, np.asarray(shape) - 1)
     return tuple(int(v) for v in voxel)  # type: ignore[return-value]
+
+
+def clicked_voxels(prompt: Point | Scribble, shape: Sequence[int]) -> NDArray[np.intp]:
+    """(N, 3) the voxels that a click or a scribble falls on."""
+    if isinstance(prompt, Scribble):
+        return prompt.voxels(shape)
+    return np.array([nearest_voxel(prompt, shape)])
 
 
 def honour_points(
@@ -162,7 +169,7 @@ def keep_to_boxes(logits: torch.Tensor, roi: Roi, prompts: Sequence[Asked]) -> t
 
 
 def settle(
-    start: Index, patch: NDArray[np.bool_], prompts: Sequence[Asked], shape: Sequence[int]
+    start: Index, patch: NDArray[np.bool_], prompts: Sequence[Told], shape: Sequence[int]
 ) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
     """Last word on the file's grid: clip to boxes, set clicked voxels, and say what is not honoured.
 
@@ -170,15 +177,15 @@ def settle(
         start, patch: the mask, see `MaskPrediction`.
         unmet: indices of the prompts that the mask does not honour.
     """
-    ranges = box_ranges(prompts)
+    ranges = box_ranges(as_clicks(prompts))
     if ranges and patch.size:
         positions = [np.arange(s, s + n, dtype=float) for s, n in zip(start, patch.shape, strict=True)]
         allowed = allowed_by_boxes(ranges, positions, (0.5, 0.5, 0.5))
         if allowed is not None:
             start, patch = tight(start, patch & allowed)
     for prompt in prompts:
-        if isinstance(prompt, Point):
-            start, patch = _set_voxel(start, patch, nearest_voxel(prompt, shape), prompt.positive)
+        if isinstance(prompt, Point | Scribble):
+            start, patch = _set_voxels(start, patch, clicked_voxels(prompt, shape), prompt.positive)
     start, patch = tight(start, patch)
     return start, patch, unmet_prompts(start, patch, prompts, shape)
 
@@ -189,8 +196,9 @@ def unmet_prompts(
     """Indices of the prompts that a mask does not honour."""
     unmet = []
     for number, prompt in enumerate(prompts):
-        if isinstance(prompt, Point):
-            if value_of(start, patch, nearest_voxel(prompt, shape)) != prompt.positive:
+        if isinstance(prompt, Point | Scribble):
+            voxels = clicked_voxels(prompt, shape)
+            if any(value_of(start, patch, (i, j, k)) != prompt.positive for i, j, k in voxels.tolist()):
                 unmet.append(number)
         elif isinstance(prompt, Box) and not _overlaps(start, patch, prompt):
             unmet.append(number)
@@ -203,24 +211,21 @@ def value_of(start: Index, patch: NDArray[np.bool_], voxel: Index) -> bool:
     return all(0 <= a < n for a, n in zip(at, patch.shape, strict=True)) and bool(patch[at])
 
 
-def _set_voxel(
-    start: Index, patch: NDArray[np.bool_], voxel: Index, value: bool
+def _set_voxels(
+    start: Index, patch: NDArray[np.bool_], voxels: NDArray[np.intp], value: bool
 ) -> tuple[Index, NDArray[np.bool_]]:
-    if value_of(start, patch, voxel) == value:
+    if all(value_of(start, patch, (i, j, k)) == value for i, j, k in voxels.tolist()):
         return start, patch
-    if not value:
-        patch = patch.copy()
-    elif not patch.size:
-        start, patch = voxel, np.zeros((1, 1, 1), dtype=bool)
-    else:
-        stop = [max(s + n, v + 1) for s, n, v in zip(start, patch.shape, voxel, strict=True)]
-        low = [min(s, v) for s, v in zip(start, voxel, strict=True)]
-        grown = np.zeros([b - a for a, b in zip(low, stop, strict=True)], dtype=bool)
+    low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
+    if patch.size:
+        low, high = np.minimum(low, start), np.maximum(high, np.add(start, patch.shape))
+    grown = np.zeros(high - low, dtype=bool)
+    if patch.size:
         place = tuple(slice(s - a, s - a + n) for s, a, n in zip(start, low, patch.shape, strict=True))
         grown[place] = patch
-        start, patch = (low[0], low[1], low[2]), grown
-    patch[tuple(v - s for v, s in zip(voxel, start, strict=True))] = value
-    return start, patch
+    grown[tuple((voxels - low).T)] = value
+    i, j, k = low.tolist()
+    return (i, j, k), grown
 
 
 def _overlaps(start: Index, patch: NDArray[np.bool_], box: Box) -> bool:

@@ -174,8 +174,8 @@ def _csv_rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
     missing = [column for column in ("image", "label") if column not in columns]
     if missing:
         raise DatasetError(
-            f"{path} has no column '{missing[0]}' (its columns: {', '.join(columns) or 'none'}); wanted are "
-            "image and label, and case and split where there are any."
+            f"'{path}' has no column '{missing[0]}' (its columns: {', '.join(columns) or 'none'}); wanted "
+            "are image and label, and case and split where there are any."
         )
     return rows
 

@@ -208,9 +208,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise DatasetError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
+        raise DatasetError(f"'{path}' cannot be read ({error.strerror}); check its permissions.") from None
     except ValueError as error:  # also of text that is not UTF-8
-        raise DatasetError(f"{path} is not JSON ({error}); mend it or write it again.") from None
+        raise DatasetError(f"'{path}' is not JSON ({error}); mend it or write it again.") from None
 
 
 def names_by_value(path: Path, labels: Any) -> dict[int, str]:

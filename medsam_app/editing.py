@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
-from threading import RLock
 
-from medsam_app.errors import PromptError
-from medsam_app.geometry import Grid
-from medsam_app.history import History
+from medsam_app.history import History, now
+from medsam_app.object_history import ObjectHistory
 from medsam_app.objects import (
     LARGEST_LABEL,
     AnyPrompt,
@@ -26,7 +23,7 @@ from medsam_app.objects import (
 from medsam_app.prompts import Paint, check_prompts
 
 
-class ObjectEditor:
+class ObjectEditor(ObjectHistory):
     """Objects on a grid, with unlimited undo and redo.
 
     Safe to call from several threads. A call that raises has changed nothing.
@@ -35,46 +32,15 @@ class ObjectEditor:
         grid: prompts must lie on it.
     """
 
-    def __init__(self, grid: Grid) -> None:
-        self.grid = grid
-        self._lock = RLock()
-        self._history: History[tuple[SegmentedObject, ...]] = History(())
-        self._selected: str | None = None
-        self._last_id = 0
-
-    # Looking
-
-    @property
-    def objects(self) -> tuple[SegmentedObject, ...]:
-        """The objects, in the order they were added."""
-        with self._lock:
-            return self._history.state
-
-    @property
-    def selected(self) -> SegmentedObject | None:
-        """The object that the next click belongs to."""
-        with self._lock:
-            return next((each for each in self.objects if each.id == self._selected), None)
-
-    def get(self, object_id: str) -> SegmentedObject:
-        """The object of an id.
-
-        Raises:
-            PromptError: there is none (any more).
-        """
-        return self.objects[self._index(object_id)]
-
-    def select(self, object_id: str) -> SegmentedObject:
-        """Choose the object that the next click belongs to. Not a step of the history."""
-        with self._lock:
-            found = self.get(object_id)
-            self._selected = found.id
-            return found
-
     # Changing objects
 
     def add_object(
-        self, name: str | None = None, *, label: int | None = None, colour: str | None = None
+        self,
+        name: str | None = None,
+        *,
+        label: int | None = None,
+        colour: str | None = None,
+        may_overlap: bool = True,
     ) -> SegmentedObject:
         """Add an object and select it.
 
@@ -82,6 +48,7 @@ class ObjectEditor:
             name: by default 'object 1', 'object 2', ...
             label: by default the smallest free value.
             colour: '#rrggbb', by default the next of a palette that colour-blind people can tell apart.
+            may_overlap: whether it may share voxels with others that may not; see `SegmentedObject`.
 
         Raises:
             SettingsError: a name or a label that another object has, or that is no name, label or colour.
@@ -102,7 +69,9 @@ class ObjectEditor:
                 next_colour([each.colour for each in others]) if colour is None else checked_colour(colour)
             )
             self._last_id += 1
-            added = SegmentedObject(id=f"o{self._last_id}", name=name, label=label, colour=colour)
+            added = SegmentedObject(
+                id=f"o{self._last_id}", name=name, label=label, colour=colour, may_overlap=may_overlap
+            )
             self._history.push((*others, added), f"add {name}")
             self._selected = added.id
             return added
@@ -121,6 +90,12 @@ class ObjectEditor:
         """Give an object another colour. Raises as `add_object`."""
         with self._changing(object_id) as (old, _):
             return self._swap(replace(old, colour=checked_colour(colour)), f"change colour of {old.name}")
+
+    def set_may_overlap(self, object_id: str, may: bool) -> SegmentedObject:
+        """Say whether an object may share voxels with others."""
+        with self._changing(object_id) as (old, _):
+            words = "let" if may else "do not let"
+            return self._swap(replace(old, may_overlap=may), f"{words} {old.name} overlap")
 
     def delete_object(self, object_id: str) -> None:
         """Delete an object and its prompts; the one before it is selected."""
@@ -141,12 +116,12 @@ class ObjectEditor:
         with self._changing(object_id) as (old, _):
             prompts = (*old.prompts, prompt)
             check_prompts(prompts, self.grid)
-            if any(isinstance(each, Paint) and each.locked for each in old.prompts):
-                from medsam_app.touch_up import refuse_locked  # torch
-
-                refuse_locked(old.prompts, prompt, self.grid.shape)
-            changed = replace(old, prompts=prompts, times=(*old.times, _now()))
-            return self._swap(changed, f"add {prompt_words(prompt)} to {old.name}")
+            self._refuse_locked(old.prompts, prompt)
+            changed = replace(old, prompts=prompts, times=(*old.times, now()))
+            words = prompt_words(prompt)
+            painted = isinstance(prompt, Paint)
+            change = f"{words} on {old.name}" if painted else f"add {words} to {old.name}"
+            return self._swap(changed, change)
 
     def replace_prompt(self, object_id: str, index: int, prompt: AnyPrompt) -> SegmentedObject:
         """Put another prompt in the place of one, as when a click is moved. Raises as `add_prompt`."""
@@ -154,7 +129,8 @@ class ObjectEditor:
             at = checked_index(old, index)
             prompts = (*old.prompts[:at], prompt, *old.prompts[at + 1 :])
             check_prompts(prompts, self.grid)
-            times = (*old.times[:at], _now(), *old.times[at + 1 :])
+            self._refuse_locked((*old.prompts[:at], *old.prompts[at + 1 :]), prompt)
+            times = (*old.times[:at], now(), *old.times[at + 1 :])
             return self._swap(
                 replace(old, prompts=prompts, times=times), f"move {prompt_words(prompt)} of {old.name}"
             )
@@ -177,6 +153,20 @@ class ObjectEditor:
         with self._changing(object_id) as (old, _):
             return self._swap(replace(old, prompts=(), times=()), f"clear {old.name}")
 
+    def absorb(self, object_id: str, other_id: str, paint: Paint | None) -> SegmentedObject:
+        """Add what was another object's to an object, and delete the other, as one step of the history."""
+        with self._changing(object_id) as (old, _):
+            other, prompts, times = self.get(other_id), old.prompts, old.times
+            if paint is not None:
+                prompts, times = (*prompts, paint), (*times, now())
+                check_prompts(prompts, self.grid)
+            changed = replace(old, prompts=prompts, times=times)
+            kept = [each for each in self.objects if each.id != other_id]
+            states = tuple(changed if each.id == object_id else each for each in kept)
+            self._history.push(states, f"merge {other.name} into {old.name}")
+            self._selected = object_id
+            return changed
+
     def replace_objects(self, objects: Sequence[SegmentedObject], *, change: str) -> None:
         """Put these objects in the place of all, as one step of the history; the first is selected.
 
@@ -185,56 +175,32 @@ class ObjectEditor:
             SettingsError: names or labels that are given twice, or that are no names, labels or colours.
         """
         with self._lock:
-            for at, each in enumerate(objects):
-                checked_name(each.name, objects[:at])
-                checked_label(each.label, objects[:at])
-                checked_colour(each.colour)
-                check_prompts(each.prompts, self.grid)
-            numbers = [int(each.id[1:]) for each in objects if re.fullmatch(r"o[0-9]{1,9}", each.id)]
-            self._last_id = max([self._last_id, *numbers])
+            self._take(objects)
             self._history.push(tuple(objects), change)
-            self._selected = objects[0].id if objects else None
 
-    # History
-
-    @property
-    def can_undo(self) -> bool:
-        """Whether there is a step to take back."""
-        return self.undo_text is not None
-
-    @property
-    def can_redo(self) -> bool:
-        """Whether there is a step that was taken back."""
-        return self.redo_text is not None
-
-    @property
-    def undo_text(self) -> str | None:
-        """The change that `undo` would take back, such as 'add positive click to liver'."""
+    def begin_with(self, objects: Sequence[SegmentedObject]) -> None:
+        """As `replace_objects`, but the history begins here: nothing before can be undone to."""
         with self._lock:
-            return self._history.undo_text
+            self._take(objects)
+            self._history = History(tuple(objects))
 
-    @property
-    def redo_text(self) -> str | None:
-        """The change that `redo` would make again."""
-        with self._lock:
-            return self._history.redo_text
-
-    def undo(self) -> bool:
-        """Take back the last change; False when there is none."""
-        return self._move(self._history.undo)
-
-    def redo(self) -> bool:
-        """Make the change again that was taken back; False when there is none."""
-        return self._move(self._history.redo)
+    def _take(self, objects: Sequence[SegmentedObject]) -> None:
+        for at, each in enumerate(objects):
+            checked_name(each.name, objects[:at])
+            checked_label(each.label, objects[:at])
+            checked_colour(each.colour)
+            check_prompts(each.prompts, self.grid)
+        numbers = [int(each.id[1:]) for each in objects if re.fullmatch(r"o[0-9]{1,9}", each.id)]
+        self._last_id = max([self._last_id, *numbers])
+        self._selected = objects[0].id if objects else None
 
     # Inside
 
-    def _index(self, object_id: str) -> int:
-        for at, each in enumerate(self.objects):
-            if each.id == object_id:
-                return at
-        known = ", ".join(f"'{each.id}' ({each.name})" for each in self.objects) or "none"
-        raise PromptError(f"There is no object '{object_id}'; objects here: {known}.")
+    def _refuse_locked(self, prompts: Sequence[AnyPrompt], newest: AnyPrompt) -> None:
+        if any(isinstance(each, Paint) and each.locked for each in prompts):
+            from medsam_app.touch_up import refuse_locked  # torch
+
+            refuse_locked(prompts, newest, self.grid)
 
     @contextmanager
     def _changing(self, object_id: str) -> Iterator[tuple[SegmentedObject, tuple[SegmentedObject, ...]]]:
@@ -242,27 +208,3 @@ class ObjectEditor:
         with self._lock:
             old = self.get(object_id)
             yield old, tuple(each for each in self.objects if each.id != object_id)
-
-    def _swap(self, changed: SegmentedObject, change: str) -> SegmentedObject:
-        if changed != self.get(changed.id):
-            self._history.push(
-                tuple(changed if each.id == changed.id else each for each in self.objects), change
-            )
-        return changed
-
-    def _move(self, move: Callable[[], bool]) -> bool:
-        with self._lock:
-            before = self.objects
-            if not move():
-                return False
-            # What came back or changed is what the person now looks at.
-            touched = [each for each in self.objects if each not in before]
-            if touched:
-                self._selected = touched[-1].id
-            elif self.selected is None:
-                self._selected = self.objects[-1].id if self.objects else None
-            return True
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")

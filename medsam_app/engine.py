@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from medsam_app import compliance
+from medsam_app.errors import PromptError
 from medsam_app.geometry import Grid
 from medsam_app.prediction import State, difference_box
-from medsam_app.prompts import Asked
+from medsam_app.prompts import Told, says_where
 from medsam_app.roi import Index, Roi
 from medsam_app.volume import Volume
 
-Prompts = tuple[Asked, ...]
+Prompts = tuple[Told, ...]
 Progress = Callable[[str, float], None]
 
 
@@ -67,3 +68,20 @@ def settled_state(
     patch.setflags(write=False)
     old = (start, patch[:0]) if before is None else (before.start, before.patch)
     return State(roi, logits, detailed, start, patch, score, unmet, difference_box(*old, start, patch))
+
+
+def first_step(prompts: Sequence[Told]) -> int:
+    """How many prompts it takes to start: up to the first that says where the object is.
+
+    Raises:
+        PromptError: none of them does.
+    """
+    for number, prompt in enumerate(prompts, start=1):
+        if says_where(prompt):
+            return number
+    if not prompts:
+        raise PromptError("There is no prompt; give a positive click, a box or a mask to start from.")
+    raise PromptError(
+        f"All {len(prompts)} clicks are negative, which says only where the object is not; "
+        "start with a positive click or a box."
+    )

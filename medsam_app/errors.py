@@ -13,6 +13,8 @@ what to do next. The command line prints the message and exits with status 2; th
     ├── ModelError         an unknown model, or weights that do not fit it
     ├── AdapterError       an adapter that does not fit, cannot be read, or is asked for what it cannot do
     ├── SaveError          an output that could not be written or did not read back as written
+    ├── WorklistError      a worklist that cannot be opened or written, or a case that is not in it
+    │   └── WorklistConflict   somebody else changed the case meanwhile (carries its version)
     └── SettingsError      an option or a setting out of its range
 """
 
@@ -71,6 +73,22 @@ class AdapterError(MedsamError):
 
 class SaveError(MedsamError):
     """An output that could not be written, or did not read back as written."""
+
+
+class WorklistError(MedsamError):
+    """A worklist that cannot be opened or written, or a case that is not in it."""
+
+
+class WorklistConflict(WorklistError):
+    """Somebody else changed a case meanwhile.
+
+    Attributes:
+        version: that the case has now.
+    """
+
+    def __init__(self, message: str, *, version: int) -> None:
+        super().__init__(message)
+        self.version = version
 
 
 class SettingsError(MedsamError):

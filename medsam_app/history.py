@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 State = TypeVar("State")
+
+
+def now() -> str:
+    """UTC in ISO 8601."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 class History(Generic[State]):
@@ -17,6 +23,7 @@ class History(Generic[State]):
     def __init__(self, start: State) -> None:
         self._states = [start]
         self._changes: list[str] = []  # one between every two states
+        self._times: list[str] = []  # as many
         self._position = 0
 
     @property
@@ -32,9 +39,18 @@ class History(Generic[State]):
             change: in words, what led to it.
         """
         del self._states[self._position + 1 :], self._changes[self._position :]
+        del self._times[self._position :]
+        self._times.append(now())
         self._states.append(state)
         self._changes.append(change)
         self._position += 1
+
+    def past(self) -> list[tuple[State, str, str]]:
+        """All states up to this one, the oldest first, each with the change that led to it and its time."""
+        end = self._position
+        return list(
+            zip(self._states[: end + 1], ["", *self._changes[:end]], ["", *self._times[:end]], strict=True)
+        )
 
     @property
     def undo_text(self) -> str | None:

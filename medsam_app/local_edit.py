@@ -23,7 +23,7 @@ FADE = 2.0
 TOUCH = 2.0
 
 
-def keep_to_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, click: Point) -> torch.Tensor:
+def keep_to_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, *clicks: Point) -> torch.Tensor:
     """Logits whose mask changes only by what a click asked for.
 
     A positive click adds, a negative one removes, and only the connected part that the click is in. Where
@@ -32,18 +32,18 @@ def keep_to_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, click: Point) 
     Args:
         old, new: (X, Y, Z) logits on the window, before and after the click.
         roi: the window.
-        click: the newest click.
+        clicks: the newest click, or those of a scribble, all of one sign.
     """
     before, after = (old > 0).numpy(), (new > 0).numpy()
-    asked = after & ~before if click.positive else before & ~after
+    asked = after & ~before if clicks[0].positive else before & ~after
     parts, _ = ndimage.label(asked, structure=np.ones((3, 3, 3), dtype=bool))
-    near = (_distance(roi, click) <= TOUCH).numpy()
+    near = np.logical_or.reduce([(_distance(roi, click) <= TOUCH).numpy() for click in clicks])
     granted = np.isin(parts, np.setdiff1d(parts[near], 0))
     kept = torch.where(torch.from_numpy(before == after), (old + new) / 2, old)
     return torch.where(torch.from_numpy(granted), new, kept)
 
 
-def mend_near_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, click: Point) -> torch.Tensor:
+def mend_near_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, *clicks: Point) -> torch.Tensor:
     """Logits that a click has raised, or a negative one lowered, near where it fell.
 
     An error whose middle was clicked is about as wide as twice the click's distance to the nearest
@@ -52,14 +52,18 @@ def mend_near_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, click: Point
     Args:
         old, new: (X, Y, Z) logits on the window, before and after the click.
         roi: the window.
-        click: the newest click.
+        clicks: the newest click, or those of a scribble, all of one sign.
     """
-    distance = _distance(roi, click)
-    right = (old > 0) if click.positive else (old <= 0)
-    depth = float(distance[right].min()) if bool(right.any()) else float("inf")
-    share = ((REACH_VOXELS + REACH_DEPTHS * depth + FADE - distance) / FADE).clamp(0, 1)
+    away = [_distance(roi, click) for click in clicks]
+    right = (old > 0) if clicks[0].positive else (old <= 0)
+    reaches = [float(one[right].min()) if bool(right.any()) else float("inf") for one in away]
+    shares = [
+        (REACH_VOXELS + REACH_DEPTHS * depth + FADE - one) / FADE
+        for one, depth in zip(away, reaches, strict=True)
+    ]
+    share = torch.stack(shares).amax(dim=0).clamp(0, 1)
     mended = old + share * (new - old)
-    return torch.maximum(old, mended) if click.positive else torch.minimum(old, mended)
+    return torch.maximum(old, mended) if clicks[0].positive else torch.minimum(old, mended)
 
 
 def middle_of_mask(old: torch.Tensor, roi: Roi, negatives: list[Point]) -> NDArray[np.float64] | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medsam_app.errors import PromptError, SettingsError
-from medsam_app.prompts import AnyPrompt, Box, Paint, Point
+from medsam_app.prompts import AnyPrompt, Box, Paint, Point, Scribble, says_where
 
 LARGEST_LABEL = 65535
 LONGEST_NAME = 100
@@ -31,6 +31,8 @@ class SegmentedObject:
         colour: '#rrggbb'.
         prompts: in the order they were given.
         times: when each prompt was given, UTC in ISO 8601; as many as there are prompts.
+        may_overlap: whether it may share voxels with any other object. Two of which neither may share none:
+            the session's `overlap` says which of them has a voxel of both.
     """
 
     id: str
@@ -39,17 +41,12 @@ class SegmentedObject:
     colour: str
     prompts: tuple[AnyPrompt, ...] = ()
     times: tuple[str, ...] = ()
+    may_overlap: bool = True
 
     @property
     def has_start(self) -> bool:
         """Whether a prompt says where the object is: negative clicks alone do not."""
-        return any(_says_where(prompt) for prompt in self.prompts)
-
-
-def _says_where(prompt: AnyPrompt) -> bool:
-    if isinstance(prompt, Paint):
-        return prompt.inside is not None
-    return not isinstance(prompt, Point) or prompt.positive
+        return any(says_where(prompt) for prompt in self.prompts)
 
 
 def next_colour(taken: Sequence[str]) -> str:
@@ -114,4 +111,6 @@ def prompt_words(prompt: AnyPrompt) -> str:
         return "positive click" if prompt.positive else "negative click"
     if isinstance(prompt, Paint):
         return prompt.what
+    if isinstance(prompt, Scribble):
+        return "positive scribble" if prompt.positive else "negative scribble"
     return "box" if isinstance(prompt, Box) else "mask"

@@ -26,14 +26,20 @@ from medsam_app.adapters.adapter import Adapter, adapter_in_use, learned_prompt
 from medsam_app.adapters.labels import name_of
 from medsam_app.cache import BytesCache, EmbeddingCache
 from medsam_app.compliance import unmet_prompts
-from medsam_app.engine import Engine, Progress
+from medsam_app.engine import Engine, Progress, first_step
 from medsam_app.errors import PromptError, SettingsError
 from medsam_app.framing import Framing
 from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.models.slices import SliceSegmenter
 from medsam_app.prediction import LabelMap, MaskPrediction, State
-from medsam_app.prompts import AnyPrompt, Asked, MaskPrompt, Paint, Point, check_prompts, prompts_from_arrays
+from medsam_app.prompts import (
+    AnyPrompt,
+    MaskPrompt,
+    Paint,
+    check_prompts,
+    prompts_from_arrays,
+)
 from medsam_app.propagation import Propagation
 from medsam_app.roi import Roi
 from medsam_app.slice_engine import SliceEngine
@@ -181,7 +187,7 @@ class VolumePredictor:
             grid = engine.volume.grid
             check_prompts(prompts, grid)
             asked = asked_of_model(prompts, grid.shape)
-            first = _first_step(asked)
+            first = first_step(asked)
             encoded_before = engine.encoded
             end, state = len(asked), None
             if label is not None:
@@ -239,7 +245,7 @@ class VolumePredictor:
             asked = asked_of_model(prompts, engine.volume.grid.shape)
             if asked and isinstance(asked[-1], MaskPrompt):
                 raise PromptError("A mask was given as it is and no model was asked about it; add a click.")
-            own, first = (self.model.adapter_sha256, label), _first_step(asked)
+            own, first = (self.model.adapter_sha256, label), first_step(asked)
             states: list[State | None] = []
             for end in (len(asked) - 1, len(asked)):
                 if end >= first:
@@ -284,16 +290,3 @@ class VolumePredictor:
                 probabilities=probabilities,
                 progress=progress,
             )
-
-
-def _first_step(prompts: Sequence[Asked]) -> int:
-    """How many prompts it takes to start: up to the first that says where the object is."""
-    for number, prompt in enumerate(prompts, start=1):
-        if not isinstance(prompt, Point) or prompt.positive:
-            return number
-    if not prompts:
-        raise PromptError("There is no prompt; give a positive click, a box or a mask to start from.")
-    raise PromptError(
-        f"All {len(prompts)} clicks are negative, which says only where the object is not; "
-        "start with a positive click or a box."
-    )

@@ -20,8 +20,10 @@ from medsam_app.prompt_schema import (
     PromptFile,
     SettingsEntry,
     WeightsEntry,
+    needed_version,
     object_entry,
     read_objects,
+    written_form,
 )
 from medsam_app.whole_file import write_whole
 
@@ -31,10 +33,10 @@ if TYPE_CHECKING:
 
 SUFFIX = ".prompts.json"
 FORMAT: str = PromptFile.model_fields["format"].default
-VERSION: int = PromptFile.model_fields["version"].default
+VERSIONS = (1, 2)
 #: No more problems than this are spelled out in one message.
 MOST_PROBLEMS = 12
-KINDS = ("point", "box", "mask", "paint")
+KINDS = ("point", "scribble", "box", "mask", "paint")
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def save_prompt_file(session: Session, path: str | Path) -> Path:
     """
     path = Path(path)
     written = _describe(session, path)
-    text = json.dumps(written.model_dump(mode="json"), indent=1) + "\n"
+    text = _as_text(written)
 
     def prove(draft: Path) -> None:
         if read_prompt_file(draft) != written:
@@ -90,6 +92,15 @@ def save_prompt_file(session: Session, path: str | Path) -> Path:
     except PromptFileError as error:
         raise SaveError(f"The prompt file {path} did not read back as written: {error}") from None
     return path
+
+
+def prompt_text(session: Session, folder: Path) -> str:
+    """The prompt file of a session as text, as it would stand in a folder."""
+    return _as_text(_describe(session, folder / f"work{SUFFIX}"))
+
+
+def _as_text(file: PromptFile) -> str:
+    return json.dumps(written_form(file), indent=1) + "\n"
 
 
 def read_prompt_file(path: str | Path) -> PromptFile:
@@ -117,10 +128,11 @@ def read_prompt_file(path: str | Path) -> PromptFile:
             f'{path} is JSON but not a prompt file: it does not say "format": "{FORMAT}"; '
             "give a file that this program saved."
         )
-    if data.get("version") != VERSION:
+    if data.get("version") not in VERSIONS:
         raise PromptFileError(
-            f"The prompt file {path} has version {data.get('version')!r}, but this program reads version "
-            f"{VERSION}; use the program that wrote it ({str(data.get('written_by', 'unknown'))[:60]})."
+            f"The prompt file {path} has version {data.get('version')!r}, but this program reads versions "
+            f"{VERSIONS[0]} and {VERSIONS[1]}; use the program that wrote it "
+            f"({str(data.get('written_by', 'unknown'))[:60]})."
         )
     try:
         return PromptFile.model_validate_json(text, strict=True)
@@ -200,6 +212,7 @@ def _describe(session: Session, path: Path) -> PromptFile:
             adapter = WeightsEntry(id=predictor.model.adapter_id, sha256=predictor.model.adapter_sha256)
         model = WeightsEntry(id=predictor.model.model_id, sha256=predictor.model.weights_sha256 or "")
     return PromptFile(
+        version=needed_version(session.objects),
         written_by=f"medsam_app {__version__}",
         image=image,
         model=model,

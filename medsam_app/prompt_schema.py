@@ -1,4 +1,4 @@
-"""What stands in a prompt file, version 1.
+"""What stands in a prompt file, of version 1, or of version 2 where it holds more than version 1 knows.
 
 Every field is checked on reading and unknown ones are refused, so that a misspelt word is not a
 silently ignored one.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import binascii
 import zlib
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medsam_app.errors import PromptError
 from medsam_app.geometry import Grid
 from medsam_app.objects import LARGEST_LABEL, LONGEST_NAME, SegmentedObject
-from medsam_app.prompts import AnyPrompt, Box, MaskPrompt, Paint, Point, check_prompts
+from medsam_app.prompts import AnyPrompt, Box, MaskPrompt, Paint, Point, Scribble, check_prompts
 
 Triple = tuple[float, float, float]
 Index = tuple[int, int, int]
@@ -88,6 +89,16 @@ class PointEntry(_Part):
     time: datetime | None = None
 
 
+class ScribbleEntry(_Part):
+    """A line; see `Scribble`. `space` as for a click."""
+
+    kind: Literal["scribble"]
+    coordinates: tuple[Triple, ...] = Field(min_length=1, max_length=2000)
+    sign: Literal["positive", "negative"]
+    space: Space
+    time: datetime | None = None
+
+
 class BoxEntry(_Part):
     """A box by two opposite corners, both inside; flat along one axis: a box on a slice."""
 
@@ -131,7 +142,7 @@ class PaintEntry(_Part):
     time: datetime | None = None
 
 
-Entry = PointEntry | BoxEntry | MaskEntry | PaintEntry
+Entry = PointEntry | ScribbleEntry | BoxEntry | MaskEntry | PaintEntry
 PromptEntry = Annotated[Entry, Field(discriminator="kind")]
 
 
@@ -143,13 +154,14 @@ class ObjectEntry(_Part):
     label: int = Field(ge=1, le=LARGEST_LABEL)
     colour: str = Field(pattern="^#[0-9a-fA-F]{6}$")
     prompts: tuple[PromptEntry, ...]
+    may_overlap: bool = True
 
 
 class PromptFile(_Part):
-    """A whole prompt file."""
+    """A whole prompt file. Version 2 brought scribbles, paint and objects that may not overlap."""
 
     format: Literal["medsam_app prompts"] = "medsam_app prompts"
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 1
     written_by: str
     image: ImageEntry
     model: WeightsEntry | None
@@ -158,16 +170,41 @@ class PromptFile(_Part):
     objects: tuple[ObjectEntry, ...]
 
 
+def needed_version(objects: Sequence[SegmentedObject]) -> Literal[1, 2]:
+    """The lowest version that can say all about some objects, so that older programs read what they can."""
+    new = any(isinstance(prompt, Scribble | Paint) for each in objects for prompt in each.prompts)
+    return 2 if new or not all(each.may_overlap for each in objects) else 1
+
+
+def written_form(file: PromptFile) -> dict[str, Any]:
+    """A file as JSON, without fields that its version does not know."""
+    data = file.model_dump(mode="json")
+    if file.version == 1:
+        for each in data["objects"]:
+            del each["may_overlap"]
+    return data
+
+
 def object_entry(owner: SegmentedObject) -> ObjectEntry:
     """An object as it is written."""
     times = [datetime.fromisoformat(text.replace("Z", "+00:00")) if text else None for text in owner.times]
     prompts = tuple(_entry(prompt, time) for prompt, time in zip(owner.prompts, times, strict=True))
-    return ObjectEntry(id=owner.id, name=owner.name, label=owner.label, colour=owner.colour, prompts=prompts)
+    return ObjectEntry(
+        id=owner.id,
+        name=owner.name,
+        label=owner.label,
+        colour=owner.colour,
+        prompts=prompts,
+        may_overlap=owner.may_overlap,
+    )
 
 
 def _entry(prompt: AnyPrompt, time: datetime | None) -> Entry:
-    if isinstance(prompt, Point):
+    if isinstance(prompt, Point | Scribble):
         sign: Literal["positive", "negative"] = "positive" if prompt.positive else "negative"
+        if isinstance(prompt, Scribble):
+            line = prompt.coordinates
+            return ScribbleEntry(kind="scribble", coordinates=line, sign=sign, space="voxel", time=time)
         return PointEntry(kind="point", coordinates=prompt.coordinates, sign=sign, space="voxel", time=time)
     if isinstance(prompt, Box):
         return BoxEntry(kind="box", lower=prompt.lower, upper=prompt.upper, space="voxel", time=time)
@@ -209,6 +246,7 @@ def read_objects(entries: tuple[ObjectEntry, ...], grid: Grid) -> tuple[list[Seg
                 colour=entry.colour.lower(),
                 prompts=tuple(prompts),
                 times=times[: len(prompts)],
+                may_overlap=entry.may_overlap,
             )
         )
     return objects, problems
@@ -218,6 +256,11 @@ def _prompt(entry: Entry, grid: Grid) -> AnyPrompt:
     if isinstance(entry, PointEntry):
         at = voxel_of(entry.coordinates, grid) if entry.space == "world" else entry.coordinates
         return Point(coordinates=at, positive=entry.sign == "positive")
+    if isinstance(entry, ScribbleEntry):
+        line = (
+            [voxel_of(at, grid) for at in entry.coordinates] if entry.space == "world" else entry.coordinates
+        )
+        return Scribble(coordinates=tuple(line), positive=entry.sign == "positive")
     if isinstance(entry, BoxEntry):
         if entry.space == "world":
             return world_box(entry.lower, entry.upper, grid)

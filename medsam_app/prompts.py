@@ -1,4 +1,4 @@
-"""What a user says about an object: points, boxes, masks, and what was painted by hand.
+"""What a user says about an object: points, scribbles, boxes, masks, and what was painted by hand.
 
 Coordinates are voxel indices (i, j, k) of the file, in the file's own axis order. Prompts are
 immutable; a list of them, in order, determines a mask.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -19,6 +20,8 @@ from medsam_app.errors import PromptError
 from medsam_app.geometry import Grid
 
 Coordinates = tuple[float, float, float]
+#: A model is told a scribble as so many clicks at most, so many voxels apart at least.
+MOST_CLICKS, CLICK_VOXELS = 8, 3.0
 
 
 class _Prompt(BaseModel):
@@ -31,6 +34,39 @@ class Point(_Prompt):
     kind: Literal["point"] = "point"
     coordinates: Coordinates
     positive: bool = True
+
+
+class Scribble(_Prompt):
+    """A line drawn by hand: all of it inside the object (positive) or outside it.
+
+    A model is told a few clicks along it, all at once; the mask honours every voxel of the line.
+
+    Attributes:
+        coordinates: its corners, in the order they were drawn.
+    """
+
+    kind: Literal["scribble"] = "scribble"
+    coordinates: tuple[Coordinates, ...] = Field(min_length=1, max_length=2000)
+    positive: bool = True
+
+    def clicks(self) -> tuple[Point, ...]:
+        """Clicks in the middles of equal parts of the line, none closer than a few voxels to the next."""
+        corners = np.asarray(self.coordinates)
+        along = np.concatenate([[0], np.linalg.norm(np.diff(corners, axis=0), axis=1).cumsum()])
+        count = int(np.clip(along[-1] // CLICK_VOXELS, 1, MOST_CLICKS))
+        at = (np.arange(count) + 0.5) / count * along[-1]
+        places = np.stack([np.interp(at, along, corners[:, axis]) for axis in range(3)], axis=-1)
+        return tuple(Point(coordinates=tuple(place), positive=self.positive) for place in places.tolist())
+
+    def voxels(self, shape: Sequence[int]) -> NDArray[np.intp]:
+        """(N, 3) voxels of a volume that the line goes through."""
+        corners = np.asarray(self.coordinates)
+        parts = [corners[:1]]
+        for a, b in pairwise(corners):
+            steps = int(np.ceil(2 * np.abs(b - a).max()))
+            parts.append(a + (b - a) * np.linspace(0, 1, steps + 1)[1:, None] if steps else b[None])
+        voxels = np.floor(np.concatenate(parts) + 0.5).astype(np.intp)
+        return np.unique(np.clip(voxels, 0, np.asarray(shape) - 1), axis=0)
 
 
 class Box(_Prompt):
@@ -160,10 +196,26 @@ class Paint(_Prompt):
         return [(bits, value) for bits, value in ((self.inside, True), (self.outside, False)) if bits]
 
 
-#: What a model is asked, and all that a user says.
+#: What a model is asked; with scribbles that are still lines; and all that a user says.
 Asked = Point | Box | MaskPrompt
-AnyPrompt = Point | Box | MaskPrompt | Paint
-Prompt = Annotated[Asked, Field(discriminator="kind")]
+Told = Asked | Scribble
+AnyPrompt = Told | Paint
+Prompt = Annotated[Told, Field(discriminator="kind")]
+
+
+def says_where(prompt: AnyPrompt) -> bool:
+    """Whether a prompt says where the object is, and not only where it is not."""
+    if isinstance(prompt, Paint):
+        return prompt.inside is not None
+    return not isinstance(prompt, Point | Scribble) or prompt.positive
+
+
+def as_clicks(prompts: Sequence[Told]) -> tuple[Asked, ...]:
+    """The prompts with clicks in the place of scribbles."""
+    told: list[Asked] = []
+    for prompt in prompts:
+        told += prompt.clicks() if isinstance(prompt, Scribble) else [prompt]
+    return tuple(told)
 
 
 def check_prompts(prompts: Sequence[AnyPrompt], grid: Grid) -> None:
@@ -178,15 +230,19 @@ def check_prompts(prompts: Sequence[AnyPrompt], grid: Grid) -> None:
                         f"{tuple(grid.shape)}; give a mask on the image's own grid."
                     )
             continue
-        corners = [prompt.coordinates] if isinstance(prompt, Point) else [prompt.lower, prompt.upper]
+        corners = [prompt.lower, prompt.upper] if isinstance(prompt, Box) else list(_places(prompt))
         for corner in corners:
             if not grid.contains(corner):
                 last = tuple(n - 1 for n in grid.shape)
-                what = "point" if isinstance(prompt, Point) else "box corner"
+                what = "box corner" if isinstance(prompt, Box) else prompt.kind
                 raise PromptError(
                     f"Prompt {number}, a {what} at {format_voxel(corner)}, lies outside the image, "
                     f"whose voxels run from (0, 0, 0) to {last}; click inside the image."
                 )
+
+
+def _places(prompt: Point | Scribble) -> Sequence[Coordinates]:
+    return prompt.coordinates if isinstance(prompt, Scribble) else [prompt.coordinates]
 
 
 def prompts_from_arrays(

@@ -235,6 +235,7 @@ def _numbers(option: str, text: str) -> Any:
 
 def _run(session: Session) -> None:
     """Make every object's mask and say what came of it."""
+    from medsam_app.objects import prompt_words
     from medsam_app.prompts import Point, format_voxel
 
     for each in session.objects:
@@ -251,10 +252,9 @@ def _run(session: Session) -> None:
         )
         for index in made.unmet:
             prompt = each.prompts[index]
-            what = "box or mask"
+            what = prompt_words(prompt)
             if isinstance(prompt, Point):
-                sign = "positive" if prompt.positive else "negative"
-                what = f"{sign} click at {format_voxel(prompt.coordinates)}"
+                what += f" at {format_voxel(prompt.coordinates)}"
             note(f"Warning: the mask of '{each.name}' does not honour prompt {index + 1}, the {what}.")
         if not made.patch.any():
             note(f"Warning: the mask of '{each.name}' is empty.")

@@ -7,6 +7,8 @@ and the predictor remembers what the prompts before gave.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -70,13 +72,49 @@ class Session(ObjectEditor):
             predictor.set_volume(volume)
         #: By object: the prompts, whether refined, the label and the adapter, and what they gave.
         self._predictions: dict[str, tuple[_Asked, MaskPrediction]] = {}
+        #: By object: its own mask, those of the objects that it gives way to, and what is left.
+        self._apart: dict[str, tuple[MaskPrediction, list[MaskPrediction], MaskPrediction]] = {}
 
     def prediction(self, object_id: str, *, progress: Progress | None = None) -> MaskPrediction | None:
-        """The mask of an object's prompts; None while nothing says where it is.
+        """The mask of an object: of its prompts, and without what belongs to others that it may not overlap.
+
+        Returns:
+            None while nothing says where it is.
 
         Raises:
             PromptError: no such object, or the session has no predictor.
         """
+        own = self._own(object_id, progress)
+        if own is None:
+            return None
+        others = [self._own(each.id, progress) for each in self._gives_way_to(object_id)]
+        masks = [mask for mask in others if mask is not None]
+        if not masks:
+            return own
+        known = self._apart.get(object_id)
+        if known is None or known[0] is not own or known[1] != masks:
+            known = (own, masks, without(own, masks, self.get(object_id).prompts))
+            self._apart[object_id] = known
+        return known[2]
+
+    def given_up(self, object_id: str) -> int:
+        """Voxels that an object leaves to others that it may not overlap."""
+        own, left = self._own(object_id, None), self.prediction(object_id)
+        return 0 if own is None or left is None else own.voxels - left.voxels
+
+    def made_of(self, object_id: str) -> Hashable:
+        """Equal where an object's mask is the same."""
+        objects = [self.get(object_id), *self._gives_way_to(object_id)]
+        return tuple((each.prompts, self.refine, self.by_label and each.label) for each in objects)
+
+    def _gives_way_to(self, object_id: str) -> list[SegmentedObject]:
+        """The objects whose voxels are not this object's; see `SegmentedObject.may_overlap`."""
+        objects, asked = self.objects, self.get(object_id)
+        at = objects.index(asked)
+        stronger = objects[at + 1 :] if self.overlap == "later" else objects[:at]
+        return [] if asked.may_overlap else [each for each in stronger if not each.may_overlap]
+
+    def _own(self, object_id: str, progress: Progress | None) -> MaskPrediction | None:
         with self._lock:
             asked, refine = self.get(object_id), self.refine
             known = self._predictions.get(object_id)
@@ -187,14 +225,25 @@ class Session(ObjectEditor):
 
 
 def _shared_voxels(a: MaskPrediction | None, b: MaskPrediction | None) -> int:
-    if a is None or b is None:
-        return 0
-    low = np.maximum(a.start, b.start)
-    high = np.minimum(np.add(a.start, a.patch.shape), np.add(b.start, b.patch.shape))
-    if (low >= high).any():
-        return 0
-    parts = [
-        m.patch[tuple(slice(x - s, y - s) for x, y, s in zip(low, high, m.start, strict=True))]
-        for m in (a, b)
-    ]
-    return int((parts[0] & parts[1]).sum())
+    return 0 if a is None or b is None else a.voxels - without(a, [b], ()).voxels
+
+
+def without(
+    own: MaskPrediction, others: Sequence[MaskPrediction], prompts: Sequence[AnyPrompt]
+) -> MaskPrediction:
+    """A mask without the voxels of others; the prompts say which are unmet then."""
+    from medsam_app.compliance import unmet_prompts  # torch
+
+    patch = own.patch.copy()
+    for other in others:
+        low = np.maximum(own.start, other.start)
+        high = np.minimum(np.add(own.start, patch.shape), np.add(other.start, other.patch.shape))
+        if (low < high).all():
+            mine, theirs = (
+                tuple(slice(x - s, y - s) for x, y, s in zip(low, high, start, strict=True))
+                for start in (own.start, other.start)
+            )
+            patch[mine] &= ~other.patch[theirs]
+    patch.setflags(write=False)
+    unmet = unmet_prompts(own.start, patch, prompts, own.grid.shape) if len(prompts) else ()
+    return replace(own, patch=patch, unmet=unmet)

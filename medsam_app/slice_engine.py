@@ -17,7 +17,7 @@ from medsam_app.local_edit import mend_near_click
 from medsam_app.models.slice_input import shown_in_window
 from medsam_app.models.slices import SliceSegmenter
 from medsam_app.prediction import State
-from medsam_app.prompts import MaskPrompt, Point
+from medsam_app.prompts import Asked, MaskPrompt, Point, as_clicks
 from medsam_app.propagation import Propagation, Seen
 from medsam_app.roi import Index, mask_from_logits, move_values
 from medsam_app.slice_prompts import Click, SlicePrompts, slice_axis
@@ -71,32 +71,36 @@ class SliceEngine:
         newest, grid = prompts[-1], self.volume.grid
         if isinstance(newest, MaskPrompt):
             return self._from_mask(before, prompts, newest)
-        stack = SliceStack(grid, slice_axis(prompts, grid))
+        told, added = as_clicks(prompts), as_clicks([newest])
+        last = told[-1]
+        assert not isinstance(last, MaskPrompt)  # nor is the newest
+        stack = SliceStack(grid, slice_axis(told, grid))
         logits = SliceLogits(stack.shape[1:])
         if before is not None:
             logits = SliceLogits.of(stack.shape[1:], *stack.from_roi(before.logits, before.roi))
-        asked = SlicePrompts(stack, prompts)
-        window = self.window_of(prompts)
+        asked = SlicePrompts(stack, told)
+        window = self.window_of(told)
         walk = Walk(_Looker(self, stack, window), asked, logits, self.settings, progress=progress)
-        walk.run(clear_beyond=isinstance(newest, Point) and not newest.positive)
+        walk.run(clear_beyond=isinstance(last, Point) and not last.positive)
 
-        clicks = [p for p in prompts if isinstance(p, Point)]
+        clicks = [p for p in told if isinstance(p, Point)]
         near = [p.coordinates for p in clicks if p.positive]
         if not near and not logits.slices:  # no mask at all: any window will do
-            near = [newest.coordinates if isinstance(newest, Point) else newest.lower]
+            near = [last.coordinates if isinstance(last, Point) else last.lower]
         points = stack.points(np.array(near, dtype=float).reshape(-1, 3))
         start, part = logits.dense(stack.shape, points, CLICK_ROOM)
         values, roi = stack.to_roi(start, part)
-        values = compliance.keep_to_boxes(values, roi, prompts)
+        values = compliance.keep_to_boxes(values, roi, told)
         box = tuple(slice(a, a + n) for a, n in zip(start, part.shape, strict=True))
         look, _ = stack.to_roi(
             start, shown_in_window(stack.from_file(self.volume.array)[box], window) * 2 - 1
         )
         values = compliance.honour_points(values, look, roi, clicks, grid.shape)
         detailed = before is not None and before.detailed
-        if before is not None and detailed and isinstance(newest, Point):
+        mending = [p for p in added if isinstance(p, Point)]
+        if before is not None and detailed and mending:
             old = move_values(before.logits, before.roi, roi, fill=compliance.EXCLUDED)
-            values = mend_near_click(old, values, roi, newest)
+            values = mend_near_click(old, values, roi, *mending)
         found = mask_from_logits(values, roi)
         score = _score(walk.quality, logits, before)
         return settled_state(before, prompts, grid, roi, values, *found, score, detailed=detailed)
@@ -132,7 +136,7 @@ class SliceEngine:
         self.encoded += made
         return embedding
 
-    def window_of(self, prompts: Prompts) -> tuple[float, float]:
+    def window_of(self, prompts: Sequence[Asked]) -> tuple[float, float]:
         """The intensities that are shown black and white: of soft tissue where the object of a CT is first
         said to be there, which is how MedSAM's slices of CT were made; else the volume's own."""
         low, high = self._percentiles

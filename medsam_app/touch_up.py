@@ -1,7 +1,8 @@
 """What was painted by hand, laid over the mask that a model makes of the other prompts.
 
 Prompts are gone through in order and the newest word wins: paint sets voxels, and a click that says otherwise
-frees the connected painted part that it is in. Locked voxels stay as they are whatever follows.
+frees the connected painted part that it is in, a few times as far as the part is deep there: all of a blob,
+but only the near piece of a thin shell or a long stroke. Locked voxels stay as they are whatever follows.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medsam_app.compliance import nearest_voxel
+from medsam_app.compliance import clicked_voxels
 from medsam_app.errors import PromptError
+from medsam_app.geometry import Grid
 from medsam_app.prediction import box_slices, on_box, union_box
-from medsam_app.prompts import AnyPrompt, Asked, Bits, MaskPrompt, Paint, Point
+from medsam_app.prompts import AnyPrompt, Bits, MaskPrompt, Paint, Point, Scribble, Told, says_where
 from medsam_app.roi import Index, tight
 
+#: A click frees paint within so many voxels, and so many times the paint's depth where it was clicked.
+FREED_VOXELS, FREED_DEPTHS = 2.0, 3.0
 _FULL = np.ones((3, 3, 3), dtype=bool)
 
 
@@ -45,8 +49,8 @@ class Layer:
         for prompt in prompts:
             if isinstance(prompt, Paint):
                 self._paint(prompt)
-            elif isinstance(prompt, Point):
-                self._click(nearest_voxel(prompt, shape), 1 if prompt.positive else -1)
+            elif isinstance(prompt, Point | Scribble):
+                self._click(clicked_voxels(prompt, shape), 1 if prompt.positive else -1)
 
     def over(self, start: Index, patch: NDArray[np.bool_]) -> tuple[Index, NDArray[np.bool_]]:
         """Start and patch of a mask with the layer over it."""
@@ -87,34 +91,45 @@ class Layer:
             if paint.locked:
                 self.locked[place] |= chosen
 
-    def _click(self, voxel: Index, value: int) -> None:
-        at = tuple(int(v) for v in np.subtract(voxel, self.start))
-        if any(a < 0 or a >= n for a, n in zip(at, self.values.shape, strict=True)):
+    def _click(self, voxels: NDArray[np.intp], value: int) -> None:
+        at = voxels - np.asarray(self.start)
+        at = at[((at >= 0) & (at < self.values.shape)).all(axis=1)]
+        against = (self.values == -value) & ~self.locked
+        at = at[against[tuple(at.T)]]
+        if not len(at):
             return
-        if self.values[at] != -value or self.locked[at]:
-            return
-        parts, _ = ndimage.label((self.values == -value) & ~self.locked, structure=_FULL)
-        self.values[parts == parts[at]] = 0
+        parts, _ = ndimage.label(against, structure=_FULL)
+        part = np.isin(parts, np.unique(parts[tuple(at.T)]))
+        depth = ndimage.distance_transform_edt(np.pad(part, 1))[1:-1, 1:-1, 1:-1]
+        reach = FREED_VOXELS + FREED_DEPTHS * float(depth[tuple(at.T)].max())
+        elsewhere = np.ones(part.shape, dtype=bool)
+        elsewhere[tuple(at.T)] = False
+        self.values[part & (ndimage.distance_transform_edt(elsewhere) <= reach)] = 0
 
 
-def asked_of_model(prompts: Sequence[AnyPrompt], shape: Sequence[int]) -> tuple[Asked, ...]:
+def asked_of_model(prompts: Sequence[AnyPrompt], shape: Sequence[int]) -> tuple[Told, ...]:
     """The prompts that a model is asked about.
 
     Where nothing but paint says where the object is, the painted voxels are a mask that is given.
     """
     asked = tuple(prompt for prompt in prompts if not isinstance(prompt, Paint))
-    if all(isinstance(prompt, Point) and not prompt.positive for prompt in asked):
+    if not any(says_where(prompt) for prompt in asked):
         layer = Layer(prompts, shape)
         given = MaskPrompt.from_patch(layer.start, layer.values == 1, shape)
         return asked if given is None else (given,)
     return asked
 
 
-def refuse_locked(prompts: Sequence[AnyPrompt], newest: AnyPrompt, shape: Sequence[int]) -> None:
-    """Raise `PromptError` for a click on a locked voxel."""
-    if isinstance(newest, Point) and any(isinstance(p, Paint) and p.locked for p in prompts):
-        voxel = nearest_voxel(newest, shape)
-        if Layer(prompts, shape).is_locked(voxel):
-            raise PromptError(
-                f"The slice of voxel {voxel} is locked for this object; unlock it to click there."
-            )
+def refuse_locked(prompts: Sequence[AnyPrompt], newest: AnyPrompt, grid: Grid) -> None:
+    """Raise `PromptError` for a click or a scribble on a locked voxel."""
+    if not isinstance(newest, Point | Scribble):
+        return
+    locks = [prompt for prompt in prompts if isinstance(prompt, Paint) and prompt.locked]
+    if locks:
+        layer = Layer(locks, grid.shape)
+        for i, j, k in clicked_voxels(newest, grid.shape).tolist():
+            if layer.is_locked((i, j, k)):
+                what = next(lock.what for lock in locks if Layer([lock], grid.shape).is_locked((i, j, k)))
+                raise PromptError(
+                    f"Voxel ({i}, {j}, {k}) is locked for this object ({what}); unlock it to click there."
+                )

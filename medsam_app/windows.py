@@ -17,7 +17,7 @@ from medsam_app.framing import Framing, better_roi, first_roi, holds_points, roi
 from medsam_app.local_edit import keep_to_click, mend_near_click
 from medsam_app.models.sam3d import Embedding, Sam3D
 from medsam_app.prediction import State, on_box, union_box
-from medsam_app.prompts import Asked, Box, MaskPrompt, Point
+from medsam_app.prompts import Asked, Box, MaskPrompt, Point, as_clicks
 from medsam_app.roi import Index, Roi, mask_from_logits, move_values, read_roi, tight
 from medsam_app.roi_prompts import prompts_in_roi
 from medsam_app.tiles import plan_tiles
@@ -72,22 +72,24 @@ class WindowEngine:
         grid, newest, framing = self.volume.grid, prompts[-1], self.framing
         if isinstance(newest, MaskPrompt):
             return self._from_mask(before, prompts, newest)
+        clicks = [p for p in as_clicks([newest]) if isinstance(p, Point)]
+        told = as_clicks(prompts)
         if before is None or isinstance(newest, Box):
-            roi = first_roi(prompts, grid, self.shape, framing)
-        elif before.roi.shape == self.shape and holds_points(before.roi, prompts, framing):
+            roi = first_roi(told, grid, self.shape, framing)
+        elif before.roi.shape == self.shape and holds_points(before.roi, told, framing):
             roi = before.roi
         else:
-            roi = roi_with_points(before.roi, (before.logits > 0).numpy(), prompts, grid, framing)
+            roi = roi_with_points(before.roi, (before.logits > 0).numpy(), told, grid, framing)
         # A box or a given mask has already set the window.
         settled = _detailed(before) or any(isinstance(p, Box) and p.slice_axis is None for p in prompts)
-        roi, logits, score = self._best_window(roi, prompts, before, label, settled=settled)
-        mends = isinstance(newest, Point) and len(prompts) > FREE_PROMPTS
-        if before is not None and isinstance(newest, Point):
+        roi, logits, score = self._best_window(roi, told, clicks, before, label, settled=settled)
+        mends = bool(clicks) and len(prompts) > FREE_PROMPTS
+        if before is not None and clicks:
             old = move_values(before.logits, before.roi, roi, fill=compliance.EXCLUDED)
             if before.detailed:
-                logits = mend_near_click(old, logits, roi, newest)
+                logits = mend_near_click(old, logits, roi, *clicks)
             elif mends:
-                logits = self._honoured(keep_to_click(old, logits, roi, newest), roi, prompts)
+                logits = self._honoured(keep_to_click(old, logits, roi, *clicks), roi, told)
         start, patch = mask_from_logits(logits, roi)
         if before is not None and (before.detailed or mends):
             start, patch = _keep_detail(before, roi, start, patch)
@@ -113,9 +115,10 @@ class WindowEngine:
         def look(roi: Roi, sure: NDArray[np.int8], number: int) -> torch.Tensor:
             if progress is not None:
                 progress(f"Outline, tile {number + 1} of {len(mosaic.tiles)}", number / len(mosaic.tiles))
-            return self._decode(roi, prompts, rough, label, sure)[0]
+            return self._decode(roi, told, rough, label, sure)[0]
 
-        logits = compliance.keep_to_boxes(mosaic.redrawn(look), mosaic.roi, prompts)
+        told = as_clicks(prompts)
+        logits = compliance.keep_to_boxes(mosaic.redrawn(look), mosaic.roi, told)
         return compliance.settle(*mask_from_logits(logits, mosaic.roi), prompts, grid.shape)
 
     def variants(
@@ -127,33 +130,40 @@ class WindowEngine:
         a mask before, without it. See `doubt`.
         """
         reach = np.abs(np.diff(state.roi.to_file([[0, 0, 0], [1, 1, 1]]), axis=0))[0]
-        last = np.asarray(self.volume.grid.shape) - 1
-        told: list[tuple[State | None, Prompts]] = [(before, prompts)]
+        last, told = np.asarray(self.volume.grid.shape) - 1, as_clicks(prompts)
+        tried: list[tuple[State | None, Sequence[Asked]]] = [(before, told)]
         for number in range(MOVES):
             draw = np.random.default_rng(number)
-            told.append(
-                (before, tuple(_moved(p, MOVED * reach * draw.uniform(-1, 1, 3), last) for p in prompts))
+            tried.append(
+                (before, tuple(_moved(p, MOVED * reach * draw.uniform(-1, 1, 3), last) for p in told))
             )
         if before is not None:
-            told.append((None, prompts))
+            tried.append((None, told))
         embedding = self._embed(state.roi)
         learned = None if label is None else learned_prompt(self.model, label)
         found = []
-        for memory, asked in told:
+        for memory, asked in tried:
             prompted = prompts_in_roi(state.roi, asked, memory, None, self.model.device, learned)
             found.append(self.model.decode(embedding, prompted).logits[0].float().cpu())
         return torch.cat(found)
 
     def _best_window(
-        self, roi: Roi, prompts: Prompts, before: State | None, label: int | None, *, settled: bool
+        self,
+        roi: Roi,
+        prompts: Sequence[Asked],
+        clicks: Sequence[Point],
+        before: State | None,
+        label: int | None,
+        *,
+        settled: bool,
     ) -> tuple[Roi, torch.Tensor, float]:
         """The window that suits the mask best, with logits and predicted quality there."""
-        grid, framing, newest = self.volume.grid, self.framing, prompts[-1]
+        grid, framing = self.volume.grid, self.framing
         logits, score = self._decode(roi, prompts, before, label)
         if settled:
             return roi, logits, score
         # A click that says the object goes on elsewhere: it may be much larger than it seemed.
-        missed = isinstance(newest, Point) and newest.positive and not _holds(before, newest, grid.shape)
+        missed = any(click.positive and not _holds(before, click, grid.shape) for click in clicks)
         more = framing.encodings - 1
         if missed and more and (wide := wider_roi(roi, grid, framing)) is not None:
             more -= 1
@@ -171,7 +181,7 @@ class WindowEngine:
     def _decode(
         self,
         roi: Roi,
-        prompts: Prompts,
+        prompts: Sequence[Asked],
         before: State | None,
         label: int | None = None,
         sure: NDArray[np.int8] | None = None,
@@ -185,7 +195,7 @@ class WindowEngine:
         values = compliance.keep_to_boxes(values, roi, prompts)
         return self._honoured(values, roi, prompts), float(torch.nan_to_num(quality[0]).clamp(0, 1))
 
-    def _honoured(self, logits: torch.Tensor, roi: Roi, prompts: Prompts) -> torch.Tensor:
+    def _honoured(self, logits: torch.Tensor, roi: Roi, prompts: Sequence[Asked]) -> torch.Tensor:
         """Logits on a window that was encoded, with every click on its side."""
         points = [p for p in prompts if isinstance(p, Point)]
         look = self._embed(roi).image[0, -1].float().cpu()
@@ -206,7 +216,7 @@ class WindowEngine:
 
     def _from_mask(self, before: State | None, prompts: Prompts, mask: MaskPrompt) -> State:
         """The state of a mask given as it is."""
-        roi = first_roi(prompts, self.volume.grid, self.shape, self.framing)
+        roi = first_roi(as_clicks(prompts), self.volume.grid, self.shape, self.framing)
         whole = mask.to_array()
         inside, valid = read_roi(whole, roi)
         logits = torch.where(valid, torch.logit(inside, eps=0.02), compliance.EXCLUDED)

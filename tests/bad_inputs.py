@@ -9,13 +9,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests import bad_dicom, bad_files, bad_masks, bad_models, bad_recipes
+from tests import bad_dicom, bad_files, bad_lists, bad_masks, bad_models, bad_recipes
 from tests.bad_kit import BAD_INPUTS, BadInput
 
 __all__ = [
     "BAD_INPUTS",
     "bad_dicom",
     "bad_files",
+    "bad_lists",
     "bad_masks",
     "bad_models",
     "bad_recipes",
@@ -46,6 +47,7 @@ def page() -> str:
         ("Files", bad_files),
         ("Kinds of image, and DICOM", bad_dicom),
         ("Masks", bad_masks),
+        ("Datasets and worklists", bad_lists),
         ("Models, weights and adapters", bad_models),
         ("Recipes and runs of training", bad_recipes),
     ):

@@ -288,6 +288,57 @@ def test_bad_actions_are_sentences_and_change_nothing(client, mine):
     assert "/tmp" not in replay.json()["error"]
 
 
+def test_masks_are_changed_by_hand(client, mine):
+    client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": "inner/a.nii.gz"})
+    answer = act(client, mine, do="paint", points=[[5, 5, 5], [9, 5, 5]], radius=3, axis=None)
+    body, (mask,) = unpack(answer.content)
+    (made,) = body["state"]["objects"]
+    (shown,) = made["prompts"]
+    assert mask.sum() > 100 and shown["kind"] == "paint" and "packed" not in answer.text
+    assert (shown["lower"], shown["upper"]) == ([2, 2, 2], [12, 8, 8])
+    act(client, mine, do="lock", object="o1", axis=2, index=5, locked=True)
+    body, _ = unpack(act(client, mine, do="tool", object="o1", tool="grow", mm=1).content)
+    assert body["state"]["objects"][0]["locks"] == [{"axis": 2, "index": 5}]
+    before = body["state"]
+    line = {"do": "paint", "points": [[5, 5, 5]], "radius": 3}
+    bad = [
+        line | {"radius": 1e9},
+        line | {"radius": 0},
+        line | {"points": []},
+        line | {"points": [[1, 2]]},
+        line | {"points": [[1e300, 0, 0]]},
+        line | {"points": [[5, 5, 5]] * 5000},
+        line | {"axis": 3},
+        {"do": "lasso", "points": [[5, 5, 50], [9, 5, 50], [9, 9, 50]], "axis": 2},
+        {"do": "tool", "object": "o1", "tool": "melt"},
+        {"do": "tool", "object": "o1", "tool": "shrink", "mm": 50},
+        {"do": "tool", "object": "o1", "tool": "grow", "axis": 0, "index": 10**30},
+        {"do": "lock", "object": "o1", "axis": 0, "index": -1, "locked": True},
+        {"do": "combine", "object": "o1", "other": "o1", "how": "merge"},
+        {"do": "go_back", "object": "o1", "step": -1},
+        {"do": "add_prompt", "prompt": {"kind": "scribble", "coordinates": [[5, 5, 5]], "positive": False}},
+    ]
+    for action in bad:
+        answer = act(client, mine, **action)
+        assert answer.status_code == 422 and answer.json()["error"].endswith("."), action
+    assert unpack(act(client, mine, do="look").content)[0]["state"] == before
+    steps = client.get("/medsam/api/history", headers=mine, params={"object": "o1"}).json()["steps"]
+    assert [step["change"] for step in steps][-1] == "grow 1 mm on object 1" and steps[-1]["now"]
+    assert client.get("/medsam/api/history", headers=mine, params={"object": "<b>"}).status_code == 422
+
+
+def test_label_sets_come_with_the_server_or_from_the_page(client, mine):
+    post = lambda name, body: client.post(f"/medsam/api/labels?name={name}", headers=mine, content=body)  # noqa: E731
+    assert client.post("/medsam/api/session", headers=mine).json()["labels"] == []
+    found = post("a.csv", b"name,label\nliver,4\n").json()["labels"]
+    assert found == [{"name": "liver", "label": 4, "colour": "#e69f00", "may_overlap": True}]
+    assert client.post("/medsam/api/session", headers=mine).json()["labels"] == found
+    for name, body in (("a.csv", b"title\n"), ("../../x.json", b"{"), ("a.csv", bytes(3 << 20))):
+        answer = post(name, body)
+        assert answer.status_code in (413, 422) and "/tmp" not in answer.text
+    assert client.post("/medsam/api/session", headers=mine).json()["labels"] == found
+
+
 def test_saving_names_the_file_after_the_volume(client, mine):
     client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": "inner/a.nii.gz"})
     act(client, mine, do="add_prompt", prompt={"kind": "point", "coordinates": [9, 9, 8]})

@@ -205,7 +205,7 @@ def test_every_problem_is_listed_at_once(written):
         data["objects"][0]["prompts"][1]["coordinates"] = [1, 2]
         data["objects"][0]["prompts"][3]["positve"] = True
         del data["objects"][0]["prompts"][3]["sign"]
-        data["objects"][1]["prompts"][0]["kind"] = "scribble"
+        data["objects"][1]["prompts"][0]["kind"] = "spell"
         data["colour"] = "red"
 
     with pytest.raises(PromptFileError) as caught:

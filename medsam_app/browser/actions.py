@@ -6,27 +6,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from medsam_app.browser.edit_actions import AnyAction, EditAction
 from medsam_app.browser.wire import frame, mask_part
 from medsam_app.browser.workspaces import Workspace
 from medsam_app.errors import MedsamError, PromptError
-from medsam_app.prompts import Box, Prompt
+from medsam_app.prompts import AnyPrompt, Box, Paint, Prompt
+from medsam_app.retouch import locked_slices
 from medsam_app.session import Session
 
 
-class _Action(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    def apply(self, session: Session) -> None:
-        """Change the session."""
-
-
-class Look(_Action):
+class Look(AnyAction):
     """Nothing: only the state is wanted."""
 
     do: Literal["look"]
 
 
-class AddPrompt(_Action):
+class AddPrompt(AnyAction):
     """A click or a box for the selected object; the first one makes an object."""
 
     do: Literal["add_prompt"]
@@ -37,7 +32,7 @@ class AddPrompt(_Action):
         session.add_prompt(owner.id, self.prompt)
 
 
-class ReplacePrompt(_Action):
+class ReplacePrompt(AnyAction):
     """A box that was pulled to another size, a point that was moved."""
 
     do: Literal["replace_prompt"]
@@ -49,7 +44,7 @@ class ReplacePrompt(_Action):
         session.replace_prompt(self.object, self.index, self.prompt)
 
 
-class DeletePrompt(_Action):
+class DeletePrompt(AnyAction):
     do: Literal["delete_prompt"]
     object: str
     index: int
@@ -58,7 +53,7 @@ class DeletePrompt(_Action):
         session.delete_prompt(self.object, self.index)
 
 
-class Clear(_Action):
+class Clear(AnyAction):
     do: Literal["clear"]
     object: str
 
@@ -66,24 +61,30 @@ class Clear(_Action):
         session.clear(self.object)
 
 
-class AddObject(_Action):
+class AddObject(AnyAction):
     do: Literal["add_object"]
     name: str | None = None
+    label: int | None = None
+    colour: str | None = None
+    may_overlap: bool = True
 
     def apply(self, session: Session) -> None:
-        session.add_object(self.name)
+        session.add_object(self.name, label=self.label, colour=self.colour, may_overlap=self.may_overlap)
 
 
-class ChangeObject(_Action):
-    """Another name, label value or colour."""
+class ChangeObject(AnyAction):
+    """Another name, label value or colour, or whether it may overlap."""
 
     do: Literal["change_object"]
     object: str
     name: str | None = None
     label: int | None = None
     colour: str | None = None
+    may_overlap: bool | None = None
 
     def apply(self, session: Session) -> None:
+        if self.may_overlap is not None:
+            session.set_may_overlap(self.object, self.may_overlap)
         if self.name is not None:
             session.rename(self.object, self.name)
         if self.label is not None:
@@ -92,7 +93,7 @@ class ChangeObject(_Action):
             session.set_colour(self.object, self.colour)
 
 
-class DeleteObject(_Action):
+class DeleteObject(AnyAction):
     do: Literal["delete_object"]
     object: str
 
@@ -100,7 +101,7 @@ class DeleteObject(_Action):
         session.delete_object(self.object)
 
 
-class Select(_Action):
+class Select(AnyAction):
     do: Literal["select"]
     object: str
 
@@ -108,21 +109,21 @@ class Select(_Action):
         session.select(self.object)
 
 
-class Undo(_Action):
+class Undo(AnyAction):
     do: Literal["undo"]
 
     def apply(self, session: Session) -> None:
         session.undo()
 
 
-class Redo(_Action):
+class Redo(AnyAction):
     do: Literal["redo"]
 
     def apply(self, session: Session) -> None:
         session.redo()
 
 
-class Refine(_Action):
+class Refine(AnyAction):
     """Outlines of large objects in tiles, or as the one window shows them."""
 
     do: Literal["refine"]
@@ -134,7 +135,7 @@ class Refine(_Action):
 
 Action = Annotated[
     Look | AddPrompt | ReplacePrompt | DeletePrompt | Clear | AddObject | ChangeObject | DeleteObject | Select
-    | Undo | Redo | Refine,
+    | Undo | Redo | Refine | EditAction,
     Field(discriminator="do"),
 ]  # fmt: skip
 
@@ -165,12 +166,27 @@ def perform(workspace: Workspace, action: Action, have: list[str]) -> bytes:
         except MedsamError:
             # Accepted by the session but refused by the model: taken back, so that the page and the
             # session agree.
-            if session.objects != before:
-                session.undo()
+            while session.objects != before and session.undo():
+                pass
             session.refine = refine
             raise
         finally:
             workspace.show("")
+
+
+def shown_prompt(prompt: AnyPrompt) -> dict[str, Any]:
+    """A prompt as the page is told of it: without voxels."""
+    if isinstance(prompt, Paint):
+        boxes = [bits for bits, _ in prompt.parts]
+        return {
+            "kind": "paint",
+            "what": prompt.what,
+            "locked": prompt.locked,
+            "lower": [min(corner) for corner in zip(*(bits.start for bits in boxes), strict=True)],
+            "upper": [max(corner) - 1 for corner in zip(*(bits.stop for bits in boxes), strict=True)],
+        }
+    shown = prompt.model_dump(exclude={"packed"})
+    return shown | {"slice_axis": prompt.slice_axis} if isinstance(prompt, Box) else shown
 
 
 def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | None = None) -> bytes:
@@ -182,12 +198,7 @@ def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | 
     for each in session.objects:
         key, made = masks.get(each.id, (None, None))
         unmet = set(made.unmet) if made is not None else set()
-        prompts = []
-        for index, prompt in enumerate(each.prompts):
-            shown = prompt.model_dump(exclude={"packed"}) | {"unmet": index in unmet}
-            if isinstance(prompt, Box):
-                shown["slice_axis"] = prompt.slice_axis
-            prompts.append(shown)
+        prompts = [shown_prompt(prompt) | {"unmet": n in unmet} for n, prompt in enumerate(each.prompts)]
         objects.append(
             {
                 "id": each.id,
@@ -198,6 +209,9 @@ def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | 
                 "mask": key,
                 "volume_ml": made.volume_ml if made is not None else 0.0,
                 "score": made.score if made is not None else 0.0,
+                "may_overlap": each.may_overlap,
+                "given_up_ml": session.given_up(each.id) * session.volume.grid.voxel_volume_ml,
+                "locks": [{"axis": axis, "index": index} for axis, index in locked_slices(each)],
             }
         )
     selected = session.selected
@@ -209,8 +223,11 @@ def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | 
         "undo_text": session.undo_text,
         "redo_text": session.redo_text,
         "refine": session.refine,
+        # Before the page is told: what it sees is safe.
+        "case": workspace.keep_work(),
     }
     grid = session.volume.grid
     wanted = {key: made for key, made in masks.values() if key not in held}
     parts = [mask_part(key, made.start, made.patch, grid) for key, made in wanted.items()]
-    return frame({"state": state, "messages": messages or []}, parts)
+    notes, workspace.notes = workspace.notes, []
+    return frame({"state": state, "messages": [*notes, *(messages or [])]}, parts)

@@ -15,7 +15,9 @@ import ipaddress
 import logging
 import mimetypes
 import os
+import signal
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Sequence
@@ -36,6 +38,7 @@ from medsam_app.browser.guard import LOOPBACK, Guard
 from medsam_app.browser.routes import add_error_pages, make_router
 from medsam_app.browser.service import UPLOAD_BYTES, Service
 from medsam_app.errors import SettingsError
+from medsam_app.label_set import read_label_set
 
 STATIC = Path(__file__).parent / "static"
 _SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]
@@ -43,8 +46,10 @@ _MONO_FONTS = ["ui-monospace", "DejaVu Sans Mono", "monospace"]
 #: The page is dark before the viewer's own style sheet is there.
 _PAGE_CSS = "body, gradio-app, .gradio-container { background: #0b0e13 !important; }"
 #: The viewer's modules are fetched while Gradio starts, not one after the other when it has.
-_HEAD = '<link rel="stylesheet" href="medsam/static/viewer.css">' + "".join(
-    f'<link rel="modulepreload" href="medsam/static/{path.name}">' for path in sorted(STATIC.glob("*.js"))
+_HEAD = "".join(
+    f'<link rel="{kind}" href="medsam/static/{path.name}">'
+    for kind, ending in (("stylesheet", "*.css"), ("modulepreload", "*.js"))
+    for path in sorted(STATIC.glob(ending))
 )
 _LOAD = """
 const page = document.baseURI;
@@ -122,6 +127,8 @@ def serve(
     open_browser: bool = True,
     auth: Sequence[tuple[str, str]] | None = None,
     upload_bytes: int = UPLOAD_BYTES,
+    worklist: Path | None = None,
+    labels: Path | None = None,
 ) -> None:
     """Serve the browser app until it is interrupted.
 
@@ -135,9 +142,11 @@ def serve(
         open_browser: open the page in this machine's browser.
         auth: (name, password) pairs that are let in; None lets everybody in.
         upload_bytes: largest upload.
+        worklist: folder for worklists and the masks of accepted cases; None to keep them with the data.
+        labels: file of objects that pages offer to add; see `label_set`.
 
     Raises:
-        SettingsError: a root that is no folder, or no free port.
+        SettingsError: a root that is no folder, no free port, or what is no label set.
         VolumeError: the image is not there.
     """
     for root in roots:
@@ -147,6 +156,7 @@ def serve(
             )
     if image is not None and not Path(image).exists():
         raise SettingsError(f"The image '{image}' does not exist; give a volume or a folder of DICOM slices.")
+    known = read_label_set(labels) if labels is not None else ()
     listener = _listen(host, port)
     port = listener.getsockname()[1]
     service = Service(
@@ -157,6 +167,8 @@ def serve(
         adapter=adapter,
         device=device,
         upload_bytes=upload_bytes,
+        worklist=worklist,
+        labels=known,
     )
     if image is None:
         threading.Thread(target=service.sample, daemon=True).start()
@@ -171,6 +183,9 @@ def serve(
         )
     if open_browser:
         threading.Timer(0.8, webbrowser.open, [url]).start()
+    if threading.current_thread() is threading.main_thread():
+        # uvicorn raises it again when it has stopped, which must not end the process before `close`.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         server.run(sockets=[listener])
     finally:

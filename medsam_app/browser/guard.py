@@ -18,6 +18,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+#: Where handlers find the name of who is logged in, in the scope of a request.
+LOGIN = "medsam_login"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: The page asks nobody but this server. Gradio's own scripts need inline code and eval.
 _POLICY = (
@@ -72,22 +74,26 @@ class Guard:
         strange = origin is not None and urlsplit(origin).netloc != host
         if changes and (strange or headers.get("sec-fetch-site") == "cross-site"):
             return PlainTextResponse("This request comes from another site and was refused.", 403)
-        if self.accounts and not self._known(headers.get("authorization", "")):
-            ask = {"WWW-Authenticate": 'Basic realm="medsam_app", charset="UTF-8"'}
-            return PlainTextResponse("A name and a password are needed.", 401, headers=ask)
+        if self.accounts:
+            name = self._known(headers.get("authorization", ""))
+            if name is None:
+                ask = {"WWW-Authenticate": 'Basic realm="medsam_app", charset="UTF-8"'}
+                return PlainTextResponse("A name and a password are needed.", 401, headers=ask)
+            scope[LOGIN] = name
         return None
 
-    def _known(self, authorization: str) -> bool:
+    def _known(self, authorization: str) -> str | None:
+        """The name of an account, None where there is no such account."""
         scheme, _, value = authorization.partition(" ")
         if scheme.lower() != "basic":
-            return False
+            return None
         try:
             given = base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError):
-            return False
+            return None
         # All are compared, so that the time says nothing about which name exists.
         same = [hmac.compare_digest(given, account) for account in self.accounts]
-        return any(same)
+        return given.decode().partition(":")[0] if any(same) else None
 
 
 def host_name(host: str) -> str:

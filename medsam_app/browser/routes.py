@@ -20,11 +20,14 @@ from medsam_app.browser import files
 from medsam_app.browser.actions import Request, perform, state_frame
 from medsam_app.browser.bodies import parse_body, read_body
 from medsam_app.browser.doubt import heat
+from medsam_app.browser.edit_routes import add_edit_routes
+from medsam_app.browser.guard import LOGIN
 from medsam_app.browser.saves import add_saves
 from medsam_app.browser.seeing import add_seeing
 from medsam_app.browser.service import Service, Source
 from medsam_app.browser.uploads import receive_file, receive_folder
 from medsam_app.browser.wire import voxel_blocks
+from medsam_app.browser.worklist_routes import add_worklist_routes
 from medsam_app.browser.workspaces import Workspace
 from medsam_app.errors import MedsamError, PromptError, PromptFileError, SeriesChoice
 
@@ -46,9 +49,11 @@ def make_router(service: Service) -> APIRouter:
     mine = Depends(workspace_of)
 
     @router.post("/session")
-    def session(x_medsam_session: Annotated[str | None, Header()] = None) -> dict[str, Any]:
+    def session(
+        request: HttpRequest, x_medsam_session: Annotated[str | None, Header()] = None
+    ) -> dict[str, Any]:
         workspace = service.workspaces.get(x_medsam_session) or service.workspaces.create()
-        return service.hello(workspace)
+        return service.hello(workspace) | {"login": request.scope.get(LOGIN)}
 
     @router.get("/progress")
     def progress(workspace: Workspace = mine) -> dict[str, Any]:
@@ -96,7 +101,8 @@ def make_router(service: Service) -> APIRouter:
     async def act(request: HttpRequest, workspace: Workspace = mine) -> Response:
         asked = parse_body(Request, await read_body(request, ACTION_BYTES))
         work: Callable[[], bytes] = lambda: perform(workspace, asked.action, asked.have)  # noqa: E731
-        if asked.action.do in ("look", "select", "change_object", "add_object"):
+        quick = asked.action.do in ("select", "change_object", "add_object")
+        if quick or (asked.action.do == "look" and not workspace.restored):
             return _binary(await run_in_threadpool(work))
         workspace.show("Waiting for the model" if service.worker.waiting else "Segmenting")
         return _binary(await run_in_threadpool(service.worker.run, work))
@@ -104,6 +110,8 @@ def make_router(service: Service) -> APIRouter:
     @router.get("/doubt")
     async def doubt(object: str, workspace: Workspace = mine) -> Response:
         return _binary(await run_in_threadpool(service.worker.run, lambda: heat(workspace, object)))
+
+    add_edit_routes(router, mine)
 
     @router.post("/prompts")
     async def replay(request: HttpRequest, have: str = "", workspace: Workspace = mine) -> Response:
@@ -113,6 +121,7 @@ def make_router(service: Service) -> APIRouter:
 
     add_saves(router, mine)
     add_seeing(router, mine, service)
+    add_worklist_routes(router, service, mine)
     return router
 
 

@@ -79,7 +79,10 @@ def add_seeing(router: APIRouter, mine: Any, service: Service) -> None:
     def frame(number: int, workspace: Workspace = mine) -> StreamingResponse:
         with workspace.lock:
             volume = opened(workspace).volume
-            source = Source.model_validate((workspace.header or {})["source"])
+            held = (workspace.header or {}).get("source")
+        if held is None:
+            raise PromptError("Only one frame is at hand of a case of a worklist; open its file by itself.")
+        source = Source.model_validate(held)
         other, _ = service.read(workspace, source.model_copy(update={"frame": number}))
         if other.grid.difference(volume.grid):
             raise VolumeError(

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -13,17 +14,22 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from medsam_app.browser import files
+from medsam_app.browser.teaching import Teachings
 from medsam_app.browser.uploads import UPLOAD_FILES
 from medsam_app.browser.wire import volume_header
 from medsam_app.browser.worker import ModelWorker
+from medsam_app.browser.worklists import Worklists
 from medsam_app.browser.workspaces import Workspace, Workspaces
 from medsam_app.cache import EmbeddingCache
 from medsam_app.errors import MedsamError, SeriesChoice, VolumeError
+from medsam_app.label_set import Label
 from medsam_app.models.load import choose_device
 from medsam_app.phantom import torso_phantom
 from medsam_app.predictor import CACHE_BYTES, AnyModel, VolumePredictor
 from medsam_app.session import Session
+from medsam_app.teach_job import Teaching
 from medsam_app.volume import Volume, load_volume
+from medsam_app.worklist import Worklist
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +65,8 @@ class Service:
         model, weights, adapter, device: as for `VolumePredictor`.
         upload_bytes: largest upload.
         workspaces: where the pages' work is kept.
+        worklist: folder for worklists and their masks; None to keep them with the data.
+        labels: objects that pages offer to add.
     """
 
     def __init__(
@@ -72,32 +80,65 @@ class Service:
         device: str = "auto",
         upload_bytes: int = UPLOAD_BYTES,
         workspaces: Workspaces | None = None,
+        worklist: Path | None = None,
+        labels: Sequence[Label] = (),
     ) -> None:
         self.image = image
+        self.labels = tuple(labels)
         self.roots = [Path(root) for root in roots]
         self.upload_bytes = upload_bytes
         self.workspaces = Workspaces() if workspaces is None else workspaces
+        self.worklists = Worklists(self.roots, worklist)
         self.worker = ModelWorker()
         self.cache = EmbeddingCache(CACHE_BYTES)
         self._device, self.device_sentence = choose_device(device)
         self._wanted, self._weights, self._adapter = model, weights, adapter
         self._model: Future[AnyModel] = self.worker.submit(self._load)
         self.worker.submit(_warm_readers)
+        self.teachings = Teachings(
+            self.worker,
+            load=self._load,
+            make=lambda folder: Teaching(
+                folder, model=self._model_name, weights=weights, device=str(self._device)
+            ),
+            adapter=adapter,
+        )
         self._shared: dict[str, Volume] = {}
         self._shared_lock = Lock()
 
-    def _load(self) -> AnyModel:
+    @property
+    def _model_name(self) -> str:
+        return self._wanted if isinstance(self._wanted, str) else self._wanted.model_id
+
+    def _load(self, adapter: Path | None = None) -> AnyModel:
+        """The server's model; with another adapter than that it was started with, a model of its own."""
         try:
             return VolumePredictor(
-                self._wanted, weights=self._weights, adapter=self._adapter, device=str(self._device)
+                self._wanted if adapter is None else self._model_name,
+                weights=self._weights,
+                adapter=adapter or self._adapter,
+                device=str(self._device),
             ).model
         except MedsamError as error:
             log.error("%s", error)
             raise
 
+    @property
+    def model(self) -> AnyModel:
+        """The server's model; waits for it, and raises what loading it raised."""
+        return self._model.result()
+
+    def model_for(self, worklist: Worklist) -> AnyModel:
+        """What makes masks in a worklist: the server's model, with the adapter that the worklist uses.
+
+        Raises:
+            MedsamError: the model or the adapter cannot be loaded.
+        """
+        return (self.teachings.model(worklist) or self._model).result()
+
     def hello(self, workspace: Workspace) -> dict[str, Any]:
         """What a page is told first."""
-        name = self._wanted if isinstance(self._wanted, str) else self._wanted.model_id
+        name = self._model_name
         with_adapter = "" if self._adapter is None else f" with the adapter {self._adapter.stem}"
         return {
             "token": workspace.token,
@@ -107,8 +148,14 @@ class Service:
             "roots": [root.resolve().name or str(root) for root in self.roots],
             "model": f"{name}{with_adapter}. {self.device_sentence}",
             "start": {"source": "start" if self.image is not None else "sample"},
+            "labels": [asdict(label) for label in self.labels_of(workspace)],
             "volume": workspace.header,
+            "case": workspace.case.name if workspace.case else None,
         }
+
+    def labels_of(self, workspace: Workspace) -> tuple[Label, ...]:
+        """The label set of a page: its own, or the server's."""
+        return self.labels if workspace.labels is None else workspace.labels
 
     def sample(self) -> Volume:
         """The bundled sample, made once."""
@@ -191,8 +238,10 @@ class Service:
 
     def close(self) -> None:
         """Stop the worker and free the workspaces."""
+        self.teachings.close()
         self.worker.close()
         self.workspaces.close()
+        self.worklists.close()
 
 
 def _warm_readers() -> None:

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
 
+from medsam_app.casework import CaseWork
 from medsam_app.errors import VolumeError
+from medsam_app.label_set import Label
 from medsam_app.measurements import Measurement
-from medsam_app.objects import AnyPrompt
 from medsam_app.prediction import MaskPrediction
 from medsam_app.session import Session
 from medsam_app.surface import Surface
@@ -39,6 +40,8 @@ class Workspace:
         self.token = secrets.token_urlsafe(32)
         self.lock = RLock()
         self.session: Session | None = None
+        self.case: CaseWork | None = None  # of a worklist
+        self.notes: list[str] = []  # that the page is told with the next state
         self.name = ""
         self.header: dict[str, Any] | None = None
         self.uploads: dict[str, tuple[Path, str]] = {}
@@ -51,7 +54,8 @@ class Workspace:
         self._folder: Path | None = None
         self._reading: list[str] = []
         self._files_lock = RLock()  # never held for long, unlike `lock`; for all that is said of files here
-        self._keys: dict[tuple[tuple[AnyPrompt, ...], bool, int], str] = {}
+        self._keys: dict[Hashable, str] = {}
+        self.labels: tuple[Label, ...] | None = None
         self._volumes = 0
         #: By key of the mask.
         self.measurements: dict[str, Measurement] = {}
@@ -69,9 +73,24 @@ class Workspace:
                 self._folder = Path(tempfile.mkdtemp(prefix="medsam-"))
             return self._folder
 
-    def take(self, session: Session, name: str, header: dict[str, Any]) -> None:
-        """Work on another volume from now on; `header` is what pages are told of it."""
+    def take(
+        self,
+        session: Session,
+        name: str,
+        header: dict[str, Any],
+        *,
+        case: CaseWork | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Work on another volume from now on.
+
+        Args:
+            header: what pages are told of it.
+            case: of a worklist, where it is one.
+            notes: sentences that the page is told.
+        """
         self.session, self.name, self.header = session, name, header
+        self.case, self.notes = case, list(notes)
         self._keys, self.measurements, self.surfaces, self.other = {}, {}, {}, None
         self._volumes += 1
 
@@ -85,22 +104,40 @@ class Workspace:
         assert self.session is not None
         return self.session.volume
 
+    @property
+    def restored(self) -> bool:
+        """Whether there are objects whose masks may not be made yet."""
+        return self.case is not None and self.session is not None and bool(self.session.objects)
+
     def masks(self) -> dict[str, tuple[str, MaskPrediction]]:
         """For each object that has a mask, by id: the mask's key and the mask.
 
-        A mask is a function of its prompts, of `refine` and of a label that is meant, so equal ones have
-        equal keys: the browser keeps what it has seen, and undo and redo send nothing.
+        Masks that are made of the same have equal keys: the browser keeps what it has seen, and undo and redo
+        send nothing.
         """
         assert self.session is not None
         found = {}
         for each in self.session.objects:
             made = self.session.prediction(each.id, progress=self.show)
             if made is not None:
-                meant = self.session.by_label and each.label
-                asked = (each.prompts, self.session.refine, meant)
-                key = self._keys.setdefault(asked, f"v{self._volumes}m{len(self._keys)}")
+                made_of = self.session.made_of(each.id)
+                key = self._keys.setdefault(made_of, f"v{self._volumes}m{len(self._keys)}")
                 found[each.id] = (key, made)
         return found
+
+    def keep_work(self) -> dict[str, Any] | None:
+        """Keep the work on a case of a worklist; how that stands, for the page."""
+        if self.case is None:
+            return None
+        assert self.session is not None
+        self.case.keep(self.session)
+        problem = self.case.problem
+        return {
+            "name": self.case.name,
+            "version": self.case.version,
+            "problem": problem.sentence if problem else "",
+            "conflict": problem is not None and problem.conflict,
+        }
 
     def place(self) -> Path:
         """A new folder for an upload; `HTTPException` when this is closed."""

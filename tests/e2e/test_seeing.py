@@ -47,8 +47,8 @@ def test_an_object_is_measured_and_everything_of_it_saved(opened, phantom, tmp_p
     line = """([a]) => {
         const plane = medsamViewer.planes.axial;
         const [x, y] = plane.toScreen(medsamViewer.geometry.toRas(a));
-        const box = [(x - 3) * plane.ratio, (y - 3) * plane.ratio, 6, 6];
-        const { data } = plane.overlayContext.getImageData(...box);
+        const [left, top] = [(x - 3) * plane.ratio, (y - 3) * plane.ratio];
+        const { data } = plane.overlayContext.getImageData(left, top, 6, 6);
         return [...data].filter((v, n) => n % 4 === 0 && v > 200 && data[n + 2] < 160).length;
     }"""
     assert opened.ask(line, made["ends"]) > 0
@@ -82,7 +82,7 @@ def test_surfaces_and_slabs(opened, phantom, tmp_path):
     volume, labels, _ = phantom
     inside = deepest(labels == LIVER, volume.spacing)
     opened.click("axial", inside, "positive")
-    opened.page.keyboard.press("q")
+    opened.page.keyboard.press("t")
     opened.page.wait_for_function("medsamViewer.surface.meshes.size === 1")
     opened.settle()
     before = shown_in_space(opened, tmp_path / "surface.png")
@@ -114,7 +114,7 @@ def test_surfaces_and_slabs(opened, phantom, tmp_path):
     assert coloured(saved[saved.shape[0] // 2 :, : saved.shape[1] // 2]).sum() > 3000
 
     # A slab shows the largest intensity of its slices.
-    opened.page.keyboard.press("k")
+    opened.page.keyboard.press("y")
     opened.page.keyboard.press("h")  # no masks
     opened.go_to(inside)
     i, j, k = inside
@@ -202,7 +202,7 @@ def test_comparing_and_frames(server, opened, phantom, tmp_path):
     opened.settle()
     opened.click("axial", (20, 18, 15), "positive")
     made = opened.selected["mask"]
-    opened.page.keyboard.press(".")
+    opened.page.keyboard.press(">")
     opened.page.wait_for_function("medsamViewer.cine.shown === 1")
     opened.settle()
     for n in (1, 2):
@@ -227,7 +227,7 @@ def test_comparing_and_frames(server, opened, phantom, tmp_path):
     assert opened.ask("() => medsamViewer.image.value(20, 18, 15)") == moving[20, 18, 15, 3]
     # Where there is no WebGL, a sentence stands in its place.
     opened.ask(NO_WEBGL)
-    opened.page.keyboard.press("q")
+    opened.page.keyboard.press("t")
     assert "no 3D here" in opened.page.inner_text(".pane.surface")
     # The browser writes a line of its own when the server asks for a choice or refuses.
     assert not [each for each in opened.complaints if "422" not in each]

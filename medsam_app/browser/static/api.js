@@ -19,6 +19,7 @@ export class ServerError extends Error {
 export class Api {
   constructor() {
     this.token = null;
+    this.who = ""; // whose work it is, where nobody is logged in
   }
 
   /** Take up this tab's session after a reload, or begin a new one. */
@@ -34,7 +35,7 @@ export class Api {
   async request(path, options = {}) {
     let response;
     try {
-      response = await fetch(new URL(path, BASE), { ...options, headers: { [HEADER]: this.token, ...options.headers } });
+      response = await fetch(new URL(path, BASE), { ...options, headers: { [HEADER]: this.token, "X-Medsam-Who": encodeURIComponent(this.who), ...options.headers } });
     } catch {
       throw new ServerError("The server does not answer. Is it still running?", 0);
     }
@@ -82,6 +83,16 @@ export class Api {
   /** Where the model is in doubt about an object's mask. @returns {Promise<{worst: number[]|null, masks: object[]}>} */
   async doubt(object) {
     return decodeFrame(await (await this.request(`doubt?${new URLSearchParams({ object })}`)).arrayBuffer());
+  }
+
+  /** What was done to an object. @returns {Promise<{steps: object[]}>} */
+  async history(object) {
+    return this.json(await this.request(`history?${new URLSearchParams({ object })}`));
+  }
+
+  /** Take a label set. @returns {Promise<{labels: object[]}>} */
+  async openLabels(file) {
+    return this.json(await this.request(`labels?${new URLSearchParams({ name: file.name })}`, { method: "POST", body: file }));
   }
 
   async openPrompts(file, have) {

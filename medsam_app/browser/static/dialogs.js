@@ -56,7 +56,7 @@ export class Progress {
 }
 
 /** @param {string} title @param {...Node} content @returns {HTMLDialogElement} */
-function dialog(title, ...content) {
+export function dialog(title, ...content) {
   const element = h(
     "dialog.sheet",
     { "aria-label": title },
@@ -92,7 +92,7 @@ function keycaps(text) {
 
 /**
  * Choose what to open.
- * @param {{hello: object, files: (root: number, path: string) => Promise<object>, onopen: (source: object) => void, onfiles: (incoming: {name: string, files: File[]}) => void}} options
+ * @param {{hello: object, files: (root: number, path: string) => Promise<object>, onopen: (source: object) => void, onworklist: (root: number, path: string) => void, onfiles: (incoming: {name: string, files: File[]}) => void}} options
  */
 export function openChooser(parent, options) {
   const { hello } = options;
@@ -138,6 +138,11 @@ export function openChooser(parent, options) {
 function folderList(roots, options, close) {
   const list = h("div.files", { role: "list" });
   const crumb = h("div.crumb");
+  const here = { root: 0, path: "" };
+  const worklist = h("button.small", {
+    type: "button", "data-id": "open-worklist", title: "Go through all volumes of this folder, case by case",
+    onclick: () => (close(), options.onworklist(here.root, here.path)),
+  }, icon("list"), h("span", { text: "Open as a worklist" }));
   const show = async (root, path) => {
     let answer;
     try {
@@ -146,6 +151,7 @@ function folderList(roots, options, close) {
       crumb.textContent = error.message;
       return;
     }
+    Object.assign(here, { root, path });
     crumb.textContent = [roots[root], ...path.split("/").filter(Boolean)].join(" / ");
     const rows = answer.entries.map((entry) => {
       const inner = [path, entry.name].filter(Boolean).join("/");
@@ -171,7 +177,7 @@ function folderList(roots, options, close) {
   };
   show(0, "");
   const tabs = roots.length > 1 && h("div.tabs", {}, ...roots.map((name, n) => h("button", { type: "button", text: name, onclick: () => show(n, "") })));
-  return h("section.folder", {}, h("h3", { text: "On the server" }), tabs, crumb, list);
+  return h("section.folder", {}, h("h3", { text: "On the server" }), tabs, h("div.here", {}, crumb, worklist), list);
 }
 
 /**

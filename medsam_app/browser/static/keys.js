@@ -11,6 +11,12 @@ export const KEYS = [
   ["Modes", "2  A", "Add: a click inside the object", plain("2", "a"), (viewer) => viewer.setMode("positive")],
   ["Modes", "3  S", "Subtract: a click outside it", plain("3", "s"), (viewer) => viewer.setMode("negative")],
   ["Modes", "4  B", "Box: drag around the object", plain("4", "b"), (viewer) => viewer.setMode("box")],
+  ["Modes", "5  P", "Brush: paint the mask", plain("5", "p"), (viewer) => viewer.setMode("brush")],
+  ["Modes", "6", "Eraser", plain("6"), (viewer) => viewer.setMode("eraser")],
+  ["Modes", "7", "Scribble: a line inside the object", plain("7"), (viewer) => viewer.setMode("scribble")],
+  ["Modes", "8", "Lasso: fill what it goes around", plain("8"), (viewer) => viewer.setMode("lasso")],
+  ["Editing", "−  =", "Smaller, larger brush", plain("-", "_", "=", "+"), (viewer, event) => viewer.edit.stepRadius("=+".includes(event.key) ? 1 : -1)],
+  ["Editing", "K", "Lock the slice of the plane under the pointer, or unlock it", plain("k"), (viewer) => viewer.edit.toggleLock()],
   ["Editing", "Z", "Undo", chord("z", false), (viewer) => viewer.undo()],
   ["Editing", "Shift Z", "Redo", chord("z", true), (viewer) => viewer.redo()],
   ["Editing", "Ctrl Y", "Redo", control("y"), (viewer) => viewer.redo()],
@@ -19,6 +25,10 @@ export const KEYS = [
   ["Editing", "[  ]", "Previous, next object", plain("[", "]"), (viewer, event) => viewer.stepObject(event.key === "]" ? 1 : -1)],
   ["Editing", "E", "Fine outlines of large objects, on or off: slower", plain("e"), (viewer) => viewer.toggleFine()],
   ["Editing", "Ctrl S", "Save the mask in the format chosen last", control("s"), (viewer) => viewer.toolbar.save.saveMask()],
+  ["Worklist", ",  .", "Previous, next case", plain(",", "."), (viewer, event) => viewer.worklist.step(event.key === "." ? 1 : -1)],
+  ["Worklist", "Enter", "Accept the case: its mask is written, and the next one opened", enter, (viewer) => viewer.worklist.judge("accepted")],
+  ["Worklist", "U", "Skip the case", plain("u"), (viewer) => viewer.worklist.judge("skipped")],
+  ["Worklist", "Q", "Show or hide the worklist", plain("q"), (viewer) => viewer.worklist.toggle()],
   ["Moving", "↑  ↓", "Next, previous slice of the plane under the pointer", plain("arrowup", "arrowdown"), (viewer, event) => viewer.scrollActive(event.key === "ArrowUp" ? 1 : -1)],
   ["Moving", "PgUp  PgDn", "Ten slices", plain("pageup", "pagedown"), (viewer, event) => viewer.scrollActive(event.key === "PageUp" ? 10 : -10)],
   ["Moving", "Home  End", "First, last slice", plain("home", "end"), (viewer, event) => viewer.scrollActive(event.key === "Home" ? -1e6 : 1e6)],
@@ -32,9 +42,9 @@ export const KEYS = [
   ["Seeing", "W", "Next window preset", plain("w"), (viewer) => viewer.nextPreset()],
   ["Seeing", "D", "Where the model is in doubt about the object, on or off", plain("d"), (viewer) => viewer.heat.toggle()],
   ["Moving", "J", "Go to the place where a click says most", plain("j"), (viewer) => viewer.heat.jump()],
-  ["Seeing", "Q", "Surfaces of the objects beside the planes, on or off", plain("q"), (viewer) => viewer.surface.toggle()],
-  ["Seeing", "K", "Slabs instead of slices: maximum, minimum, mean, off", plain("k"), (viewer) => viewer.projection.next()],
-  ["Seeing", ",  .", "Previous, next frame of a file of several", plain(",", "."), (viewer, event) => viewer.cine.step(event.key === "." ? 1 : -1)],
+  ["Seeing", "T", "Surfaces of the objects beside the planes, on or off", plain("t"), (viewer) => viewer.surface.toggle()],
+  ["Seeing", "Y", "Slabs instead of slices: maximum, minimum, mean, off", plain("y"), (viewer) => viewer.projection.next()],
+  ["Seeing", "<  >", "Previous, next frame of a file of several", plain("<", ">"), (viewer, event) => viewer.cine.step(event.key === ">" ? 1 : -1)],
   ["Seeing", "I", "Save a picture of what is shown", plain("i"), (viewer) => viewer.toolbar.save.saveScreenshot()],
   ["Seeing", "?", "This help", (event) => event.key === "?", (viewer) => viewer.toggleHelp()],
 ];
@@ -45,7 +55,8 @@ export const MOUSE = [
   ["Ctrl + wheel, pinch", "Zoom at the pointer"],
   ["Middle drag, Space + drag", "Pan"],
   ["Right drag", "Window (sideways) and level (up and down)"],
-  ["Shift + click", "The opposite sign: subtract in Add, add in Subtract"],
+  ["Shift + click", "The opposite: subtract in Add, add in Subtract, erase with the brush or the lasso"],
+  ["Drag a point", "Move it to another place"],
   ["Double click (Navigate)", "Enlarge a plane, or back"],
   ["Surfaces", "Drag turns, wheel zooms, right drag moves; a click moves the crosshair to the surface"],
   [
@@ -63,6 +74,11 @@ function plain(...keys) {
 
 function chord(key, shift) {
   return (event) => !event.altKey && event.key.toLowerCase() === key && event.shiftKey === shift;
+}
+
+/** Enter that is not meant for a button or a row. */
+function enter(event) {
+  return event.key === "Enter" && !event.repeat && !event.target.closest?.("button, a, summary, [role=option], [role=tab], .worklist");
 }
 
 function control(key) {

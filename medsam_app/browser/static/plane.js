@@ -203,6 +203,7 @@ export class PlaneView {
     if (this.viewer.view.crosshair) drawCrosshair(context, this);
     for (const each of this.viewer.overlays) each.drawOver?.(context, this);
     drawBoxes(context, this);
+    this.viewer.edit.draw(context, this);
     drawPoints(context, this);
     drawLabels(context, this);
   }

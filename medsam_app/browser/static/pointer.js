@@ -41,9 +41,7 @@ export function listen(plane) {
     }
     if (event.button === 2) drag = windowDrag(plane, x, y);
     else if (event.button === 1 || viewer.spaceHeld) drag = panDrag(plane, x, y);
-    else if (event.button === 0 && viewer.mode === "box") drag = boxDrag(plane, x, y);
-    else if (event.button === 0 && viewer.mode === "navigate") drag = crosshairDrag(plane, x, y);
-    else if (event.button === 0) drag = pointClick(plane, x, y, event.shiftKey);
+    else if (event.button === 0) drag = viewer.edit.begin(plane, x, y, event.shiftKey) ?? leftDrag(plane, x, y, event.shiftKey);
     overlay.classList.toggle("dragging", Boolean(drag));
   });
 
@@ -107,6 +105,13 @@ export function listen(plane) {
     rail.addEventListener("pointerup", release, { once: true });
     rail.addEventListener("pointercancel", release, { once: true });
   });
+}
+
+function leftDrag(plane, x, y, shift) {
+  const { mode } = plane.viewer;
+  if (mode === "box") return boxDrag(plane, x, y);
+  if (mode === "navigate") return crosshairDrag(plane, x, y);
+  return pointClick(plane, x, y, shift);
 }
 
 function crosshairDrag(plane, x, y) {

@@ -28,7 +28,7 @@ export class PromptsPanel {
       h("span", { text: unmet === 1 ? "The mask does not honour one prompt; it is marked below." : `The mask does not honour ${unmet} prompts; they are marked below.` }),
     );
     const rows = prompts.map((prompt, index) => this.promptRow(prompt, index));
-    const hint = h("p.hint", { text: "Click inside the object (2), outside it (3), or drag a box around it (4)." });
+    const hint = h("p.hint", { text: "Click inside the object (2), outside it (3), drag a box around it (4), or paint it (5)." });
     this.list.replaceChildren(...(rows.length ? rows.reverse() : [hint]));
   }
 
@@ -44,7 +44,7 @@ export class PromptsPanel {
         onmouseenter: () => viewer.setHotPrompt(index),
         onmouseleave: () => viewer.setHotPrompt(null),
       },
-      h(`span.badge.${kind}`, { text: { positive: "+", negative: "−", box: "▢", mask: "◧" }[kind] }),
+      h(`span.badge.${kind}`, { text: { positive: "+", negative: "−", box: "▢", mask: "◧", paint: "◍", scribble: "~", "scribble.negative": "~" }[kind] }),
       h("span.what", { text }),
       prompt.unmet ? h("span.alert", { title: "The mask does not honour this prompt" }, icon("warning")) : null,
       remove,
@@ -59,6 +59,8 @@ export class PromptsPanel {
 function describe(prompt) {
   const list = (values) => values.map((value) => Math.round(value)).join(", ");
   if (prompt.kind === "point") return [prompt.positive ? "positive" : "negative", list(prompt.coordinates)];
+  if (prompt.kind === "scribble") return [prompt.positive ? "scribble" : "scribble.negative", `Line of ${prompt.coordinates.length} corners`];
+  if (prompt.kind === "paint") return ["paint", prompt.what.replace(/^./, (first) => first.toUpperCase())];
   if (prompt.kind === "mask") return ["mask", "Initial mask"];
   const size = prompt.upper.map((up, axis) => Math.round(up - prompt.lower[axis]) + 1);
   const flat = prompt.slice_axis !== null && prompt.slice_axis !== undefined;

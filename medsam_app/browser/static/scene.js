@@ -7,6 +7,7 @@
 import { Progress, Toasts, openHelp } from "./dialogs.js";
 import { h } from "./dom.js";
 import { PLANES } from "./geometry.js";
+import { Edit } from "./edit.js";
 import { Heat } from "./heat.js";
 import { CT_PRESETS } from "./image.js";
 import { listenToKeys } from "./keys.js";
@@ -49,6 +50,7 @@ export class Scene {
     this.projection = new Projection(this);
     this.surface = new SurfaceView(this);
     this.cine = new Cine(this);
+    this.edit = new Edit(this);
     this.toasts = new Toasts();
     this.progress = new Progress();
     this.toolbar = new Toolbar(this);
@@ -112,7 +114,7 @@ export class Scene {
     const points = [];
     this.selected?.prompts.forEach((prompt, index) => {
       if (prompt.kind !== "point") return;
-      const xyz = this.geometry.toRas(prompt.coordinates);
+      const xyz = this.edit.moving?.index === index ? this.edit.moving.xyz : this.geometry.toRas(prompt.coordinates);
       points.push({ xyz, positive: prompt.positive, unmet: prompt.unmet, hot: this.hotPrompt === index, index });
     });
     return [...points, ...this.pending];
@@ -139,6 +141,7 @@ export class Scene {
     const before = this.crosshair;
     this.crosshair = xyz;
     for (const plane of Object.values(this.planes)) plane.invalidate(before[plane.axes.w] !== xyz[plane.axes.w]);
+    this.sidebar.edit.updateSlice();
     this.status.update();
     this.surface.requestDraw();
     this.sidebar.measure.follow();
@@ -166,6 +169,7 @@ export class Scene {
     if (plane) this.active = plane.plane;
     const hot = plane && this.image ? this.promptAt(plane, x, y) : null;
     if (hot !== this.hotPrompt) this.setHotPrompt(hot);
+    this.edit.hovered();
     this.status.update();
   }
 
@@ -294,7 +298,8 @@ export class Scene {
 
   /** Show the slice of a prompt. */
   goToPrompt(prompt) {
-    const ijk = prompt.kind === "point" ? prompt.coordinates : prompt.lower.map((low, a) => (low + prompt.upper[a]) / 2);
+    const line = prompt.kind === "scribble" ? prompt.coordinates[prompt.coordinates.length >> 1] : prompt.coordinates;
+    const ijk = line ?? prompt.lower?.map((low, a) => (low + prompt.upper[a]) / 2);
     if (prompt.kind !== "mask") this.setCrosshair(this.geometry.nearest(this.geometry.toRas(ijk)));
   }
 

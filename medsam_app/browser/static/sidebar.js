@@ -4,6 +4,9 @@ import { ComparePanel } from "./compare_panel.js";
 import { choiceText } from "./dialogs.js";
 import { formatMl, h, icon, iconButton } from "./dom.js";
 import { MeasurePanel } from "./measure_panel.js";
+import { EditPanel } from "./edit_panel.js";
+import { HistoryPanel } from "./history_panel.js";
+import { Labels } from "./labels.js";
 import { PromptsPanel } from "./prompts_panel.js";
 import { Tabs } from "./tabs.js";
 
@@ -14,9 +17,12 @@ export class Sidebar {
     this.volume = h("section.volume");
     this.objects = h("div.objects", { role: "listbox", "aria-label": "Objects" });
     this.prompts = new PromptsPanel(viewer);
+    this.edit = new EditPanel(viewer);
+    this.labels = new Labels(viewer);
     this.measure = new MeasurePanel(viewer);
     this.compare = new ComparePanel(viewer);
-    this.tabs = new Tabs("About the selected object", [this.prompts, this.measure, this.compare], () => viewer.redraw());
+    const panels = [this.prompts, this.edit, new HistoryPanel(viewer), this.measure, this.compare];
+    this.tabs = new Tabs("About the selected object", panels, () => viewer.redraw());
     this.model = h("p.model");
     this.element = h(
       "aside.sidebar",
@@ -25,7 +31,7 @@ export class Sidebar {
       h(
         "section.panel",
         {},
-        h("header", {}, h("h2", { text: "Objects" }), iconButton({ icon: "plus", text: "New", label: "New object", key: "N", id: "add-object", class: "small", onclick: () => viewer.addObject() })),
+        h("header", {}, h("h2", { text: "Objects" }), this.labels.element, iconButton({ icon: "plus", text: "New", label: "New object", key: "N", id: "add-object", class: "small", onclick: () => viewer.addObject() })),
         this.objects,
       ),
       this.tabs.element,
@@ -40,6 +46,7 @@ export class Sidebar {
   update() {
     this.updateVolume();
     this.updateObjects();
+    this.labels.update();
     this.tabs.update();
   }
 

@@ -37,6 +37,10 @@ const HINTS = {
   navigate: "Drag to move the crosshair · wheel scrolls · right-drag windows · ? for all keys",
   positive: "Click inside the object · Shift-click subtracts · wheel scrolls · ? for all keys",
   negative: "Click outside the object · Shift-click adds · wheel scrolls · ? for all keys",
+  brush: "Paint · Shift erases · - and = change the size · wheel scrolls · ? for all keys",
+  eraser: "Erase · Shift paints · - and = change the size · wheel scrolls · ? for all keys",
+  scribble: "Draw a line inside the object · with Shift outside it · wheel scrolls · ? for all keys",
+  lasso: "Draw around what to fill · Shift erases it · wheel scrolls · ? for all keys",
   box: "Drag a box on a slice; pull its sides on another plane to give it depth · ? for all keys",
 };
 

@@ -9,6 +9,10 @@ const MODES = [
   ["positive", "positive", "Add", "2"],
   ["negative", "negative", "Subtract", "3"],
   ["box", "box", "Box", "4"],
+  ["brush", "brush", "", "5"],
+  ["eraser", "eraser", "", "6"],
+  ["scribble", "scribble", "", "7"],
+  ["lasso", "lasso", "", "8"],
 ];
 
 export class Toolbar {
@@ -21,7 +25,7 @@ export class Toolbar {
         text,
         key,
         id: `mode-${mode}`,
-        label: { navigate: "Navigate: move the crosshair", positive: "Add: click inside the object", negative: "Subtract: click outside the object", box: "Box: drag around the object" }[mode],
+        label: { navigate: "Navigate: move the crosshair", positive: "Add: click inside the object", negative: "Subtract: click outside the object", box: "Box: drag around the object", brush: "Brush: paint the mask", eraser: "Eraser: take away from the mask", scribble: "Scribble: draw a line inside the object", lasso: "Lasso: draw around what to fill" }[mode],
         class: `segment.${mode}`,
         onclick: () => viewer.setMode(mode),
       }),
@@ -49,7 +53,7 @@ export class Toolbar {
     this.element = h(
       "header.toolbar",
       { role: "toolbar", "aria-label": "Tools" },
-      iconButton({ icon: "open", text: "Open", label: "Open a volume or a prompt file", id: "open", onclick: () => viewer.chooseVolume() }),
+      iconButton({ icon: "open", text: "Open", label: "Open a volume, a prompt file or a worklist", id: "open", onclick: () => viewer.chooseVolume() }),
       h("div.segments", { role: "group", "aria-label": "Mode" }, ...this.modes),
       h("div.group", {}, this.undo, this.redo, this.fine),
       h("div.group.window", {}, this.preset, h("label", { text: "L" }, this.level), h("label", { text: "W" }, this.width)),

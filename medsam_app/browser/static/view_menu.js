@@ -18,9 +18,9 @@ export class ViewMenu extends Menu {
       onchange: () => projection.setSlab(Number(slab.value)),
     });
     return [
-      { label: "Surfaces of the objects", key: "Q", id: "view-surface", checked: surface.on, onclick: () => surface.toggle() },
+      { label: "Surfaces of the objects", key: "T", id: "view-surface", checked: surface.on, onclick: () => surface.toggle() },
       { label: "Slices among the surfaces", id: "view-slices", checked: surface.planesShown, disabled: !surface.on, onclick: () => this.toggleSlices() },
-      ...KINDS.map(([kind, name], n) => ({ label: name, key: n ? undefined : "K", id: `view-${kind}`, begins: n === 0, checked: projection.kind === kind, onclick: () => projection.choose(kind) })),
+      ...KINDS.map(([kind, name], n) => ({ label: name, key: n ? undefined : "Y", id: `view-${kind}`, begins: n === 0, checked: projection.kind === kind, onclick: () => projection.choose(kind) })),
       { element: h("label", {}, "Slab of ", slab, " mm") },
     ];
   }

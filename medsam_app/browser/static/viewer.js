@@ -13,6 +13,7 @@ import { VolumeImage } from "./image.js";
 import { dropped, isDicom } from "./incoming.js";
 import { Mask } from "./masks.js";
 import { Scene } from "./scene.js";
+import { Worklist } from "./worklist.js";
 
 export class Viewer extends Scene {
   /** @param {HTMLElement} root */
@@ -22,6 +23,8 @@ export class Viewer extends Scene {
     this.busy = 0;
     this.queue = Promise.resolve();
     this.opening = Promise.resolve();
+    this.worklist = new Worklist(this);
+    root.append(this.worklist.element);
     this.listenToDrops();
   }
 
@@ -30,6 +33,8 @@ export class Viewer extends Scene {
     await this.guard(async () => {
       this.hello = await this.api.connect();
       this.sidebar.setModel(this.hello);
+      this.sidebar.labels.take(this.hello.labels);
+      if (await this.worklist.resume(this.hello)) return;
       if (this.hello.volume) await this.show(this.hello);
       else await this.openNow(this.hello.start ?? { source: "sample" });
     });
@@ -113,7 +118,8 @@ export class Viewer extends Scene {
    */
   act(action, what) {
     const now = () => (typeof action === "function" ? action() : action);
-    const run = () => this.watch(what, async () => this.take(await this.api.act(now(), this.masks.keys())));
+    const { volume } = this; // what is meant for one volume is not done to the next
+    const run = () => volume === this.volume && this.watch(what, async () => this.take(await this.api.act(now(), this.masks.keys())));
     this.queue = this.queue.then(run);
     return this.queue;
   }
@@ -125,6 +131,7 @@ export class Viewer extends Scene {
       hello: this.hello,
       files: (root, path) => this.api.files(root, path),
       onopen: (source) => this.open(source),
+      onworklist: (root, path) => this.worklist.openFolder(root, path),
       onfiles: (files) => this.receive(files),
     });
   }
@@ -205,11 +212,12 @@ export class Viewer extends Scene {
     return this.opening;
   }
 
-  async openNow(source) {
+  /** @param {object} source @param {(source: object) => Promise<{volume: object}>} [ask] asks the server to open it */
+  async openNow(source, ask = (chosen) => this.api.open(chosen)) {
     for (;;) {
       try {
         this.progress.update("Reading the volume", null);
-        await this.show(await this.api.open(source));
+        await this.show(await ask(source));
         return;
       } catch (error) {
         if (!error.choice) throw error;
@@ -250,6 +258,7 @@ export class Viewer extends Scene {
     this.toolbar.updateState();
     this.sidebar.update();
     this.status.update();
+    this.worklist.follow(frame.state.case);
     this.heat.follow();
     this.surface.update();
     this.redraw();
@@ -265,6 +274,7 @@ export class Viewer extends Scene {
       return await work();
     } catch (error) {
       if (error.status === undefined) console.error(error);
+      if (this.worklist.lost(error)) return undefined;
       const lost = error.status === 401;
       this.toasts.show(lost ? "This session has ended on the server; reload the page to begin a new one." : error.message, "error");
       return undefined;

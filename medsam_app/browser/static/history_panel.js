@@ -1,0 +1,45 @@
+/** What was done to the selected object; a click on a step takes this object, and no other, back to it. */
+
+import { h } from "./dom.js";
+
+export class HistoryPanel {
+  /** @param {import("./viewer.js").Viewer} viewer */
+  constructor(viewer) {
+    this.viewer = viewer;
+    this.id = "history";
+    this.title = "History";
+    this.list = h("div.steps", { role: "list" });
+    this.heading = h("h2", { text: "History" });
+    this.element = h("div", {}, h("header", {}, this.heading), this.list);
+  }
+
+  async update() {
+    const { viewer } = this;
+    const object = viewer.selected;
+    this.heading.textContent = object ? `History of ${object.name}` : "History";
+    if (!object) return this.list.replaceChildren(h("p.hint", { text: "No object is selected." }));
+    this.wanted = viewer.state;
+    const { steps } = await viewer.api.history(object.id).catch(() => ({ steps: [] }));
+    if (this.wanted !== viewer.state) return undefined; // a newer answer is on its way
+    const latest = steps.findLastIndex((step) => step.now);
+    const rows = steps.map((step, index) => this.row(step, index === latest));
+    return this.list.replaceChildren(...rows.reverse());
+  }
+
+  /** What was done, without the name of the object, which the heading has. */
+  words(change) {
+    const ending = ` ${this.viewer.selected?.name}`;
+    return change.endsWith(ending) ? change.slice(0, -ending.length).replace(/ (to|of|on)$/, "") : change;
+  }
+
+  row({ number, change, time }, now) {
+    const at = time ? new Date(time).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false }) : "";
+    const words = this.words(change);
+    const go = () => now || this.viewer.edit.goBack(number);
+    return h(
+      "div.step",
+      { role: "listitem" },
+      h("button.plain-text", { type: "button", "aria-current": now ? "step" : null, title: now ? "As it is now" : "Take this object back to here", onclick: go }, h("span.what", { text: words }), h("span.muted", { text: at })),
+    );
+  }
+}

@@ -1,0 +1,125 @@
+"""A folder gone through case by case in a real browser, while the server dies and somebody else is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests.e2e.test_browser import Page
+from tests.test_casework import ODD, Process, make_folder
+
+pytestmark = pytest.mark.browser
+
+MIDDLE, CORNER = (12, 11, 10), (3, 3, 10)
+STATES = "() => Object.fromEntries(medsamViewer.worklist.data.cases.map((each) => [each.name, each.state]))"
+
+
+def wait_for(page: Page, condition: str) -> None:
+    page.page.wait_for_function(condition)
+    page.settle()
+
+
+def opened(page: Page, name: str) -> None:
+    wait_for(page, f"medsamViewer.worklist.current === `{name}` && !document.querySelector('.medsam.busy')")
+
+
+def introduce(page: Page, name: str) -> None:
+    """Choose the folder in the dialog and give a name."""
+    page.page.click("[data-id=open]")
+    page.page.click(".files >> text=data")
+    page.page.click("[data-id=open-worklist]")
+    page.page.fill("[data-id=who]", name)
+    page.page.keyboard.press("Enter")
+
+
+def test_a_folder_is_gone_through_and_nothing_is_lost(chromium, tmp_path: Path) -> None:
+    data = make_folder(tmp_path / "shown" / "data")
+    start = str(data / "a.nii.gz")
+    first = Process(data.parent, start)
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    ada = Page(context, str(first.client.base_url))
+
+    # The first case opens; a click is kept and seen in the row; names are text and nothing else.
+    introduce(ada, "Ada <i>")
+    opened(ada, "a")
+    ada.click("axial", MIDDLE, "positive")
+    wait_for(ada, "medsamViewer.worklist.data.cases[0].state === 'in progress'")
+    row = ada.page.locator("[data-case=a]")
+    assert "in progress · Ada <i>" in row.inner_text() and row.get_attribute("aria-current") == "true"
+    assert ada.page.locator(".worklist i, .worklist b").count() == 0
+    assert ada.page.locator(".worklist .name").all_inner_texts() == ["a", "b", ODD]
+
+    # Keys: next, back; accept opens the next one that is not done, and writes the mask.
+    ada.page.keyboard.press(".")
+    opened(ada, "b")
+    assert ada.state["objects"] == []
+    ada.page.keyboard.press(",")
+    opened(ada, "a")
+    assert [each["coordinates"] for each in ada.selected["prompts"]] == [list(MIDDLE)]
+    assert ada.tinted("axial", MIDDLE)
+    ada.page.keyboard.press("Enter")
+    opened(ada, "b")
+    assert ada.ask(STATES) == {"a": "accepted", "b": "new", ODD: "new"}
+    assert np.asanyarray(nib.load(data / "masks/a_mask.nii.gz").dataobj)[MIDDLE] == 1
+
+    # The server is killed between two clicks; another one takes its place, and the page goes on.
+    ada.click("axial", MIDDLE, "positive")
+    before = ada.selected
+    port = first.client.base_url.port
+    first.kill()
+    ada.go_to(CORNER)
+    ada.page.keyboard.press("3")
+    ada.page.mouse.click(*ada.position("axial", CORNER))
+    ada.page.locator(".toast", has_text="waiting for it").wait_for()
+    second = Process(data.parent, start, port=port)
+    try:
+        ada.page.locator(".toast", has_text="Connected again").wait_for()
+        opened(ada, "b")
+        assert ada.selected["prompts"] == before["prompts"]
+        assert ada.selected["volume_ml"] == before["volume_ml"]
+
+        # Somebody else finds all of it, and works on the same case.
+        other = chromium.new_context(viewport={"width": 1280, "height": 800})
+        bob = Page(other, str(second.client.base_url))
+        introduce(bob, "Bob")
+        opened(bob, "b")
+        assert bob.ask(STATES) == {"a": "accepted", "b": "in progress", ODD: "new"}
+        assert bob.selected["prompts"] == before["prompts"]
+        bob.click("axial", CORNER, "negative")
+
+        # Ada is told at her next click, and takes what Bob did.
+        ada.click("axial", (12, 12, 12), "positive")
+        told = ada.page.locator("dialog[open]")
+        assert "changed by Bob" in told.inner_text()
+        ada.page.click("[data-id=choose-theirs]")
+        wait_for(ada, "medsamViewer.selected?.prompts.length === 2")
+        assert ada.selected["prompts"][1]["coordinates"] == list(CORNER)
+        # A page that is loaded again is where it was.
+        ada.page.reload()
+        ada.page.wait_for_selector(".medsam[data-ready=true]")
+        opened(ada, "b")
+        assert len(ada.selected["prompts"]) == 2
+
+        # Filter, search, skip.
+        ada.page.select_option("[data-id=worklist-filter]", "new")
+        assert ada.page.locator(".worklist .name").all_inner_texts() == [ODD]
+        ada.page.select_option("[data-id=worklist-filter]", "")
+        ada.page.fill("[data-id=worklist-search]", "ODD")
+        assert ada.page.locator(".worklist .name").all_inner_texts() == [ODD]
+        ada.page.fill("[data-id=worklist-search]", "")
+        ada.page.click("[data-id=skip]")
+        opened(ada, ODD)
+        ada.page.click("[data-id=accept]")
+        ada.page.click("[data-id=choose-empty]")
+        ada.page.locator(".toast", has_text="Every case of the list is done").wait_for()
+        assert ada.ask(STATES) == {"a": "accepted", "b": "skipped", ODD: "accepted"}
+        refused = ("422", "Failed to fetch", "ERR_CONNECTION", "Failed to load resource")
+        assert not [each for each in ada.complaints if not any(part in each for part in refused)]
+        assert not bob.complaints
+        other.close()
+    finally:
+        second.kill()
+        context.close()

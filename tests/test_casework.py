@@ -1,0 +1,298 @@
+"""Cases of a worklist through the server: every click is kept, and nobody's work is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import nibabel as nib
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from medsam_app.browser.app import create_app
+from medsam_app.browser.service import Service
+from medsam_app.worklist import DATABASE, Worklist
+
+HOME = "http://127.0.0.1"
+API = "/medsam/api"
+ROOT = Path(__file__).parent.parent
+ODD = "sub/<b>odd & 'name'</b>"
+CASES = ["a", "b", ODD]
+
+
+def make_folder(folder: Path) -> Path:
+    """Three volumes with a bright ball in the middle."""
+    grid = np.indices((24, 22, 20)).transpose(1, 2, 3, 0)
+    ball = np.linalg.norm(grid - (12, 11, 10), axis=-1) < 6
+    noise = np.random.default_rng(0)
+    for name in CASES:
+        path = folder / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        voxels = (100 * ball + noise.normal(0, 5, ball.shape)).astype("f4")
+        nib.save(nib.Nifti1Image(voxels, np.diag([1, 1, 1.5, 1])), path)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "shown" / "data").parent
+
+
+@pytest.fixture
+def service(folder: Path) -> Iterator[Service]:
+    made = Service(roots=[folder])
+    yield made
+    made.close()
+
+
+class Person:
+    """Somebody's page."""
+
+    def __init__(self, client: httpx.Client, who: str = "ada") -> None:
+        self.client = client
+        token = client.post(f"{API}/session").json()["token"]
+        self.headers = {"X-Medsam-Session": token, "X-Medsam-Who": who}
+        self.masks: dict[str, bytes] = {}
+
+    def ask(self, route: str, **body: object) -> httpx.Response:
+        return self.client.post(f"{API}/{route}", headers=self.headers, json=body)
+
+    def list(self, **query: object) -> dict:
+        answer = self.client.post(
+            f"{API}/worklist", headers=self.headers, json={"root": 0, "path": "data"}, params=query
+        )
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def row(self, name: str) -> dict:
+        return next(each for each in self.list()["cases"] if each["name"] == name)
+
+    def open(self, name: str) -> dict:
+        answer = self.ask("worklist/case", root=0, path="data", name=name)
+        assert answer.status_code == 200, answer.text
+        return self.act(do="look")
+
+    def act(self, **action: object) -> dict:
+        answer = self.ask("act", action=action, have=[])
+        assert answer.status_code == 200, answer.text
+        length = int.from_bytes(answer.content[:4], "little")
+        header = json.loads(answer.content[4 : 4 + length])
+        self.bits = answer.content[4 + length :]
+        return header
+
+    def click(self, *ijk: int, positive: bool = True) -> dict:
+        prompt = {"kind": "point", "coordinates": ijk, "positive": positive}
+        return self.act(do="add_prompt", prompt=prompt)
+
+    def judge(self, name: str, state: str, **more: object) -> httpx.Response:
+        version = self.row(name)["version"]
+        body = {"root": 0, "path": "data", "name": name, "state": state, "version": version}
+        return self.ask("worklist/state", **(body | more))
+
+
+@pytest.fixture
+def client(service: Service) -> TestClient:
+    return TestClient(create_app(service), base_url=HOME)
+
+
+def test_a_click_is_kept_and_somebody_else_finds_it(client: TestClient, folder: Path) -> None:
+    ada, bob = Person(client), Person(client, "bob%20%C3%A9")
+    assert [(each["name"], each["state"]) for each in ada.list()["cases"]] == [(n, "new") for n in CASES]
+    stamp = bob.list()["stamp"]
+    assert bob.list(stamp=stamp) == {"stamp": stamp}
+    assert ada.open(ODD)["state"]["objects"] == []
+    said = ada.click(12, 11, 10)
+    assert said["state"]["case"] == {"name": ODD, "version": 1, "problem": "", "conflict": False}
+    row = ada.row(ODD)
+    assert (row["state"], row["who"], row["version"]) == ("in progress", "ada", 1)
+    assert bob.list(stamp=stamp)["stamp"] != stamp
+    # Looking and selecting are no work.
+    ada.act(do="look")
+    ada.act(do="select", object=said["state"]["selected"])
+    assert ada.row(ODD)["version"] == 1
+
+    found = bob.open(ODD)
+    assert found["state"]["objects"][0]["prompts"] == said["state"]["objects"][0]["prompts"]
+    assert not found["state"]["can_undo"]
+    ada.act(do="look")
+    assert bob.bits == ada.bits and len(ada.bits) > 100
+    bob.click(2, 2, 2, positive=False)
+    assert bob.row(ODD)["who"] == "bob é"
+    # Undo is work too.
+    bob.act(do="undo")
+    assert bob.row(ODD)["version"] == 3
+
+
+def test_the_later_of_two_is_told_and_chooses(client: TestClient) -> None:
+    ada, bob = Person(client), Person(client, "bob")
+    ada.open("a")
+    bob.open("a")
+    ada.click(12, 11, 10)
+    told = bob.click(12, 11, 12)["state"]["case"]
+    assert told["conflict"] and "'a' was changed by ada" in told["problem"]
+    assert bob.judge("a", "accepted").status_code == 422
+    assert bob.row("a")["version"] == 1
+    # Bob keeps his own as a newer version; Ada is told in turn and takes it.
+    assert bob.ask("worklist/resolve", keep="mine").status_code == 200
+    assert bob.act(do="look")["state"]["case"] == {
+        "name": "a",
+        "version": 2,
+        "problem": "",
+        "conflict": False,
+    }
+    assert ada.click(2, 2, 2, positive=False)["state"]["case"]["conflict"]
+    assert ada.ask("worklist/resolve", keep="theirs").status_code == 200
+    state = ada.act(do="look")["state"]
+    assert state["case"]["version"] == 2 and not state["case"]["conflict"]
+    assert [p["coordinates"] for p in state["objects"][0]["prompts"]] == [[12, 11, 12]]
+
+
+def test_accepting_writes_the_mask_and_what_made_it(
+    client: TestClient, folder: Path, service: Service
+) -> None:
+    ada = Person(client)
+    ada.open(ODD)
+    refused = ada.judge(ODD, "accepted")
+    assert refused.status_code == 422 and "nothing in this case" in refused.json()["error"]
+    ada.click(12, 11, 10)
+    assert ada.judge("a", "accepted").status_code == 422  # not the one that is open
+    answer = ada.judge(ODD, "accepted")
+    assert answer.status_code == 200 and answer.json()["counts"]["accepted"] == 1
+    mask = folder / "data/masks" / f"{ODD}_mask.nii.gz"
+    prompts = mask.with_name(mask.name.replace("_mask.nii.gz", ".prompts.json"))
+    saved = np.asanyarray(nib.load(mask).dataobj)
+    assert saved[12, 11, 10] == 1 and 200 < saved.sum() < 2000
+    model = json.loads(prompts.read_text())["model"]
+    worklist = service.worklists.get(0, "data")
+    made_by = json.loads(worklist.works(ODD)[0].made_by)
+    assert made_by["model"] == model["id"] == "sam3d_tiny" and made_by["model_sha256"] == model["sha256"]
+    assert any(model["sha256"] in event.what for event in worklist.events(ODD))
+    # Masks are no cases, also not of a worklist of the folder above.
+    assert len(ada.list(refresh=True)["cases"]) == 3
+    above = ada.ask("worklist", root=0, path="").json()
+    assert [case["name"] for case in above["cases"]] == [f"data/{name}" for name in CASES]
+    # Another click takes the case back; the files stay until it is accepted again.
+    ada.click(2, 2, 2, positive=False)
+    assert ada.row(ODD)["state"] == "in progress" and mask.exists()
+    assert ada.judge("b", "accepted", version=7).status_code == 422
+    assert ada.judge("b", "skipped").json()["counts"]["skipped"] == 1
+    assert ada.judge("b", "skipped", version=7).status_code == 422
+    ada.open("b")
+    assert ada.judge("b", "accepted", empty=True).status_code == 200
+    assert not np.asanyarray(nib.load(folder / "data/masks/b_mask.nii.gz").dataobj).any()
+
+
+def test_what_cannot_be_opened_is_a_sentence(client: TestClient, folder: Path, service: Service) -> None:
+    ada = Person(client)
+    (folder / "empty").mkdir()
+    for path in ("../..", "empty", "data/a.nii.gz", "nowhere"):
+        answer = ada.ask("worklist", root=0, path=path)
+        assert answer.status_code == 422 and answer.json()["error"].endswith("."), path
+    assert not (folder / "empty" / DATABASE).exists()
+    assert ada.ask("worklist", root=3, path="").status_code == 422
+    # A database that was tampered with leads nowhere.
+    worklist = service.worklists.get(0, "data")
+    secret = make_folder(folder.parent / "secret") / "a.nii.gz"
+    worklist._connection.execute(
+        "INSERT INTO cases (name, path) VALUES ('../../x', ?)", (f"../../{secret.parent.name}/a.nii.gz",)
+    )
+    answer = ada.ask("worklist/case", root=0, path="data", name="../../x")
+    assert answer.status_code == 422 and "not in the folders" in answer.json()["error"]
+    worklist._connection.execute("UPDATE cases SET path = 'a.nii.gz' WHERE name = '../../x'")
+    ada.open("../../x")
+    assert ada.judge("../../x", "accepted", empty=True).status_code == 422
+    assert not (folder / "x_mask.nii.gz").exists()
+
+
+def test_work_that_no_longer_fits_is_kept_and_said(
+    client: TestClient, folder: Path, service: Service
+) -> None:
+    ada = Person(client)
+    ada.open("a")
+    ada.click(12, 11, 10)
+    nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), "f4") + np.arange(9), np.eye(4)), folder / "data/a.nii.gz")
+    found = ada.open("a")
+    assert found["state"]["objects"] == []
+    assert any("kept but cannot be opened" in message for message in found["messages"])
+    ada.click(4, 4, 4)
+    assert [work.version for work in service.worklists.get(0, "data").works("a")] == [2, 1]
+
+
+def test_data_that_may_not_be_written_to_has_its_worklist_elsewhere(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "kept"
+    place.mkdir()
+    service = Service(roots=[folder], worklist=place)
+    before = sorted(folder.rglob("*"))
+    ada = Person(TestClient(create_app(service), base_url=HOME))
+    ada.open("a")
+    ada.click(12, 11, 10)
+    assert ada.judge("a", "accepted").status_code == 200
+    assert sorted(folder.rglob("*")) == before
+    assert (place / "shown/data" / DATABASE).is_file() and (
+        place / "shown/data/masks/a_mask.nii.gz"
+    ).is_file()
+    service.close()
+
+
+def test_the_name_is_that_of_the_login(folder: Path) -> None:
+    service = Service(roots=[folder])
+    app = create_app(service, auth=[("carl", "s3cret")])
+    client = TestClient(app, base_url=HOME)
+    client.auth = ("carl", "s3cret")
+    carl = Person(client, "somebody else")
+    carl.open("a")
+    carl.click(12, 11, 10)
+    assert carl.row("a")["who"] == "carl"
+    service.close()
+
+
+class Process:
+    """A server as it is started by hand, on a free port unless told."""
+
+    def __init__(self, folder: Path, *more: str, port: int = 0) -> None:
+        command = [sys.executable, "-m", "medsam_app", "serve", "--no-open", "--port", str(port)]
+        command += ["--root", str(folder), *more]
+        self.run = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert self.run.stdout is not None
+        url = next(word for line in self.run.stdout for word in line.split() if word.startswith("http://"))
+        self.client = httpx.Client(base_url=url.rstrip("/"), timeout=120)
+
+    def kill(self) -> None:
+        os.kill(self.run.pid, signal.SIGKILL)
+        self.run.wait()
+
+
+def test_a_killed_server_loses_nothing_that_was_answered(folder: Path) -> None:
+    first = Process(folder)
+    ada = Person(first.client)
+    ada.open("a")
+    ada.click(12, 11, 10)
+    said = ada.click(2, 2, 2, positive=False)
+    bits = ada.bits
+    first.kill()
+    with pytest.raises(httpx.HTTPError):
+        ada.click(3, 3, 3)
+    second = Process(folder)
+    try:
+        again = Person(second.client)
+        assert again.row("a")["state"] == "in progress" and again.row("a")["version"] == 2
+        found = again.open("a")
+        assert [each["prompts"] for each in found["state"]["objects"]] == [
+            each["prompts"] for each in said["state"]["objects"]
+        ]
+        assert found["state"]["objects"][0]["volume_ml"] == said["state"]["objects"][0]["volume_ml"]
+        assert again.bits[-200:] == bits[-200:]
+    finally:
+        second.kill()
+    kept = Worklist(folder / "data")
+    assert [work.who for work in kept.works("a")] == ["ada", "ada"]
+    kept.close()

@@ -1,0 +1,180 @@
+"""The worklist of a folder: nothing is lost, whoever writes and whatever happens."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from medsam_app.errors import SettingsError, WorklistConflict, WorklistError
+from medsam_app.worklist import DATABASE, KEPT, STATES, Worklist
+
+NAMES = ["b.nii.gz", "a.nii.gz", "deep/er/c.nrrd", "deep/ein <b>Name</b> 'quoted\".mha"]
+CASES = ["a", "b", "deep/ein <b>Name</b> 'quoted\"", "deep/er/c"]
+ROOT = Path(__file__).parent.parent
+#: Saves work without end and says which version is safe.
+WRITER = """
+import sys
+from pathlib import Path
+from medsam_app.worklist import Worklist
+worklist = Worklist(Path(sys.argv[1]))
+version = worklist.case("a").version
+while True:
+    version = worklist.save_work("a", f"prompts {version + 1} " + "x" * 100_000, seen=version)
+    print(version, flush=True)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in NAMES:
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"not read yet")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def worklist(folder: Path) -> Worklist:
+    made = Worklist(folder)
+    assert made.refresh() == len(NAMES)
+    return made
+
+
+def test_cases_are_the_volumes_of_the_folder(worklist: Worklist, folder: Path) -> None:
+    assert [case.name for case in worklist.cases()] == CASES
+    assert {case.state for case in worklist.cases()} == {"new"}
+    assert [case.name for case in worklist.cases(search="DEEP")] == CASES[2:]
+    (folder / "b.nii.gz").unlink()
+    (folder / "z.nii").write_bytes(b"")
+    worklist.save_work("b", "work", seen=0)
+    worklist.refresh()
+    assert [case.name for case in worklist.cases()] == [*CASES, "z"]
+    assert [case.name for case in worklist.cases() if case.missing] == ["b"]
+    assert worklist.work("b") is not None
+
+
+def test_states_who_and_when(worklist: Worklist) -> None:
+    worklist.save_work("a", "{}", seen=0, who="ada")
+    worklist.set_state("a", "accepted", who="bob")
+    case = worklist.case("a")
+    assert (case.state, case.who, case.version) == ("accepted", "bob", 1)
+    assert [(event.what, event.who) for event in worklist.events("a")] == [
+        ("accepted", "bob"),
+        ("in progress", "ada"),
+    ]
+    assert worklist.counts() == {"new": 3, "in progress": 0, "to review": 0, "accepted": 1, "skipped": 0}
+    assert [case.name for case in worklist.cases(state="accepted")] == ["a"]
+    with pytest.raises(SettingsError, match="in progress, to review"):
+        worklist.set_state("a", "done")  # type: ignore[arg-type]
+    with pytest.raises(WorklistError, match="no case 'q'"):
+        worklist.set_state("q", "skipped")
+
+
+def test_next_and_previous(worklist: Worklist) -> None:
+    worklist.set_state("b", "skipped")
+    after = worklist.next_case("a")
+    assert after is not None and after.name == "b"
+    open_ones = ("new", "in progress")
+    later = worklist.next_case("a", states=open_ones)
+    assert later is not None and later.name == CASES[2]
+    first = worklist.next_case(None)
+    assert first is not None and first.name == "a"
+    assert worklist.next_case("a", -1) is None
+
+
+def test_the_later_of_two_writers_is_told(folder: Path, worklist: Worklist) -> None:
+    other = Worklist(folder)
+    assert worklist.save_work("a", "one", seen=0, who="ada") == 1
+    with pytest.raises(WorklistConflict, match="'a' was changed by ada") as told:
+        other.save_work("a", "two", seen=0, who="bob")
+    assert told.value.version == 1
+    kept = other.work("a")
+    assert kept is not None and kept.prompts == "one"
+    assert other.save_work("a", "two", seen=told.value.version, who="bob") == 2
+    assert [work.prompts for work in worklist.works("a")] == ["two", "one"]
+
+
+def test_many_writers_at_once_lose_nothing(folder: Path, worklist: Worklist) -> None:
+    lists = [worklist, Worklist(folder)]
+
+    def write(number: int) -> None:
+        name = CASES[number % 4]
+        while True:
+            try:
+                mine = lists[number % 2]
+                return void(mine.save_work(name, str(number), seen=mine.case(name).version))
+            except WorklistConflict:
+                continue
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(80)))
+    written = [work.prompts for name in CASES for work in worklist.works(name)]
+    assert sorted(map(int, written)) == list(range(80))
+
+
+def void(_: object) -> None:
+    return None
+
+
+def test_a_killed_writer_loses_at_most_what_it_was_writing(folder: Path, worklist: Worklist) -> None:
+    for _ in range(3):
+        run = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert run.stdout is not None
+        said = [int(run.stdout.readline()) for _ in range(3)]
+        time.sleep(0.02)
+        os.kill(run.pid, signal.SIGKILL)
+        said += [int(line) for line in run.communicate()[0].splitlines() if line.strip().isdigit()]
+        again = Worklist(folder)
+        kept = again.work("a")
+        assert kept is not None and said[-1] <= kept.version <= said[-1] + 1
+        assert kept.prompts.startswith(f"prompts {kept.version} ") and again.case("a").version == kept.version
+        again.close()
+
+
+def test_old_versions_go(worklist: Worklist) -> None:
+    for version in range(KEPT + 5):
+        worklist.save_work("a", str(version), seen=version)
+    assert len(worklist.works("a")) == KEPT
+
+
+def test_the_folder_can_be_moved_and_the_database_elsewhere(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "kept"
+    place.mkdir()
+    first = Worklist(folder, place=place)
+    first.refresh()
+    first.save_work("deep/er/c", "work", seen=0)
+    first.close()
+    assert not (folder / DATABASE).exists()
+    moved = folder.rename(tmp_path / "moved")
+    again = Worklist(moved, place=place)
+    assert again.refresh() == len(NAMES)
+    kept = again.work("deep/er/c")
+    assert kept is not None and kept.prompts == "work"
+    assert not any(case.missing for case in again.cases())
+
+
+def test_what_cannot_be_opened_is_a_sentence(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(WorklistError, match="cannot be opened"):
+        Worklist(tmp_path / "nowhere")
+    (folder / DATABASE).write_bytes(b"this is no database, though somebody called it one" * 100)
+    with pytest.raises(WorklistError, match=r"cannot be opened|could not be written"):
+        Worklist(folder)
+    (folder / DATABASE).unlink()
+    newer = sqlite3.connect(folder / DATABASE)
+    newer.execute("PRAGMA user_version = 99")
+    newer.close()
+    with pytest.raises(WorklistError, match="version 99"):
+        Worklist(folder)
+    shutil.rmtree(folder)
+    assert len(STATES) == 5
