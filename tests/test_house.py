@@ -63,6 +63,7 @@ FLOORS = [
         "slice_prompts",
         "slice_stack",
         "slice_walk",
+        "surface",
         "tiles",
         "touch_up",
         "windows",
