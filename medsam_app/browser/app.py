@@ -46,8 +46,9 @@ from medsam_app.label_set import read_label_set
 STATIC = Path(__file__).parent / "static"
 _SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]
 _MONO_FONTS = ["ui-monospace", "DejaVu Sans Mono", "monospace"]
-#: The page is dark before the viewer's own style sheet is there.
-_PAGE_CSS = "body, gradio-app, .gradio-container { background: #0b0e13 !important; }"
+#: The page has the system's colours before the viewer's own style sheet is there.
+_PAGE_CSS = "body, gradio-app, .gradio-container { background: light-dark(#e9edf2, #0b0e13) !important; }"
+_PAGE_CSS += ":root { color-scheme: light dark; }"
 #: The viewer's modules are fetched while Gradio starts, not one after the other when it has.
 _HEAD = "".join(
     f'<link rel="{kind}" href="medsam/static/{path.name}">'

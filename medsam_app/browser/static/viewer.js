@@ -13,12 +13,14 @@ import { VolumeImage } from "./image.js";
 import { dropped, isDicom } from "./incoming.js";
 import { Mask } from "./masks.js";
 import { Scene } from "./scene.js";
+import { Theme } from "./theme.js";
 import { Worklist } from "./worklist.js";
 
 export class Viewer extends Scene {
   /** @param {HTMLElement} root */
   constructor(root) {
     super(root);
+    this.theme = new Theme(root);
     this.api = new Api();
     this.busy = 0;
     this.queue = Promise.resolve();
@@ -80,6 +82,10 @@ export class Viewer extends Scene {
   redo() {
     if (this.state.can_redo) return this.act({ do: "redo" }, "Redoing");
     return this.toasts.show("Nothing to redo.");
+  }
+
+  nextTheme() {
+    this.toasts.show(this.theme.next());
   }
 
   toggleFine() {

@@ -1,0 +1,168 @@
+"""The page for everybody: light and dark, names for screen readers, keys, fingers, and names that are hostile."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests.e2e.test_browser import PATIENCE, Page
+
+# ruff: noqa: E501  scripts for the page
+pytestmark = pytest.mark.browser
+STATIC = Path(__file__).parents[2] / "medsam_app/browser/static"
+
+#: Controls that are shown and have no accessible name.
+NAMELESS = """() => {
+    const named = (node) => {
+        const by = (node.getAttribute("aria-labelledby") ?? "").split(" ").map((id) => document.getElementById(id)?.textContent ?? "").join("");
+        const label = [...(node.labels ?? [])].map((each) => each.textContent).join("");
+        return (node.getAttribute("aria-label") || by || label || node.textContent || node.title || "").trim();
+    };
+    const query = ".medsam :is(button, input, select, textarea, dialog, [role=button], [role=tab], [role=listbox], [role=option], canvas.overlay)";
+    return [...document.querySelectorAll(query)]
+        .filter((node) => node.offsetParent !== null && node.type !== "file" && !named(node))
+        .map((node) => node.outerHTML.slice(0, 160));
+}"""
+#: Controls that are shown and smaller than a finger, with their sizes.
+SMALL = """() => [...document.querySelectorAll(".medsam :is(button, select, input[type=text], input[type=number])")]
+    .filter((node) => node.offsetParent !== null)
+    .map((node) => [node.getBoundingClientRect(), node])
+    .filter(([box]) => box.height < 39.5)
+    .map(([box, node]) => `${Math.round(box.width)}x${Math.round(box.height)} ${node.outerHTML.slice(0, 120)}`)"""
+#: Controls that lie partly outside the window, in the toolbar.
+CUT = """() => [...document.querySelectorAll(".medsam .toolbar :is(button, select, input)")]
+    .filter((node) => node.offsetParent !== null)
+    .filter((node) => { const b = node.getBoundingClientRect(); return b.left < 0 || b.right > innerWidth + 0.5; })
+    .map((node) => node.outerHTML.slice(0, 120))"""
+#: Least contrast of the text in the frame against what is behind it.
+CONTRAST = """() => {
+    const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+    const light = ([r, g, b]) => [r, g, b].map((v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
+    const behind = (node) => {
+        for (let at = node; at; at = at.parentElement) {
+            const colour = parse(getComputedStyle(at).backgroundColor);
+            if (colour.length === 3 || colour[3] === 1) return colour;
+        }
+        return [255, 255, 255];
+    };
+    let worst = [99, ""];
+    for (const node of document.querySelectorAll(".medsam :is(h1, h2, p, span, label, button)")) {
+        const text = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
+        if (!text || node.offsetParent === null || node.closest(":disabled, .stage")) continue;
+        const [a, b] = [light(parse(getComputedStyle(node).color)), light(behind(node))].sort((x, y) => y - x);
+        const ratio = (a + 0.05) / (b + 0.05);
+        if (ratio < worst[0]) worst = [ratio, node.outerHTML.slice(0, 120)];
+    }
+    return worst;
+}"""
+
+
+def test_light_and_dark_names_and_focus(server, chromium, tmp_path):
+    context = chromium.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light")
+    page = Page(context, server.url)
+
+    def theme() -> str:
+        return page.page.locator(".medsam").get_attribute("data-theme")
+
+    page.ask("() => medsamViewer.addObject()")
+    page.settle()
+    assert theme() == "light"  # as the system
+    for tab in page.page.locator(".medsam [role=tab]").all():
+        tab.click()
+        assert page.ask(NAMELESS) == []
+    ratio, where = page.ask(CONTRAST)
+    assert ratio > 3.0, where
+    plane = page.ask("() => getComputedStyle(document.querySelector('.pane')).backgroundColor")
+    assert plane == "rgb(5, 7, 10)"  # black in both
+    page.page.screenshot(path=tmp_path / "light.png")
+    page.page.emulate_media(color_scheme="dark")
+    page.page.wait_for_selector(".medsam[data-theme=dark]")  # it follows
+    assert page.ask(CONTRAST)[0] > 3.0
+    page.page.keyboard.press("t")
+    assert theme() == "light" and "light" in page.toast()
+    page.page.reload()
+    page.page.wait_for_selector(".medsam[data-ready=true]")
+    assert theme() == "light"  # remembered
+    page.page.click("[data-id=theme]")
+    assert theme() == "dark"
+
+    # Focus can be seen wherever Tab goes.
+    for _ in range(12):
+        page.page.keyboard.press("Tab")
+        shown = page.ask(
+            "() => { const at = document.activeElement; return !at.closest('.medsam') || at.tagName === 'CANVAS' ||"
+            " parseFloat(getComputedStyle(at).outlineWidth) >= 2 || getComputedStyle(at).borderColor; }"
+        )
+        assert shown
+
+    # The help shows every key of the table, and every dialog has names.
+    page.page.keyboard.press("?")
+    shown = page.page.locator(".help").inner_text()
+    table = re.findall(r'^  \["\w+", "(.+?)", "(.+?)",', (STATIC / "keys.js").read_text(), re.MULTILINE)
+    assert len(table) > 25
+    for keys, what in table:
+        assert what in shown, what
+        for key in re.split(r"\s{2,}", keys):
+            assert key in shown, key
+    assert page.ask(NAMELESS) == []
+    page.page.keyboard.press("Escape")
+    page.page.click("[data-id=open]")
+    assert page.ask(NAMELESS) == []
+    assert not page.complaints
+    context.close()
+
+
+def test_a_tablet_in_both_directions(server, chromium, tmp_path):
+    for width, height in ((1024, 768), (820, 1180)):
+        context = chromium.new_context(
+            viewport={"width": width, "height": height}, has_touch=True, is_mobile=True
+        )
+        page = Page(context, server.url)
+        page.ask("() => medsamViewer.addObject()")
+        page.settle()
+        page.page.screenshot(path=tmp_path / f"tablet{width}.png")
+        assert page.ask("() => matchMedia('(pointer: coarse)').matches")
+        assert page.ask(SMALL) == []
+        assert page.ask(CUT) == []
+        sizes = page.ask(
+            "() => [...document.querySelectorAll('.pane')].map((p) => p.getBoundingClientRect().height)"
+        )
+        assert min(sizes) > 150
+        context.close()
+
+
+def test_hostile_names_do_nothing_in_the_page(server, chromium, tmp_path):
+    """Names of files, objects and volumes that would be scripts if they were markup."""
+    evil = "<img src=x onerror=window.ran=1><script>window.ran=1<"
+    folder = server.service.roots[0]
+    name = "<img src=x onerror=window.ran=1>"
+    image = nib.Nifti1Image(np.random.default_rng(0).normal(size=(20, 20, 20)).astype("f4"), np.eye(4))
+    nib.save(image, folder / f"{name}.nii.gz")
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    page = Page(context, server.url)
+    page.page.click("[data-id=open]")
+    page.page.locator(".file", has_text="onerror").first.click()
+    page.page.wait_for_function(
+        "medsamViewer.volume.name.includes('onerror') && !medsamViewer.busy", timeout=PATIENCE
+    )
+    page.ask("() => medsamViewer.addObject()")
+    page.settle()
+    page.ask("(name) => medsamViewer.changeObject(medsamViewer.state.selected, { name })", evil)
+    page.settle()
+    assert page.selected["name"] == evil.strip()
+    for tab in page.page.locator(".medsam [role=tab]").all():
+        tab.click()
+    page.page.keyboard.press("?")
+    page.page.keyboard.press("Escape")
+    page.ask("(name) => medsamViewer.toasts.show(name, 'error')", evil)
+    page.page.wait_for_timeout(200)
+    assert page.ask("() => window.ran") is None
+    assert page.ask("() => document.querySelectorAll('.medsam img, .medsam script').length") == 0
+    assert page.page.locator("h1").inner_text() == name
+    context.close()
+    (folder / f"{name}.nii.gz").unlink()
