@@ -46,7 +46,7 @@ export const KEYS = [
   ["Seeing", "Y", "Slabs instead of slices: maximum, minimum, mean, off", plain("y"), (viewer) => viewer.projection.next()],
   ["Seeing", "<  >", "Previous, next frame of a file of several", plain("<", ">"), (viewer, event) => viewer.cine.step(event.key === ">" ? 1 : -1)],
   ["Seeing", "I", "Save a picture of what is shown", plain("i"), (viewer) => viewer.toolbar.save.saveScreenshot()],
-  ["Seeing", "T", "Colours of the page: as the system, light, dark", plain("t"), (viewer) => viewer.nextTheme()],
+  ["Seeing", "G", "Colours of the page: as the system, light, dark", plain("g"), (viewer) => viewer.nextTheme()],
   ["Seeing", "?", "This help", (event) => event.key === "?", (viewer) => viewer.toggleHelp()],
 ];
 

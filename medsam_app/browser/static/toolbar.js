@@ -61,7 +61,7 @@ export class Toolbar {
       h("div.group", {}, this.lines, iconButton({ icon: "fit", label: "Fit the planes", key: "F", onclick: () => viewer.fit() }), this.looks.element),
       h("div.spacer"),
       h("div.group.last", {}, this.save.element),
-      iconButton({ icon: "theme", label: "Light or dark", key: "T", id: "theme", onclick: () => viewer.nextTheme() }),
+      iconButton({ icon: "theme", label: "Light or dark", key: "G", id: "theme", onclick: () => viewer.nextTheme() }),
       iconButton({ icon: "help", label: "Keys and mouse", key: "?", id: "help", onclick: () => viewer.toggleHelp() }),
     );
   }
