@@ -30,6 +30,8 @@ from medsam_app.errors import VolumeError
 UPLOAD_FILES = 20_000
 _LIST_BYTES = 8 << 20
 _NAME_BYTES = 200
+#: Whoever sends too much is not listened to until the end.
+_HANG_UP = {"Connection": "close"}
 
 
 class Sent(BaseModel):
@@ -192,7 +194,8 @@ async def _place(workspace: Workspace, name: str) -> AsyncIterator[Path]:
 
 
 def _too_large(name: str, limit: int) -> HTTPException:
-    return HTTPException(413, f"'{name}' is larger than the {limit / 1e9:g} GB this server takes.")
+    said = f"'{name}' is larger than the {limit / 1e9:g} GB this server takes."
+    return HTTPException(413, said, headers=_HANG_UP)
 
 
 def _too_many(name: str) -> HTTPException:

@@ -1,0 +1,143 @@
+"""Browsers at once on one server: errors, mixing of sessions, memory and times.
+
+    python benchmarks/browser_crowd.py --browsers 8 --minutes 10
+
+Each page works on a volume of its own, with a bright ball where no other has one, under names of its own. After each
+click it checks that the mask is at its own ball and that names and objects are those it made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import nibabel as nib
+import numpy as np
+
+from benchmarks.serving import browsing, serving
+from medsam_app.browser.service import Service
+
+SIDE = 96
+#: One round of work, without waiting for the others: a new object, clicks, undo; what there is in the end.
+ROUND = """async ([at, name]) => {
+    const viewer = medsamViewer, times = [];
+    await viewer.addObject();
+    await viewer.changeObject(viewer.state.selected, { name });
+    for (const step of [0, 1, 2]) {
+        const began = performance.now();
+        const ijk = [at[0] + step, at[1], at[2]];
+        await viewer.clickPoint(viewer.geometry.toRas(ijk), true);
+        times.push((performance.now() - began) / 1000);
+    }
+    await viewer.undo();
+    const object = viewer.selected;
+    const mask = viewer.masks.get(object.mask);
+    const found = {
+        times, volume: viewer.volume.name, names: viewer.state.objects.map((each) => each.name),
+        prompts: object.prompts.length, ml: object.volume_ml,
+        here: Boolean(mask?.has(viewer.geometry.toRas(at))),
+        toasts: [...document.querySelectorAll(".toast.error")].map((each) => each.textContent),
+    };
+    if (viewer.state.objects.length >= 3) await viewer.deleteObject(viewer.state.objects[0].id);
+    return found;
+}"""
+
+
+def volumes(folder: Path, count: int) -> list[list[int]]:
+    """One volume a browser; where its ball is."""
+    places = []
+    index = np.stack(np.meshgrid(*[np.arange(SIDE)] * 3, indexing="ij"), axis=-1)
+    for n in range(count):
+        at = [24 + 48 * (n >> axis & 1) for axis in range(3)]
+        rng = np.random.default_rng(n)
+        array = rng.normal(0, 40, (SIDE,) * 3) + 300 * (np.linalg.norm(index - at, axis=-1) < 8 + n % 3)
+        nib.save(nib.Nifti1Image(array.astype(np.int16), np.eye(4)), folder / f"case{n}.nii.gz")
+        places.append(at)
+    return places
+
+
+def resident() -> float:
+    """Memory of this process in GB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1e9
+
+
+def wrong_with(found: dict, n: int, name: str) -> list[str]:
+    """What is not as this browser made it."""
+    checks = {
+        "another volume": found["volume"] == f"case{n}",
+        "another's objects": all(each.startswith(f"b{n} ") for each in found["names"])
+        and name in found["names"],
+        "prompts lost or gained": found["prompts"] == 2,
+        "mask not at its ball": found["here"] and found["ml"] > 0,
+        f"error: {found['toasts']}": not found["toasts"],
+    }
+    return [what for what, well in checks.items() if not well]
+
+
+def work(url: str, service: Service, places: list[list[int]], minutes: float) -> bool:
+    """Let all work; whether nothing was wrong."""
+    clicks, wrong, memory, rounds = [], [], [], 0
+    with browsing() as browser:
+        pages = []
+        for n in range(len(places)):
+            page = browser.new_context(viewport={"width": 1024, "height": 700}).new_page()
+            page.set_default_timeout(300_000)
+            page.on("pageerror", lambda error, n=n: wrong.append(f"browser {n}: {error}"))
+            page.goto(url)
+            page.wait_for_selector(".medsam[data-ready=true]")
+            path = f"case{n}.nii.gz"
+            page.evaluate("(path) => medsamViewer.open({ source: 'folder', root: 0, path })", path)
+            page.wait_for_function(f"medsamViewer.volume.name === 'case{n}' && !medsamViewer.busy")
+            pages.append(page)
+        began = reported = time.monotonic()
+        while time.monotonic() < began + 60 * minutes:
+            rounds += 1
+            for n, page in enumerate(pages):  # all are begun before the first is waited for
+                start = f"(given) => {{ window.round = ({ROUND})(given); }}"
+                page.evaluate(start, [places[n], f"b{n} {rounds}"])
+            for n, page in enumerate(pages):
+                found = page.evaluate("() => window.round")
+                clicks += found["times"]
+                wrong += [
+                    f"browser {n}, round {rounds}: {what}" for what in wrong_with(found, n, f"b{n} {rounds}")
+                ]
+            memory.append(resident())
+            if time.monotonic() > reported + 30:
+                reported = time.monotonic()
+                held = service.workspaces.nbytes / 1e6
+                print(
+                    f"{(reported - began) / 60:5.1f} min: {rounds} rounds, {memory[-1]:.2f} GB, sessions {held:.0f} MB",
+                    flush=True,
+                )
+    clicks.sort()
+    print(f"{len(places)} browsers, {rounds} rounds, {len(clicks)} clicks, {len(wrong)} wrong")
+    print(f"click: median {statistics.median(clicks):.2f} s, 95 % {clicks[int(0.95 * len(clicks))]:.2f} s")
+    print(
+        f"memory: {memory[0]:.2f} GB after the first round, {memory[len(memory) // 2]:.2f} half-way, {memory[-1]:.2f} at the end"
+    )
+    for each in wrong[:20]:
+        print(each)
+    return not wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--browsers", type=int, default=8, choices=range(1, 9))
+    parser.add_argument("--minutes", type=float, default=10)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        places = volumes(Path(folder), options.browsers)
+        with serving([Path(folder)]) as (url, service):
+            well = work(url, service, places, options.minutes)
+    sys.exit(not well)
+
+
+if __name__ == "__main__":
+    main()
