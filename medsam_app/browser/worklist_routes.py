@@ -162,7 +162,12 @@ def _accept(service: Service, workspace: Workspace, worklist: Worklist, judged: 
     work.who = who
     workspace.show("Writing the mask")
     try:
-        service.work(workspace, workspace.masks).result()
-        work.accept(session)
+        service.work(workspace, workspace.masks).result()  # not under the lock, which the model may wait for
+        with workspace.lock:
+            if workspace.case is not work:
+                raise WorklistError(
+                    f"Another case was opened before '{judged.name}' was accepted; open it again."
+                )
+            work.accept(session)
     finally:
         workspace.show("")
