@@ -2,8 +2,8 @@
 
     python benchmarks/browser_crowd.py --browsers 8 --minutes 10
 
-Each page works on a volume of its own, with a bright ball where no other has one, under names of its own. After each
-click it checks that the mask is at its own ball and that names and objects are those it made.
+Each page works on a volume of its own, with a bright ball where no other has one, under names of its own.
+After each round it checks that the mask is at its own ball and that names and objects are those it made.
 """
 
 from __future__ import annotations
@@ -112,15 +112,17 @@ def work(url: str, service: Service, places: list[list[int]], minutes: float) ->
             if time.monotonic() > reported + 30:
                 reported = time.monotonic()
                 held = service.workspaces.nbytes / 1e6
+                minute = (reported - began) / 60
                 print(
-                    f"{(reported - began) / 60:5.1f} min: {rounds} rounds, {memory[-1]:.2f} GB, sessions {held:.0f} MB",
+                    f"{minute:5.1f} min: {rounds} rounds, {memory[-1]:.2f} GB, sessions {held:.0f} MB",
                     flush=True,
                 )
     clicks.sort()
     print(f"{len(places)} browsers, {rounds} rounds, {len(clicks)} clicks, {len(wrong)} wrong")
     print(f"click: median {statistics.median(clicks):.2f} s, 95 % {clicks[int(0.95 * len(clicks))]:.2f} s")
     print(
-        f"memory: {memory[0]:.2f} GB after the first round, {memory[len(memory) // 2]:.2f} half-way, {memory[-1]:.2f} at the end"
+        f"memory: {memory[0]:.2f} GB after the first round, {memory[len(memory) // 2]:.2f} half-way, "
+        f"{memory[-1]:.2f} at the end"
     )
     for each in wrong[:20]:
         print(each)

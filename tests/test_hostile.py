@@ -25,6 +25,8 @@ from medsam_app.browser.service import Service
 
 # ruff: noqa: E501
 GB = 10**9
+#: Patient, since other work may share the machine.
+WEB = httpx.Client(timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +61,13 @@ def url(service: Service) -> Iterator[str]:
 
 @pytest.fixture
 def mine(url: str) -> dict[str, str]:
-    return {"X-Medsam-Session": httpx.post(f"{url}/medsam/api/session").json()["token"]}
+    return {"X-Medsam-Session": WEB.post(f"{url}/medsam/api/session").json()["token"]}
 
 
 def raw(url: str, head: str, body: bytes = b"") -> bytes:
     """What a server answers to these very bytes."""
     host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as connection:
+    with socket.create_connection((host, int(port)), timeout=120) as connection:
         connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
         return connection.recv(65536)
 
@@ -85,15 +87,15 @@ TRAVERSALS = [
 
 @pytest.mark.parametrize("path", TRAVERSALS)
 def test_no_path_leads_out_of_the_folders(url: str, mine: dict[str, str], path: str) -> None:
-    answer = httpx.post(f"{url}/medsam/api/open", headers=mine, json={"source": "folder", "path": path})
+    answer = WEB.post(f"{url}/medsam/api/open", headers=mine, json={"source": "folder", "path": path})
     assert answer.status_code == 422 and "not" in answer.json()["error"], answer.text
-    listed = httpx.get(f"{url}/medsam/api/files", params={"path": path}, headers=mine)
+    listed = WEB.get(f"{url}/medsam/api/files", params={"path": path}, headers=mine)
     assert listed.status_code == 422, listed.text
     assert "secret" not in listed.text.replace(path, "") and "root:" not in listed.text
 
 
 def test_what_lies_outside_is_not_even_listed(url: str, mine: dict[str, str]) -> None:
-    listed = httpx.get(f"{url}/medsam/api/files", headers=mine).json()["entries"]
+    listed = WEB.get(f"{url}/medsam/api/files", headers=mine).json()["entries"]
     assert {each["name"] for each in listed} <= {"a.nii.gz", "again"}
 
 
@@ -118,7 +120,7 @@ def test_files_of_the_machine_are_not_served(url: str, service: Service, route: 
 def test_what_gradio_offers_and_nobody_needs_is_closed(url: str, path: str) -> None:
     for base in ("", "/gradio_api"):
         for method in ("GET", "POST"):
-            assert httpx.request(method, f"{url}{base}{path}").status_code in (404, 405)
+            assert WEB.request(method, f"{url}{base}{path}").status_code in (404, 405)
 
 
 def zipped(entries: dict[str, bytes]) -> bytes:
@@ -152,11 +154,11 @@ def test_zip_bombs_are_refused_and_nothing_stays(
     bombs.append(zipped({f"{n}.dcm": b"" for n in range(99)}))
     monkeypatch.setattr(archive, "MAX_FILES", 50)
     for body in bombs:
-        sent = httpx.post(
+        sent = WEB.post(
             f"{url}/medsam/api/upload", params={"name": "a.zip"}, headers=mine, content=body
         ).json()
         began = time.monotonic()
-        answer = httpx.post(
+        answer = WEB.post(
             f"{url}/medsam/api/open", headers=mine, json={"source": "upload", **sent}, timeout=60
         )
         assert answer.status_code == 422 and answer.json()["error"].endswith((".", ";")), answer.text
@@ -175,7 +177,7 @@ def test_ten_gigabytes_are_refused_at_once(url: str, service: Service, mine: dic
     # A folder's list says how long its files are.
     listed = b'[{"name": "a.dcm", "size": 10000000000}]'
     body = struct.pack("<I", len(listed)) + listed
-    sent = httpx.post(f"{url}/medsam/api/upload-folder", params={"name": "x"}, headers=mine, content=body)
+    sent = WEB.post(f"{url}/medsam/api/upload-folder", params={"name": "x"}, headers=mine, content=body)
     assert sent.status_code == 413
     assert on_disk(service) == before
 
@@ -193,7 +195,7 @@ def test_endless_uploads_end_at_the_bound(
             yield bytes(65536)
 
     try:
-        answer = httpx.post(
+        answer = WEB.post(
             f"{url}/medsam/api/upload", params={"name": "a.nii"}, headers=mine, content=endless()
         )
         assert answer.status_code == 413
@@ -212,12 +214,12 @@ def test_endless_uploads_end_at_the_bound(
                                   "$(reboot).nii", "\u202egpj.nii", "';drop table.nii"])  # fmt: skip
 def test_names_of_files_are_only_names(url: str, service: Service, mine: dict[str, str], name: str) -> None:
     image = (service.roots[0] / "a.nii.gz").read_bytes()
-    sent = httpx.post(f"{url}/medsam/api/upload", params={"name": name + ".gz"}, headers=mine, content=image)
+    sent = WEB.post(f"{url}/medsam/api/upload", params={"name": name + ".gz"}, headers=mine, content=image)
     if sent.status_code == 200:
-        opened = httpx.post(f"{url}/medsam/api/open", headers=mine, json={"source": "upload", **sent.json()})
+        opened = WEB.post(f"{url}/medsam/api/open", headers=mine, json={"source": "upload", **sent.json()})
         assert opened.status_code == 200 and "set-cookie" not in opened.headers
         assert "html" not in opened.headers["content-type"]
-        saved = httpx.get(f"{url}/medsam/api/prompts", headers=mine)
+        saved = WEB.get(f"{url}/medsam/api/prompts", headers=mine)
         assert "set-cookie" not in saved.headers and "\n" not in saved.headers["content-disposition"]
     else:
         assert sent.status_code == 422 and "html" not in sent.headers["content-type"]
@@ -228,7 +230,7 @@ def test_names_of_files_are_only_names(url: str, service: Service, mine: dict[st
 
 
 def test_sessions_are_nobody_elses(url: str, service: Service, mine: dict[str, str]) -> None:
-    opened = httpx.post(f"{url}/medsam/api/open", headers=mine, json={"source": "folder", "path": "a.nii.gz"})
+    opened = WEB.post(f"{url}/medsam/api/open", headers=mine, json={"source": "folder", "path": "a.nii.gz"})
     assert opened.status_code == 200
     token = mine["X-Medsam-Session"]
     for forged in (
@@ -249,20 +251,21 @@ def test_sessions_are_nobody_elses(url: str, service: Service, mine: dict[str, s
             ("POST", "open"),
         ):
             headers = {"X-Medsam-Session": forged}
-            assert httpx.request(method, f"{url}/medsam/api/{path}", headers=headers).status_code == 401, (
-                forged
-            )
+            assert WEB.request(method, f"{url}/medsam/api/{path}", headers=headers).status_code == 401, forged
     # A token in an address or a cookie is none.
-    assert httpx.get(f"{url}/medsam/api/volume", params={"x_medsam_session": token}).status_code == 401
-    assert httpx.get(f"{url}/medsam/api/volume", cookies={"X-Medsam-Session": token}).status_code == 401
+    assert WEB.get(f"{url}/medsam/api/volume", params={"x_medsam_session": token}).status_code == 401
+    assert (
+        WEB.get(f"{url}/medsam/api/volume", headers={"Cookie": f"X-Medsam-Session={token}"}).status_code
+        == 401
+    )
     # A page's token does not open a script's session, and a guessable id of a script none at all.
     for session in (token, "abc", "1"):
         call = {"data": [], "session_hash": session}
-        event = httpx.post(f"{url}/gradio_api/call/save_mask", json=call).json()["event_id"]
-        told = httpx.get(f"{url}/gradio_api/call/save_mask/{event}", timeout=60).text
+        event = WEB.post(f"{url}/gradio_api/call/save_mask", json=call).json()["event_id"]
+        told = WEB.get(f"{url}/gradio_api/call/save_mask/{event}").text
         assert "event: error" in told and "nii.gz" not in told
-    other = {"X-Medsam-Session": httpx.post(f"{url}/medsam/api/session").json()["token"]}
-    assert httpx.get(f"{url}/medsam/api/volume", headers=other).status_code == 422
+    other = {"X-Medsam-Session": WEB.post(f"{url}/medsam/api/session").json()["token"]}
+    assert WEB.get(f"{url}/medsam/api/volume", headers=other).status_code == 422
 
 
 def test_other_sites_and_other_names_are_refused(url: str, mine: dict[str, str]) -> None:
@@ -271,7 +274,7 @@ def test_other_sites_and_other_names_are_refused(url: str, mine: dict[str, str])
     for path in posts:
         for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"},
                         {"Origin": url.replace("127.0.0.1", "127.0.0.1.evil.example")}):  # fmt: skip
-            assert httpx.post(url + path, headers=mine | headers).status_code == 403, (path, headers)
+            assert WEB.post(url + path, headers=mine | headers).status_code == 403, (path, headers)
     # A name that was made to point here (DNS rebinding), which the page's own origin then fits.
     for host in (
         "evil.example",
@@ -281,11 +284,11 @@ def test_other_sites_and_other_names_are_refused(url: str, mine: dict[str, str])
         "[::ffff:1.2.3.4]",
     ):
         for path in ("/", "/config", "/medsam/api/files", "/medsam/static/viewer.js", "/gradio_api/info"):
-            answer = httpx.get(url + path, headers={"Host": host, "Origin": f"http://{host}"})
+            answer = WEB.get(url + path, headers={"Host": host, "Origin": f"http://{host}"})
             assert answer.status_code == 403, (host, path)
     # Frames of other sites show nothing, and nothing says that they may read.
-    page = httpx.get(url)
+    page = WEB.get(url)
     assert "frame-ancestors 'self'" in page.headers["content-security-policy"]
-    asked = httpx.options(f"{url}/medsam/api/act", headers={"Origin": "https://evil.example",
+    asked = WEB.options(f"{url}/medsam/api/act", headers={"Origin": "https://evil.example",
                           "Access-Control-Request-Method": "POST"})  # fmt: skip
     assert asked.headers.get("access-control-allow-origin") not in ("*", "https://evil.example")
