@@ -26,8 +26,12 @@ LONGEST = 3600
 
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each mask below a folder, by its name."""
-    masks = sorted(path for path in folder.rglob("*.nii.gz") if not path.name.startswith("."))
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in masks}
+    found = {}
+    for path in sorted(folder.rglob("*.nii.gz")):
+        name = path.relative_to(folder)
+        if not any(part.startswith(".") for part in name.parts):  # what a killed worker leaves is hidden
+            found[str(name)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
 
 
 def start(images: Path, out: Path, table: Path, *more: str) -> subprocess.Popen[str]:

@@ -29,7 +29,7 @@ from medsam_app.scores import dice
 
 DATASET = "msd_hippocampus"
 #: Milliseconds to wait for the page.
-PATIENCE = 300_000
+PATIENCE = 120_000
 MASK = """() => {
     const object = medsamViewer.selected;
     const mask = object?.mask && medsamViewer.masks.get(object.mask);
@@ -74,6 +74,7 @@ class Annotator:
         self.page.wait_for_function(f"medsamViewer.worklist.current === {json.dumps(name)}")
         self.settle()
         self.page.fill("[data-id=worklist-search]", "")
+        self.page.locator("[data-id=worklist-search]").blur()
 
     def segment(self, name: str, *, target: float, most: int) -> dict[int, tuple[list[float], bool]]:
         """Click each object of the open case until its Dice is reached; by label, the Dice after 0, 1, ...
@@ -218,6 +219,8 @@ def main() -> None:
             context.add_init_script("localStorage.setItem('medsam-who', 'scripted annotator')")
             page = context.new_page()
             page.set_default_timeout(PATIENCE)
+            page.on("pageerror", lambda error: note(f"the page: {error}"))
+            page.on("console", lambda said: said.type == "error" and note(f"the page: {said.text}"))
             page.goto(url)
             page.wait_for_selector(".medsam[data-ready=true]")
             ada = Annotator(page, cases)

@@ -17,7 +17,8 @@ from medsam_app.objects import SegmentedObject
 from medsam_app.prompt_file import SUFFIX, prompt_text, save_prompt_file
 from medsam_app.saving import save_mask
 from medsam_app.whole_file import write_whole
-from medsam_app.worklist import Case, Work, Worklist
+from medsam_app.worklist import Worklist
+from medsam_app.worklist_rows import Case, Work
 
 if TYPE_CHECKING:
     from medsam_app.session import Session

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from medsam_app.compliance import BOX_TOLERANCE
-from medsam_app.errors import PromptError, SettingsError
+from medsam_app.errors import PromptError
 from medsam_app.framing import Framing, first_roi
 from medsam_app.models.encoder import normalise
 from medsam_app.models.load import choose_device, prepare
@@ -163,13 +163,8 @@ class RandomWalker(Classical):
 
     def __init__(self) -> None:
         super().__init__()
-        try:
-            from skimage.segmentation import random_walker
-        except ImportError:
-            raise SettingsError(
-                "The baseline 'walker' needs scikit-image, which is not installed; run "
-                "'pip install scikit-image'."
-            ) from None
+        from skimage.segmentation import random_walker
+
         self._walk = random_walker
 
     def _inside(self, view: View) -> NDArray[np.float32]:

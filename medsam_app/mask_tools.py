@@ -57,7 +57,7 @@ def grow(mask: Mask, spacing: Sequence[float], mm: float) -> Mask:
         return ~grow(~mask, spacing, -mm)
     if not mask.any():
         return mask.copy()
-    return mask | (_signed_distance(mask, spacing) <= mm + _SLACK)
+    return mask | (_away(mask, spacing) <= mm + _SLACK)
 
 
 def interpolate(mask: Mask, spacing: Sequence[float], axis: int, keys: Sequence[int] = ()) -> Mask:
@@ -104,14 +104,16 @@ def _middle(mask: Mask) -> NDArray[np.float64] | None:
 
 def _signed_distance(mask: Mask, spacing: Sequence[float]) -> NDArray[np.float32]:
     """Distance in mm to the nearest voxel on the other side: below 0 inside, above 0 outside."""
-    import SimpleITK as sitk
-
-    def away(inside: Mask) -> NDArray[np.float32]:
-        image = sitk.GetImageFromArray(inside.astype(np.uint8))
-        image.SetSpacing([float(step) for step in reversed(spacing)])
-        far = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
-        return np.maximum(sitk.GetArrayFromImage(far), 0)
-
     if mask.all():
         return np.full(mask.shape, -np.inf, dtype=np.float32)
-    return away(mask) - away(~mask)
+    return _away(mask, spacing) - _away(~mask, spacing)
+
+
+def _away(mask: Mask, spacing: Sequence[float]) -> NDArray[np.float32]:
+    """Distance in mm to the nearest voxel of a mask that has some, 0 inside."""
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    image.SetSpacing([float(step) for step in reversed(spacing)])
+    far = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
+    return np.maximum(sitk.GetArrayFromImage(far), 0)

@@ -87,7 +87,8 @@ def use_tool(
     owner, made = session.get(object_id), session.prediction(object_id)
     if made is None or not made.voxels:
         raise PromptError(f"'{owner.name}' has no mask yet; click inside it or paint it first.")
-    room = np.ceil((mm if tool == "grow" else 3 * mm) / session.grid.spacing).astype(int) + 1
+    reach = {"grow": mm, "smooth": 3 * mm}.get(tool, 0.0)
+    room = np.ceil(reach / session.grid.spacing).astype(int) + 1
     low = np.maximum(np.asarray(made.start) - room, 0)
     high = np.minimum(np.add(made.start, made.patch.shape) + room, session.grid.shape)
     before = on_box(made.start, made.patch, (_index(low), _index(high)))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
 from medsam_app.classical import BASELINES, Classical, ConfidenceConnected, RandomWalker, baseline, untrained
 from medsam_app.cli_evaluate import evaluate
-from medsam_app.errors import PromptError, SettingsError
+from medsam_app.errors import PromptError
 from medsam_app.measuring import click_through
 from medsam_app.scores import dice
 from medsam_app.volume import Volume
@@ -111,12 +109,6 @@ def test_mistakes(method: type[Classical], volume: Volume, prompts: dict, said: 
     with pytest.raises(PromptError) as raised:
         on(method, volume).predict(**prompts)
     assert said in str(raised.value)
-
-
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
-    with pytest.raises(SettingsError, match="needs scikit-image, which is not installed"):
-        baseline("walker", device="cpu", refine=False, seed=0)
 
 
 def test_help_names_every_baseline() -> None:

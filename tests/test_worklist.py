@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from medsam_app.errors import SettingsError, WorklistConflict, WorklistError
-from medsam_app.worklist import DATABASE, KEPT, STATES, Worklist
+from medsam_app.worklist import DATABASE, KEPT, Worklist
+from medsam_app.worklist_rows import STATES
 
 NAMES = ["b.nii.gz", "a.nii.gz", "deep/er/c.nrrd", "deep/ein <b>Name</b> 'quoted\".mha"]
 CASES = ["a", "b", "deep/ein <b>Name</b> 'quoted\"", "deep/er/c"]

@@ -24,6 +24,7 @@ from medsam_app.browser.doubt import heat
 from medsam_app.browser.edit_routes import add_edit_routes
 from medsam_app.browser.guard import LOGIN
 from medsam_app.browser.saves import add_saves
+from medsam_app.browser.seeing import add_seeing
 from medsam_app.browser.service import Service, Source
 from medsam_app.browser.uploads import receive_file, receive_folder
 from medsam_app.browser.wire import voxel_blocks
@@ -120,6 +121,7 @@ def make_router(service: Service) -> APIRouter:
         return _binary(await _answer(service, workspace, work))
 
     add_saves(router, mine)
+    add_seeing(router, mine, service)
     add_worklist_routes(router, service, mine)
     return router
 

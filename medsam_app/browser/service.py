@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from threading import BoundedSemaphore, Lock
@@ -226,7 +227,7 @@ class Service:
             workspace.parts = source.place, {}
         choices = workspace.parts[1]
         try:
-            found = self._load_source(workspace, source)
+            found = self.read(workspace, source)
         except SeriesChoice as error:
             if error.option == "series":
                 choices.clear()
@@ -237,19 +238,34 @@ class Service:
                 choices.pop(option, None)
         return found
 
-    def _load_source(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
+    def read(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
+        """A volume and its name.
+
+        Raises:
+            VolumeError: it cannot be used, or (SeriesChoice) one of several must be chosen.
+        """
         if source.source == "sample":
             return self.sample(), SAMPLE_NAME
         choice = {"series": source.series, "frame": source.frame, "channel": source.channel}
-        if source.source == "start":
+        where = {"source": source.source, "root": source.root, "path": source.path, "upload": source.upload}
+        with self.file(workspace, **where) as (path, name):  # type: ignore[arg-type]
+            return load_volume(path, **choice), files.stem(name)  # type: ignore[arg-type]
+
+    @contextmanager
+    def file(
+        self, workspace: Workspace, *, source: str, root: int, path: str, upload: str
+    ) -> Iterator[tuple[Path, str]]:
+        """Path and name of a file that a page may read, which stays while it does; else `VolumeError`."""
+        if source == "upload":
+            with workspace.upload(upload) as found:
+                yield found
+        elif source == "start":
             if self.image is None:
                 raise VolumeError("This server was not started with an image; open one from the list.")
-            return load_volume(self.image, **choice), files.stem(self.image.name)  # type: ignore[arg-type]
-        if source.source == "folder":
-            path = files.resolve(self.roots, source.root, source.path)
-            return load_volume(path, **choice), files.stem(path.name)  # type: ignore[arg-type]
-        with workspace.upload(source.upload) as (path, name):
-            return load_volume(path, **choice), files.stem(name)  # type: ignore[arg-type]
+            yield self.image, self.image.name
+        else:
+            chosen = files.resolve(self.roots, root, path)
+            yield chosen, chosen.name
 
     def close(self) -> None:
         """Stop the worker and free the workspaces."""

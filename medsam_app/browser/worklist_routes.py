@@ -15,7 +15,8 @@ from medsam_app.browser.worklists import open_case, rows
 from medsam_app.browser.workspaces import Workspace
 from medsam_app.casework import CaseWork
 from medsam_app.errors import SettingsError, WorklistError
-from medsam_app.worklist import State, Worklist
+from medsam_app.worklist import Worklist
+from medsam_app.worklist_rows import State
 
 _LONGEST_WHO = 60
 

@@ -140,6 +140,7 @@ def open_case(
             notes = [f"The adapter of this worklist cannot be used, so masks are made without it. {error}"]
         session = Session(volume, VolumePredictor(model, cache=service.cache), refine=False)
         header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
+        header["dicom"] = volume.series is not None
         work = CaseWork(worklist, case, who=who)
         notes += work.restore(session, workspace.folder)
         if worklist.work(name) is None:

@@ -20,10 +20,12 @@ from medsam_app.label_set import Label
 from medsam_app.measurements import Measurement
 from medsam_app.prediction import MaskPrediction
 from medsam_app.session import Session
+from medsam_app.surface import Surface
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from medsam_app.browser.comparing import Other
     from medsam_app.volume import Volume
 
 ENDED = "This session has ended; reload the page to begin a new one."
@@ -55,6 +57,9 @@ class Workspace:
         self._volumes = 0
         #: By key of the mask.
         self.measurements: dict[str, Measurement] = {}
+        self.surfaces: dict[str, Surface] = {}
+        #: What is compared with.
+        self.other: Other | None = None
 
     @property
     def folder(self) -> Path:
@@ -84,7 +89,7 @@ class Workspace:
         """
         self.session, self.name, self.header = session, name, header
         self.case, self.notes = case, list(notes)
-        self._keys, self.measurements = {}, {}
+        self._keys, self.measurements, self.surfaces, self.other = {}, {}, {}, None
         self._volumes += 1
 
     def show(self, text: str, fraction: float | None = None) -> None:

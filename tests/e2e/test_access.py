@@ -83,7 +83,7 @@ def test_light_and_dark_names_and_focus(server, chromium, tmp_path):
     page.page.emulate_media(color_scheme="dark")
     page.page.wait_for_selector(".medsam[data-theme=dark]")  # it follows
     assert page.ask(CONTRAST)[0] > 3.0
-    page.page.keyboard.press("t")
+    page.page.keyboard.press("g")
     assert theme() == "light" and "light" in page.toast()
     page.page.reload()
     page.page.wait_for_selector(".medsam[data-ready=true]")

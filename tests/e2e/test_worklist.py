@@ -52,11 +52,17 @@ def test_a_folder_is_gone_through_and_nothing_is_lost(chromium, tmp_path: Path) 
     assert ada.page.locator(".worklist i, .worklist b").count() == 0
     assert ada.page.locator(".worklist .name").all_inner_texts() == ["a", "b", ODD]
 
+    # Teach says what it wants.
+    ada.page.click("[data-id=teach]")
+    ada.page.locator("[data-id=teach-said]", has_text="It takes 4 accepted cases; there are 0.").wait_for()
+    assert ada.page.locator("[data-id=teach-start]").is_disabled()
+    ada.page.click("[data-id=teach]")
+
     # Keys: next, back; accept opens the next one that is not done, and writes the mask.
     ada.page.keyboard.press(".")
     opened(ada, "b")
     assert ada.state["objects"] == []
-    ada.page.keyboard.press(",")
+    ada.page.click("[data-case=a]")
     opened(ada, "a")
     assert [each["coordinates"] for each in ada.selected["prompts"]] == [list(MIDDLE)]
     assert ada.tinted("axial", MIDDLE)
@@ -110,7 +116,18 @@ def test_a_folder_is_gone_through_and_nothing_is_lost(chromium, tmp_path: Path) 
         ada.page.fill("[data-id=worklist-search]", "ODD")
         assert ada.page.locator(".worklist .name").all_inner_texts() == [ODD]
         ada.page.fill("[data-id=worklist-search]", "")
+        # Keys after a click in the picture are the picture's.
+        ada.go_to(MIDDLE)
+        ada.page.keyboard.press("1")
+        ada.page.fill("[data-id=worklist-search]", "")
+        ada.page.mouse.click(*ada.position("axial", MIDDLE))
+        ada.page.keyboard.press("3")
+        assert ada.ask("() => medsamViewer.mode") == "negative"
         ada.page.click("[data-id=skip]")
+        opened(ada, ODD)
+        ada.page.keyboard.press(",")
+        opened(ada, "b")
+        ada.page.keyboard.press(".")
         opened(ada, ODD)
         ada.page.click("[data-id=accept]")
         ada.page.click("[data-id=choose-empty]")

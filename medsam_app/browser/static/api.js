@@ -160,6 +160,29 @@ export class Api {
     return this.json(await this.request(`measurements?${new URLSearchParams({ object })}`));
   }
 
+  /**
+   * The surface of an object's mask: vertices in mm (RAS), three numbers each, and triangles of them.
+   * @returns {Promise<{key: string, vertices: Float32Array, triangles: Uint32Array}>} key: of the mask
+   */
+  async surface(object) {
+    const buffer = await (await this.request(`surface?${new URLSearchParams({ object })}`)).arrayBuffer();
+    const length = new DataView(buffer).getUint32(0, true);
+    const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+    const vertices = new Float32Array(buffer, 4 + length, 3 * header.vertices);
+    return { key: header.key, vertices, triangles: new Uint32Array(buffer, 4 + length + vertices.byteLength, 3 * header.triangles) };
+  }
+
+  /** Compare the objects with a mask file, see medsam_app.browser.comparing. */
+  async compare(asked) {
+    return decodeFrame(await (await this.post("compare", asked)).arrayBuffer());
+  }
+
+  /** Voxels of another frame of the file that is open. @returns {Promise<{buffer: ArrayBuffer, dtype: string}>} */
+  async frame(number) {
+    const response = await this.request(`frame?${new URLSearchParams({ number: String(number) })}`);
+    return { buffer: await response.arrayBuffer(), dtype: response.headers.get("X-Medsam-Dtype") };
+  }
+
   /** Save what the server answers as a file of the user's; the file's name. */
   async download(path, options) {
     const response = await this.request(path, options);

@@ -180,14 +180,53 @@ function folderList(roots, options, close) {
   return h("section.folder", {}, h("h3", { text: "On the server" }), tabs, h("div.here", {}, crumb, worklist), list);
 }
 
+/**
+ * Choose a mask file to compare with.
+ * @param {{hello: object, files: (root: number, path: string) => Promise<object>, onopen: (source: object) => void, onfile: (file: File) => void}} options
+ */
+export function openMaskChooser(parent, options) {
+  const input = h("input", { type: "file", hidden: true, "data-id": "compare-file" });
+  input.addEventListener("change", () => input.files.length && (element.close(), options.onfile(input.files[0])));
+  const drop = h("button.drop", { type: "button", onclick: () => input.click() }, icon("up"), h("strong", { text: "Choose a mask file" }), h("span", { text: "NIfTI, NRRD or MetaImage, on the grid of the image that is open" }));
+  const folders = options.hello.roots.length ? folderList(options.hello.roots, options, () => element.close()) : null;
+  const element = dialog("Compare with a mask", drop, input, folders);
+  parent.append(element);
+  element.showModal();
+  return element;
+}
+
+/** Ask whether to go on. @returns {Promise<boolean>} */
+export function askSure(parent, message, yes) {
+  return new Promise((resolve) => {
+    let sure = false;
+    const act = h("button.primary", { type: "button", "data-id": "sure", text: yes, onclick: () => ((sure = true), element.close()) });
+    const element = dialog("Are you sure?", h("p", { text: message }), h("div.answers", {}, h("button.tool", { type: "button", text: "Cancel", onclick: () => element.close() }), act));
+    element.addEventListener("close", () => resolve(sure));
+    parent.append(element);
+    element.showModal();
+  });
+}
+
+/** What is asked for, in words; the server's sentence is meant for the command line too. */
+const QUESTIONS = {
+  series: (count) => `There are ${count} series here. Which one is to be opened? The others can be chosen later, beside the volume's name.`,
+  frame: (count) => `There are ${count} frames here. Which one is to be segmented? All of them can be looked at.`,
+  channel: (count) => `There are ${count} channels here. Which one is to be opened?`,
+};
+
+/** A choice for a person: a series is described by the server, frames and channels count from 1 as slices do. */
+export function choiceText(option, value, text, count) {
+  return option === "series" ? text : `${option} ${Number(value) + 1} of ${count}`;
+}
+
 /** Ask which series, frame or channel. @returns {Promise<string|null>} */
 export function askChoice(parent, message, choice) {
   return new Promise((resolve) => {
     let chosen = null;
     const rows = choice.choices.map(([value, text]) =>
-      h("button.file", { type: "button", onclick: () => ((chosen = value), element.close()) }, icon("file"), h("span", { text })),
+      h("button.file", { type: "button", onclick: () => ((chosen = value), element.close()) }, icon("file"), h("span", { text: choiceText(choice.option, value, text, choice.choices.length) })),
     );
-    const element = dialog(`Which ${choice.option}?`, h("p", { text: message }), h("div.files", {}, ...rows));
+    const element = dialog(`Which ${choice.option}?`, h("p", { text: QUESTIONS[choice.option]?.(choice.choices.length) ?? message }), h("div.files", {}, ...rows));
     element.addEventListener("close", () => resolve(chosen));
     parent.append(element);
     element.showModal();

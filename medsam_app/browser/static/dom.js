@@ -39,6 +39,9 @@ const ICONS = {
   redo: "M16 5l4 4l-4 4M20 9H10a5.5 5.5 0 0 0 0 11h4",
   open: "M3 7a2 2 0 0 1 2-2h4l2 2.5h8a2 2 0 0 1 2 2V17a2 2 0 0 1-2 2H5a2 2 0 0 1-2-2z",
   save: "M12 4v11M7.5 10.5L12 15l4.5-4.5M4 19.5h16",
+  cube: "M12 3l8 4.500v9L12 21l-8-4.500v-9zM4 7.500l8 4.500l8-4.500M12 12v9",
+  play: "M7 4.500v15l12-7.500z",
+  stop: "M6 6h12v12H6z",
   more: "M6 9.500l6 6 6-6",
   fit: "M4 9V4h5M15 4h5v5M20 15v5h-5M9 20H4v-5",
   heat: "M12 3c1 4 5 6 5 11a5 5 0 0 1-10 0c0-2 1-3 2-4c0 2 1 3 2 3c0-4-1-6 1-10z",
@@ -110,4 +113,12 @@ export function formatMl(ml) {
   if (ml === 0) return "0 ml";
   if (ml >= 100) return `${Math.round(ml)} ml`;
   return `${ml.toFixed(ml >= 10 ? 1 : 2)} ml`;
+}
+
+/** A time for a person: the hour today, otherwise the day. @param {string} iso empty for never */
+export function formatWhen(iso) {
+  if (!iso) return "";
+  const time = new Date(iso);
+  const today = time.toDateString() === new Date().toDateString();
+  return today ? time.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : time.toLocaleDateString();
 }

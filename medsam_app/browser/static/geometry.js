@@ -53,6 +53,16 @@ export class Geometry {
     });
   }
 
+  /** Millimetres in RAS to voxel indices of the file (fractional). */
+  fromWorld(point) {
+    const [p, q, r] = [0, 1, 2].map((column) => this.affine.slice(0, 3).map((row) => row[column]));
+    const d = point.map((value, row) => value - this.affine[row][3]);
+    const cross = (a, b) => [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
+    const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+    const volume = dot(p, cross(q, r));
+    return [dot(d, cross(q, r)) / volume, dot(p, cross(d, r)) / volume, dot(p, cross(q, d)) / volume];
+  }
+
   /** Whether voxel indices (RAS order) fall on a voxel. */
   contains(xyz) {
     return xyz.every((value, axis) => value >= -0.5 && value <= this.shape[axis] - 0.5);

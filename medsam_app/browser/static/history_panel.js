@@ -29,7 +29,9 @@ export class HistoryPanel {
   /** What was done, without the name of the object, which the heading has. */
   words(change) {
     const ending = ` ${this.viewer.selected?.name}`;
-    return change.endsWith(ending) ? change.slice(0, -ending.length).replace(/ (to|of|on)$/, "") : change;
+    if (!change.endsWith(ending)) return change;
+    const words = change.slice(0, -ending.length).replace(/ (to|of|on)$/, "");
+    return words === "add" ? "added" : words;
   }
 
   row({ number, change, time }, now) {

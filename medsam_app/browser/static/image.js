@@ -4,6 +4,8 @@ import { PLANES } from "./geometry.js";
 
 const ARRAYS = { uint8: Uint8Array, int16: Int16Array, uint16: Uint16Array, float32: Float32Array };
 const OPAQUE = 0xff000000;
+/** Windows set so far, of any volume. */
+let windows = 0;
 
 /** Window presets of CT as [label, centre, width] in Hounsfield units. */
 export const CT_PRESETS = [
@@ -25,7 +27,6 @@ export class VolumeImage {
     this.integer = meta.dtype !== "float32";
     this.offset = meta.dtype === "int16" ? 32768 : 0;
     this.table = new Uint32Array(meta.dtype === "uint8" ? 256 : 65536);
-    this.windowVersion = 0;
     this.setWindow(meta.window[0], meta.window[1]);
   }
 
@@ -38,7 +39,7 @@ export class VolumeImage {
   setWindow(low, high) {
     this.low = low;
     this.high = Math.max(high, low + 1e-6);
-    this.windowVersion += 1;
+    this.windowVersion = ++windows; // never the same, not of two frames either
     const { table, offset } = this;
     const scale = this.integer ? 255 / (this.high - low) : 255 / (table.length - 1);
     for (let index = 0; index < table.length; index++) {
@@ -73,14 +74,23 @@ export class VolumeImage {
       }
       return;
     }
-    const top = table.length - 1;
-    const scale = top / (this.high - this.low);
     for (let row = height - 1; row >= 0; row--) {
       let voxel = last + row * stepV;
-      for (let column = 0; column < width; column++, voxel -= stepU) {
-        const value = (data[voxel] - this.low) * scale;
-        out[pixel++] = table[value <= 0 ? 0 : value >= top ? top : value | 0];
-      }
+      for (let column = 0; column < width; column++, voxel -= stepU) out[pixel++] = this.grey(data[voxel]);
     }
+  }
+
+  /** Colour of an intensity that need not be whole. */
+  grey(intensity) {
+    const { table } = this;
+    if (this.integer) return table[Math.max(0, Math.min(table.length - 1, Math.round(intensity) + this.offset))];
+    const top = table.length - 1;
+    const value = ((intensity - this.low) / (this.high - this.low)) * top;
+    return table[value <= 0 ? 0 : value >= top ? top : value | 0];
+  }
+
+  /** Paint intensities that are in the picture's order already. */
+  paintValues(values, out) {
+    for (let pixel = 0; pixel < values.length; pixel++) out[pixel] = this.grey(values[pixel]);
   }
 }

@@ -42,8 +42,11 @@ export const KEYS = [
   ["Seeing", "W", "Next window preset", plain("w"), (viewer) => viewer.nextPreset()],
   ["Seeing", "D", "Where the model is in doubt about the object, on or off", plain("d"), (viewer) => viewer.heat.toggle()],
   ["Moving", "J", "Go to the place where a click says most", plain("j"), (viewer) => viewer.heat.jump()],
+  ["Seeing", "T", "Surfaces of the objects beside the planes, on or off", plain("t"), (viewer) => viewer.surface.toggle()],
+  ["Seeing", "Y", "Slabs instead of slices: maximum, minimum, mean, off", plain("y"), (viewer) => viewer.projection.next()],
+  ["Seeing", "<  >", "Previous, next frame of a file of several", plain("<", ">"), (viewer, event) => viewer.cine.step(event.key === ">" ? 1 : -1)],
   ["Seeing", "I", "Save a picture of what is shown", plain("i"), (viewer) => viewer.toolbar.save.saveScreenshot()],
-  ["Seeing", "T", "Colours of the page: as the system, light, dark", plain("t"), (viewer) => viewer.nextTheme()],
+  ["Seeing", "G", "Colours of the page: as the system, light, dark", plain("g"), (viewer) => viewer.nextTheme()],
   ["Seeing", "?", "This help", (event) => event.key === "?", (viewer) => viewer.toggleHelp()],
 ];
 
@@ -56,6 +59,7 @@ export const MOUSE = [
   ["Shift + click", "The opposite: subtract in Add, add in Subtract, erase with the brush or the lasso"],
   ["Drag a point", "Move it to another place"],
   ["Double click (Navigate)", "Enlarge a plane, or back"],
+  ["Surfaces", "Drag turns, wheel zooms, right drag moves; a click moves the crosshair to the surface"],
   [
     "Box",
     "Drag on any plane: a box on that slice. To give it depth, pull its sides on another plane, where it shows as a thin bar",

@@ -7,6 +7,7 @@
 
 import { h } from "./dom.js";
 import { PLANES } from "./geometry.js";
+import { project } from "./projection.js";
 import { drawBoxes, drawCrosshair, drawLabels, drawPoints } from "./overlay.js";
 
 const MIN_ZOOM = 0.5;
@@ -139,14 +140,26 @@ export class PlaneView {
     this.dirtyOverlay = false;
   }
 
-  drawPicture() {
-    const { image, view } = this.viewer;
-    const state = `${this.index}:${image.windowVersion}`;
-    if (state !== this.painted) {
-      image.paint(this.plane, this.index, this.pixels);
-      this.sliceContext.putImageData(this.image, 0, 0);
-      this.painted = state;
+  /** Bring the slice's pixels up to date: those of one slice, or of a slab. */
+  paintSlice() {
+    const { image, projection } = this.viewer;
+    const [from, to] = projection.on ? projection.range(this.plane, this.index) : [this.index, this.index];
+    const slab = projection.on ? `${projection.kind}:${from}:${to}` : `${from}`;
+    const state = `${slab}:${image.windowVersion}`;
+    if (state === this.painted) return;
+    if (!projection.on) image.paint(this.plane, this.index, this.pixels);
+    else {
+      // Kept: another window of the same slab is quick.
+      if (this.slab?.image !== image || this.slab.id !== slab) this.slab = { image, id: slab, values: project(image, this.plane, from, to, projection.kind) };
+      image.paintValues(this.slab.values, this.pixels);
     }
+    this.sliceContext.putImageData(this.image, 0, 0);
+    this.painted = state;
+  }
+
+  drawPicture() {
+    const { view } = this.viewer;
+    this.paintSlice();
     const context = this.pictureContext;
     const { sx, sy, left, top } = this.transform;
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
@@ -171,7 +184,7 @@ export class PlaneView {
       const x = left + du * sx;
       const y = top + dv * sy;
       context.imageSmoothingEnabled = false;
-      context.globalAlpha = this.viewer.heat.shown ? 0 : view.opacity; // one colouring at a time
+      context.globalAlpha = this.viewer.recoloured ? 0 : view.opacity; // one colouring at a time
       context.drawImage(drawing.fill, x, y, drawing.fill.width * sx, drawing.fill.height * sy);
       context.globalAlpha = 1;
       if (!view.outline) continue;

@@ -30,6 +30,7 @@ export function listen(plane) {
     overlay.focus({ preventScroll: true });
     overlay.setPointerCapture(event.pointerId);
     const [x, y] = position(event);
+    if (event.button === 0 && viewer.mode !== "navigate" && !viewer.spaceHeld && viewer.cine.elsewhere) return viewer.cine.refuse();
     if (event.pointerType === "touch") {
       fingers.set(event.pointerId, [x, y]);
       if (fingers.size === 2) {

@@ -13,9 +13,12 @@ import { CT_PRESETS } from "./image.js";
 import { listenToKeys } from "./keys.js";
 import { MaskCache } from "./masks.js";
 import { PlaneView } from "./plane.js";
+import { Projection } from "./projection.js";
 import { listen } from "./pointer.js";
+import { Cine } from "./cine.js";
 import { Sidebar } from "./sidebar.js";
 import { StatusLine } from "./status.js";
+import { SurfaceView } from "./surface.js";
 import { Toolbar } from "./toolbar.js";
 
 const OPACITIES = [0, 0.25, 0.45, 0.7];
@@ -44,6 +47,9 @@ export class Scene {
     /** What else draws on the planes: each has drawOver(context, plane), drawUnder, or both. */
     this.overlays = [];
     this.heat = new Heat(this);
+    this.projection = new Projection(this);
+    this.surface = new SurfaceView(this);
+    this.cine = new Cine(this);
     this.edit = new Edit(this);
     this.toasts = new Toasts();
     this.progress = new Progress();
@@ -51,11 +57,12 @@ export class Scene {
     this.sidebar = new Sidebar(this);
     this.status = new StatusLine(this);
     this.planes = Object.fromEntries(Object.keys(PLANES).map((plane) => [plane, new PlaneView(plane, this)]));
-    const stage = h("div.stage", {}, ...Object.values(this.planes).map((plane) => plane.element));
-    this.stage = h("main.stage-frame", {}, stage, this.progress.element, this.toasts.element);
+    const stage = h("div.stage", {}, ...Object.values(this.planes).map((plane) => plane.element), this.surface.element);
+    this.stage = h("main.stage-frame", {}, stage, this.cine.element, this.progress.element, this.toasts.element);
     root.replaceChildren(this.toolbar.element, this.stage, this.sidebar.element, this.status.element);
 
-    const resize = new ResizeObserver(() => Object.values(this.planes).forEach((plane) => plane.resize()));
+    const resize = new ResizeObserver(() => [...Object.values(this.planes), this.surface].forEach((pane) => pane.resize()));
+    resize.observe(this.surface.element);
     for (const plane of Object.values(this.planes)) {
       listen(plane);
       resize.observe(plane.element);
@@ -70,17 +77,24 @@ export class Scene {
     if (this.frame) return;
     this.frame = requestAnimationFrame(() => {
       this.frame = 0;
-      for (const plane of Object.values(this.planes)) plane.draw();
+      this.drawNow();
     });
   }
 
   /** Draw what is due at once, not in the next frame. */
   drawNow() {
     for (const plane of Object.values(this.planes)) plane.draw();
+    this.surface.draw();
   }
 
   redraw() {
     for (const plane of Object.values(this.planes)) plane.invalidate();
+    this.surface.requestDraw();
+  }
+
+  /** Whether something else than the objects' colours lies over the picture. */
+  get recoloured() {
+    return this.heat.shown || this.sidebar.compare.showing;
   }
 
   visibleMasks() {
@@ -129,6 +143,7 @@ export class Scene {
     for (const plane of Object.values(this.planes)) plane.invalidate(before[plane.axes.w] !== xyz[plane.axes.w]);
     this.sidebar.edit.updateSlice();
     this.status.update();
+    this.surface.requestDraw();
     this.sidebar.measure.follow();
   }
 
@@ -232,6 +247,7 @@ export class Scene {
 
   toggleObject(id) {
     if (!this.view.hidden.delete(id)) this.view.hidden.add(id);
+    this.surface.update();
     this.sidebar.update();
     this.redraw();
   }

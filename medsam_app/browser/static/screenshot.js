@@ -9,6 +9,7 @@ const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-
  * @returns {Promise<Blob>}
  */
 export function screenshot(viewer) {
+  viewer.surface.requestDraw(); // a picture in space is gone once it was shown
   viewer.drawNow();
   const stage = viewer.stage.firstChild.getBoundingClientRect();
   const ratio = window.devicePixelRatio || 1;

@@ -1,5 +1,7 @@
 /** The column at the right: the volume, its objects, and panels about the selected one. */
 
+import { ComparePanel } from "./compare_panel.js";
+import { choiceText } from "./dialogs.js";
 import { formatMl, h, icon, iconButton } from "./dom.js";
 import { MeasurePanel } from "./measure_panel.js";
 import { EditPanel } from "./edit_panel.js";
@@ -18,7 +20,8 @@ export class Sidebar {
     this.edit = new EditPanel(viewer);
     this.labels = new Labels(viewer);
     this.measure = new MeasurePanel(viewer);
-    const panels = [this.prompts, this.edit, new HistoryPanel(viewer), this.measure];
+    this.compare = new ComparePanel(viewer);
+    const panels = [this.prompts, this.edit, new HistoryPanel(viewer), this.measure, this.compare];
     this.tabs = new Tabs("About the selected object", panels, () => viewer.redraw());
     this.model = h("p.model");
     this.element = h(
@@ -56,7 +59,17 @@ export class Sidebar {
       h("h1", { text: volume.name, title: volume.name }),
       h("p", { text: [volume.modality, `${size} voxels`].filter(Boolean).join(" · ") }),
       h("p", { text: `${spacing} mm · ${volume.orientation}` }),
+      ...Object.entries(volume.parts ?? {}).map(([option, choices]) => this.partChoice(option, choices)),
     );
+  }
+
+  /** The series, frame or channel that is open, and the others of the same source. */
+  partChoice(option, choices) {
+    const chosen = String(this.viewer.volume.source[option]);
+    const rows = choices.map(([value, text]) => h("option", { value, text: choiceText(option, value, text, choices.length), selected: value === chosen }));
+    const list = h("select", { "aria-label": `Which ${option}`, "data-id": `choose-${option}`, title: choices.find(([value]) => value === chosen)?.[1] }, ...rows);
+    list.addEventListener("change", async () => (await this.viewer.reopen({ [option]: list.value })) || (list.value = chosen));
+    return h("label.part", {}, h("span.muted", { text: option }), list);
   }
 
   updateObjects() {

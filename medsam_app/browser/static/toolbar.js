@@ -2,6 +2,7 @@
 
 import { h, iconButton } from "./dom.js";
 import { SaveMenu } from "./save_menu.js";
+import { ViewMenu } from "./view_menu.js";
 
 const MODES = [
   ["navigate", "navigate", "Navigate", "1"],
@@ -48,6 +49,7 @@ export class Toolbar {
     this.heat = iconButton({ icon: "heat", label: "Where the model is in doubt", key: "D", id: "heat", onclick: () => viewer.heat.toggle() });
     this.lines = iconButton({ icon: "target", label: "Crosshair lines", key: "R", onclick: () => viewer.toggle("crosshair") });
     this.save = new SaveMenu(viewer);
+    this.looks = new ViewMenu(viewer);
     this.element = h(
       "header.toolbar",
       { role: "toolbar", "aria-label": "Tools" },
@@ -56,10 +58,10 @@ export class Toolbar {
       h("div.group", {}, this.undo, this.redo, this.fine),
       h("div.group.window", {}, this.preset, h("label", { text: "L" }, this.level), h("label", { text: "W" }, this.width)),
       h("div.group", {}, this.hide, this.outline, this.heat, this.opacity),
-      h("div.group", {}, this.lines, iconButton({ icon: "fit", label: "Fit the planes", key: "F", onclick: () => viewer.fit() })),
+      h("div.group", {}, this.lines, iconButton({ icon: "fit", label: "Fit the planes", key: "F", onclick: () => viewer.fit() }), this.looks.element),
       h("div.spacer"),
       h("div.group.last", {}, this.save.element),
-      iconButton({ icon: "theme", label: "Light or dark", key: "T", id: "theme", onclick: () => viewer.nextTheme() }),
+      iconButton({ icon: "theme", label: "Light or dark", key: "G", id: "theme", onclick: () => viewer.nextTheme() }),
       iconButton({ icon: "help", label: "Keys and mouse", key: "?", id: "help", onclick: () => viewer.toggleHelp() }),
     );
   }

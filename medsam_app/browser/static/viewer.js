@@ -6,7 +6,7 @@
  */
 
 import { Api } from "./api.js";
-import { askChoice, openChooser } from "./dialogs.js";
+import { askChoice, askSure, openChooser } from "./dialogs.js";
 import { formatBytes } from "./dom.js";
 import { Geometry } from "./geometry.js";
 import { VolumeImage } from "./image.js";
@@ -200,6 +200,18 @@ export class Viewer extends Scene {
     return this.openInTurn(() => this.openNow(source));
   }
 
+  /** Open another series or frame of the same source; false where the user would rather not. */
+  async reopen(changes) {
+    const { source } = this.volume;
+    if (this.state.objects.some((object) => object.prompts.length)) {
+      const sure = await askSure(this.root, "The objects of what is open now are closed with it. Save them first if you need them.", "Open the other one");
+      if (!sure) return false;
+    }
+    // The frames of another series are its own.
+    await this.open({ ...source, ...("series" in changes ? { frame: null, channel: null } : {}), ...changes });
+    return true;
+  }
+
   /** Open one volume after the other: an upload replaces the last. Clicks do not wait for that. */
   openInTurn(work) {
     this.opening = this.opening.then(() => this.guard(work));
@@ -234,6 +246,9 @@ export class Viewer extends Scene {
     this.crosshair = this.geometry.shape.map((count) => Math.floor(count / 2));
     for (const plane of Object.values(this.planes)) plane.reset();
     this.toolbar.setVolume();
+    this.cine.reset();
+    this.surface.reset();
+    this.sidebar.compare.clear(false);
     this.applyPreset(0);
     this.take(frame ?? (await this.api.act({ do: "look" }, [])));
     this.root.dataset.ready = "true";
@@ -251,6 +266,7 @@ export class Viewer extends Scene {
     this.status.update();
     this.worklist.follow(frame.state.case);
     this.heat.follow();
+    this.surface.update();
     this.redraw();
   }
 

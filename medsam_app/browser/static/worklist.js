@@ -5,13 +5,13 @@
  * again as soon as there is one.
  */
 
-import { h, icon, iconButton } from "./dom.js";
+import { formatWhen, h, icon, iconButton } from "./dom.js";
 import { TeachPanel } from "./teach_panel.js";
 import { askConflict, askEmpty, askName } from "./worklist_dialogs.js";
 
-const STATES = ["new", "in progress", "to review", "accepted", "skipped"];
-const OPEN = ["new", "in progress"];
 const MARKS = { new: "○", "in progress": "◐", "to review": "◎", accepted: "●", skipped: "–" };
+const STATES = Object.keys(MARKS);
+const OPEN = ["new", "in progress"];
 /** Rows that are drawn at a time. */
 const MOST_ROWS = 1000;
 const KEPT = "medsam-worklist";
@@ -31,14 +31,14 @@ export class Worklist {
     this.asking = false;
     this.heading = h("h2", {});
     this.filter = h("select", { "aria-label": "Show cases of", "data-id": "worklist-filter", onchange: () => this.draw() });
-    this.search = h("input", { type: "search", placeholder: "Search", "aria-label": "Search for a case", "data-id": "worklist-search", oninput: () => this.draw() });
+    this.search = h("input", { type: "search", placeholder: "Search", "aria-label": "Search for a case", "data-id": "worklist-search", oninput: () => this.draw(), onkeydown: (event) => event.key === "Enter" && this.openFound() });
     this.list = h("ul", { "aria-label": "Cases", onkeydown: (event) => this.walk(event) });
     this.more = h("p.hint", { hidden: true });
     this.counts = h("p.counts", { role: "status" });
     const step = (name, label, key, by) => iconButton({ icon: name, label, key, class: "plain", id: `case-${name}`, onclick: () => this.step(by) });
     this.buttons = h(
       "div.judge",
-      {},
+      { role: "group", "aria-label": "The open case" },
       iconButton({ icon: "check", text: "Accept", label: "Accept the case and go on", key: "Enter", id: "accept", class: "primary", onclick: () => this.judge("accepted") }),
       iconButton({ icon: "help", text: "Review", label: "Somebody should look at this case", id: "to-review", class: "small", onclick: () => this.judge("to review") }),
       iconButton({ icon: "skip", text: "Skip", label: "Skip the case", key: "U", id: "skip", class: "small", onclick: () => this.judge("skipped") }),
@@ -55,6 +55,10 @@ export class Worklist {
       this.buttons,
       this.teach.element,
     );
+    // Who clicks in the picture has done searching: keys are the picture's again.
+    viewer.stage.addEventListener("pointerdown", () => this.element.contains(document.activeElement) && document.activeElement.blur(), true);
+    // A button that was clicked with the mouse does not take the next Enter, which accepts.
+    this.element.addEventListener("click", (event) => event.detail && document.activeElement.matches("button") && document.activeElement.blur());
     setInterval(() => this.where && !document.hidden && !viewer.busy && this.refresh().catch(() => {}), LOOK);
   }
 
@@ -134,6 +138,13 @@ export class Worklist {
     return this.viewer.openNow({ ...this.where, name }, (chosen) => this.ask("worklist/case", chosen));
   }
 
+  /** Open the first case that the search found. */
+  openFound() {
+    const [first] = this.rows();
+    this.search.blur();
+    if (first) this.openCase(first.name);
+  }
+
   /** The case before or after in the list as it is shown. */
   step(by) {
     const rows = this.rows();
@@ -210,8 +221,7 @@ export class Worklist {
   }
 
   async reconnect() {
-    const { viewer } = this;
-    const { current } = this;
+    const { viewer, current } = this;
     viewer.toasts.show("The server does not answer; waiting for it. What was done is kept.", "warning");
     let hello = null;
     while (!hello) {
@@ -246,7 +256,7 @@ export class Worklist {
     this.heading.textContent = this.heading.title = folder;
     const chosen = this.filter.value;
     const option = (value, text) => h("option", { value, text, selected: value === chosen });
-    this.filter.replaceChildren(option("", `All ${cases.length}`), ...STATES.map((state) => option(state, `${capital(state)} ${counts[state]}`)));
+    this.filter.replaceChildren(option("", `All ${cases.length}`), ...STATES.map((state) => option(state, `${state[0].toUpperCase()}${state.slice(1)} ${counts[state]}`)));
     const rows = this.rows();
     const at = Math.max(0, rows.findIndex((each) => each.name === this.current));
     const start = Math.max(0, Math.min(at - MOST_ROWS / 2, rows.length - MOST_ROWS));
@@ -262,7 +272,7 @@ export class Worklist {
 
   row(each) {
     const bad = each.missing ? "The file is not there any more" : each.problem;
-    const told = [each.state, each.who, when(each.changed)].filter(Boolean).join(" · ");
+    const told = [each.state, each.who, formatWhen(each.changed)].filter(Boolean).join(" · ");
     return h(
       "li",
       {},
@@ -288,15 +298,4 @@ export class Worklist {
     const buttons = [...this.list.querySelectorAll("button")];
     buttons[buttons.indexOf(document.activeElement) + by]?.focus();
   }
-}
-
-function capital(text) {
-  return text[0].toUpperCase() + text.slice(1);
-}
-
-function when(changed) {
-  if (!changed) return "";
-  const time = new Date(changed);
-  const today = time.toDateString() === new Date().toDateString();
-  return today ? time.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : time.toLocaleDateString();
 }

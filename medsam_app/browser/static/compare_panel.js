@@ -1,0 +1,169 @@
+/** The objects beside another mask file on the same grid: agreement in numbers, and where they differ. */
+
+import { openMaskChooser } from "./dialogs.js";
+import { formatMl, h, iconButton } from "./dom.js";
+import { Mask } from "./masks.js";
+
+/** Told apart by people with any colour vision: orange, blue, and white for what both have; red, green, blue, opacity. */
+const COLOURS = { ours: [230, 159, 0, 190], theirs: [86, 180, 233, 190], both: [255, 255, 255, 60] };
+const NAMES = { ours: "Only here", theirs: "Only in the file", both: "In both" };
+
+export class ComparePanel {
+  /** @param {import("./viewer.js").Viewer} viewer */
+  constructor(viewer) {
+    this.viewer = viewer;
+    this.id = "compare";
+    this.title = "Compare";
+    this.masks = new Map();
+    this.answer = null;
+    this.known = null;
+    this.drawn = new Map();
+    this.choose = h("button.small", { type: "button", "data-id": "compare-choose", text: "Choose a mask file", onclick: () => this.chooseFile() });
+    this.forget = iconButton({ icon: "close", label: "Compare no longer", class: "plain", onclick: () => this.clear() });
+    this.tolerance = h("input.number", { type: "text", inputmode: "decimal", "aria-label": "Tolerance of the surface Dice in mm", title: "How far surfaces may be apart and still agree", onchange: () => this.ask() });
+    this.overlay = h("input", { type: "checkbox", checked: true, "data-id": "compare-overlay", onchange: () => viewer.redraw() });
+    this.name = h("p.muted");
+    this.rows = h("div.compared", { "aria-live": "polite" });
+    const legend = Object.entries(COLOURS).map(([what, colour]) => h("span", {}, h("i.dot", { style: { background: `rgb(${colour.slice(0, 3).join(" ")})` } }), NAMES[what]));
+    this.options = h(
+      "div.compare-options",
+      { hidden: true },
+      h("label", {}, this.overlay, "Show the difference on the planes"),
+      h("div.legend", {}, ...legend),
+      h("label", {}, "Surfaces agree within ", this.tolerance, " mm"),
+    );
+    this.element = h("div", {}, h("header", {}, h("h2", { text: "Compare with a mask" }), this.forget), this.choose, this.name, this.options, this.rows);
+    viewer.overlays.push(this);
+    this.clear(false);
+  }
+
+  /** Whether the planes show the difference instead of the masks. */
+  get showing() {
+    return Boolean(this.answer) && this.overlay.checked && this.viewer.sidebar.tabs.shown === this;
+  }
+
+  clear(tell = true) {
+    this.answer = this.known = null;
+    this.masks.clear();
+    this.drawn.clear();
+    this.forget.hidden = this.options.hidden = true;
+    this.name.textContent = "A file on the grid of this image: objects are compared with the labels of their value, and the selected object with a file of one label.";
+    this.rows.replaceChildren();
+    if (!tell) return undefined;
+    this.viewer.redraw();
+    return this.viewer.guard(() => this.viewer.api.request("compare", { method: "DELETE" }));
+  }
+
+  chooseFile() {
+    const { viewer } = this;
+    openMaskChooser(viewer.root, {
+      hello: viewer.hello,
+      files: (root, path) => viewer.api.files(root, path),
+      onopen: ({ root, path }) => this.ask({ source: "folder", root, path }),
+      onfile: (file) =>
+        viewer.guard(async () => {
+          const sent = await viewer.api.upload(file, (fraction) => viewer.progress.update(`Uploading ${file.name}`, fraction));
+          await this.ask({ source: "upload", upload: sent.upload });
+        }),
+    });
+  }
+
+  /** What an answer belongs to. */
+  wanted() {
+    const { objects, selected } = this.viewer.state;
+    return JSON.stringify([objects.map(({ id, label, name, mask }) => [id, label, name, mask]), selected]);
+  }
+
+  update() {
+    if (this.answer && this.wanted() !== this.known) this.ask();
+  }
+
+  /** @param {object} [other] another file, instead of the one given before */
+  ask(other) {
+    const tolerance = Number(this.tolerance.value);
+    if (this.tolerance.value && !(tolerance > 0)) return this.viewer.toasts.show("A tolerance is a number of millimetres above 0.", "warning");
+    const wanted = this.wanted();
+    this.known = wanted;
+    return this.viewer.watch("Comparing", async () => {
+      const request = { other: other ?? null, tolerance_mm: this.tolerance.value && !other ? tolerance : null, have: [...this.masks.keys()] };
+      const answer = await this.viewer.api.compare(request);
+      for (const header of answer.masks) this.masks.set(header.key, new Mask(header, header.bits));
+      if (wanted === this.wanted() || other) this.show(answer);
+    });
+  }
+
+  show(answer) {
+    this.answer = answer;
+    this.drawn.clear();
+    this.forget.hidden = this.options.hidden = false;
+    this.name.textContent = answer.name;
+    this.tolerance.value = String(Number(answer.tolerance_mm.toPrecision(4)));
+    this.rows.replaceChildren(...answer.rows.map((row) => this.row(row)));
+    this.viewer.redraw();
+  }
+
+  row(row) {
+    const object = this.viewer.state.objects.find((each) => each.id === row.object);
+    const volumes = `${row.ours_ml === null ? "no mask" : formatMl(row.ours_ml)} here, ${row.theirs_ml === null ? "none" : formatMl(row.theirs_ml)} in the file`;
+    const percent = (value) => value.toFixed(3);
+    const hd95 = row.hd95_mm === null ? "not defined" : `${row.hd95_mm.toFixed(2)} mm`;
+    const facts = row.dice === null ? [] : [["Dice", percent(row.dice)], ["Surface Dice", percent(row.surface_dice)], ["HD95", hd95]];
+    return h(
+      "div.comparison",
+      { "data-label": row.label === null ? null : String(row.label) },
+      h("strong", {}, object && h("i.dot", { style: { background: object.colour } }), row.label === null || row.name === `label ${row.label}` ? row.name : `${row.name} and label ${row.label}`),
+      ...facts.map(([name, text]) => h("div.fact", {}, h("span.muted", { text: name }), h("span", { text }))),
+      h("div.fact", {}, h("span.muted", { text: "Volume" }), h("span", { text: volumes })),
+    );
+  }
+
+  /** Instead of the masks: what only one has, and what both have. */
+  drawUnder(context, plane) {
+    if (!this.showing) return;
+    const { sx, sy, left, top } = plane.transform;
+    const { shape } = this.viewer.geometry;
+    for (const row of this.answer.rows) {
+      if (this.viewer.view.hidden.has(row.object)) continue;
+      const masks = [row.mask && this.viewer.masks.get(row.mask), row.theirs && this.masks.get(row.theirs)];
+      const id = `${plane.plane}:${plane.index}:${row.mask}:${row.theirs}`;
+      if (!this.drawn.has(id)) {
+        if (this.drawn.size > 24) this.drawn.clear();
+        this.drawn.set(id, difference(masks, plane, shape));
+      }
+      const found = this.drawn.get(id);
+      if (!found) continue;
+      context.imageSmoothingEnabled = false;
+      context.drawImage(found.canvas, left + found.x * sx, top + found.y * sy, found.canvas.width * sx, found.canvas.height * sy);
+    }
+  }
+}
+
+/** One slice of two masks as colours, and where it lies in the picture; null where both miss it. */
+function difference(masks, plane, shape) {
+  const slices = masks.map((mask) => {
+    const slice = mask && mask.slice(plane.plane, plane.index);
+    return slice && { ...slice, offset: mask.offset(plane.plane, shape) };
+  });
+  const there = slices.filter(Boolean);
+  if (!there.length) return null;
+  const x = Math.min(...there.map(({ offset }) => offset[0]));
+  const y = Math.min(...there.map(({ offset }) => offset[1]));
+  const width = Math.max(...there.map((slice) => slice.offset[0] + slice.width)) - x;
+  const height = Math.max(...there.map((slice) => slice.offset[1] + slice.height)) - y;
+  if (!width || !height) return null;
+  const kinds = new Uint8Array(width * height);
+  slices.forEach((slice, n) => {
+    if (!slice) return;
+    for (let row = 0; row < slice.height; row++) {
+      const start = (row + slice.offset[1] - y) * width + slice.offset[0] - x;
+      for (let column = 0; column < slice.width; column++) if (slice.pixels[row * slice.width + column]) kinds[start + column] |= 1 << n;
+    }
+  });
+  const canvas = new OffscreenCanvas(width, height);
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(width, height);
+  const colours = [null, COLOURS.ours, COLOURS.theirs, COLOURS.both];
+  kinds.forEach((kind, pixel) => kind && image.data.set(colours[kind], 4 * pixel));
+  context.putImageData(image, 0, 0);
+  return { canvas, x, y };
+}
