@@ -65,5 +65,5 @@ def _(folder):
     try:
         worklist.save_work("scan", "{}", seen=0, who="bob")
     except WorklistConflict as error:
-        when = worklist.case("scan").changed[:16]
-        raise WorklistConflict(str(error).replace(when, "2026-01-31T12:00"), version=error.version) from None
+        when = worklist.case("scan").changed[:16].replace("T", " ")
+        raise WorklistConflict(str(error).replace(when, "2026-01-31 12:00"), version=error.version) from None

@@ -150,13 +150,13 @@ def wait_for_steps(log: Path, steps: int, process: subprocess.Popen[str]) -> Non
 
 def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
     data = write_balls(tmp_path / "data")
-    straight = start(data, tmp_path / "straight", 4)
+    straight = start(data, tmp_path / "straight", 3)
     assert straight.wait(300) == 0, straight.communicate()[1]
-    killed = start(data, tmp_path / "killed", 4)
-    wait_for_steps(tmp_path / "killed.run" / "log.jsonl", 2, killed)
+    killed = start(data, tmp_path / "killed", 3)
+    wait_for_steps(tmp_path / "killed.run" / "log.jsonl", 1, killed)
     killed.kill()
     killed.wait()
-    again = start(data, tmp_path / "killed", 4)
+    again = start(data, tmp_path / "killed", 3)
     assert again.wait(300) == 0, again.communicate()[1]
     for name in ("log.jsonl", "validation.jsonl"):
         one, two = (rows(tmp_path / f"{which}.run" / name) for which in ("straight", "killed"))

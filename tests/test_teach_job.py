@@ -16,7 +16,7 @@ from medsam_app.errors import SettingsError
 from medsam_app.teach_job import JOB, Example, Job, Teaching
 from tests.teaching_folder import write_balls
 
-SMALL = ["--steps", "3", "--set", "batch=2", "--set", "window=[16,16,16]", "--set", "spacing=2"]
+SMALL = ["--steps", "2", "--set", "batch=2", "--set", "window=[16,16,16]", "--set", "spacing=2"]
 PATIENCE = 400.0
 ROOT = Path(__file__).parent.parent
 
