@@ -33,7 +33,7 @@ def rows(file: Path) -> list[dict[str, Any]]:
 
 def test_the_plan_is_shown_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_balls(tmp_path / "data")
-    assert run("finetune", data, "-o", tmp_path / "balls", "--dry-run", "--set", "rotate=5") == 0
+    assert run("finetune", data, "-o", tmp_path / "balls", "--dry-run", "--set", "rotate=5", *SMALL) == 0
     told = capsys.readouterr().out
     assert "Plan, for 4 cases" in told
     assert "1 larger ball, 2 smaller ball" in told
