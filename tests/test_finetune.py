@@ -176,7 +176,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     for name, start in (("one", alone), ("two", both)):
         command = [sys.executable, *start, "finetune", str(data), "-o", str(tmp_path / name), *options]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            command, capture_output=True, text=True, timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("Done after 2 steps") == 1
