@@ -37,7 +37,8 @@ def stand_in(base: str, folder: Path) -> Path:
 
 def wanted(options: argparse.Namespace) -> Plan:
     """The plan before it is made to fit."""
-    plan = {"base": options.base, "spacing": options.spacing, "window": (options.side,) * 3}
+    plan = {"base": options.base, "adapter": options.adapter, "spacing": options.spacing}
+    plan |= {"window": (options.side,) * 3}
     plan |= {"labels": {value: f"label {value}" for value in options.labels}}
     plan |= {"steps": options.steps, "batch": options.batch}
     plan |= {"checkpointing": options.checkpointing, "cached": options.cached}
@@ -48,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--base", default="sam3d_tiny")
+    parser.add_argument("--adapter", default="spatial", help="kind")
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--weights", type=Path)
     weights.add_argument("--random-weights", action="store_true")

@@ -7,16 +7,13 @@ playwright.
 from __future__ import annotations
 
 import shutil
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
-import uvicorn
 from playwright.sync_api import sync_playwright
 from scipy import ndimage
 
-from medsam_app.browser.app import _listen, create_app
+from medsam_app.browser.app import running
 from medsam_app.browser.service import Service
 from medsam_app.phantom import torso_phantom
 
@@ -41,19 +38,13 @@ def main() -> None:
     volume, labels, names = torso_phantom()
     values = {name: value for value, name in names.items()}
     service = Service()
-    listener = _listen("127.0.0.1", 0)
-    port = listener.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(create_app(service, port=port), log_level="warning"))
-    threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True).start()
-    while not server.started:
-        time.sleep(0.05)
-    with sync_playwright() as playwright:
+    with running(service) as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--headless=new", "--no-sandbox", "--disable-gpu"]
         )
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.set_default_timeout(120_000)
-        page.goto(f"http://127.0.0.1:{port}/")
+        page.goto(url)
         page.wait_for_selector(".medsam[data-ready=true]")
         (workspace,) = service.workspaces._by_token.values()
         for name in ORGANS:
@@ -83,8 +74,6 @@ def main() -> None:
         TARGET.parent.mkdir(exist_ok=True)
         page.screenshot(path=TARGET)
         browser.close()
-    server.should_exit = True
-    service.close()
     print(f"{TARGET}: {TARGET.stat().st_size / 1000:.0f} kB")
 
 

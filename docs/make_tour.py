@@ -9,18 +9,15 @@ from __future__ import annotations
 import io
 import shutil
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import uvicorn
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from scipy import ndimage
 
-from medsam_app.browser.app import _listen, create_app
+from medsam_app.browser.app import running
 from medsam_app.browser.service import Service
 from medsam_app.phantom import torso_phantom
 
@@ -121,23 +118,15 @@ def main() -> None:
             image = nib.Nifti1Image(volume.array.astype(np.int16), volume.grid.affine)
             nib.save(image, folder / f"{name}.nii.gz")
         service = Service(roots=[folder])
-        listener = _listen("127.0.0.1", 0)
-        port = listener.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(create_app(service, port=port), log_level="warning"))
-        threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True).start()
-        while not server.started:
-            time.sleep(0.05)
-        with sync_playwright() as playwright:
+        with running(service) as url, sync_playwright() as playwright:
             options = ["--headless=new", "--no-sandbox", "--disable-gpu"]
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
             page = browser.new_page(viewport={"width": WINDOW[0], "height": WINDOW[1]})
             page.set_default_timeout(120_000)
-            page.goto(f"http://127.0.0.1:{port}/")
+            page.goto(url)
             page.wait_for_selector(".medsam[data-ready=true]")
             tour = record(page, service, labels, truth, volume.spacing)
             browser.close()
-        server.should_exit = True
-        service.close()
     tour.save(TARGET)
     print(f"{TARGET}: {len(tour.pictures)} pictures, {TARGET.stat().st_size / 1000:.0f} kB")
 

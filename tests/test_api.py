@@ -6,8 +6,6 @@ import base64
 import os
 import re
 import shutil
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,8 @@ import httpx
 import nibabel as nib
 import numpy as np
 import pytest
-import uvicorn
 
-from medsam_app.browser.app import _listen, create_app
+from medsam_app.browser.app import running
 from medsam_app.browser.service import Service
 from tests.evaluation_data import two_balls
 
@@ -39,18 +36,8 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(scan: Path) -> Iterator[tuple[str, Service]]:
     """A server that asks for a password."""
     service = Service(roots=[scan.parent], upload_bytes=500_000)
-    listener = _listen("127.0.0.1", 0)
-    port = listener.getsockname()[1]
-    app = create_app(service, port=port, auth=[("ann", "secret")])
-    running = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not running.started:
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}/", service
-    running.should_exit = True
-    thread.join(timeout=20)
-    service.close()
+    with running(service, auth=[("ann", "secret")]) as url:
+        yield url, service
     assert not service.exchange.folder.exists()
 
 

@@ -211,6 +211,37 @@ def test_what_cannot_be_opened_is_a_sentence(client: TestClient, folder: Path, s
     assert not (folder / "x_mask.nii.gz").exists()
 
 
+def test_a_case_of_several_frames_shows_all_of_them(client: TestClient, folder: Path) -> None:
+    still = nib.load(folder / "data" / f"{CASES[0]}.nii.gz")
+    frames = np.stack([np.asanyarray(still.dataobj)] * 3, axis=-1) + np.arange(3, dtype="f4")
+    nib.save(nib.Nifti1Image(frames, still.affine), folder / "data" / "moving.nii.gz")
+    ada = Person(client)
+    ada.list(refresh=True)
+    asked = ada.ask("worklist/case", root=0, path="data", name="moving")
+    assert asked.status_code == 422 and asked.json()["choice"]["option"] == "frame"
+    chosen = ada.ask("worklist/case", root=0, path="data", name="moving", frame=1).json()["volume"]
+    assert chosen["source"]["frame"] == 1 and len(chosen["parts"]["frame"]) == 3
+    ada.click(12, 11, 10)
+
+    # Whoever opens it next need not choose, and sees the other frames too.
+    bob = Person(client, "bob")
+    again = bob.ask("worklist/case", root=0, path="data", name="moving").json()["volume"]
+    assert again["source"]["frame"] == 1 and len(again["parts"]["frame"]) == 3
+    assert len(bob.act(do="look")["state"]["objects"]) == 1
+    other = bob.client.get(f"{API}/frame", params={"number": 2}, headers=bob.headers)
+    assert np.frombuffer(other.content, other.headers["x-medsam-dtype"]).max() == frames[..., 2].max()
+
+    # Another frame begins without that work, which stays until something is done.
+    moved = bob.ask("worklist/case", root=0, path="data", name="moving", frame=2).json()["volume"]
+    assert moved["source"]["frame"] == 2
+    said = bob.act(do="look")
+    assert said["state"]["objects"] == [] and "kept" in said["messages"][0]
+    assert ada.row("moving")["version"] == 1
+    bob.click(12, 11, 10)
+    third = ada.ask("worklist/case", root=0, path="data", name="moving").json()["volume"]
+    assert third["source"]["frame"] == 2
+
+
 def test_work_that_no_longer_fits_is_kept_and_said(
     client: TestClient, folder: Path, service: Service
 ) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medsam_app.browser.bodies import Source
 from medsam_app.browser.lobby import Workspaces
-from medsam_app.browser.service import Service, Source
+from medsam_app.browser.service import Service
 from medsam_app.browser.worker import ModelWorker
 from medsam_app.browser.workspaces import Workspace
 from medsam_app.errors import SettingsError, VolumeError

@@ -6,7 +6,6 @@ import io
 import os
 import socket
 import struct
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -17,10 +16,9 @@ import httpx
 import nibabel as nib
 import numpy as np
 import pytest
-import uvicorn
 
 from medsam_app import archive
-from medsam_app.browser.app import _listen, create_app
+from medsam_app.browser.app import running
 from medsam_app.browser.service import Service
 
 # ruff: noqa: E501
@@ -30,7 +28,7 @@ WEB = httpx.Client(timeout=120)
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
     shown = tmp_path_factory.mktemp("shown")
     secret = tmp_path_factory.mktemp("secret")
     image = nib.Nifti1Image(np.random.default_rng(0).normal(size=(12, 12, 12)).astype("f4"), np.eye(4))
@@ -39,24 +37,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     (shown / "out").symlink_to(secret)
     (shown / "link.nii.gz").symlink_to(secret / "b.nii.gz")
     (shown / "again").symlink_to(shown)
-    made = Service(roots=[shown], upload_bytes=2 * GB)
-    yield made
-    made.close()
+    return Service(roots=[shown], upload_bytes=2 * GB)
 
 
 @pytest.fixture(scope="module")
 def url(service: Service) -> Iterator[str]:
     """A real server: paths are not made harmless by a test client first."""
-    listener = _listen("127.0.0.1", 0)
-    port = listener.getsockname()[1]
-    running = uvicorn.Server(uvicorn.Config(create_app(service, port=port), log_level="error"))
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not running.started:
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}"
-    running.should_exit = True
-    thread.join(timeout=20)
+    with running(service) as address:
+        yield address.rstrip("/")
 
 
 @pytest.fixture

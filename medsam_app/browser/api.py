@@ -16,8 +16,9 @@ from fastapi import HTTPException
 from pydantic import ValidationError
 
 from medsam_app.browser import files
+from medsam_app.browser.bodies import Source
 from medsam_app.browser.exchange import Exchange
-from medsam_app.browser.service import Service, Source
+from medsam_app.browser.service import Service
 from medsam_app.browser.uploads import safe_name
 from medsam_app.browser.workspaces import Workspace
 from medsam_app.errors import MedsamError, PromptError

@@ -19,8 +19,10 @@ import signal
 import socket
 import sys
 import threading
+import time
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 # Before Gradio is imported: it asks its makers for news otherwise.
@@ -198,6 +200,30 @@ def serve(
     try:
         server.run(sockets=[listener])
     finally:
+        service.close()
+
+
+@contextmanager
+def running(service: Service, *, auth: Sequence[tuple[str, str]] | None = None) -> Iterator[str]:
+    """A server in a thread of this process while a `with` block lasts; its address, on a free port.
+
+    The service is closed at the end. `auth` is as for `create_app`.
+    """
+    listener = _listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    config = uvicorn.Config(create_app(service, port=port, auth=auth), log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise RuntimeError("The server did not start.")
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
         service.close()
 
 

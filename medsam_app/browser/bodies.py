@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import HTTPException, Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Source(BaseModel):
+    """What to open: the sample, what the server was started with, a file of a folder, or an upload."""
+
+    model_config = ConfigDict(extra="forbid")
+    source: Literal["sample", "start", "folder", "upload"]
+    root: int = 0
+    path: str = ""
+    upload: str = ""
+    series: str | None = None
+    frame: int | None = None
+    channel: int | None = None
+
+    @property
+    def place(self) -> tuple[str, int, str, str]:
+        """Where it is, whatever is chosen of it."""
+        return self.source, self.root, self.path, self.upload
 
 
 async def read_body(request: Request, most: int) -> bytes:

@@ -19,13 +19,13 @@ from starlette.concurrency import run_in_threadpool
 
 from medsam_app.browser import files
 from medsam_app.browser.actions import Request, perform, state_frame
-from medsam_app.browser.bodies import parse_body, read_body
+from medsam_app.browser.bodies import Source, parse_body, read_body
 from medsam_app.browser.doubt import heat
 from medsam_app.browser.edit_routes import add_edit_routes
 from medsam_app.browser.guard import LOGIN
 from medsam_app.browser.saves import add_saves
 from medsam_app.browser.seeing import add_seeing
-from medsam_app.browser.service import Service, Source
+from medsam_app.browser.service import Service
 from medsam_app.browser.uploads import receive_file, receive_folder
 from medsam_app.browser.wire import voxel_blocks
 from medsam_app.browser.worklist_routes import add_worklist_routes

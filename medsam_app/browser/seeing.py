@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from medsam_app.browser import comparing
-from medsam_app.browser.bodies import parse_body, read_body
+from medsam_app.browser.bodies import Source, parse_body, read_body
 from medsam_app.browser.saves import opened
-from medsam_app.browser.service import Service, Source
+from medsam_app.browser.service import Service
 from medsam_app.browser.wire import browser_dtype, voxel_blocks
 from medsam_app.browser.workspaces import Workspace
 from medsam_app.errors import PromptError, VolumeError
@@ -79,10 +79,8 @@ def add_seeing(router: APIRouter, mine: Any, service: Service) -> None:
     def frame(number: int, workspace: Workspace = mine) -> StreamingResponse:
         with workspace.lock:
             volume = opened(workspace).volume
-            held = (workspace.header or {}).get("source")
-        if held is None:
-            raise PromptError("Only one frame is at hand of a case of a worklist; open its file by itself.")
-        source = Source.model_validate(held)
+            assert workspace.header is not None
+            source = Source.model_validate(workspace.header["source"])
         other, _ = service.read(workspace, source.model_copy(update={"frame": number}))
         if other.grid.difference(volume.grid):
             raise VolumeError(

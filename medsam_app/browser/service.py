@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from threading import BoundedSemaphore, Lock
-from typing import Any, Literal, TypeVar
-
-from pydantic import BaseModel, ConfigDict
+from typing import Any, TypeVar
 
 from medsam_app.browser import files
+from medsam_app.browser.bodies import Source
 from medsam_app.browser.exchange import Exchange
 from medsam_app.browser.lobby import Workspaces
 from medsam_app.browser.teaching import Teachings
@@ -41,24 +40,6 @@ UPLOAD_BYTES = 2_000_000_000
 #: Volumes read at a time: a reader holds more than the volume, for a while.
 READERS = 2
 SAMPLE_NAME = "torso_phantom"
-
-
-class Source(BaseModel):
-    """What to open: the sample, what the server was started with, a file of a folder, or an upload."""
-
-    model_config = ConfigDict(extra="forbid")
-    source: Literal["sample", "start", "folder", "upload"]
-    root: int = 0
-    path: str = ""
-    upload: str = ""
-    series: str | None = None
-    frame: int | None = None
-    channel: int | None = None
-
-    @property
-    def place(self) -> tuple[str, int, str, str]:
-        """Where it is, whatever is chosen of it."""
-        return self.source, self.root, self.path, self.upload
 
 
 class Service:
@@ -184,10 +165,7 @@ class Service:
             self.make_room(workspace, volume)
             workspace.show("Loading the model")
             predictor = VolumePredictor(self._model.result(), cache=self.cache)
-            header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
-            header["source"] = source.model_dump()
-            header["parts"] = {option: choices for option, choices in workspace.parts[1].items() if choices}
-            header["dicom"] = volume.series is not None
+            header = self.header(workspace, volume, name, source)
             with workspace.lock:
                 workspace.take(Session(volume, predictor, refine=False), name, header)
             # Segmentations refer to the slices, and another series or frame may be wanted.
@@ -198,6 +176,15 @@ class Service:
             return header
         finally:
             workspace.show("")
+
+    @staticmethod
+    def header(workspace: Workspace, volume: Volume, name: str, source: Source) -> dict[str, Any]:
+        """What a page is told of a volume that was read in a workspace."""
+        header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
+        header["source"] = source.model_dump()
+        header["parts"] = {option: choices for option, choices in workspace.parts[1].items() if choices}
+        header["dicom"] = volume.series is not None
+        return header
 
     def make_room(self, workspace: Workspace, volume: Volume) -> None:
         """Room for a volume in the place of that of a workspace."""
@@ -237,6 +224,23 @@ class Service:
             if getattr(source, option) is None:  # there is only one
                 choices.pop(option, None)
         return found
+
+    def read_part(
+        self, workspace: Workspace, source: Source, chosen: Mapping[str, Any]
+    ) -> tuple[Volume, Source]:
+        """A volume, where choices are answered with what was chosen before, and its source with them.
+
+        Raises:
+            VolumeError: as `read`.
+        """
+        while True:
+            try:
+                return self._read(workspace, source)[0], source
+            except SeriesChoice as error:
+                answer = chosen.get(error.option)
+                if answer is None or getattr(source, error.option) is not None:
+                    raise
+                source = source.model_copy(update={error.option: answer})
 
     def read(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
         """A volume and its name.

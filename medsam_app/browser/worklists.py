@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from medsam_app.batch_folder import find_volumes
 from medsam_app.browser import files
-from medsam_app.browser.wire import volume_header
+from medsam_app.browser.bodies import Source
 from medsam_app.browser.workspaces import Workspace
 from medsam_app.casework import CaseWork, chosen_part
 from medsam_app.errors import MedsamError, VolumeError, WorklistError
@@ -19,7 +19,6 @@ from medsam_app.objects import SegmentedObject, next_colour
 from medsam_app.predictor import VolumePredictor
 from medsam_app.prompts import MaskPrompt
 from medsam_app.session import Session
-from medsam_app.volume import load_volume
 from medsam_app.worklist import DATABASE, Worklist
 
 if TYPE_CHECKING:
@@ -125,11 +124,11 @@ def open_case(
     try:
         case = worklist.case(name)
         inner = worklist.folder.relative_to(service.roots[root].resolve()) / PurePosixPath(case.path)
-        path = files.resolve(service.roots, root, str(inner))
-        known = {"series": case.series} | chosen_part(worklist.work(name))
-        known |= {key: value for key, value in choice.items() if value is not None}
+        source = Source(source="folder", root=root, path=str(inner), series=case.series)
+        chosen = chosen_part(worklist.work(name))
+        chosen |= {key: value for key, value in choice.items() if value is not None}
         with service.readers:
-            volume = load_volume(path, **known)
+            volume, source = service.read_part(workspace, source, chosen)
         service.make_room(workspace, volume)
         volume.fingerprint  # noqa: B018  kept with it, so that the first click need not wait
         workspace.show("Loading the model")
@@ -139,8 +138,7 @@ def open_case(
             model = service.model
             notes = [f"The adapter of this worklist cannot be used, so masks are made without it. {error}"]
         session = Session(volume, VolumePredictor(model, cache=service.cache), refine=False)
-        header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
-        header["dicom"] = volume.series is not None
+        header = service.header(workspace, volume, name, source)
         work = CaseWork(worklist, case, who=who)
         notes += work.restore(session, workspace.folder)
         if worklist.work(name) is None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import uvicorn
 
-from medsam_app.browser.app import _listen, create_app
+from medsam_app.browser.app import running
 from medsam_app.browser.service import Service
+from medsam_app.phantom import torso_phantom
+from tests.e2e.page import PATIENCE, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -43,19 +42,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The app as `serve` starts it, with one folder to browse."""
     folder: Path = tmp_path_factory.mktemp("data")
     service = Service(roots=[folder])
-    listener = _listen("127.0.0.1", 0)
-    port = listener.getsockname()[1]
-    config = uvicorn.Config(create_app(service, port=port), log_level="warning")
-    running = uvicorn.Server(config)
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not running.started:
-        assert thread.is_alive(), "the server did not start"
-        time.sleep(0.05)
-    yield Running(f"http://127.0.0.1:{port}/", service)
-    running.should_exit = True
-    thread.join(timeout=20)
-    service.close()
+    with running(service) as url:
+        yield Running(url, service)
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +58,23 @@ def chromium() -> Iterator[object]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def context(chromium) -> Iterator[object]:
+    """A window of a browser that was never here before."""
+    made = chromium.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+    made.set_default_timeout(PATIENCE)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def opened(server: Running, context) -> Page:
+    """The page, with the sample."""
+    return Page(context, server.url)
+
+
+@pytest.fixture(scope="session")
+def phantom():
+    return torso_phantom()

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.e2e.test_browser import PATIENCE, Page
+from tests.e2e.page import PATIENCE, Page
 
 # ruff: noqa: E501  scripts for the page
 pytestmark = pytest.mark.browser

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,14 +45,6 @@ def folder(tmp_path: Path) -> Path:
         )
     save_whole(tmp_path / "index.html", index_page(rows, title="Batch", facts={}))
     return tmp_path
-
-
-@pytest.fixture
-def context(chromium) -> Iterator[object]:
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(PATIENCE)
-    yield context
-    context.close()
 
 
 def opened(context, folder: Path, complaints: list[str]):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from medsam_app.phantom import torso_phantom
-from tests.e2e.test_browser import LIVER, Page, deepest, read_mask
+from tests.e2e.page import LIVER, Page, deepest, read_mask
 
 pytestmark = pytest.mark.browser
 
@@ -47,11 +46,8 @@ class Editor(Page):
 
 
 @pytest.fixture
-def editor(server, chromium) -> Iterator[Editor]:
-    context = chromium.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
-    page = Editor(context, server.url)
-    yield page
-    context.close()
+def editor(server, context) -> Editor:
+    return Editor(context, server.url)
 
 
 def at(place, **shift) -> tuple[int, int, int]:

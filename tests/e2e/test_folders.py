@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.dicom_files import write_series
-from tests.e2e.test_browser import Page
+from tests.e2e.page import Page
 
 pytestmark = pytest.mark.browser
 
@@ -16,13 +16,10 @@ SLICES = np.arange(40 * 36 * 24, dtype=np.uint16).reshape(40, 36, 24) % 2000
 
 
 @pytest.fixture
-def page(server, chromium):
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    page = Page(context, server.url)
-    yield page
+def page(opened):
+    yield opened
     # The browser writes a line of its own when the server asks for a choice or refuses.
-    assert not [each for each in page.complaints if "422" not in each]
-    context.close()
+    assert not [each for each in opened.complaints if "422" not in each]
 
 
 @pytest.fixture

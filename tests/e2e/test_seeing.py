@@ -5,30 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from medsam_app.phantom import torso_phantom
-from tests.e2e.test_browser import LIVER, Page, deepest, dice, read_mask
+from tests.e2e.page import LIVER, Page, deepest, dice, read_mask
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def phantom():
-    return torso_phantom()
-
-
-@pytest.fixture
-def opened(server, chromium) -> Iterator[Page]:
-    context = chromium.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
-    page = Page(context, server.url)
-    yield page
-    context.close()
 
 
 def test_an_object_is_measured_and_everything_of_it_saved(opened, phantom, tmp_path):

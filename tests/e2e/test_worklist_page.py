@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.e2e.test_browser import Page
+from tests.e2e.page import Page
 from tests.test_casework import ODD, Process, make_folder
 
 pytestmark = pytest.mark.browser

@@ -207,8 +207,9 @@ export class Viewer extends Scene {
       const sure = await askSure(this.root, "The objects of what is open now are closed with it. Save them first if you need them.", "Open the other one");
       if (!sure) return false;
     }
+    if (this.worklist.current) await this.worklist.openCase(this.worklist.current, changes);
     // The frames of another series are its own.
-    await this.open({ ...source, ...("series" in changes ? { frame: null, channel: null } : {}), ...changes });
+    else await this.open({ ...source, ...("series" in changes ? { frame: null, channel: null } : {}), ...changes });
     return true;
   }
 

@@ -127,15 +127,15 @@ export class Worklist {
     if (this.where) sessionStorage.setItem(KEPT, JSON.stringify({ where: this.where, current: this.current }));
   }
 
-  /** Open a case when all that was clicked before is done. */
-  openCase(name) {
+  /** Open a case when all that was clicked before is done. @param {object} [part] such as {frame: 2} */
+  openCase(name, part = {}) {
     const { viewer } = this;
-    viewer.queue = viewer.queue.then(() => viewer.watch("Reading the volume", () => this.openNow(name)));
+    viewer.queue = viewer.queue.then(() => viewer.watch("Reading the volume", () => this.openNow(name, part)));
     return viewer.queue;
   }
 
-  openNow(name) {
-    return this.viewer.openNow({ ...this.where, name }, (chosen) => this.ask("worklist/case", chosen));
+  openNow(name, part = {}) {
+    return this.viewer.openNow({ ...this.where, name, ...part }, (chosen) => this.ask("worklist/case", chosen));
   }
 
   /** Open the first case that the search found. */
