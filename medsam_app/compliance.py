@@ -17,6 +17,8 @@ from medsam_app.roi import Index, Roi, tight, write_box
 
 #: Logit that a repaired click reaches.
 CONFIDENT = 0.5
+#: Voxels of the window from a click to where a bump is nothing.
+BUMP_REACH = 12
 #: Logit of voxels that a box excludes, at most.
 EXCLUDED = -6.0
 #: How far beyond a box the mask may reach on each side, as a fraction of the box's size.
@@ -61,7 +63,9 @@ def honour_points(
             value = _value_at(logits, roi, voxel)
             if sign * value > 0:
                 continue
-            bump = _bump(image, roi.to_roi(voxel))
+            part, weights = _bump(image, roi.to_roi(voxel))
+            bump = torch.zeros_like(logits)
+            bump[part] = weights
             # The value at the click is linear in the bump's height: no search is needed.
             height = (sign * CONFIDENT - value) / max(_value_at(bump, roi, voxel), 1e-3)
             logits, repaired = logits + height * bump, True
@@ -81,15 +85,20 @@ def _value_at(values: torch.Tensor, roi: Roi, voxel: Index) -> float:
     return float(write_box(values, roi, voxel, stop)[0, 0, 0])
 
 
-def _bump(image: torch.Tensor, coords: NDArray[np.float64]) -> torch.Tensor:
-    """(X, Y, Z) weights around a voxel index of the window, at most 1."""
-    axes = [torch.arange(n, dtype=torch.float32) - float(c) for n, c in zip(image.shape, coords, strict=True)]
+def _bump(image: torch.Tensor, coords: NDArray[np.float64]) -> tuple[tuple[slice, ...], torch.Tensor]:
+    """Weights around a voxel index of the window, at most 1, and the part of the window they are for."""
+    part, axes = [], []
+    for n, c in zip(image.shape, coords, strict=True):
+        low, high = max(0, int(np.floor(c)) - BUMP_REACH), min(n, int(np.ceil(c)) + BUMP_REACH + 1)
+        part.append(slice(low, high))
+        axes.append(torch.arange(low, high, dtype=torch.float32) - float(c))
+    image = image[tuple(part)]
     distance = axes[0][:, None, None] ** 2 + axes[1][None, :, None] ** 2 + axes[2][None, None, :] ** 2
     near, wide = torch.exp(-distance / (2 * 0.8**2)), torch.exp(-distance / (2 * 2.5**2))
     clicked = (near * image).sum() / near.sum()
     spread = image[distance < 6.0**2].std().clamp_min(1e-6)
     alike = torch.exp(-(((image - clicked) / (0.7 * spread)) ** 2))
-    return torch.maximum(near, wide * alike)
+    return tuple(part), torch.maximum(near, wide * alike)
 
 
 def box_ranges(prompts: Sequence[Asked]) -> list[tuple[int | None, NDArray, NDArray]]:

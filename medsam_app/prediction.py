@@ -119,6 +119,7 @@ class State:
         roi, logits: the window and its (X, Y, Z) logits.
         detailed: whether the patch holds more than the logits do (a mask prompt, tiles).
         start, patch, score, unmet, changed: as in `MaskPrediction`.
+        seen: start and patch of the mask that the logits alone make; None where nobody has asked.
     """
 
     roi: Roi
@@ -129,11 +130,13 @@ class State:
     score: float
     unmet: tuple[int, ...]
     changed: Corners | None
+    seen: tuple[Index, NDArray[np.bool_]] | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return self.logits.numel() * self.logits.element_size() + self.patch.nbytes
+        masks = self.patch.nbytes + (0 if self.seen is None else self.seen[1].nbytes)
+        return self.logits.numel() * self.logits.element_size() + masks
 
 
 def box_slices(start: Index, patch: NDArray) -> tuple[slice, ...]:

@@ -177,11 +177,15 @@ def write_box(values: torch.Tensor, roi: Roi, start: Index, stop: Index) -> NDAr
         (i, j, k) float32 in the file's axis order.
     """
     in_file_order = values.float().permute(tuple(int(a) for a in np.argsort(roi.ras.axes)))
-    matrices = []
+    crop, matrices = [], []
     for file_axis, (axis, origin, step) in enumerate(roi.file_lines()):
-        positions = (np.arange(start[file_axis], stop[file_axis]) - origin) / step
-        matrices.append(interpolation_matrix(positions, 1.0 / abs(step), 0, roi.shape[axis]))
-    return apply_separable(in_file_order.contiguous().numpy(), matrices).numpy()
+        last, reach = roi.shape[axis] - 1, max(1.0, 1.0 / abs(step))
+        positions = np.clip((np.arange(start[file_axis], stop[file_axis]) - origin) / step, 0, last)
+        low = max(0, int(np.floor(positions.min(initial=last) - reach)))
+        high = min(last, int(np.ceil(positions.max(initial=0) + reach))) + 1
+        crop.append(slice(low, high))
+        matrices.append(interpolation_matrix(positions, 1.0 / abs(step), low, high))
+    return apply_separable(in_file_order[tuple(crop)].contiguous().numpy(), matrices).numpy()
 
 
 def file_box(roi: Roi, low: ArrayLike, high: ArrayLike) -> tuple[Index, Index]:

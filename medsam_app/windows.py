@@ -90,12 +90,13 @@ class WindowEngine:
                 logits = mend_near_click(old, logits, roi, *clicks)
             elif mends:
                 logits = self._honoured(keep_to_click(old, logits, roi, *clicks), roi, told)
-        start, patch = mask_from_logits(logits, roi)
+        seen = start, patch = mask_from_logits(logits, roi)
         if before is not None and (before.detailed or mends):
-            start, patch = _keep_detail(before, roi, start, patch)
-        return settled_state(
+            start, patch = _keep_detail(before, roi, *seen)
+        state = settled_state(
             before, prompts, grid, roi, logits, start, patch, score, detailed=_detailed(before)
         )
+        return replace(state, seen=seen)
 
     def refined(
         self, state: State, prompts: Prompts, progress: Progress | None, label: int | None = None
@@ -249,8 +250,10 @@ def _keep_detail(
     before: State, roi: Roi, start: Index, patch: NDArray[np.bool_]
 ) -> tuple[Index, NDArray[np.bool_]]:
     """Where a prompt did not change the mask as the window sees it, keep the finer mask of before."""
-    moved = move_values(before.logits, before.roi, roi, fill=compliance.EXCLUDED)
-    coarse = mask_from_logits(moved, roi)
+    coarse = before.seen
+    if coarse is None or before.roi != roi:
+        moved = move_values(before.logits, before.roi, roi, fill=compliance.EXCLUDED)
+        coarse = mask_from_logits(moved, roi)
     box = union_box((start, patch), coarse, (before.start, before.patch))
     new, old = on_box(start, patch, box), on_box(*coarse, box)
     return tight(box[0], np.where(new == old, on_box(before.start, before.patch, box), new))

@@ -59,7 +59,7 @@ def test_adapter_base_and_label_are_what_predictors_say(adapter: Path, tmp_path:
     first = {s.method: s for s in found.scores if s.click == 1 and s.value == 1}
     for method, prediction in by_hand.items():
         assert first[method].dice == dice(prediction.mask, truth)
-        assert first[method].quality == pytest.approx(prediction.score, abs=1e-4)
+        assert first[method].quality == pytest.approx(prediction.score, abs=1e-3)  # bfloat16
     assert len({round(first[method].quality or 0, 3) for method in by_hand}) == 3  # it matters which it is
 
     against_base, told = found.comparisons
