@@ -38,6 +38,10 @@ CUT = """() => [...document.querySelectorAll(".medsam .toolbar :is(button, selec
     .filter((node) => node.offsetParent !== null)
     .filter((node) => { const b = node.getBoundingClientRect(); return b.left < 0 || b.right > innerWidth + 0.5; })
     .map((node) => node.outerHTML.slice(0, 120))"""
+#: Parts of the column at the right that are wider than their place, and names that do not fit.
+WIDE = """() => [...document.querySelectorAll(".medsam .sidebar, .medsam .sidebar :is(section, [role=tabpanel], .line, .edit-row, canvas, .editable.name)")]
+    .filter((node) => node.offsetParent !== null && (node.scrollWidth > node.clientWidth + 1 || node.getBoundingClientRect().right > innerWidth))
+    .map((node) => `${node.scrollWidth} in ${node.clientWidth}: ${node.outerHTML.slice(0, 120)}`)"""
 #: Least contrast of the text in the frame against what is behind it.
 CONTRAST = """() => {
     const parse = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -134,6 +138,33 @@ def test_a_tablet_in_both_directions(server, chromium, tmp_path):
         )
         assert min(sizes) > 150
         context.close()
+
+
+def test_a_narrow_window_cuts_nothing(server, chromium, tmp_path):
+    context = chromium.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light")
+    page = Page(context, server.url)
+    for name in ("anterior hippocampus", "posterior hippocampus"):
+        page.ask("() => medsamViewer.addObject()")
+        page.ask("(name) => medsamViewer.changeObject(medsamViewer.state.selected, { name })", name)
+        page.settle()
+    page.ask("() => medsamViewer.clickPoint(medsamViewer.crosshair, true)")
+    page.settle()
+    for width, height in ((1280, 800), (1024, 768), (820, 1180)):
+        page.page.set_viewport_size({"width": width, "height": height})
+        for tab in page.page.locator(".medsam [role=tab]").all():
+            tab.click()
+            page.settle()
+            assert page.ask(WIDE) == [], (width, tab.inner_text())
+        page.page.screenshot(path=tmp_path / f"window{width}.png")
+        assert page.ask(CUT) == [], width
+    # A tick can be told from none, in light colours too.
+    page.page.click("[data-id=tab-edit]")
+    box = page.page.locator("[data-id=brush-ball]")
+    without = box.screenshot()
+    box.check()
+    assert box.screenshot() != without
+    assert not page.complaints
+    context.close()
 
 
 def test_hostile_names_do_nothing_in_the_page(server, chromium, tmp_path):

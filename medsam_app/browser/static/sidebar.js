@@ -40,7 +40,7 @@ export class Sidebar {
   }
 
   setModel(hello) {
-    this.model.textContent = hello.model;
+    this.model.textContent = this.model.title = hello.model;
   }
 
   update() {
@@ -107,11 +107,11 @@ export class Sidebar {
         onclick: () => viewer.selectObject(object.id),
         onkeydown: (event) => event.key === "Enter" && event.target === event.currentTarget && viewer.selectObject(object.id),
       },
-      h("div.line", {}, colour, name,
-        unmet ? h("span.alert", { title: `${unmet} prompt(s) not honoured` }, icon("warning")) : null,
-        iconButton({ icon: hidden ? "hidden" : "eye", label: hidden ? "Show" : "Hide", class: "plain", onclick: (event) => (stop(event), viewer.toggleObject(object.id)) }),
-        iconButton({ icon: "trash", label: `Delete ${object.name}`, class: "plain", onclick: (event) => (stop(event), viewer.deleteObject(object.id)) })),
-      h("div.line.facts", {}, h("span.tag", {}, label), ...facts),
+      h("div.line", {}, colour, name, unmet ? h("span.alert", { title: `${unmet} prompt(s) not honoured` }, icon("warning")) : null),
+      h("div.line.facts", {}, h("span.tag", {}, label), ...facts,
+        h("span.ends", {},
+          iconButton({ icon: hidden ? "hidden" : "eye", label: hidden ? "Show" : "Hide", class: "plain", onclick: (event) => (stop(event), viewer.toggleObject(object.id)) }),
+          iconButton({ icon: "trash", label: `Delete ${object.name}`, class: "plain", onclick: (event) => (stop(event), viewer.deleteObject(object.id)) }))),
     );
   }
 
