@@ -10,6 +10,10 @@ export class Toasts {
     this.element = h("div.toasts", { role: "status", "aria-live": "polite" });
   }
 
+  get shown() {
+    return [...this.element.children];
+  }
+
   /** @param {string} message @param {"info"|"warning"|"error"} [kind] */
   show(message, kind = "info") {
     for (const other of this.element.children) if (other.dataset.message === message) other.remove();

@@ -125,7 +125,14 @@ export class Viewer extends Scene {
   act(action, what) {
     const now = () => (typeof action === "function" ? action() : action);
     const { volume } = this; // what is meant for one volume is not done to the next
-    const run = () => volume === this.volume && this.watch(what, async () => this.take(await this.api.act(now(), this.masks.keys())));
+    const run = () =>
+      volume === this.volume &&
+      this.watch(what, async () => {
+        const told = this.toasts.shown;
+        const frame = await this.api.act(now(), this.masks.keys());
+        for (const toast of told) toast.remove(); // it was about what was done before
+        this.take(frame);
+      });
     this.queue = this.queue.then(run);
     return this.queue;
   }
