@@ -33,10 +33,10 @@ SMALL = """() => [...document.querySelectorAll(".medsam :is(button, select, inpu
     .map((node) => [node.getBoundingClientRect(), node])
     .filter(([box]) => box.height < 39.5)
     .map(([box, node]) => `${Math.round(box.width)}x${Math.round(box.height)} ${node.outerHTML.slice(0, 120)}`)"""
-#: Controls that lie partly outside the window, in the toolbar.
+#: Controls of the toolbar that lie partly outside it.
 CUT = """() => [...document.querySelectorAll(".medsam .toolbar :is(button, select, input)")]
     .filter((node) => node.offsetParent !== null)
-    .filter((node) => { const b = node.getBoundingClientRect(); return b.left < 0 || b.right > innerWidth + 0.5; })
+    .filter((node) => { const b = node.getBoundingClientRect(), bar = node.closest(".toolbar").getBoundingClientRect(); return b.left < 0 || b.right > innerWidth + 0.5 || b.bottom > bar.bottom; })
     .map((node) => node.outerHTML.slice(0, 120))"""
 #: Parts of the column at the right that are wider than their place, and names that do not fit.
 WIDE = """() => [...document.querySelectorAll(".medsam .sidebar, .medsam .sidebar :is(section, [role=tabpanel], .line, .edit-row, canvas, .editable.name)")]
@@ -133,6 +133,9 @@ def test_a_tablet_in_both_directions(server, chromium, tmp_path):
         assert page.ask("() => matchMedia('(pointer: coarse)').matches")
         assert page.ask(SMALL) == []
         assert page.ask(CUT) == []
+        page.ask("() => medsamViewer.root.classList.add('listing')")
+        assert page.ask(CUT) == []
+        page.ask("() => medsamViewer.root.classList.remove('listing')")
         sizes = page.ask(
             "() => [...document.querySelectorAll('.pane')].filter((p) => p.offsetParent).map((p) => p.getBoundingClientRect().height)"
         )
@@ -157,6 +160,9 @@ def test_a_narrow_window_cuts_nothing(server, chromium, tmp_path):
             assert page.ask(WIDE) == [], (width, tab.inner_text())
         page.page.screenshot(path=tmp_path / f"window{width}.png")
         assert page.ask(CUT) == [], width
+        page.ask("() => medsamViewer.root.classList.add('listing')")  # a worklist at the left
+        assert page.ask(CUT) == [], width
+        page.ask("() => medsamViewer.root.classList.remove('listing')")
     # A tick can be told from none, in light colours too.
     page.page.click("[data-id=tab-edit]")
     box = page.page.locator("[data-id=brush-ball]")

@@ -157,13 +157,16 @@ export function drawLabels(context, plane) {
   context.font = `600 13px ${FONT}`;
   label(context, marks.left, 14, height / 2, "center", "#ffd479");
   label(context, marks.right, width - 22, height / 2, "center", "#ffd479");
-  label(context, marks.top, width / 2, 14, "center", "#ffd479");
   label(context, marks.bottom, width / 2, height - 13, "center", "#ffd479");
   context.font = `600 12px ${FONT}`;
   label(context, plane.axes.name, 12, 16, "left");
   const nameWidth = context.measureText(plane.axes.name).width;
   context.font = `12px ${FONT}`;
-  label(context, `${plane.index + 1} / ${plane.sliceCount}`, 20 + nameWidth, 16, "left", MUTED);
+  const place = `${plane.index + 1} / ${plane.sliceCount}`;
+  label(context, place, 20 + nameWidth, 16, "left", MUTED);
+  const clear = 20 + nameWidth + context.measureText(place).width + 14; // beside the name where there is little room
+  context.font = `600 13px ${FONT}`;
+  label(context, marks.top, Math.max(width / 2, clear), 14, "center", "#ffd479");
   const { scale } = plane.transform;
   const lengths = [1, 2, 5, 10, 20, 50, 100, 200];
   const length = lengths.filter((mm) => mm * scale <= Math.min(120, width / 4)).pop() ?? 1;
