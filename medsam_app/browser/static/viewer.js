@@ -125,14 +125,7 @@ export class Viewer extends Scene {
   act(action, what) {
     const now = () => (typeof action === "function" ? action() : action);
     const { volume } = this; // what is meant for one volume is not done to the next
-    const run = () =>
-      volume === this.volume &&
-      this.watch(what, async () => {
-        const told = this.toasts.shown;
-        const frame = await this.api.act(now(), this.masks.keys());
-        for (const toast of told) toast.remove(); // it was about what was done before
-        this.take(frame);
-      });
+    const run = () => volume === this.volume && this.watch(what, async () => this.take(await this.api.act(now(), this.masks.keys())));
     this.queue = this.queue.then(run);
     return this.queue;
   }
@@ -308,8 +301,11 @@ export class Viewer extends Scene {
         const { text, fraction } = await this.api.progress().catch(() => ({}));
         if (this.busy && text) this.progress.update(text, fraction);
       }, 600);
+      const told = this.toasts.shown;
       try {
-        return await work();
+        const done = await work();
+        for (const toast of told) toast.remove(); // they were about what was done before
+        return done;
       } finally {
         clearInterval(timer);
       }
