@@ -233,6 +233,10 @@ def _change(
     what: str,
 ) -> SegmentedObject:
     made = _paint(session, owner, start, after & ~before, before & ~after, what)
+    if made is None and (before != after).any():
+        raise PromptError(
+            f"All that would change of '{owner.name}' ({what}) is locked; unlock the slice first."
+        )
     if made is None:
         raise PromptError(f"There is nothing to change: the mask of '{owner.name}' stays as it is ({what}).")
     return session.add_prompt(owner.id, made)

@@ -36,7 +36,8 @@ def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
         if torch.cuda.is_available():
             return torch.device("cuda"), f"Using the GPU {torch.cuda.get_device_name()}."
         threads = torch.get_num_threads()
-        return torch.device("cpu"), f"Using the CPU with {threads} threads (no CUDA device found)."
+        some = "1 thread" if threads == 1 else f"{threads} threads"
+        return torch.device("cpu"), f"Using the CPU with {some} (no CUDA device found)."
     try:
         device = torch.device(wanted)
     except RuntimeError:

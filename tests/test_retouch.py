@@ -157,6 +157,9 @@ def test_a_tool_on_one_slice_changes_no_other(session):
     retouch.use_tool(session, "o1", "grow", mm=3, axis=1, index=13)
     changed = np.flatnonzero((mask(session) ^ before).any(axis=(0, 2)))
     assert changed.tolist() == [13]
+    retouch.set_lock(session, "o1", 1, 13, True)
+    with pytest.raises(PromptError, match="is locked; unlock the slice"):
+        retouch.use_tool(session, "o1", "grow", mm=3, axis=1, index=13)
 
 
 def test_interpolation_fills_gaps_or_goes_by_locked_slices(predictor):

@@ -33,11 +33,15 @@ SMALL = """() => [...document.querySelectorAll(".medsam :is(button, select, inpu
     .map((node) => [node.getBoundingClientRect(), node])
     .filter(([box]) => box.height < 39.5)
     .map(([box, node]) => `${Math.round(box.width)}x${Math.round(box.height)} ${node.outerHTML.slice(0, 120)}`)"""
-#: Controls that lie partly outside the window, in the toolbar.
+#: Controls of the toolbar that lie partly outside it.
 CUT = """() => [...document.querySelectorAll(".medsam .toolbar :is(button, select, input)")]
     .filter((node) => node.offsetParent !== null)
-    .filter((node) => { const b = node.getBoundingClientRect(); return b.left < 0 || b.right > innerWidth + 0.5; })
+    .filter((node) => { const b = node.getBoundingClientRect(), bar = node.closest(".toolbar").getBoundingClientRect(); return b.left < 0 || b.right > innerWidth + 0.5 || b.bottom > bar.bottom; })
     .map((node) => node.outerHTML.slice(0, 120))"""
+#: Parts of the column at the right that are wider than their place, and names that do not fit.
+WIDE = """() => [...document.querySelectorAll(".medsam .sidebar, .medsam .sidebar :is(section, [role=tabpanel], .line, .edit-row, canvas, .editable.name)")]
+    .filter((node) => node.offsetParent !== null && (node.scrollWidth > node.clientWidth + 1 || node.getBoundingClientRect().right > innerWidth))
+    .map((node) => `${node.scrollWidth} in ${node.clientWidth}: ${node.outerHTML.slice(0, 120)}`)"""
 #: Least contrast of the text in the frame against what is behind it.
 CONTRAST = """() => {
     const parse = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -129,11 +133,44 @@ def test_a_tablet_in_both_directions(server, chromium, tmp_path):
         assert page.ask("() => matchMedia('(pointer: coarse)').matches")
         assert page.ask(SMALL) == []
         assert page.ask(CUT) == []
+        page.ask("() => medsamViewer.root.classList.add('listing')")
+        assert page.ask(CUT) == []
+        page.ask("() => medsamViewer.root.classList.remove('listing')")
         sizes = page.ask(
             "() => [...document.querySelectorAll('.pane')].filter((p) => p.offsetParent).map((p) => p.getBoundingClientRect().height)"
         )
         assert min(sizes) > 150
         context.close()
+
+
+def test_a_narrow_window_cuts_nothing(server, chromium, tmp_path):
+    context = chromium.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light")
+    page = Page(context, server.url)
+    for name in ("anterior hippocampus", "posterior hippocampus"):
+        page.ask("() => medsamViewer.addObject()")
+        page.ask("(name) => medsamViewer.changeObject(medsamViewer.state.selected, { name })", name)
+        page.settle()
+    page.ask("() => medsamViewer.clickPoint(medsamViewer.crosshair, true)")
+    page.settle()
+    for width, height in ((1280, 800), (1024, 768), (820, 1180)):
+        page.page.set_viewport_size({"width": width, "height": height})
+        for tab in page.page.locator(".medsam [role=tab]").all():
+            tab.click()
+            page.settle()
+            assert page.ask(WIDE) == [], (width, tab.inner_text())
+        page.page.screenshot(path=tmp_path / f"window{width}.png")
+        assert page.ask(CUT) == [], width
+        page.ask("() => medsamViewer.root.classList.add('listing')")  # a worklist at the left
+        assert page.ask(CUT) == [], width
+        page.ask("() => medsamViewer.root.classList.remove('listing')")
+    # A tick can be told from none, in light colours too.
+    page.page.click("[data-id=tab-edit]")
+    box = page.page.locator("[data-id=brush-ball]")
+    without = box.screenshot()
+    box.check()
+    assert box.screenshot() != without
+    assert not page.complaints
+    context.close()
 
 
 def test_hostile_names_do_nothing_in_the_page(server, chromium, tmp_path):

@@ -154,6 +154,7 @@ def test_comparing_and_frames(server, opened, phantom, tmp_path):
     opened.click("axial", inside, "positive")
     opened.page.click("[data-id=tab-compare]")
     opened.page.click("[data-id=compare-choose]")
+    assert opened.page.locator("[data-id=open-worklist]").count() == 0  # a file is wanted
     opened.page.get_by_text("by hand.nii.gz").click()
     opened.page.wait_for_selector(".comparison")
     mask, _ = read_mask(opened.download("save-mask", tmp_path))

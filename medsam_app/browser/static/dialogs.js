@@ -10,6 +10,10 @@ export class Toasts {
     this.element = h("div.toasts", { role: "status", "aria-live": "polite" });
   }
 
+  get shown() {
+    return [...this.element.children];
+  }
+
   /** @param {string} message @param {"info"|"warning"|"error"} [kind] */
   show(message, kind = "info") {
     for (const other of this.element.children) if (other.dataset.message === message) other.remove();
@@ -139,7 +143,7 @@ function folderList(roots, options, close) {
   const list = h("div.files", { role: "list" });
   const crumb = h("div.crumb");
   const here = { root: 0, path: "" };
-  const worklist = h("button.small", {
+  const worklist = options.onworklist && h("button.small", {
     type: "button", "data-id": "open-worklist", title: "Go through all volumes of this folder, case by case",
     onclick: () => (close(), options.onworklist(here.root, here.path)),
   }, icon("list"), h("span", { text: "Open as a worklist" }));

@@ -67,6 +67,11 @@ const ICONS = {
   contrast: "M12 3a9 9 0 1 0 0 18a9 9 0 1 0 0-18M12 3v18M12 7h5.5M12 12h8.5M12 17h5.5",
 };
 
+/** Whether no model was asked about an object: its mask was drawn, or given as it is. */
+export function byHand(object) {
+  return object.prompts.length > 0 && object.prompts.every((prompt) => ["paint", "mask"].includes(prompt.kind));
+}
+
 /**
  * An icon as inline SVG in the colour of the text around it.
  * @param {keyof typeof ICONS} name

@@ -4,7 +4,7 @@
  * Strokes are shown as they are drawn; the voxels that they change come with the server's answer.
  */
 
-import { NEGATIVE, POSITIVE } from "./overlay.js";
+import { NEGATIVE, POSITIVE, drawBadge } from "./overlay.js";
 import { FIRST_RADIUS, lassoDrag, pointDrag, strokeDrag } from "./strokes.js";
 
 const RADII = [0.5, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40];
@@ -162,7 +162,7 @@ export class Edit {
     for (const stroke of this.strokes) {
       if (stroke.plane === plane && stroke.index === plane.index) this.drawStroke(context, plane, stroke);
     }
-    if (this.isLocked(this.slice(plane))) this.drawLock(context);
+    if (this.isLocked(this.slice(plane))) drawBadge(context, "Locked", viewer.projection.on ? 1 : 0, true);
     this.drawBrush(context, plane);
   }
 
@@ -202,19 +202,6 @@ export class Edit {
       if (unmet && width < 5) context.setLineDash([6, 5]);
       context.stroke(pathOf(plane, near));
     }
-    context.restore();
-  }
-
-  drawLock(context) {
-    context.save();
-    context.font = '600 12px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
-    context.textAlign = "left";
-    context.textBaseline = "middle";
-    context.lineWidth = 3;
-    context.strokeStyle = "rgba(0, 0, 0, 0.75)";
-    context.strokeText("Locked", 12, 34);
-    context.fillStyle = "#ffd166";
-    context.fillText("Locked", 12, 34);
     context.restore();
   }
 

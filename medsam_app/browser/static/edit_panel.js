@@ -40,12 +40,12 @@ export class EditPanel {
       h("div.edit-tools", {}, ...this.tools),
       h("div.edit-row", {}, h("span", { text: "Locks" }), this.lock),
       this.locks,
-      h("div.edit-row", {}, h("span", { text: "With" }), this.other, this.merge, this.subtract),
+      h("div.edit-row.other", {}, h("span", { text: "With" }), this.other, this.merge, this.subtract),
       h("div.edit-row", {}, h("label", { title: "Objects that may not overlap share no voxel: the later one of the list has it" }, this.overlap, "May overlap others")),
       this.givenUp,
     );
     this.empty = h("p.hint", { text: "Paint with the brush (5), erase (6), scribble (7) or draw a lasso (8); Shift does the opposite. Drag a point to move it." });
-    this.element = h("div.edit-panel", {}, this.brush, this.empty, this.rest);
+    this.element = h("div.edit-panel", {}, this.brush, this.rest, this.empty);
   }
 
   use(tool) {

@@ -1,5 +1,6 @@
 /** Where the model is in doubt about the selected object: a heat map, and the place to click next. */
 
+import { byHand } from "./dom.js";
 import { PLANES } from "./geometry.js";
 
 /** Doubt below this is not drawn; most voxels have a little. */
@@ -39,7 +40,7 @@ export class Heat {
   follow() {
     if (this.wanted() === this.known) return;
     this.known = this.map = null;
-    if (this.on) this.load();
+    if (this.on && this.wanted() && !byHand(this.viewer.selected)) this.load();
   }
 
   /** Move the crosshair to the place where a click says most. */
@@ -61,6 +62,7 @@ export class Heat {
     this.asked = this.asked.then(async () => {
       const wanted = this.wanted();
       if (!wanted) return this.viewer.toasts.show("This object has no mask yet; click inside it first.");
+      if (byHand(this.viewer.selected)) return this.viewer.toasts.show("This mask was made by hand; the model has no doubt to show before a click.");
       if (wanted === this.known) return undefined;
       return this.viewer.watch("Looking for doubt", async () => {
         const { worst, masks } = await this.viewer.api.doubt(this.viewer.selected.id);

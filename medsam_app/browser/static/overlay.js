@@ -111,6 +111,34 @@ export function drawPoints(context, plane) {
   }
 }
 
+/** What is special about a plane, on a dark ground under its name: row 0, 1, ..., with a padlock where asked for. */
+export function drawBadge(context, text, row = 0, padlock = false) {
+  context.save();
+  context.font = `600 12px ${FONT}`;
+  context.textAlign = "left";
+  context.textBaseline = "middle";
+  const y = 37 + 24 * row;
+  const indent = padlock ? 15 : 0;
+  context.fillStyle = "rgba(5, 7, 10, 0.78)";
+  context.strokeStyle = "rgba(255, 212, 121, 0.6)";
+  context.beginPath();
+  context.roundRect(10.5, y - 10, context.measureText(text).width + indent + 16, 20, 5);
+  context.fill();
+  context.stroke();
+  context.fillStyle = context.strokeStyle = "#ffd479";
+  context.fillText(text, 18 + indent, y + 0.5);
+  if (padlock) {
+    context.lineWidth = 1.6;
+    context.beginPath();
+    context.roundRect(18, y - 1, 10, 7, 1.5);
+    context.fill();
+    context.beginPath();
+    context.arc(23, y - 1.5, 3, Math.PI, 2 * Math.PI);
+    context.stroke();
+  }
+  context.restore();
+}
+
 function label(context, text, x, y, align, colour = LABEL) {
   context.textAlign = align;
   context.lineWidth = 3;
@@ -129,13 +157,16 @@ export function drawLabels(context, plane) {
   context.font = `600 13px ${FONT}`;
   label(context, marks.left, 14, height / 2, "center", "#ffd479");
   label(context, marks.right, width - 22, height / 2, "center", "#ffd479");
-  label(context, marks.top, width / 2, 14, "center", "#ffd479");
   label(context, marks.bottom, width / 2, height - 13, "center", "#ffd479");
   context.font = `600 12px ${FONT}`;
   label(context, plane.axes.name, 12, 16, "left");
   const nameWidth = context.measureText(plane.axes.name).width;
   context.font = `12px ${FONT}`;
-  label(context, `${plane.index + 1} / ${plane.sliceCount}`, 20 + nameWidth, 16, "left", MUTED);
+  const place = `${plane.index + 1} / ${plane.sliceCount}`;
+  label(context, place, 20 + nameWidth, 16, "left", MUTED);
+  const clear = 20 + nameWidth + context.measureText(place).width + 14; // beside the name where there is little room
+  context.font = `600 13px ${FONT}`;
+  label(context, marks.top, Math.max(width / 2, clear), 14, "center", "#ffd479");
   const { scale } = plane.transform;
   const lengths = [1, 2, 5, 10, 20, 50, 100, 200];
   const length = lengths.filter((mm) => mm * scale <= Math.min(120, width / 4)).pop() ?? 1;

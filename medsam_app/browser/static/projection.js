@@ -1,6 +1,7 @@
 /** Slabs: the largest, smallest or mean intensity of several slices instead of one slice. */
 
 import { PLANES } from "./geometry.js";
+import { drawBadge } from "./overlay.js";
 
 /** [kind, name, what stands on the plane] */
 export const KINDS = [
@@ -52,14 +53,7 @@ export class Projection {
     const [from, to] = this.range(plane.plane, plane.index);
     const thick = (to - from + 1) * this.viewer.geometry.spacing[plane.axes.w];
     const text = `${KINDS.find(([kind]) => kind === this.kind)[2]} ${Number(thick.toPrecision(3))} mm`;
-    context.font = '600 12px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
-    context.textAlign = "left";
-    context.textBaseline = "middle";
-    context.lineWidth = 3;
-    context.strokeStyle = "rgba(0, 0, 0, 0.75)";
-    context.strokeText(text, 12, 34);
-    context.fillStyle = "#ffd479";
-    context.fillText(text, 12, 34);
+    drawBadge(context, text);
   }
 }
 

@@ -2,7 +2,7 @@
 
 import { ComparePanel } from "./compare_panel.js";
 import { choiceText } from "./dialogs.js";
-import { formatMl, h, icon, iconButton } from "./dom.js";
+import { byHand, formatMl, h, icon, iconButton } from "./dom.js";
 import { MeasurePanel } from "./measure_panel.js";
 import { EditPanel } from "./edit_panel.js";
 import { HistoryPanel } from "./history_panel.js";
@@ -40,7 +40,7 @@ export class Sidebar {
   }
 
   setModel(hello) {
-    this.model.textContent = hello.model;
+    this.model.textContent = this.model.title = hello.model;
   }
 
   update() {
@@ -97,7 +97,7 @@ export class Sidebar {
       else viewer.toasts.show(`A label value is a whole number from 1 up; got '${value}'.`, "warning");
     });
     const facts = object.mask
-      ? [h("span", { text: formatMl(object.volume_ml), title: "Volume" }), scoreBar(object.score)]
+      ? [h("span", { text: formatMl(object.volume_ml), title: "Volume" }), byHand(object) ? h("span", { text: "by hand", title: "No model was asked about this mask" }) : scoreBar(object.score)]
       : [h("span.muted", { text: object.prompts.length ? "No mask" : "No prompts yet" })];
     const unmet = object.prompts.filter((prompt) => prompt.unmet).length;
     return h(
@@ -107,11 +107,11 @@ export class Sidebar {
         onclick: () => viewer.selectObject(object.id),
         onkeydown: (event) => event.key === "Enter" && event.target === event.currentTarget && viewer.selectObject(object.id),
       },
-      h("div.line", {}, colour, name,
-        unmet ? h("span.alert", { title: `${unmet} prompt(s) not honoured` }, icon("warning")) : null,
-        iconButton({ icon: hidden ? "hidden" : "eye", label: hidden ? "Show" : "Hide", class: "plain", onclick: (event) => (stop(event), viewer.toggleObject(object.id)) }),
-        iconButton({ icon: "trash", label: `Delete ${object.name}`, class: "plain", onclick: (event) => (stop(event), viewer.deleteObject(object.id)) })),
-      h("div.line.facts", {}, h("span.tag", {}, label), ...facts),
+      h("div.line", {}, colour, name, unmet ? h("span.alert", { title: `${unmet} prompt(s) not honoured` }, icon("warning")) : null),
+      h("div.line.facts", {}, h("span.tag", {}, label), ...facts,
+        h("span.ends", {},
+          iconButton({ icon: hidden ? "hidden" : "eye", label: hidden ? "Show" : "Hide", class: "plain", onclick: (event) => (stop(event), viewer.toggleObject(object.id)) }),
+          iconButton({ icon: "trash", label: `Delete ${object.name}`, class: "plain", onclick: (event) => (stop(event), viewer.deleteObject(object.id)) }))),
     );
   }
 

@@ -75,9 +75,10 @@ export class TeachPanel {
     const running = RUNNING.includes(stage);
     const percent = Math.round(100 * said.progress);
     const words = { teaching: `Teaching, ${percent} %`, measuring: "Measuring on cases kept apart", offered: "Offered", "no better": "Not better", failed: "Failed", cancelled: "Stopped", interrupted: "Interrupted" };
-    this.brief.textContent = words[stage] ?? `${said.usable} accepted`;
+    this.brief.textContent = words[stage] ?? `${said.usable} to learn from`;
     const few = said.usable < said.fewest;
-    const begin = few ? `It takes ${said.fewest} accepted cases; there are ${said.usable}.` : `${said.usable} accepted cases to learn from; some are kept apart to measure on.`;
+    const aside = this.worklist.data.counts.accepted > said.usable ? " Single series or frames of a file are not learned from." : "";
+    const begin = few ? `It takes ${said.fewest} accepted cases; there are ${said.usable}.${aside}` : `${said.usable} accepted cases to learn from; some are kept apart to measure on.`;
     this.text.textContent = running ? `${words[stage]}. You may go on, or close the page.` : said.message || begin;
     this.using.textContent = said.in_use ? `In use: ${said.in_use}` : "";
     this.using.hidden = !said.in_use;

@@ -301,8 +301,11 @@ export class Viewer extends Scene {
         const { text, fraction } = await this.api.progress().catch(() => ({}));
         if (this.busy && text) this.progress.update(text, fraction);
       }, 600);
+      const told = this.toasts.shown;
       try {
-        return await work();
+        const done = await work();
+        for (const toast of told) toast.remove(); // they were about what was done before
+        return done;
       } finally {
         clearInterval(timer);
       }
