@@ -6,25 +6,24 @@ python -m medsam_app.export_weights RUN [--out models/weights/sam3d_tiny.safeten
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from medsam_app.models.download import sha256_of
 from medsam_app.models.sam3d import build_sam3d_tiny
 from medsam_app.models.table import WEIGHTS_FOLDER
+from medsam_app.training_state import read_state
 
 
 def export(run: Path, out: Path) -> str:
     """Write the averaged weights of a run as float16 safetensors; returns the file's sha256."""
-    weights = load_file(run / "average.safetensors")
+    state, (weights,) = read_state(run, ["average"])
     build_sam3d_tiny().load_state_dict(weights)  # refuses a run of another architecture
     half = {key: tensor.half().contiguous() for key, tensor in weights.items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in half.values()):
         raise SystemExit(f"The weights of {run} do not fit half precision; nothing was written.")
-    state = json.loads((run / "state.json").read_text())
     temporary = out.with_suffix(".tmp")
     save_file(
         half, temporary, metadata={"steps": str(state["step"]), "hours": f"{state['seconds'] / 3600:.2f}"}

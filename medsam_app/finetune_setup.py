@@ -30,7 +30,7 @@ PLAN, FINGERPRINT, MEMORY = "plan.json", "fingerprint.json", "memory.json"
 RIVALS = ("unet", "swin_unetr")
 #: What a run leaves in its folder, and a new one there takes away.
 _RUN_FILES = (
-    PLAN, FINGERPRINT, MEMORY, "state.json", "scores.json", "*.jsonl", "*.safetensors", "*.tmp",
+    PLAN, FINGERPRINT, MEMORY, "scores.json", "*.jsonl", "*.safetensors", "*.tmp",
     "tensorboard/events.*", *(f"{name}/*" for name in RIVALS),
 )  # fmt: skip
 #: The split that is learned from where a dataset has one of that name.

@@ -151,7 +151,7 @@ class Trainer:
         if self.rank == 0:
             tensors = (self.model.state_dict(), self.average, moments(self.optimizers, self.parameters))
             state = {"step": self.step, "seconds": self.seconds}
-            write_state(self.out, dict(zip(FILES, tensors, strict=True)), state)
+            write_state(self.out, dict(zip(FILES, tensors, strict=True)), state, beside=["average"])
 
     def done(self) -> float:
         """Which part of the run is behind, from 0 to 1."""

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medsam_app.errors import ModelError, SaveError
 
-#: Without this file in its folder there is no saved run.
-STATE = "state.json"
+#: Without this file in its folder there is no saved run. One file: what a killed run leaves belongs together.
+STATE = "state.safetensors"
 #: What the learning rate ends at, as a fraction of its peak.
 LAST_RATE = 0.02
 
@@ -28,34 +28,51 @@ def is_saved(out: Path) -> bool:
     return (out / STATE).is_file()
 
 
-def write_state(out: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-    """Write tensors as NAME.safetensors, and the rest as `state.json`, which comes last.
+def write_state(
+    out: Path,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    *,
+    beside: Sequence[str] = (),
+) -> None:
+    """Write groups of tensors by name, and the rest, as one file.
+
+    Args:
+        beside: names of groups that also get a file of their own, NAME.safetensors.
 
     Raises:
         SaveError: it could not be written.
     """
+    whole = {f"{name}/{key}": value for name, group in tensors.items() for key, value in group.items()}
+    files: dict[str, tuple[dict[str, Tensor], dict[str, str] | None]]
+    files = {STATE: (whole, {"state": json.dumps(dict(state))})}
+    files |= {f"{name}.safetensors": (dict(tensors[name]), None) for name in beside}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, tensors in files.items():
-            save_file({key: value.contiguous() for key, value in tensors.items()}, out / f"{name}.tmp")
-        for name in files:
-            (out / f"{name}.tmp").replace(out / f"{name}.safetensors")
-        (out / "state.tmp").write_text(json.dumps(dict(state)))
-        (out / "state.tmp").replace(out / STATE)
+        for name, (group, metadata) in files.items():
+            draft = (out / name).with_suffix(".tmp")
+            save_file({key: value.contiguous() for key, value in group.items()}, draft, metadata=metadata)
+            draft.replace(out / name)
     except (OSError, SafetensorError) as error:
         raise SaveError(f"The run could not be saved in {out} ({error}); make room there.") from None
 
 
 def read_state(out: Path, names: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
-    """The inverse of `write_state`.
+    """The inverse of `write_state`, for some of the groups.
 
     Raises:
-        ModelError: a file is missing or damaged.
+        ModelError: the file is missing or damaged.
     """
     try:
-        state = json.loads((out / STATE).read_text())
-        return dict(state), [load_file(out / f"{name}.safetensors") for name in names]
-    except (OSError, ValueError, TypeError, SafetensorError):
+        with safe_open(out / STATE, "pt") as file:
+            state = dict(json.loads((file.metadata() or {})["state"]))
+            groups: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+            for key in file.keys():  # noqa: SIM118  no mapping
+                name, _, own = key.partition("/")
+                if name in groups:
+                    groups[name][own] = file.get_tensor(key)
+            return state, [groups[name] for name in names]
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError):
         raise damaged(out) from None
 
 

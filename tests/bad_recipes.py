@@ -94,5 +94,5 @@ def _(folder):
 @case("going on with a run that is damaged", ModelError)
 def _(folder):
     (folder / "run").mkdir()
-    text(folder / "run" / "state.json", '{"step": 1, "seconds": 2.0}')
+    text(folder / "run" / "state.safetensors", '{"step": 1, "seconds": 2.0}')
     start(folder)

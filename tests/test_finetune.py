@@ -14,13 +14,14 @@ import torch
 
 from medsam_app.adapters.adapter import Adapter
 from medsam_app.adapters.header import read_header
-from medsam_app.errors import ModelError, SettingsError
+from medsam_app.errors import ModelError, SaveError, SettingsError
 from medsam_app.exam import AUTOMATIC
 from medsam_app.finetune import BEST, Teacher
 from medsam_app.models.load import load_model
 from medsam_app.predictor import VolumePredictor
 from medsam_app.teaching_data import VIEWS
 from medsam_app.training_run import Journal, run
+from medsam_app.training_state import STATE, read_state, write_state
 from tests.teaching_folder import LABELS, ball_cases, small_plan, write_balls
 
 CPU = torch.device("cpu")
@@ -71,9 +72,7 @@ def test_base_and_fresh_adapter_are_one(tmp_path: Path) -> None:
     teaching = teacher(tmp_path)
     image, valid = torch.randn(1, 1, 16, 16, 16), torch.ones(1, 1, 16, 16, 16, dtype=torch.bool)
     base = load_model("sam3d_tiny")
-    teaching.model.amp_dtype = base.amp_dtype = (
-        None  # bfloat16 rounds otherwise with an adapter
-    )
+    teaching.model.amp_dtype = base.amp_dtype = None  # bfloat16 rounds otherwise with an adapter
     with torch.no_grad():
         own = teaching.model.encode_image(image, valid)
         torch.testing.assert_close(own.coarse, base.encode_image(image, valid).coarse)  # type: ignore[union-attr]
@@ -99,13 +98,30 @@ def test_interrupted_run_gives_what_a_straight_one_gives(tmp_path: Path) -> None
     assert straight.best == second.best
 
 
-@pytest.mark.parametrize("damage", ["state.json", "adapter.safetensors"])
-def test_a_damaged_run_is_refused(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", [b"{}", None])
+def test_a_damaged_run_is_refused(tmp_path: Path, damage: bytes | None) -> None:
     teaching = teacher(tmp_path, steps=1)
     run(teaching)
-    (teaching.out / damage).write_bytes(b"{}")
+    state = teaching.out / STATE
+    state.write_bytes(state.read_bytes()[:-1000] if damage is None else damage)
     with pytest.raises(ModelError, match=r"is damaged or of another model; give another --out|-o"):
         teacher(tmp_path, steps=1)
+
+
+def test_what_is_saved_belongs_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def saved(number: int) -> dict[str, dict[str, torch.Tensor]]:
+        return {name: {"x": torch.full((3,), float(number))} for name in ("a", "b", "c")}
+
+    write_state(tmp_path, saved(1), {"step": 1})
+
+    def ended(*_: object) -> None:
+        raise OSError("the process ends here")
+
+    monkeypatch.setattr(Path, "replace", ended)
+    with pytest.raises(SaveError):
+        write_state(tmp_path, saved(2), {"step": 2})
+    state, groups = read_state(tmp_path, ["a", "b", "c"])
+    assert state == {"step": 1} and all(group["x"].tolist() == [1, 1, 1] for group in groups)
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path: Path) -> None:

@@ -38,7 +38,11 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.save(tmp_path_factory.mktemp("adapter") / "taught.safetensors", {"labels": {1: "ball"}})
 
 
-def test_adapter_base_and_label_are_what_predictors_say(adapter: Path, tmp_path: Path) -> None:
+def test_adapter_base_and_label_are_what_predictors_say(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An adapter of random numbers makes much of bfloat16's rounding.
+    monkeypatch.setattr("medsam_app.models.load.fast_dtype", lambda device: None)
     folder = write_folder(tmp_path / "data", cases=0)
     options = {"clicks": [1], "labels": ["1"], "device": "cpu", "distances": False}
     found = evaluate_folder(folder, adapter=adapter, base=True, **options)
@@ -59,7 +63,7 @@ def test_adapter_base_and_label_are_what_predictors_say(adapter: Path, tmp_path:
     first = {s.method: s for s in found.scores if s.click == 1 and s.value == 1}
     for method, prediction in by_hand.items():
         assert first[method].dice == dice(prediction.mask, truth)
-        assert first[method].quality == pytest.approx(prediction.score, abs=1e-3)  # bfloat16
+        assert first[method].quality == pytest.approx(prediction.score, abs=1e-4)
     assert len({round(first[method].quality or 0, 3) for method in by_hand}) == 3  # it matters which it is
 
     against_base, told = found.comparisons

@@ -20,6 +20,7 @@ from medsam_app.cli import main
 from medsam_app.pretrain import Trainer
 from medsam_app.recipe import Recipe
 from medsam_app.training_run import Journal, Measure, run
+from medsam_app.training_state import read_state
 from medsam_app.validation import ROUNDS, Validation
 from tests.evaluation_data import write_folder
 
@@ -110,7 +111,7 @@ def test_a_run_counted_in_hours(tmp_path: Path, capsys: pytest.CaptureFixture) -
     # The end is measured although no twenty minutes have gone by.
     assert [row["step"] for row in rows(out / "validation.jsonl")] == [0, 1]
     logged = rows(out / "log.jsonl")[-1]["seconds"]
-    assert json.loads((out / "state.json").read_text())["seconds"] == pytest.approx(logged, abs=0.06)
+    assert read_state(out, [])[0]["seconds"] == pytest.approx(logged, abs=0.06)
 
 
 def test_nothing_is_measured_where_nothing_is_wanted(tmp_path: Path) -> None:
@@ -149,12 +150,12 @@ def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     ]
 
     # Started again, it is done already; under another recipe it is not touched.
-    state = (out / "state.json").read_text()
+    state = (out / "state.safetensors").read_bytes()
     assert pretrain(tmp_path / "recipe.json", *options) == 0
     assert pretrain(written(tmp_path, learning_rate=0.002), *options) == 2
     said = "holds a run of another recipe (learning_rate: 0.001, here 0.002); give another --out"
     assert said in capsys.readouterr().err
-    assert (out / "state.json").read_text() == state
+    assert (out / "state.safetensors").read_bytes() == state
     # A folder from before recipes were kept there is one of the recipe given.
     (out / "recipe.json").unlink()
     assert pretrain(tmp_path / "recipe.json", *options) == 0
@@ -176,7 +177,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
         said = started.communicate(timeout=60)[1]
     finally:
         started.kill()
-    state = json.loads((out / "state.json").read_text())
+    state = read_state(out, [])[0]
     assert 1 <= state["step"] == len(rows(out / "log.jsonl")) < 500
     assert started.returncode == 130
     assert said.endswith(
@@ -300,7 +301,7 @@ def test_wrong_options(
 def test_a_damaged_run_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     recipe, out = written(tmp_path), tmp_path / "run"
     out.mkdir()
-    (out / "state.json").write_text('{"step": 3, "seconds": 1.0}')
+    (out / "state.safetensors").write_text('{"step": 3, "seconds": 1.0}')
     assert pretrain(recipe, "--out", out) == 2
     assert f"The run saved in {out} is damaged or of another model" in capsys.readouterr().err
 
