@@ -23,7 +23,7 @@ from medsam_app.cases import Case
 from medsam_app.errors import AdapterError, SettingsError
 from medsam_app.exam import Exam
 from medsam_app.game import Game
-from medsam_app.models.load import fast_dtype, load_model
+from medsam_app.models.load import load_model, training_dtype
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.plan import Plan
 from medsam_app.teaching_data import Lessons
@@ -111,7 +111,7 @@ class Teacher:
                 f"multiple of {self.world}."
             )
         self.model = cast(Sam3D, load_model(plan.base, device=device, weights=weights))
-        self.model.amp_dtype = fast_dtype(device)
+        self.model.amp_dtype = training_dtype(device)
         self.adapter = fresh_adapter(self.model, plan)
         self.parameters = [p for p in self.adapter.parameters() if p.requires_grad]
         self.optimizer = self._optimizer()

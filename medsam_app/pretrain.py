@@ -21,7 +21,7 @@ import torch.distributed as dist
 from medsam_app.errors import ModelError, SettingsError, VolumeError, unknown_name
 from medsam_app.interaction import Interaction
 from medsam_app.models.checkpoints import read_checkpoint
-from medsam_app.models.load import fast_dtype
+from medsam_app.models.load import training_dtype
 from medsam_app.models.sam3d import Sam3D, build_sam3d_tiny
 from medsam_app.orthogonal import Muon, matrices
 from medsam_app.recipe import Recipe
@@ -91,7 +91,7 @@ class Trainer:
         self.model: Sam3D = build_sam3d_tiny().to(device)
         resumed = is_saved(out)
         cast(Any, self.model).to(memory_format=torch.channels_last_3d)
-        self.model.amp_dtype = fast_dtype(device)
+        self.model.amp_dtype = training_dtype(device)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name.startswith(recipe.only))
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]

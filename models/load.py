@@ -70,6 +70,12 @@ def fast_dtype(device: torch.device) -> torch.dtype | None:
     return None
 
 
+def training_dtype(device: torch.device) -> torch.dtype | None:
+    """As `fast_dtype`, but float32 on a CPU: gradients through bfloat16 there are now and then beyond all
+    bounds (torch 2.14.1 on a processor with AMX), a step lost or led astray, and no two runs alike."""
+    return fast_dtype(device) if device.type == "cuda" else None
+
+
 def load_model(
     name: str = DEFAULT_MODEL, *, device: torch.device | str = "cpu", weights: Path | None = None
 ) -> Sam3D | SliceModel:
