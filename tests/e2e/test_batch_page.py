@@ -10,10 +10,10 @@ from PIL import Image
 
 from medsam_app.batch_index import IndexRow, index_page
 from medsam_app.whole_file import save_whole
+from tests.e2e.page import PATIENCE
 
 pytestmark = pytest.mark.browser
 
-PATIENCE = 120_000
 EVIL = "z <img src=x onerror='document.title=1'> #?.nii.gz"
 SHOWN = "() => [...document.querySelectorAll('main .card:not([hidden])')].map((card) => card.dataset.case)"
 CURRENT = "() => document.querySelector('main .card.current')?.dataset.case"
