@@ -7,13 +7,14 @@ honoured, narrow where the image differs from the clicked voxel, wider where it 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from medsam_app.prompts import AnyPrompt, Asked, Box, Point, Scribble, Told, as_clicks
-from medsam_app.roi import Index, Roi, tight, write_box
+from medsam_app.roi import Index, Roi, box_weights, in_file_order, tight
 
 #: Logit that a repaired click reaches.
 CONFIDENT = 0.5
@@ -54,21 +55,20 @@ def honour_points(
     Returns:
         (X, Y, Z) logits; the same tensor when nothing had to be repaired.
     """
-    inside = [p for p in points if _reached(roi, p)]
+    clicks = [_Click(point, image, roi, shape) for point in points if _reached(roi, point)]
+    given = logits
     for _ in range(3):
         repaired = False
-        for point in inside:
-            sign = 1.0 if point.positive else -1.0
-            voxel = nearest_voxel(point, shape)
-            value = _value_at(logits, roi, voxel)
-            if sign * value > 0:
+        for click in clicks:
+            value = click.read(logits)
+            if click.sign * value > 0:
                 continue
-            part, weights = _bump(image, roi.to_roi(voxel))
-            bump = torch.zeros_like(logits)
-            bump[part] = weights
+            if logits is given:
+                logits = given.clone()
             # The value at the click is linear in the bump's height: no search is needed.
-            height = (sign * CONFIDENT - value) / max(_value_at(bump, roi, voxel), 1e-3)
-            logits, repaired = logits + height * bump, True
+            part, weights, peak = click.bump
+            logits[part] += (click.sign * CONFIDENT - value) / peak * weights
+            repaired = True
         if not repaired:
             break
     return logits
@@ -79,10 +79,28 @@ def _reached(roi: Roi, point: Point) -> bool:
     return bool(np.all((coords >= -0.5) & (coords <= np.asarray(roi.shape) - 0.5)))
 
 
-def _value_at(values: torch.Tensor, roi: Roi, voxel: Index) -> float:
-    """What a window's values become on one voxel of the file."""
-    stop = (voxel[0] + 1, voxel[1] + 1, voxel[2] + 1)
-    return float(write_box(values, roi, voxel, stop)[0, 0, 0])
+class _Click:
+    """A click and all that is needed time and again to honour it on a window."""
+
+    def __init__(self, point: Point, image: torch.Tensor, roi: Roi, shape: Sequence[int]) -> None:
+        self.sign = 1.0 if point.positive else -1.0
+        self._image, self._roi = image, roi
+        self._voxel = i, j, k = nearest_voxel(point, shape)
+        self._part, matrices = box_weights(roi, self._voxel, (i + 1, j + 1, k + 1))
+        self._weights = [matrix[0] for matrix in matrices]
+
+    def read(self, values: torch.Tensor) -> float:
+        """What a window's values become on the clicked voxel of the file."""
+        first, second, third = self._weights
+        return float(in_file_order(values, self._roi)[self._part] @ third @ second @ first)
+
+    @cached_property
+    def bump(self) -> tuple[tuple[slice, ...], torch.Tensor, float]:
+        """The part of the window that a repair is for, its weights there, and what they give at the click."""
+        part, weights = _bump(self._image, self._roi.to_roi(self._voxel))
+        whole = torch.zeros_like(self._image)
+        whole[part] = weights
+        return part, weights, max(self.read(whole), 1e-3)
 
 
 def _bump(image: torch.Tensor, coords: NDArray[np.float64]) -> tuple[tuple[slice, ...], torch.Tensor]:

@@ -135,7 +135,9 @@ class State:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        masks = self.patch.nbytes + (0 if self.seen is None else self.seen[1].nbytes)
+        masks = self.patch.nbytes
+        if self.seen is not None and self.seen[1] is not self.patch:
+            masks += self.seen[1].nbytes
         return self.logits.numel() * self.logits.element_size() + masks
 
 
@@ -155,8 +157,10 @@ def union_box(*patches: tuple[Index, NDArray]) -> Corners:
 
 
 def on_box(start: Index, patch: NDArray[np.bool_], box: Corners) -> NDArray[np.bool_]:
-    """A patch's mask on a box that holds the patch."""
+    """A patch's mask on a box that holds the patch; the patch itself where it fills the box."""
     low, high = box
+    if patch.shape == tuple(np.subtract(high, low)):
+        return patch
     out = np.zeros(np.subtract(high, low), dtype=bool)
     if patch.size:
         shifted = (start[0] - low[0], start[1] - low[1], start[2] - low[2])

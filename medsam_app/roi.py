@@ -19,6 +19,8 @@ from medsam_app.geometry import Grid, RasView
 Index = tuple[int, int, int]
 #: Voxels converted to float32 at a time while a window is read.
 SLAB_VOXELS = 1 << 22
+#: Voxels of a mask that are made at a time: what is thrown away right after stays in the processor's cache.
+PATCH_VOXELS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,17 @@ def write_box(values: torch.Tensor, roi: Roi, start: Index, stop: Index) -> NDAr
     Returns:
         (i, j, k) float32 in the file's axis order.
     """
-    in_file_order = values.float().permute(tuple(int(a) for a in np.argsort(roi.ras.axes)))
+    crop, matrices = box_weights(roi, start, stop)
+    return apply_separable(in_file_order(values.float(), roi)[crop].contiguous().numpy(), matrices).numpy()
+
+
+def in_file_order(values: torch.Tensor, roi: Roi) -> torch.Tensor:
+    """A window's values with their axes in the file's order."""
+    return values.permute(tuple(int(a) for a in np.argsort(roi.ras.axes)))
+
+
+def box_weights(roi: Roi, start: Index, stop: Index) -> tuple[tuple[slice, ...], list[torch.Tensor]]:
+    """What `write_box` makes a box of: the part of the window, and a matrix an axis, in the file's order."""
     crop, matrices = [], []
     for file_axis, (axis, origin, step) in enumerate(roi.file_lines()):
         last, reach = roi.shape[axis] - 1, max(1.0, 1.0 / abs(step))
@@ -185,7 +197,7 @@ def write_box(values: torch.Tensor, roi: Roi, start: Index, stop: Index) -> NDAr
         high = min(last, int(np.ceil(positions.max(initial=0) + reach))) + 1
         crop.append(slice(low, high))
         matrices.append(interpolation_matrix(positions, 1.0 / abs(step), low, high))
-    return apply_separable(in_file_order[tuple(crop)].contiguous().numpy(), matrices).numpy()
+    return tuple(crop), matrices
 
 
 def file_box(roi: Roi, low: ArrayLike, high: ArrayLike) -> tuple[Index, Index]:
@@ -220,7 +232,14 @@ def mask_from_logits(logits: torch.Tensor, roi: Roi) -> tuple[Index, NDArray[np.
     start, stop = file_box(roi, np.asarray(bounds[0]) - reach, np.asarray(bounds[1]) - 1 + reach)
     if any(a >= b for a, b in zip(start, stop, strict=True)):
         return (0, 0, 0), np.zeros((0, 0, 0), dtype=bool)
-    return tight(start, write_box(logits, roi, start, stop) > 0)
+    count, across, deep = (b - a for a, b in zip(start, stop, strict=True))
+    patch = np.empty((count, across, deep), dtype=bool)
+    rows = max(1, PATCH_VOXELS // (across * deep))
+    for first in range(start[0], stop[0], rows):
+        last = min(first + rows, stop[0])
+        part = write_box(logits, roi, (first, start[1], start[2]), (last, stop[1], stop[2]))
+        np.greater(part, 0, out=patch[first - start[0] : last - start[0]])
+    return tight(start, patch)
 
 
 def move_values(values: torch.Tensor, source: Roi, target: Roi, *, fill: float) -> torch.Tensor:
@@ -249,11 +268,13 @@ def mask_bounds(mask: NDArray[np.bool_]) -> tuple[Index, Index] | None:
 
 
 def tight(start: Index, patch: NDArray[np.bool_]) -> tuple[Index, NDArray[np.bool_]]:
-    """The same mask in the smallest patch that holds it."""
+    """The same mask in the smallest patch that holds it; the same patch where it is that already."""
     bounds = mask_bounds(patch)
     if bounds is None:
         return (0, 0, 0), np.zeros((0, 0, 0), dtype=bool)
     low, high = bounds
+    if high == patch.shape and not any(low):
+        return start, patch
     moved = tuple(int(s + a) for s, a in zip(start, low, strict=True))
     return moved, patch[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].copy()  # type: ignore[return-value]
 

@@ -57,7 +57,7 @@ class Layer:
         if not self.values.size:
             return start, patch
         box = union_box((start, patch), (self.start, self.values))
-        mask = on_box(start, patch, box)
+        mask = np.array(on_box(start, patch, box))
         inner = mask[self._within(box[0])]
         inner[self.values == 1] = True
         inner[self.values == -1] = False

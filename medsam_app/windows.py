@@ -254,6 +254,8 @@ def _keep_detail(
     if coarse is None or before.roi != roi:
         moved = move_values(before.logits, before.roi, roi, fill=compliance.EXCLUDED)
         coarse = mask_from_logits(moved, roi)
+    if coarse[0] == before.start and np.array_equal(coarse[1], before.patch):
+        return start, patch
     box = union_box((start, patch), coarse, (before.start, before.patch))
-    new, old = on_box(start, patch, box), on_box(*coarse, box)
-    return tight(box[0], np.where(new == old, on_box(before.start, before.patch, box), new))
+    new, old, fine = on_box(start, patch, box), on_box(*coarse, box), on_box(before.start, before.patch, box)
+    return tight(box[0], new ^ ((old ^ fine) & (new == old)))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_app.geometry import Grid
+from medsam_app.roi import tight
 
 #: Bytes of voxels made at a time.
 BLOCK_BYTES = 8 << 20
@@ -93,13 +94,9 @@ def mask_part(
         patch: (a, b, c) booleans in the file's order; zero outside.
     """
     ras = grid.ras
-    spans = [np.flatnonzero(patch.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    if not all(len(span) for span in spans):
+    first, box = tight(start, patch)
+    if not box.size:
         return {"key": key, "start": [0, 0, 0], "size": [0, 0, 0], "bytes": 0, "deflated": False}, b""
-    low = [int(span[0]) for span in spans]
-    high = [int(span[-1]) + 1 for span in spans]
-    box = patch[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    first = np.add(start, low)
     corners = ras.points_from_file(np.stack([first, first + np.array(box.shape) - 1]))
     bits = np.packbits(ras.from_file(box).ravel(order="F"), bitorder="little").tobytes()
     deflated = len(bits) > DEFLATE_ABOVE
