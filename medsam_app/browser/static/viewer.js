@@ -251,6 +251,7 @@ export class Viewer extends Scene {
     this.surface.reset();
     this.sidebar.compare.clear(false);
     this.applyPreset(0);
+    this.voice.tell("volume", `${volume.name} is open`);
     this.take(frame ?? (await this.api.act({ do: "look" }, [])));
     this.root.dataset.ready = "true";
   }
@@ -265,6 +266,7 @@ export class Viewer extends Scene {
     this.toolbar.updateState();
     this.sidebar.update();
     this.status.update();
+    this.voice.object();
     this.worklist.follow(frame.state.case);
     this.heat.follow();
     this.surface.update();
