@@ -166,8 +166,10 @@ class Service:
             workspace.show("Loading the model")
             predictor = VolumePredictor(self._model.result(), cache=self.cache)
             header = self.header(workspace, volume, name, source)
+            session = Session(volume, predictor, refine=False)
             with workspace.lock:
-                workspace.take(Session(volume, predictor, refine=False), name, header)
+                session.labels = self.labels_of(workspace)
+                workspace.take(session, name, header)
             # Segmentations refer to the slices, and another series or frame may be wanted.
             needed = source.source == "upload" and (header["dicom"] or header["parts"])
             workspace.hold(source.upload if needed else None)

@@ -144,6 +144,7 @@ def open_case(
         if worklist.work(name) is None:
             _propose(service, workspace, work, session)
         with workspace.lock:
+            session.labels = service.labels_of(workspace)
             workspace.take(session, name.rsplit("/", 1)[-1], header, case=work, notes=notes)
         return header
     finally:

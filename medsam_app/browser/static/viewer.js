@@ -125,7 +125,13 @@ export class Viewer extends Scene {
   act(action, what) {
     const now = () => (typeof action === "function" ? action() : action);
     const { volume } = this; // what is meant for one volume is not done to the next
-    const run = () => volume === this.volume && this.watch(what, async () => this.take(await this.api.act(now(), this.masks.keys())));
+    const run = () =>
+      volume === this.volume &&
+      this.watch(what, async () => {
+        const { objects } = this.state;
+        this.take(await this.api.act(now(), this.masks.keys()));
+        this.sidebar.labels.tell(objects);
+      });
     this.queue = this.queue.then(run);
     return this.queue;
   }
