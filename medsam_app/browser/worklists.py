@@ -94,6 +94,7 @@ def rows(worklist: Worklist) -> dict[str, Any]:
     return {
         "stamp": worklist.stamp(),
         "folder": worklist.folder.name,
+        "left_out": worklist.left_out,
         "counts": worklist.counts(),
         "cases": [asdict(case) for case in worklist.cases()],
     }
