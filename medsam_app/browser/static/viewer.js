@@ -260,6 +260,7 @@ export class Viewer extends Scene {
     this.voice.tell("volume", `${volume.name} is open`);
     this.take(frame ?? (await this.api.act({ do: "look" }, [])));
     this.root.dataset.ready = "true";
+    this.guard(() => this.toolbar.save.setVolume());
   }
 
   /** Take the server's answer: the session's state, and masks not held yet. */
