@@ -292,8 +292,17 @@ def test_the_heat_map_says_where_to_click_next(opened: Page, phantom, tmp_path: 
     opened.click("axial", deepest(labels == LIVER, phantom[0].spacing), "positive")
     opened.page.keyboard.press("d")
     opened.page.wait_for_function("medsamViewer.heat.map !== null")
+    # A slice without any says so, under the name of the plane.
+    badge = """() => {
+        const { overlayContext, ratio } = medsamViewer.planes.coronal;
+        return overlayContext.getImageData(14 * ratio, 37 * ratio, 1, 1).data[3];
+    }"""
+    opened.go_to([0, 0, 0])
+    assert opened.ask("() => medsamViewer.heat.blank.has('coronal')") and opened.ask(badge) > 100
+    opened.page.screenshot(path=str(tmp_path / "no doubt.png"))
     opened.page.keyboard.press("j")
     opened.settle()
+    assert not opened.ask("() => medsamViewer.heat.blank.has('coronal')") and opened.ask(badge) == 0
     worst = opened.ask("() => medsamViewer.heat.map.worst")
     assert opened.ask("() => medsamViewer.crosshair") == worst
     opened.page.screenshot(path=str(tmp_path / "heat.png"))
