@@ -233,7 +233,9 @@ def test_a_reload_keeps_the_work_and_a_file_from_a_folder_opens(server, opened, 
 
     opened.page.click("[data-id=open]")
     opened.page.get_by_text("two frames.nii.gz").click()
-    opened.page.get_by_role("dialog", name="Which frame?").locator(".file").nth(1).click()
+    asked = opened.page.get_by_role("dialog", name="Which frame?")
+    assert "two frames.nii.gz" in asked.inner_text()
+    asked.locator(".file").nth(1).click()
     opened.page.wait_for_function("medsamViewer.volume.name === 'two frames'")
     opened.settle()
     assert opened.ask("(xyz) => medsamViewer.image.value(...xyz)", xyz) == pytest.approx(

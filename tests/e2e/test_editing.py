@@ -199,6 +199,7 @@ def test_objects_of_a_label_set_are_drawn_and_combined(editor, tmp_path: Path):
     editor.line("axial", *corners)
     assert editor.inside(middle) and not editor.inside(at(middle, i=9))
     editor.page.screenshot(path=tmp_path / "lasso.png")
+    assert editor.page.inner_text(".prompt .what") == f"Lasso · axial {middle[2] + 1}"
     # No model has a quality or doubts to tell of it, and none is asked.
     assert "by hand" in editor.page.inner_text(".object[aria-selected=true]")
     editor.page.keyboard.press("d")

@@ -191,7 +191,7 @@ export class Viewer extends Scene {
       const onProgress = (fraction) => this.progress.update(what, fraction);
       onProgress(0);
       const sent = alone ? await this.api.upload(file, onProgress) : await this.api.uploadFolder(name, files, onProgress);
-      await this.openNow({ source: "upload", upload: sent.upload });
+      await this.openNow({ source: "upload", upload: sent.upload }, undefined, name);
     });
   }
 
@@ -225,8 +225,12 @@ export class Viewer extends Scene {
     return this.opening;
   }
 
-  /** @param {object} source @param {(source: object) => Promise<{volume: object}>} [ask] asks the server to open it */
-  async openNow(source, ask = (chosen) => this.api.open(chosen)) {
+  /**
+   * @param {object} source
+   * @param {(source: object) => Promise<{volume: object}>} [ask] asks the server to open it
+   * @param {string} [name] what it is called
+   */
+  async openNow(source, ask = (chosen) => this.api.open(chosen), name = source.name ?? source.path?.split("/").pop() ?? this.volume?.name ?? "") {
     for (;;) {
       try {
         this.progress.update("Reading the volume", null);
@@ -235,7 +239,7 @@ export class Viewer extends Scene {
       } catch (error) {
         if (!error.choice) throw error;
         this.progress.done();
-        const value = await askChoice(this.root, error.message, error.choice);
+        const value = await askChoice(this.root, error.message, error.choice, name);
         if (value === null) return;
         source = { ...source, [error.choice.option]: value };
       }
