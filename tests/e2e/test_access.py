@@ -42,6 +42,11 @@ CUT = """() => [...document.querySelectorAll(".medsam .toolbar :is(button, selec
 WIDE = """() => [...document.querySelectorAll(".medsam .sidebar, .medsam .sidebar :is(section, [role=tabpanel], .line, .edit-row, canvas, .editable.name)")]
     .filter((node) => node.offsetParent !== null && (node.scrollWidth > node.clientWidth + 1 || node.getBoundingClientRect().right > innerWidth))
     .map((node) => `${node.scrollWidth} in ${node.clientWidth}: ${node.outerHTML.slice(0, 120)}`)"""
+#: Text that is cut and can be read nowhere.
+LOST = """() => [...document.querySelectorAll(".medsam *")]
+    .filter((node) => node.offsetParent !== null && node.scrollWidth > node.clientWidth + 1)
+    .filter((node) => getComputedStyle(node).textOverflow === "ellipsis" && !node.closest("[title]"))
+    .map((node) => node.outerHTML.slice(0, 160))"""
 #: Least contrast of the text in the frame against what is behind it.
 CONTRAST = """() => {
     const parse = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -222,6 +227,7 @@ def test_a_narrow_window_cuts_nothing(server, chromium, tmp_path):
             tab.click()
             page.settle()
             assert page.ask(WIDE) == [], (width, tab.inner_text())
+            assert page.ask(LOST) == [], (width, tab.inner_text())
         page.page.screenshot(path=tmp_path / f"window{width}.png")
         assert page.ask(CUT) == [], width
         page.ask("() => medsamViewer.root.classList.add('listing')")  # a worklist at the left

@@ -25,7 +25,7 @@ export class StatusLine {
     this.object.replaceChildren(
       ...objects.map(({ object, colour }) => h("span", {}, h("i.dot", { style: { background: colour } }), object.name)),
     );
-    this.hint.textContent = byKeys ? BY_KEYS : HINTS[viewer.mode];
+    this.hint.textContent = this.hint.title = byKeys ? BY_KEYS : HINTS[viewer.mode];
   }
 
   /** What is at RAS voxel indices, in words, and the objects there. */

@@ -283,7 +283,7 @@ export class Worklist {
       h(
         `button.case`,
         {
-          type: "button", "data-case": each.name, "data-state": each.state, title: bad ? `${each.name}: ${bad}` : each.name,
+          type: "button", "data-case": each.name, "data-state": each.state, title: [each.name, told, bad].filter(Boolean).join("\n"),
           "aria-current": each.name === this.current ? "true" : null, onclick: () => this.openCase(each.name),
         },
         h("span.mark", { "aria-hidden": "true", text: MARKS[each.state] }),
