@@ -71,6 +71,23 @@ def _match(found: Gathering, image_folder: Path, label_folder: Path) -> None:
     say_channels(found, [])
 
 
+def labels_beside(folder: Path) -> list[Path]:
+    """Label maps of a folder that lie beside an image of their name, in it or in two folders of it."""
+    inside = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
+    images = [path for name in IMAGE_FOLDERS if name in inside for path in volumes_in(inside[name])]
+    labels = [path for name in LABEL_FOLDERS if name in inside for path in volumes_in(inside[name])]
+    here = volumes_in(folder)
+    by_name = [path for path in here if _LABEL_ENDING.search(stem(path))]
+    found = _named_as(labels, images)
+    return found + _named_as(by_name, [path for path in here if path not in by_name])
+
+
+def _named_as(labels: list[Path], images: list[Path]) -> list[Path]:
+    """Those whose name, or name without its ending, is an image's."""
+    names = {key(stem(path)) for path in images for key in (str, _bare_image, _without_channel)}
+    return [path for path in labels if not names.isdisjoint((stem(path), _bare_label(stem(path))))]
+
+
 def _bare_image(name: str) -> str:
     return _IMAGE_ENDING.sub("", name)
 

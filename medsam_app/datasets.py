@@ -9,16 +9,23 @@ No volume is read here; `medsam_app.fingerprint` does that.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from medsam_app.cases import MANIFEST
 from medsam_app.dataset_files import DATASET, case_list, dataset_json, manifest
-from medsam_app.dataset_folders import IMAGE_FOLDERS, LABEL_FOLDERS, sibling_folders, suffix_pairs
+from medsam_app.dataset_folders import (
+    IMAGE_FOLDERS,
+    LABEL_FOLDERS,
+    labels_beside,
+    sibling_folders,
+    suffix_pairs,
+)
 from medsam_app.dataset_parts import Dataset, Problem
-from medsam_app.errors import DatasetError
+from medsam_app.errors import DatasetError, MedsamError
 from medsam_app.headers import READABLE
 
-__all__ = ["Dataset", "Problem", "find_cases"]
+__all__ = ["Dataset", "Problem", "find_cases", "label_files"]
 
 
 def find_cases(path: str | Path) -> Dataset:
@@ -42,6 +49,19 @@ def find_cases(path: str | Path) -> Dataset:
         raise DatasetError(
             f"{error.filename} may not be read by this user; change its permissions."
         ) from None
+
+
+def label_files(folder: Path) -> set[Path]:
+    """Label maps under a folder that belong to an image: as their names tell, or a manifest.json or
+    dataset.json. A file that belongs to none is not among them.
+    """
+    found: set[Path] = set()
+    for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        found.update(labels_beside(place))
+        if any((place / name).is_file() for name in (MANIFEST, DATASET)):
+            with suppress(MedsamError):  # one that describes nothing hides nothing
+                found.update(case.label for case in find_cases(place).cases)
+    return {path.resolve() for path in found}
 
 
 def _find(path: Path) -> Dataset:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from medsam_app.history import History, now
+from medsam_app.label_set import Label, next_label
 from medsam_app.object_history import ObjectHistory
 from medsam_app.objects import (
     LARGEST_LABEL,
@@ -30,7 +31,12 @@ class ObjectEditor(ObjectHistory):
 
     Args:
         grid: prompts must lie on it.
+
+    Attributes:
+        labels: a label set; an object of which nothing is said is the next of it that there is not yet.
     """
+
+    labels: tuple[Label, ...] = ()
 
     # Changing objects
 
@@ -45,9 +51,10 @@ class ObjectEditor(ObjectHistory):
         """Add an object and select it.
 
         Args:
-            name: by default 'object 1', 'object 2', ...
-            label: by default the smallest free value.
-            colour: '#rrggbb', by default the next of a palette that colour-blind people can tell apart.
+            name: by default that of the label set, or 'object 1', 'object 2', ...
+            label: by default that of the label set, or the smallest free value.
+            colour: '#rrggbb', by default that of the label set, or the next of a palette that colour-blind
+                people can tell apart.
             may_overlap: whether it may share voxels with others that may not; see `SegmentedObject`.
 
         Raises:
@@ -55,6 +62,9 @@ class ObjectEditor(ObjectHistory):
         """
         with self._lock:
             others = self.objects
+            if name is None and label is None and (known := next_label(self.labels, others)) is not None:
+                name, label = known.name, known.label
+                colour, may_overlap = colour or known.colour, known.may_overlap
             if label is None:
                 taken = {each.label for each in others}
                 label = next(value for value in range(1, LARGEST_LABEL + 2) if value not in taken)

@@ -62,6 +62,12 @@ def read_label_set(path: Path) -> tuple[Label, ...]:
     return tuple(Label(each.name, each.label, each.colour, each.may_overlap) for each in made)
 
 
+def next_label(labels: Sequence[Label], others: Sequence[SegmentedObject]) -> Label | None:
+    """The first label of a set whose name and value none of the others has."""
+    names, values = {each.name for each in others}, {each.label for each in others}
+    return next((each for each in labels if each.name not in names and each.label not in values), None)
+
+
 def _json(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     try:
         held = json.loads(path.read_text(encoding="utf-8-sig"))

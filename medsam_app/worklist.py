@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import RLock
 
 from medsam_app.batch_folder import find_volumes
+from medsam_app.datasets import label_files
 from medsam_app.errors import SettingsError, WorklistConflict, WorklistError
 from medsam_app.worklist_rows import STATES, Case, Event, State, Work
 
@@ -50,6 +51,9 @@ class Worklist:
         folder: where the volumes are.
         place: folder of the database; that of the volumes by default.
 
+    Attributes:
+        left_out: label files that the last `refresh` left out.
+
     Raises:
         VolumeError: no such folder.
         WorklistError: the database cannot be opened, or is of a newer program.
@@ -58,6 +62,7 @@ class Worklist:
     def __init__(self, folder: Path, *, place: Path | None = None) -> None:
         self.folder = folder
         self.path = (place or folder) / DATABASE
+        self.left_out = 0
         self._lock = RLock()
         try:
             self._connection = sqlite3.connect(
@@ -181,15 +186,28 @@ class Worklist:
 
     def refresh(self) -> int:
         """Look through the folder: new volumes become cases, those that are gone are marked; how many cases
-        there are. Work is never deleted.
+        there are. Label maps beside their images are no cases, but for those that were worked on. Work is
+        never deleted.
 
         Raises:
             VolumeError: there is no volume in the folder.
         """
         # Masks of this worklist, and of those of folders below.
         masks = [self.masks, *(path.parent / MASKS for path in self.folder.rglob(DATABASE))]
-        found = find_volumes(self.folder, leave_out=masks)
+        own = [path.resolve() for path in masks]
+        begun = {(self.folder / case.path).resolve() for case in self.cases() if case.changed}
+        labels = {
+            path
+            for path in label_files(self.folder) - begun
+            if not any(path.is_relative_to(folder) for folder in own)
+        }
+        found = find_volumes(self.folder, leave_out=[*masks, *labels])
+        self.left_out = len(labels)
         with self._writing() as connection:
+            connection.executemany(
+                "DELETE FROM cases WHERE path = ? AND changed = ''",
+                [(case.path,) for case in self.cases() if (self.folder / case.path).resolve() in labels],
+            )
             connection.execute("UPDATE cases SET missing = 1")
             for each in found:
                 connection.execute(

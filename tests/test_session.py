@@ -12,6 +12,7 @@ import pytest
 
 from medsam_app.errors import PromptError, SettingsError
 from medsam_app.history import History
+from medsam_app.label_set import Label
 from medsam_app.objects import PALETTE, next_colour
 from medsam_app.prompts import Box, MaskPrompt, Point
 from medsam_app.session import Session
@@ -47,6 +48,17 @@ CLICK = Point(coordinates=(9, 13, 10))
 def test_session_needs_no_torch():
     code = "import sys, medsam_app.session; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_an_object_is_the_next_of_the_label_set_that_nobody_has(session):
+    session.labels = (Label("liver", 7, "#d55e00", False), Label("lesion", 9, "#56b4e9"))
+    first = session.add_object()
+    assert (first.name, first.label, first.colour, first.may_overlap) == ("liver", 7, "#d55e00", False)
+    session.rename(first.id, "spleen")  # its value is still in use
+    assert session.add_object("cyst").label == 1
+    assert session.add_object().name == "lesion"
+    last = session.add_object()
+    assert (last.name, last.label) == ("object 4", 2)
 
 
 def test_defaults_are_distinct(session):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -61,6 +62,43 @@ def test_cases_are_the_volumes_of_the_folder(worklist: Worklist, folder: Path) -
     assert [case.name for case in worklist.cases()] == [*CASES, "z"]
     assert [case.name for case in worklist.cases() if case.missing] == ["b"]
     assert worklist.work("b") is not None
+
+
+def test_label_files_beside_images_are_no_cases(tmp_path: Path) -> None:
+    """In every layout that names tell, and never the only file of a name or one that was worked on."""
+    data = tmp_path / "data"
+    images = ["a.nii.gz", "sub/imagesTr/b_0000.nii.gz", "sub/imagesTs/c_0000.nii.gz", "d_image.nrrd"]
+    labels = ["a_seg.nii.gz", "a_mask.nii.gz", "sub/labelsTr/b.nii.gz", "d-label.nrrd", "e/listed.nii.gz"]
+    alone = ["e/volume.nii.gz", "f_seg.nii.gz", "sub/labelsTr/q.nii.gz"]
+    for name in (*images, *labels, *alone):
+        path = data / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"not read yet")
+    entry = {"image": "volume.nii.gz", "label": "listed.nii.gz"}
+    (data / "e/dataset.json").write_text(json.dumps({"labels": {"1": "lump"}, "training": [entry]}))
+    worklist = Worklist(data)
+    assert worklist.refresh() == len(images) + len(alone)
+    assert {case.path for case in worklist.cases()} == {*images, *alone}
+    assert worklist.left_out == len(labels)
+
+    # What came to have an image beside it goes, unless there is work on it.
+    worklist.save_work("f_seg", "work", seen=0)
+    for name in ("f.nii.gz", "sub/imagesTr/q_0000.nii.gz"):
+        (data / name).write_bytes(b"")
+    worklist.refresh()
+    assert {case.path for case in worklist.cases()} == {
+        *images, "f.nii.gz", "f_seg.nii.gz", "sub/imagesTr/q_0000.nii.gz", "e/volume.nii.gz",
+    }  # fmt: skip
+    assert not any(case.missing for case in worklist.cases()) and worklist.left_out == len(labels) + 1
+
+    # The folder of labels alone, and the worklist's own masks beside images.
+    assert Worklist(data / "sub/labelsTr").refresh() == 2
+    for name in ("images/x.nii.gz", "masks/images/x_mask.nii.gz", "masks/x.nii.gz"):
+        path = tmp_path / "own" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    own = Worklist(tmp_path / "own")
+    assert own.refresh() == 1 and own.left_out == 0
 
 
 def test_states_who_and_when(worklist: Worklist) -> None:

@@ -150,9 +150,7 @@ def add_endpoints(api: Api) -> None:
         """Begin another object, which clicks without an id belong to from now on."""
 
         def add(session: Session) -> None:
-            made = session.add_object(name)
-            if label is not None:
-                session.set_label(made.id, label)
+            session.add_object(name, label=label)
 
         return api.change(request, add)
 

@@ -45,7 +45,11 @@ def _take(workspace: Workspace, name: str, body: bytes) -> list[dict[str, Any]]:
         ending = ".json" if name.lower().endswith(".json") else ".csv"
         path = place / f"labels{ending}"
         path.write_bytes(body)
-        workspace.labels = read_label_set(path)
+        labels = read_label_set(path)
     finally:
         workspace.discard(Path(place))
-    return [asdict(label) for label in workspace.labels]
+    with workspace.lock:
+        workspace.labels = labels
+        if workspace.session is not None:
+            workspace.session.labels = labels
+    return [asdict(label) for label in labels]

@@ -22,6 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from medsam_app.browser.bodies import read_body
 from medsam_app.browser.workspaces import Workspace
 from medsam_app.case_file import save_case
+from medsam_app.dicom_seg_source import read_source
 from medsam_app.errors import PromptError, SaveError
 from medsam_app.mask_files import ending_of, save_labels
 from medsam_app.measurements import Measurement, area_table, measure, object_table
@@ -41,6 +42,15 @@ def add_saves(router: APIRouter, mine: Any) -> None:
     @router.get("/mask")
     def mask(format: str = "nifti", workspace: Workspace = mine) -> Response:
         return _sent(workspace, f"{workspace.name}_mask{ending_of(format)}", _write_mask)
+
+    @router.get("/segmentation")
+    def segmentation(workspace: Workspace = mine) -> dict[str, str]:
+        """Why no DICOM segmentation can be saved; empty where one can."""
+        try:
+            read_source(opened(workspace).volume)
+        except SaveError as error:
+            return {"refused": str(error)}
+        return {"refused": ""}
 
     @router.get("/prompts")
     def prompts(workspace: Workspace = mine) -> Response:

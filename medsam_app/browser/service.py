@@ -23,6 +23,7 @@ from medsam_app.browser.worklists import Worklists
 from medsam_app.browser.workspaces import Workspace
 from medsam_app.cache import EmbeddingCache
 from medsam_app.errors import MedsamError, SeriesChoice, VolumeError
+from medsam_app.headers import find_format
 from medsam_app.label_set import Label
 from medsam_app.models.load import choose_device
 from medsam_app.phantom import torso_phantom
@@ -166,8 +167,10 @@ class Service:
             workspace.show("Loading the model")
             predictor = VolumePredictor(self._model.result(), cache=self.cache)
             header = self.header(workspace, volume, name, source)
+            session = Session(volume, predictor, refine=False)
             with workspace.lock:
-                workspace.take(Session(volume, predictor, refine=False), name, header)
+                session.labels = self.labels_of(workspace)
+                workspace.take(session, name, header)
             # Segmentations refer to the slices, and another series or frame may be wanted.
             needed = source.source == "upload" and (header["dicom"] or header["parts"])
             workspace.hold(source.upload if needed else None)
@@ -183,7 +186,7 @@ class Service:
         header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
         header["source"] = source.model_dump()
         header["parts"] = {option: choices for option, choices in workspace.parts[1].items() if choices}
-        header["dicom"] = volume.series is not None
+        header["dicom"] = volume.source is not None and find_format(volume.source) == "dicom"
         return header
 
     def make_room(self, workspace: Workspace, volume: Volume) -> None:

@@ -94,6 +94,7 @@ def rows(worklist: Worklist) -> dict[str, Any]:
     return {
         "stamp": worklist.stamp(),
         "folder": worklist.folder.name,
+        "left_out": worklist.left_out,
         "counts": worklist.counts(),
         "cases": [asdict(case) for case in worklist.cases()],
     }
@@ -144,6 +145,7 @@ def open_case(
         if worklist.work(name) is None:
             _propose(service, workspace, work, session)
         with workspace.lock:
+            session.labels = service.labels_of(workspace)
             workspace.take(session, name.rsplit("/", 1)[-1], header, case=work, notes=notes)
         return header
     finally:

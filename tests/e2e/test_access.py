@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.e2e.page import PATIENCE, Page
+from tests.e2e.page import LIVER, PATIENCE, Page, deepest
 
 # ruff: noqa: E501  scripts for the page
 pytestmark = pytest.mark.browser
@@ -42,6 +42,11 @@ CUT = """() => [...document.querySelectorAll(".medsam .toolbar :is(button, selec
 WIDE = """() => [...document.querySelectorAll(".medsam .sidebar, .medsam .sidebar :is(section, [role=tabpanel], .line, .edit-row, canvas, .editable.name)")]
     .filter((node) => node.offsetParent !== null && (node.scrollWidth > node.clientWidth + 1 || node.getBoundingClientRect().right > innerWidth))
     .map((node) => `${node.scrollWidth} in ${node.clientWidth}: ${node.outerHTML.slice(0, 120)}`)"""
+#: Text that is cut and can be read nowhere.
+LOST = """() => [...document.querySelectorAll(".medsam *")]
+    .filter((node) => node.offsetParent !== null && node.scrollWidth > node.clientWidth + 1)
+    .filter((node) => getComputedStyle(node).textOverflow === "ellipsis" && !node.closest("[title]"))
+    .map((node) => node.outerHTML.slice(0, 160))"""
 #: Least contrast of the text in the frame against what is behind it.
 CONTRAST = """() => {
     const parse = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -121,6 +126,70 @@ def test_light_and_dark_names_and_focus(server, chromium, tmp_path):
     context.close()
 
 
+def test_keys_alone_find_a_place_and_click_there(opened: Page, phantom) -> None:
+    """Tab to a plane, move within its slice and through slices, click inside and outside: no pointer."""
+    volume, labels, _ = phantom
+    keys = opened.page.keyboard
+    target = opened.ask(
+        "(ijk) => medsamViewer.geometry.toRas(ijk)", list(deepest(labels == LIVER, volume.spacing))
+    )
+
+    def at() -> list[int]:
+        return opened.ask("() => medsamViewer.crosshair")
+
+    def heard(text: str) -> None:
+        opened.page.wait_for_function(
+            "(text) => document.querySelector('[data-id=heard]').textContent.includes(text)", arg=text
+        )
+
+    for _ in range(60):
+        keys.press("Tab")
+        if opened.ask("() => document.activeElement.dataset.plane === 'axial'"):
+            break
+    assert opened.ask("() => parseFloat(getComputedStyle(document.activeElement).outlineWidth)") >= 2
+    assert "Enter clicks" in opened.page.locator(".status .hint").inner_text()
+    before = at()
+    keys.press("Shift+ArrowLeft")
+    keys.press("Shift+ArrowUp")
+    assert at() == [before[0] + 1, before[1] + 1, before[2]]
+    keys.press("Control+Shift+ArrowRight")
+    assert at() == [before[0] - 9, before[1] + 1, before[2]]
+    for axis, more, less in (
+        (0, "Shift+ArrowLeft", "Shift+ArrowRight"),
+        (1, "Shift+ArrowUp", "Shift+ArrowDown"),
+        (2, "ArrowUp", "ArrowDown"),
+    ):
+        while (difference := target[axis] - at()[axis]) != 0:
+            keys.press(more if difference > 0 else less)
+    assert at() == target
+    heard(f"Axial {target[2] + 1} of {labels.shape[2]}, voxel ")
+
+    keys.press("Enter")
+    opened.page.wait_for_function("medsamViewer.selected?.mask")
+    opened.settle()
+    assert [(p["kind"], p["positive"]) for p in opened.selected["prompts"]] == [("point", True)]
+    assert opened.selected["prompts"][0]["coordinates"] == list(deepest(labels == LIVER, volume.spacing))
+    heard("object 1, ")
+    keys.press("Control+Shift+ArrowUp")
+    keys.press("Shift+Enter")
+    opened.page.wait_for_function("medsamViewer.selected.prompts.length === 2")
+    opened.settle()
+    assert not opened.selected["prompts"][1]["positive"]
+
+    # An enlarged plane follows the crosshair; the pointer takes the keys away, and Enter is no click then.
+    opened.ask("() => medsamViewer.planes.axial.zoomAt(20, 5, 5)")
+    keys.press("Shift+ArrowDown")
+    x, y = opened.ask("() => medsamViewer.planes.axial.toScreen(medsamViewer.crosshair)")
+    box = opened.page.locator(".pane[data-plane=axial]").bounding_box()
+    assert 0 < x < box["width"] and 0 < y < box["height"]
+    keys.press("1")
+    opened.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert opened.ask("() => document.activeElement.dataset.plane") == "axial"
+    keys.press("Enter")
+    opened.settle()
+    assert len(opened.selected["prompts"]) == 2 and not opened.complaints
+
+
 def test_a_tablet_in_both_directions(server, chromium, tmp_path):
     for width, height in ((1024, 768), (820, 1180)):
         context = chromium.new_context(
@@ -158,6 +227,7 @@ def test_a_narrow_window_cuts_nothing(server, chromium, tmp_path):
             tab.click()
             page.settle()
             assert page.ask(WIDE) == [], (width, tab.inner_text())
+            assert page.ask(LOST) == [], (width, tab.inner_text())
         page.page.screenshot(path=tmp_path / f"window{width}.png")
         assert page.ask(CUT) == [], width
         page.ask("() => medsamViewer.root.classList.add('listing')")  # a worklist at the left

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from medsam_app.browser.app import running
+from medsam_app.browser.service import Service
 from medsam_app.geometry import Grid
+from tests.dicom_files import write_series
 from tests.e2e.page import AORTA, LIVER, RIGHT_KIDNEY, Page, deepest, dice, read_mask
 
 pytestmark = pytest.mark.browser
@@ -216,10 +219,12 @@ def test_a_reload_keeps_the_work_and_a_file_from_a_folder_opens(server, opened, 
     nib.save(nib.Nifti1Image(ramp, affine), server.service.roots[0] / "ramp.nii.gz")
     four = nib.Nifti1Image(np.stack([ramp, ramp * 2], axis=-1), affine)
     nib.save(four, server.service.roots[0] / "two frames.nii.gz")
-    opened.page.click("[data-id=open]")
+    # Where the server has folders, the sample is not all there is.
+    opened.page.click("[data-id=open-root]")
     opened.page.get_by_text("ramp.nii.gz").click()
     opened.page.wait_for_function("medsamViewer.volume.name === 'ramp'")
     opened.settle()
+    assert opened.page.locator("[data-id=open-root]").count() == 0
     assert opened.state["objects"] == []
     xyz, value = [3, 4, 5], ramp[3, 4, 5]
     assert opened.ask("(xyz) => medsamViewer.image.value(...xyz)", xyz) == pytest.approx(
@@ -228,12 +233,42 @@ def test_a_reload_keeps_the_work_and_a_file_from_a_folder_opens(server, opened, 
 
     opened.page.click("[data-id=open]")
     opened.page.get_by_text("two frames.nii.gz").click()
-    opened.page.get_by_role("dialog", name="Which frame?").locator(".file").nth(1).click()
+    asked = opened.page.get_by_role("dialog", name="Which frame?")
+    assert "two frames.nii.gz" in asked.inner_text()
+    asked.locator(".file").nth(1).click()
     opened.page.wait_for_function("medsamViewer.volume.name === 'two frames'")
     opened.settle()
     assert opened.ask("(xyz) => medsamViewer.image.value(...xyz)", xyz) == pytest.approx(
         2 * float(value), rel=1e-6
     )
+
+
+def test_without_folders_nobody_is_sent_to_them(chromium):
+    with running(Service()) as url:
+        context = chromium.new_context()
+        page = Page(context, url)
+        assert page.page.locator("h1").inner_text() == "torso_phantom"
+        assert page.page.locator("[data-id=open-root]").count() == 0 and not page.complaints
+        context.close()
+
+
+def test_a_series_that_no_segmentation_can_refer_to_says_so(server, opened):
+    array = np.random.default_rng(0).integers(900, 1100, (20, 18, 8)).astype(np.uint16)
+    for name, study in (("whole", "1.2.3"), ("no study", "")):
+        folder = server.service.roots[0] / name
+        write_series(folder, array, FrameOfReferenceUID="1.2.3.7", StudyInstanceUID=study)
+        opened.page.click("[data-id=open]")
+        opened.page.locator(".file", has_text=name).click()
+        opened.page.wait_for_function("(name) => medsamViewer.volume.name === name", arg=name)
+        opened.settle()
+        opened.click("axial", (9, 9, 4), "positive")
+        opened.page.click("[data-id=save-menu]")
+        choice = opened.page.locator("[data-id=save-dicom-seg]")
+        assert choice.is_enabled() == bool(study)
+        why = "names no study UID, which a DICOM segmentation must refer to"
+        assert (why in choice.inner_text()) != bool(study)
+        opened.page.keyboard.press("Escape")
+    assert not opened.complaints
 
 
 def test_fine_outlines_are_a_switch_and_going_back_asks_for_no_mask(opened, phantom):
@@ -259,8 +294,17 @@ def test_the_heat_map_says_where_to_click_next(opened: Page, phantom, tmp_path: 
     opened.click("axial", deepest(labels == LIVER, phantom[0].spacing), "positive")
     opened.page.keyboard.press("d")
     opened.page.wait_for_function("medsamViewer.heat.map !== null")
+    # A slice without any says so, under the name of the plane.
+    badge = """() => {
+        const { overlayContext, ratio } = medsamViewer.planes.coronal;
+        return overlayContext.getImageData(14 * ratio, 37 * ratio, 1, 1).data[3];
+    }"""
+    opened.go_to([0, 0, 0])
+    assert opened.ask("() => medsamViewer.heat.blank.has('coronal')") and opened.ask(badge) > 100
+    opened.page.screenshot(path=str(tmp_path / "no doubt.png"))
     opened.page.keyboard.press("j")
     opened.settle()
+    assert not opened.ask("() => medsamViewer.heat.blank.has('coronal')") and opened.ask(badge) == 0
     worst = opened.ask("() => medsamViewer.heat.map.worst")
     assert opened.ask("() => medsamViewer.crosshair") == worst
     opened.page.screenshot(path=str(tmp_path / "heat.png"))

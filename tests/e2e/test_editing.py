@@ -137,6 +137,35 @@ def test_a_mask_is_painted_locked_and_kept(editor, tmp_path):
     assert [each for each in editor.complaints if "422" not in each] == []
 
 
+def test_clicks_and_new_take_the_next_label_of_the_set(editor, tmp_path: Path):
+    volume, truth, _ = torso_phantom()
+    (tmp_path / "labels.csv").write_text(LABELS)
+    editor.page.set_input_files("[data-id=label-file]", tmp_path / "labels.csv")
+    editor.settle()
+    editor.click("axial", deepest(np.asarray(truth) == LIVER, volume.grid.spacing), "positive")
+    assert editor.toast() == "This object is liver, label 7, of the label set."
+    editor.use("add-object")
+    assert editor.toast() == "This object is <b>lesion</b>, label 9, of the label set."
+    editor.page.keyboard.press("n")
+    editor.settle()
+    assert editor.toast() == "All labels of the set are in use; this object is object 3."
+    made = [(o["name"], o["label"], o["colour"], o["may_overlap"]) for o in editor.state["objects"]]
+    liver, lesion, other = made
+    assert liver == ("liver", 7, "#d55e00", False) and lesion == ("<b>lesion</b>", 9, "#56b4e9", True)
+    assert other[:2] == ("object 3", 1) and other[2] not in (liver[2], lesion[2])
+
+    # One that was deleted is the next again; another volume begins with the set as well.
+    editor.ask("() => medsamViewer.deleteObject(medsamViewer.state.objects[0].id)")
+    editor.settle()
+    editor.use("add-object")
+    assert editor.selected["name"] == "liver"
+    editor.page.click("[data-id=open]")
+    editor.page.click("[data-id=sample]")
+    editor.page.wait_for_function("medsamViewer.state.objects.length === 0")
+    editor.use("add-object")
+    assert editor.selected["name"] == "liver" and not editor.complaints
+
+
 def test_objects_of_a_label_set_are_drawn_and_combined(editor, tmp_path: Path):
     volume, truth, _ = torso_phantom()
     middle = deepest(np.asarray(truth) == LIVER, volume.grid.spacing)
@@ -170,6 +199,7 @@ def test_objects_of_a_label_set_are_drawn_and_combined(editor, tmp_path: Path):
     editor.line("axial", *corners)
     assert editor.inside(middle) and not editor.inside(at(middle, i=9))
     editor.page.screenshot(path=tmp_path / "lasso.png")
+    assert editor.page.inner_text(".prompt .what") == f"Lasso · axial {middle[2] + 1}"
     # No model has a quality or doubts to tell of it, and none is asked.
     assert "by hand" in editor.page.inner_text(".object[aria-selected=true]")
     editor.page.keyboard.press("d")

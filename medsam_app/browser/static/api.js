@@ -155,6 +155,11 @@ export class Api {
     });
   }
 
+  /** @returns {Promise<{refused: string}>} why no DICOM segmentation can be saved of the volume, if so */
+  async segmentation() {
+    return this.json(await this.request("segmentation"));
+  }
+
   /** What an object measures. @returns {Promise<{measurement: object|null, unit: string}>} */
   async measurements(object) {
     return this.json(await this.request(`measurements?${new URLSearchParams({ object })}`));

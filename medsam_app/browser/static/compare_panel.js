@@ -4,8 +4,11 @@ import { openMaskChooser } from "./dialogs.js";
 import { formatMl, h, iconButton } from "./dom.js";
 import { Mask } from "./masks.js";
 
-/** Told apart by people with any colour vision: orange, blue, and white for what both have; red, green, blue, opacity. */
-const COLOURS = { ours: [230, 159, 0, 190], theirs: [86, 180, 233, 190], both: [255, 255, 255, 60] };
+/**
+ * Violet, mint, and white for what both have: for people with any colour vision far from one another and from the
+ * colours that objects get. Red, green, blue, opacity.
+ */
+const COLOURS = { ours: [80, 0, 255, 200], theirs: [128, 255, 192, 190], both: [255, 255, 255, 60] };
 const NAMES = { ours: "Only here", theirs: "Only in the file", both: "In both" };
 
 export class ComparePanel {

@@ -156,7 +156,7 @@ function folderList(roots, options, close) {
       return;
     }
     Object.assign(here, { root, path });
-    crumb.textContent = [roots[root], ...path.split("/").filter(Boolean)].join(" / ");
+    crumb.textContent = crumb.title = [roots[root], ...path.split("/").filter(Boolean)].join(" / ");
     const rows = answer.entries.map((entry) => {
       const inner = [path, entry.name].filter(Boolean).join("/");
       const open = () => {
@@ -166,7 +166,7 @@ function folderList(roots, options, close) {
       };
       return h(
         "button.file",
-        { type: "button", role: "listitem", onclick: open },
+        { type: "button", role: "listitem", title: entry.name, onclick: open },
         icon(entry.kind === "file" ? "file" : "open"),
         h("span", { text: entry.name }),
         h("small", { text: entry.kind === "file" ? formatBytes(entry.size) : entry.kind === "dicom" ? "DICOM" : "" }),
@@ -223,14 +223,14 @@ export function choiceText(option, value, text, count) {
   return option === "series" ? text : `${option} ${Number(value) + 1} of ${count}`;
 }
 
-/** Ask which series, frame or channel. @returns {Promise<string|null>} */
-export function askChoice(parent, message, choice) {
+/** Ask which series, frame or channel of what is called `name`. @returns {Promise<string|null>} */
+export function askChoice(parent, message, choice, name) {
   return new Promise((resolve) => {
     let chosen = null;
     const rows = choice.choices.map(([value, text]) =>
       h("button.file", { type: "button", onclick: () => ((chosen = value), element.close()) }, icon("file"), h("span", { text: choiceText(choice.option, value, text, choice.choices.length) })),
     );
-    const element = dialog(`Which ${choice.option}?`, h("p", { text: QUESTIONS[choice.option]?.(choice.choices.length) ?? message }), h("div.files", {}, ...rows));
+    const element = dialog(`Which ${choice.option}?`, name && h("p.asked", { text: name, title: name }), h("p", { text: QUESTIONS[choice.option]?.(choice.choices.length) ?? message }), h("div.files", {}, ...rows));
     element.addEventListener("close", () => resolve(chosen));
     parent.append(element);
     element.showModal();

@@ -2,6 +2,7 @@
 
 import { byHand } from "./dom.js";
 import { PLANES } from "./geometry.js";
+import { drawBadge } from "./overlay.js";
 
 /** Doubt below this is not drawn; most voxels have a little. */
 const LEAST = 38;
@@ -23,6 +24,8 @@ export class Heat {
     this.known = null; // what the map belongs to
     this.map = null;
     this.asked = Promise.resolve();
+    this.blank = new Set(); // planes whose slice has nothing to draw
+    viewer.overlays.push(this);
   }
 
   get shown() {
@@ -78,9 +81,10 @@ export class Heat {
 
   /** @param {CanvasRenderingContext2D} context @param {import("./plane.js").PlaneView} plane */
   draw(context, plane) {
+    this.blank.delete(plane.plane);
     if (!this.shown) return;
     const picture = this.slice(plane);
-    if (!picture) return;
+    if (!picture) return void this.blank.add(plane.plane);
     const { start, size } = this.map;
     const { u, v } = plane.axes;
     const { shape } = this.viewer.geometry;
@@ -91,7 +95,16 @@ export class Heat {
     context.drawImage(picture, x, y, picture.width * sx, picture.height * sy);
   }
 
-  /** One slice as colours, both axes reversed like the picture; null where the slice misses the map. */
+  /** Where there is nothing to see, that is said, and the way to where there is. */
+  drawOver(context, plane) {
+    if (!this.blank.has(plane.plane)) return;
+    const short = plane.width < 400;
+    const way = this.map.worst ? (short ? "; press J" : "; press J for the place of most doubt") : " nor elsewhere";
+    const row = Number(this.viewer.projection.on) + Number(this.viewer.edit.isLocked(this.viewer.edit.slice(plane)));
+    drawBadge(context, `No doubt ${short ? "here" : "in this slice"}${way}`, row);
+  }
+
+  /** One slice as colours, both axes reversed like the picture; null where nothing is to be drawn. */
   slice(plane) {
     const { u, v, w } = PLANES[plane.plane];
     const { start, size, values } = this.map;
@@ -102,13 +115,16 @@ export class Heat {
     const context = canvas.getContext("2d");
     const image = context.createImageData(size[u], size[v]);
     let out = 0;
+    let any = false;
     for (let row = size[v] - 1; row >= 0; row--) {
       for (let column = size[u] - 1; column >= 0; column--, out += 4) {
         const value = values[depth * strides[w] + row * strides[v] + column * strides[u]];
         if (value < LEAST) continue;
+        any = true;
         image.data.set(colourOf((value - LEAST) / (255 - LEAST)), out);
       }
     }
+    if (!any) return null;
     context.putImageData(image, 0, 0);
     return canvas;
   }

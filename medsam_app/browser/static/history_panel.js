@@ -16,7 +16,7 @@ export class HistoryPanel {
   async update() {
     const { viewer } = this;
     const object = viewer.selected;
-    this.heading.textContent = object ? `History of ${object.name}` : "History";
+    this.heading.textContent = this.heading.title = object ? `History of ${object.name}` : "History";
     if (!object) return this.list.replaceChildren(h("p.hint", { text: "No object is selected." }));
     this.wanted = viewer.state;
     const { steps } = await viewer.api.history(object.id).catch(() => ({ steps: [] }));
@@ -41,7 +41,7 @@ export class HistoryPanel {
     return h(
       "div.step",
       { role: "listitem" },
-      h("button.plain-text", { type: "button", "aria-current": now ? "step" : null, title: now ? "As it is now" : "Take this object back to here", onclick: go }, h("span.what", { text: words }), h("span.muted", { text: at })),
+      h("button.plain-text", { type: "button", "aria-current": now ? "step" : null, title: `${words}: ${now ? "as it is now" : "take this object back to here"}`, onclick: go }, h("span.what", { text: words }), h("span.muted", { text: at })),
     );
   }
 }

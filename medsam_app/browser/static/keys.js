@@ -3,8 +3,8 @@
 import { CT_PRESETS } from "./image.js";
 
 /**
- * [group, keys shown, what it does, matcher(event), action(viewer)]. The first match wins.
- * @type {[string, string, string, (event: KeyboardEvent) => boolean, (viewer: any) => void][]}
+ * [group, keys shown, what it does, matcher(event, viewer), action(viewer, event)]. The first match wins.
+ * @type {[string, string, string, (event: KeyboardEvent, viewer: any) => boolean, (viewer: any, event: KeyboardEvent) => any][]}
  */
 export const KEYS = [
   ["Modes", "1  V", "Navigate: move the crosshair", plain("1", "v"), (viewer) => viewer.setMode("navigate")],
@@ -21,14 +21,17 @@ export const KEYS = [
   ["Editing", "Shift Z", "Redo", chord("z", true), (viewer) => viewer.redo()],
   ["Editing", "Ctrl Y", "Redo", control("y"), (viewer) => viewer.redo()],
   ["Editing", "X", "Delete the prompt under the pointer, or the last one", plain("x", "delete"), (viewer) => viewer.deletePromptAtHand()],
+  ["Editing", "Enter", "In a plane with a frame (Tab, or Shift and an arrow): a click inside the object, at the crosshair", clickByKey(false), (viewer) => viewer.keyboard.click(true)],
+  ["Editing", "Shift  Enter", "The same, outside the object", clickByKey(true), (viewer) => viewer.keyboard.click(false)],
   ["Editing", "N", "New object", plain("n"), (viewer) => viewer.addObject()],
   ["Editing", "[  ]", "Previous, next object", plain("[", "]"), (viewer, event) => viewer.stepObject(event.key === "]" ? 1 : -1)],
   ["Editing", "E", "Fine outlines of large objects, on or off: slower", plain("e"), (viewer) => viewer.toggleFine()],
   ["Editing", "Ctrl S", "Save the mask in the format chosen last", control("s"), (viewer) => viewer.toolbar.save.saveMask()],
   ["Worklist", ",  .", "Previous, next case", plain(",", "."), (viewer, event) => viewer.worklist.step(event.key === "." ? 1 : -1)],
-  ["Worklist", "Enter", "Accept the case: its mask is written, and the next one opened", enter, (viewer) => viewer.worklist.judge("accepted")],
+  ["Worklist", "Enter", "Accept the case: its mask is written, and the next one opened; in a plane with a frame with Ctrl", enter, (viewer) => viewer.worklist.judge("accepted")],
   ["Worklist", "U", "Skip the case", plain("u"), (viewer) => viewer.worklist.judge("skipped")],
   ["Worklist", "Q", "Show or hide the worklist", plain("q"), (viewer) => viewer.worklist.toggle()],
+  ["Moving", "Shift  ← ↑ ↓ →", "The crosshair within the slice, with Ctrl by ten voxels", shiftArrow, (viewer, event) => viewer.keyboard.move(event)],
   ["Moving", "↑  ↓", "Next, previous slice of the plane under the pointer", plain("arrowup", "arrowdown"), (viewer, event) => viewer.scrollActive(event.key === "ArrowUp" ? 1 : -1)],
   ["Moving", "PgUp  PgDn", "Ten slices", plain("pageup", "pagedown"), (viewer, event) => viewer.scrollActive(event.key === "PageUp" ? 10 : -10)],
   ["Moving", "Home  End", "First, last slice", plain("home", "end"), (viewer, event) => viewer.scrollActive(event.key === "Home" ? -1e6 : 1e6)],
@@ -82,6 +85,15 @@ function enter(event) {
   return event.key === "Enter" && !event.repeat && !event.target.closest?.("button, a, summary, [role=option], [role=tab], .worklist");
 }
 
+/** Enter for the plane that has the keys. */
+function clickByKey(shift) {
+  return (event, viewer) => event.key === "Enter" && !event.repeat && !event.ctrlKey && !event.metaKey && event.shiftKey === shift && viewer.keyboard.plane;
+}
+
+function shiftArrow(event) {
+  return event.shiftKey && !event.altKey && event.key.startsWith("Arrow");
+}
+
 function control(key) {
   return (event) => (event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === key;
 }
@@ -102,9 +114,10 @@ export function listenToKeys(viewer) {
       return;
     }
     for (const [, , , matches, action] of KEYS) {
-      if (!matches(event)) continue;
+      if (!matches(event, viewer)) continue;
       event.preventDefault();
-      action(viewer, event);
+      const { crosshair } = viewer;
+      Promise.resolve(action(viewer, event)).then(() => viewer.crosshair !== crosshair && viewer.voice.place());
       return;
     }
   });

@@ -31,6 +31,16 @@ export class Labels {
     );
   }
 
+  /** Say which label an object that was just added has. @param {object[]} before the objects without it */
+  tell(before) {
+    const known = new Set(before.map((object) => object.id));
+    const added = this.viewer.state.objects.filter((object) => !known.has(object.id));
+    if (!this.labels.length || added.length !== 1) return;
+    const [{ name, label }] = added;
+    const ofSet = this.labels.some((each) => each.name === name && each.label === label);
+    this.viewer.toasts.show(ofSet ? `This object is ${name}, label ${label}, of the label set.` : `All labels of the set are in use; this object is ${name}.`);
+  }
+
   choose() {
     const { value } = this.select;
     this.select.value = "";

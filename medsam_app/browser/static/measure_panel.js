@@ -39,7 +39,7 @@ export class MeasurePanel {
 
   update() {
     const object = this.viewer.selected;
-    this.heading.textContent = object ? `Measurements of ${object.name}` : "Measurements";
+    this.heading.textContent = this.heading.title = object ? `Measurements of ${object.name}` : "Measurements";
     this.save.disabled = !this.viewer.state.objects.some((each) => each.mask);
     const wanted = this.wanted();
     if (wanted === this.known && wanted) return this.drawPlot();

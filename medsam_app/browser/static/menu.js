@@ -8,6 +8,7 @@ import { h, iconButton } from "./dom.js";
  * @property {string} [id] its data-id
  * @property {string} [key] the key that does the same
  * @property {boolean} [disabled]
+ * @property {string} [why] it cannot be chosen, in a sentence
  * @property {boolean} [checked] of a choice: whether it is on
  * @property {boolean} [begins] whether a line stands above it
  * @property {() => void} [onclick]
@@ -58,7 +59,7 @@ export class Menu {
         onclick: () => (this.close(), item.onclick()),
       },
       h("span.tick", { text: item.checked ? "✓" : "", "aria-hidden": "true" }),
-      h("span.label", { text: item.label }),
+      h("span.label", {}, item.label, item.why && h("small", { text: item.why })),
       item.key ? h("kbd", { text: item.key }) : null,
     );
   }

@@ -27,6 +27,7 @@ export class PlaneView {
       tabIndex: 0,
       role: "img",
       "aria-label": `${this.axes.name} plane`,
+      "aria-description": "Up and down change the slice, Shift and arrows move the crosshair within it. Enter clicks inside an object, Shift Enter outside it.",
       "data-plane": plane,
     });
     this.thumb = h("div.thumb");
@@ -200,7 +201,7 @@ export class PlaneView {
     const context = this.overlayContext;
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     context.clearRect(0, 0, this.width, this.height);
-    if (this.viewer.view.crosshair) drawCrosshair(context, this);
+    if (this.viewer.view.crosshair || this.viewer.keyboard.plane) drawCrosshair(context, this);
     for (const each of this.viewer.overlays) each.drawOver?.(context, this);
     drawBoxes(context, this);
     this.viewer.edit.draw(context, this);

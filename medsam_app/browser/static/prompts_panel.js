@@ -19,7 +19,7 @@ export class PromptsPanel {
     const { viewer } = this;
     const object = viewer.selected;
     const prompts = object?.prompts ?? [];
-    this.heading.textContent = object ? `Prompts of ${object.name}` : "Prompts";
+    this.heading.textContent = this.heading.title = object ? `Prompts of ${object.name}` : "Prompts";
     this.clear.hidden = !prompts.length;
     const unmet = prompts.filter((prompt) => prompt.unmet).length;
     this.warning.hidden = !unmet;
@@ -35,7 +35,8 @@ export class PromptsPanel {
   promptRow(prompt, index) {
     const { viewer } = this;
     const remove = iconButton({ icon: "close", label: "Delete this prompt", class: "plain", onclick: (event) => (event.stopPropagation(), viewer.deletePrompt(index)) });
-    const [kind, text] = describe(prompt);
+    const [kind, ...facts] = describe(prompt);
+    const text = [...facts, this.slice(prompt)].filter(Boolean).join(" · ");
     return h(
       `div.prompt${prompt.unmet ? ".unmet" : ""}`,
       {
@@ -45,10 +46,19 @@ export class PromptsPanel {
         onmouseleave: () => viewer.setHotPrompt(null),
       },
       h(`span.badge.${kind}`, { text: { positive: "+", negative: "−", box: "▢", mask: "◧", paint: "◍", scribble: "~", "scribble.negative": "~" }[kind] }),
-      h("span.what", { text }),
+      h("span.what", { text, title: text }),
       prompt.unmet ? h("span.alert", { title: "The mask does not honour this prompt" }, icon("warning")) : null,
       remove,
     );
+  }
+
+  /** The slice that all of a prompt lies on, where its text does not say it. */
+  slice(prompt) {
+    if (prompt.kind === "point" || prompt.kind === "mask" || prompt.locked) return "";
+    const corners = prompt.coordinates ?? [prompt.lower, prompt.upper];
+    const { axes } = this.viewer.geometry;
+    const axis = [axes[2], axes[1], axes[0]].find((each) => corners.every((ijk) => Math.round(ijk[each]) === Math.round(corners[0][each])));
+    return axis === undefined ? "" : this.viewer.edit.words({ axis, index: Math.round(corners[0][axis]) });
   }
 
   mark(index) {
@@ -63,6 +73,5 @@ function describe(prompt) {
   if (prompt.kind === "paint") return ["paint", prompt.what.replace(/^./, (first) => first.toUpperCase())];
   if (prompt.kind === "mask") return ["mask", "Initial mask"];
   const size = prompt.upper.map((up, axis) => Math.round(up - prompt.lower[axis]) + 1);
-  const flat = prompt.slice_axis !== null && prompt.slice_axis !== undefined;
-  return ["box", `${size.join(" × ")}${flat ? "  on one slice" : ""}`];
+  return ["box", size.join(" × ")];
 }

@@ -17,6 +17,7 @@ export class SaveMenu {
   /** @param {import("./viewer.js").Viewer} viewer */
   constructor(viewer) {
     this.viewer = viewer;
+    this.refused = ""; // why no DICOM segmentation can be saved of a DICOM volume
     this.button = iconButton({ icon: "save", text: "Save", label: "Save the mask", key: "Ctrl S", id: "save-mask", class: "primary", onclick: () => this.saveMask() });
     this.menu = new Menu({ icon: "more", label: "What to save, and how", id: "save-menu", class: "primary", items: () => this.items() });
     this.element = h("div.joined", {}, this.button, this.menu.element);
@@ -28,9 +29,20 @@ export class SaveMenu {
     return this.formats.some(([format]) => format === kept) ? kept : "nifti";
   }
 
-  /** DICOM segmentations refer to slices, which only a DICOM series has. */
+  /** DICOM segmentations refer to slices, which only a DICOM series has, and not every one names them. */
   get formats() {
-    return FORMATS.filter(([format]) => format !== "dicom-seg" || this.viewer.volume?.dicom);
+    return FORMATS.filter(([format]) => format !== "dicom-seg" || (this.viewer.volume?.dicom && !this.refused));
+  }
+
+  /** Another volume is open: ask whether a DICOM segmentation can be saved of it. */
+  async setVolume() {
+    const { volume, api } = this.viewer;
+    this.refused = "";
+    if (!volume.dicom) return;
+    const { refused } = await api.segmentation();
+    if (volume !== this.viewer.volume) return;
+    this.refused = refused;
+    this.update();
   }
 
   get hasMask() {
@@ -46,10 +58,13 @@ export class SaveMenu {
 
   items() {
     const { viewer, hasMask } = this;
+    const chosen = this.formats;
+    const offered = FORMATS.filter((each) => chosen.includes(each) || (viewer.volume.dicom && each[0] === "dicom-seg"));
     const prompts = viewer.state.objects.some((object) => object.prompts.length);
     return [
-      ...this.formats.map(([format, name, ending]) => ({
-        label: `Mask as ${name} (${ending})`, id: `save-${format}`, checked: format === this.format, disabled: !hasMask, onclick: () => this.saveMask(format),
+      ...offered.map(([format, name, ending]) => ({
+        label: `Mask as ${name} (${ending})`, id: `save-${format}`, checked: format === this.format, onclick: () => this.saveMask(format),
+        ...(format === "dicom-seg" && this.refused ? { disabled: true, why: this.refused } : { disabled: !hasMask }),
       })),
       { label: "Prompts (.prompts.json)", id: "save-prompts", begins: true, disabled: !prompts, onclick: () => this.save("prompts") },
       { label: "Measurements (.csv)", id: "save-measurements", disabled: !hasMask, onclick: () => this.save("measurements.csv") },

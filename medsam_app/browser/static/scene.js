@@ -10,6 +10,7 @@ import { PLANES } from "./geometry.js";
 import { Edit } from "./edit.js";
 import { Heat } from "./heat.js";
 import { CT_PRESETS } from "./image.js";
+import { Keyboard } from "./keyboard.js";
 import { listenToKeys } from "./keys.js";
 import { MaskCache } from "./masks.js";
 import { PlaneView } from "./plane.js";
@@ -20,6 +21,7 @@ import { Sidebar } from "./sidebar.js";
 import { StatusLine } from "./status.js";
 import { SurfaceView } from "./surface.js";
 import { Toolbar } from "./toolbar.js";
+import { Voice } from "./voice.js";
 
 const OPACITIES = [0, 0.25, 0.45, 0.7];
 const EMPTY = { objects: [], selected: null, can_undo: false, can_redo: false, refine: false };
@@ -56,15 +58,18 @@ export class Scene {
     this.toolbar = new Toolbar(this);
     this.sidebar = new Sidebar(this);
     this.status = new StatusLine(this);
+    this.voice = new Voice(this);
+    this.keyboard = new Keyboard(this);
     this.planes = Object.fromEntries(Object.keys(PLANES).map((plane) => [plane, new PlaneView(plane, this)]));
     const stage = h("div.stage", {}, ...Object.values(this.planes).map((plane) => plane.element), this.surface.element);
     this.stage = h("main.stage-frame", {}, stage, this.cine.element, this.progress.element, this.toasts.element);
-    root.replaceChildren(this.toolbar.element, this.stage, this.sidebar.element, this.status.element);
+    root.replaceChildren(this.toolbar.element, this.stage, this.sidebar.element, this.status.element, this.voice.element);
 
     const resize = new ResizeObserver(() => [...Object.values(this.planes), this.surface].forEach((pane) => pane.resize()));
     resize.observe(this.surface.element);
     for (const plane of Object.values(this.planes)) {
       listen(plane);
+      this.keyboard.attach(plane);
       resize.observe(plane.element);
     }
     listenToKeys(this);

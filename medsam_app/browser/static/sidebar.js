@@ -59,8 +59,18 @@ export class Sidebar {
       h("h1", { text: volume.name, title: volume.name }),
       h("p", { text: [volume.modality, `${size} voxels`].filter(Boolean).join(" · ") }),
       h("p", { text: `${spacing} mm · ${volume.orientation}` }),
+      ...this.invitation(),
       ...Object.entries(volume.parts ?? {}).map(([option, choices]) => this.partChoice(option, choices)),
     );
+  }
+
+  /** Where the server has folders, the sample is only what the page begins with. */
+  invitation() {
+    const { volume, hello } = this.viewer;
+    if (volume.source.source !== "sample" || !hello.roots.length) return [];
+    const where = hello.roots.length === 1 ? hello.roots[0] : "the server's folders";
+    const text = `Open from ${where}`;
+    return [h("button.primary.invitation", { type: "button", "data-id": "open-root", title: `This is the sample. ${text}: a volume, or all of them as a worklist`, onclick: () => this.viewer.chooseVolume() }, icon("open"), h("span", { text }))];
   }
 
   /** The series, frame or channel that is open, and the others of the same source. */

@@ -17,19 +17,29 @@ export class StatusLine {
   update() {
     const { viewer } = this;
     if (!viewer.image) return;
-    const xyz = viewer.voxelAtPointer ?? viewer.crosshair;
-    const ijk = viewer.geometry.toFile(xyz);
-    const world = viewer.geometry.toWorld(ijk);
-    const [r, a, s] = world;
-    this.voxel.textContent = `voxel ${ijk.join(", ")}`;
-    this.world.textContent = `${side(r, "R", "L")}  ${side(a, "A", "P")}  ${side(s, "S", "I")} mm`;
-    const value = viewer.image.value(...xyz);
-    this.value.textContent = `${viewer.image.integer ? value : Number(value.toPrecision(5))}${viewer.volume.ct ? " HU" : ""}`;
-    const here = viewer.visibleMasks().filter(({ mask }) => mask.has(xyz));
+    const byKeys = viewer.keyboard.plane;
+    const { voxel, world, value, objects } = this.at((!byKeys && viewer.voxelAtPointer) || viewer.crosshair);
+    this.voxel.textContent = voxel;
+    this.world.textContent = world;
+    this.value.textContent = value;
     this.object.replaceChildren(
-      ...here.map(({ object, colour }) => h("span", {}, h("i.dot", { style: { background: colour } }), object.name)),
+      ...objects.map(({ object, colour }) => h("span", {}, h("i.dot", { style: { background: colour } }), object.name)),
     );
-    this.hint.textContent = HINTS[viewer.mode];
+    this.hint.textContent = this.hint.title = byKeys ? BY_KEYS : HINTS[viewer.mode];
+  }
+
+  /** What is at RAS voxel indices, in words, and the objects there. */
+  at(xyz) {
+    const { viewer } = this;
+    const ijk = viewer.geometry.toFile(xyz);
+    const [r, a, s] = viewer.geometry.toWorld(ijk);
+    const value = viewer.image.value(...xyz);
+    return {
+      voxel: `voxel ${ijk.join(", ")}`,
+      world: `${side(r, "R", "L")}  ${side(a, "A", "P")}  ${side(s, "S", "I")} mm`,
+      value: `${viewer.image.integer ? value : Number(value.toPrecision(5))}${viewer.volume.ct ? " HU" : ""}`,
+      objects: viewer.visibleMasks().filter(({ mask }) => mask.has(xyz)),
+    };
   }
 }
 
@@ -43,6 +53,8 @@ const HINTS = {
   lasso: "Draw around what to fill · Shift erases it · wheel scrolls · ? for all keys",
   box: "Drag a box on a slice; pull its sides on another plane to give it depth · ? for all keys",
 };
+
+const BY_KEYS = "Shift and arrows move the crosshair · Enter clicks inside, Shift Enter outside · ? for all keys";
 
 function side(mm, positive, negative) {
   return `${mm >= 0 ? positive : negative} ${Math.abs(mm).toFixed(1)}`;

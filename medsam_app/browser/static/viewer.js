@@ -125,7 +125,13 @@ export class Viewer extends Scene {
   act(action, what) {
     const now = () => (typeof action === "function" ? action() : action);
     const { volume } = this; // what is meant for one volume is not done to the next
-    const run = () => volume === this.volume && this.watch(what, async () => this.take(await this.api.act(now(), this.masks.keys())));
+    const run = () =>
+      volume === this.volume &&
+      this.watch(what, async () => {
+        const { objects } = this.state;
+        this.take(await this.api.act(now(), this.masks.keys()));
+        this.sidebar.labels.tell(objects);
+      });
     this.queue = this.queue.then(run);
     return this.queue;
   }
@@ -185,7 +191,7 @@ export class Viewer extends Scene {
       const onProgress = (fraction) => this.progress.update(what, fraction);
       onProgress(0);
       const sent = alone ? await this.api.upload(file, onProgress) : await this.api.uploadFolder(name, files, onProgress);
-      await this.openNow({ source: "upload", upload: sent.upload });
+      await this.openNow({ source: "upload", upload: sent.upload }, undefined, name);
     });
   }
 
@@ -219,8 +225,12 @@ export class Viewer extends Scene {
     return this.opening;
   }
 
-  /** @param {object} source @param {(source: object) => Promise<{volume: object}>} [ask] asks the server to open it */
-  async openNow(source, ask = (chosen) => this.api.open(chosen)) {
+  /**
+   * @param {object} source
+   * @param {(source: object) => Promise<{volume: object}>} [ask] asks the server to open it
+   * @param {string} [name] what it is called
+   */
+  async openNow(source, ask = (chosen) => this.api.open(chosen), name = source.name ?? source.path?.split("/").pop() ?? this.volume?.name ?? "") {
     for (;;) {
       try {
         this.progress.update("Reading the volume", null);
@@ -229,7 +239,7 @@ export class Viewer extends Scene {
       } catch (error) {
         if (!error.choice) throw error;
         this.progress.done();
-        const value = await askChoice(this.root, error.message, error.choice);
+        const value = await askChoice(this.root, error.message, error.choice, name);
         if (value === null) return;
         source = { ...source, [error.choice.option]: value };
       }
@@ -251,8 +261,10 @@ export class Viewer extends Scene {
     this.surface.reset();
     this.sidebar.compare.clear(false);
     this.applyPreset(0);
+    this.voice.tell("volume", `${volume.name} is open`);
     this.take(frame ?? (await this.api.act({ do: "look" }, [])));
     this.root.dataset.ready = "true";
+    this.guard(() => this.toolbar.save.setVolume());
   }
 
   /** Take the server's answer: the session's state, and masks not held yet. */
@@ -265,6 +277,7 @@ export class Viewer extends Scene {
     this.toolbar.updateState();
     this.sidebar.update();
     this.status.update();
+    this.voice.object();
     this.worklist.follow(frame.state.case);
     this.heat.follow();
     this.surface.update();

@@ -34,6 +34,7 @@ export class Worklist {
     this.search = h("input", { type: "search", placeholder: "Search", "aria-label": "Search for a case", "data-id": "worklist-search", oninput: () => this.draw(), onkeydown: (event) => event.key === "Enter" && this.openFound() });
     this.list = h("ul", { "aria-label": "Cases", onkeydown: (event) => this.walk(event) });
     this.more = h("p.hint", { hidden: true });
+    this.left = h("p.hint", { hidden: true, "data-id": "left-out", title: "Files such as x_seg.nii.gz beside x.nii.gz, or those of labelsTr beside imagesTr. Open their own folder as a worklist to go through them." });
     this.counts = h("p.counts", { role: "status" });
     const step = (name, label, key, by) => iconButton({ icon: name, label, key, class: "plain", id: `case-${name}`, onclick: () => this.step(by) });
     this.buttons = h(
@@ -51,6 +52,7 @@ export class Worklist {
       h("div.find", {}, this.filter, this.search),
       this.list,
       this.more,
+      this.left,
       this.counts,
       this.buttons,
       this.teach.element,
@@ -252,7 +254,7 @@ export class Worklist {
   }
 
   draw() {
-    const { counts, cases, folder } = this.data;
+    const { counts, cases, folder, left_out: left } = this.data;
     this.heading.textContent = this.heading.title = folder;
     const chosen = this.filter.value;
     const option = (value, text) => h("option", { value, text, selected: value === chosen });
@@ -264,6 +266,8 @@ export class Worklist {
     this.list.replaceChildren(...rows.slice(start, start + MOST_ROWS).map((each) => this.row(each)));
     this.more.hidden = rows.length > 0 && rows.length <= MOST_ROWS;
     this.more.textContent = rows.length ? `${rows.length - MOST_ROWS} more; search for them.` : "No such case.";
+    this.left.hidden = !left;
+    this.left.textContent = left === 1 ? "1 label file beside its image is left out." : `${left} label files beside their images are left out.`;
     this.counts.textContent = `${counts.accepted} of ${cases.length} accepted`;
     this.list.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
     if (focused) [...this.list.querySelectorAll("button")].find((each) => each.dataset.case === focused)?.focus();
@@ -279,7 +283,7 @@ export class Worklist {
       h(
         `button.case`,
         {
-          type: "button", "data-case": each.name, "data-state": each.state, title: bad ? `${each.name}: ${bad}` : each.name,
+          type: "button", "data-case": each.name, "data-state": each.state, title: [each.name, told, bad].filter(Boolean).join("\n"),
           "aria-current": each.name === this.current ? "true" : null, onclick: () => this.openCase(each.name),
         },
         h("span.mark", { "aria-hidden": "true", text: MARKS[each.state] }),
