@@ -1,11 +1,13 @@
-"""Sizes and speed of every kind of adapter: python benchmarks/adapters.py
+"""Sizes and speed of every kind of adapter: python benchmarks/adapters.py [FOLDER --dataset NAME]
 
 Parameters and file on the embedded model, parameters on SAM's ViT-B (whose tensors are not made), the time
-of an encoding with the adapter as a ratio to the model alone, and of switching on a shelf.
+of an encoding with the adapter as a ratio to the model alone, and of switching on a shelf. With a FOLDER of
+labelled cases also the time of a step of `medsam-app finetune`: the same lessons for all, who take turns.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
 import time
@@ -19,10 +21,15 @@ from medsam_app.adapters.adapter import PARTS, Adapter
 from medsam_app.adapters.shelf import AdapterShelf
 from medsam_app.adapters.sites import find_sites
 from medsam_app.adapters.table import ADAPTER_KINDS, check_settings
+from medsam_app.datasets import find_cases
+from medsam_app.finetune import Teacher
 from medsam_app.models.load import load_model
 from medsam_app.models.sam3d import Sam3D
+from medsam_app.plan import make_plan
 
 RUNS = 7
+#: Cases and window that steps are timed with.
+MOST_CASES, WINDOW = 4, (32, 48, 32)
 
 
 def median_seconds(*runs: Callable[[], object]) -> list[float]:
@@ -81,12 +88,32 @@ def speed(model: Sam3D, folder: Path) -> None:
     print(f"switching to the model alone {1000 * switching[-1]:.1f} ms")
 
 
+def teaching(source: Path, dataset: str | None, folder: Path) -> None:
+    cases = [case for case in find_cases(source).cases if dataset in (None, case.dataset)][:MOST_CASES]
+    teachers = {}
+    for kind in ADAPTER_KINDS:
+        out = folder / kind
+        out.mkdir()
+        asked = {"adapter": kind, "labels": {1: "1"}, "spacing": 1.0, "window": WINDOW, "steps": 100}
+        teachers[kind] = Teacher(make_plan(asked), cases, [], out, torch.device("cpu"))
+        teachers[kind].train_step()  # cases are read and cached
+    times = median_seconds(*(teacher.train_step for teacher in teachers.values()))
+    for kind, seconds in zip(ADAPTER_KINDS, times, strict=True):
+        print(f"{kind:<12}a step of teaching {seconds:.2f} s, x {seconds / min(times):.2f}")
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--dataset")
+    asked = parser.parse_args()
     torch.manual_seed(0)
     model = load_model()
     with tempfile.TemporaryDirectory() as folder:
         sizes(model, Path(folder))
         speed(model, Path(folder))
+        if asked.folder is not None:
+            teaching(asked.folder, asked.dataset, Path(folder))
 
 
 if __name__ == "__main__":

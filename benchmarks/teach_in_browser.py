@@ -33,7 +33,8 @@ PATIENCE = 120_000
 MASK = """() => {
     const object = medsamViewer.selected;
     const mask = object?.mask && medsamViewer.masks.get(object.mask);
-    return mask ? { start: mask.start, size: mask.size, voxels: [...mask.voxels] } : null;
+    const { start, size, first, strides, bits } = mask ?? {};
+    return mask ? { start, size, first, strides, bits: [...bits] } : null;
 }"""
 PLACE = """(xyz) => {
     medsamViewer.setCrosshair(xyz);
@@ -117,7 +118,8 @@ class Annotator:
         """The selected object's mask as the page holds it, (x, y, z) in RAS order."""
         whole, held = np.zeros(like.shape, dtype=bool), self.page.evaluate(MASK)
         if held is not None:
-            part = np.reshape(held["voxels"], held["size"], order="F").astype(bool)
+            flat = np.unpackbits(np.array(held["bits"], dtype=np.uint8), bitorder="little").astype(bool)
+            part = flat[np.tensordot(held["strides"], np.indices(held["size"]), axes=1) + held["first"]]
             whole[tuple(slice(s, s + n) for s, n in zip(held["start"], held["size"], strict=True))] = part
         return whole
 

@@ -157,14 +157,16 @@ def union_box(*patches: tuple[Index, NDArray]) -> Corners:
 
 
 def on_box(start: Index, patch: NDArray[np.bool_], box: Corners) -> NDArray[np.bool_]:
-    """A patch's mask on a box that holds the patch; the patch itself where it fills the box."""
+    """A patch's mask on a box; the patch itself where it fills the box."""
     low, high = box
-    if patch.shape == tuple(np.subtract(high, low)):
+    size = tuple(b - a for a, b in zip(low, high, strict=True))
+    if tuple(start) == tuple(low) and patch.shape == size:
         return patch
-    out = np.zeros(np.subtract(high, low), dtype=bool)
-    if patch.size:
-        shifted = (start[0] - low[0], start[1] - low[1], start[2] - low[2])
-        out[box_slices(shifted, patch)] = patch
+    out = np.zeros(size, dtype=bool)
+    sides = list(zip(start, patch.shape, low, high, strict=True))
+    place = tuple(slice(max(s, a) - a, max(min(s + n, b) - a, 0)) for s, n, a, b in sides)
+    taken = tuple(slice(max(s, a) - s, max(min(s + n, b) - s, 0)) for s, n, a, b in sides)
+    out[place] = patch[taken]
     return out
 
 

@@ -258,6 +258,8 @@ def move_values(values: torch.Tensor, source: Roi, target: Roi, *, fill: float) 
 
 def mask_bounds(mask: NDArray[np.bool_]) -> tuple[Index, Index] | None:
     """Start and stop of the bounding box of a 3D mask, or None when it is empty."""
+    if mask.size and all(mask.take(end, axis=axis).any() for axis in range(3) for end in (0, -1)):
+        return (0, 0, 0), mask.shape
     spans = []
     for axis in range(3):
         hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))

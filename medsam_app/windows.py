@@ -16,7 +16,7 @@ from medsam_app.engine import Progress, Prompts, settled_state
 from medsam_app.framing import Framing, better_roi, first_roi, holds_points, roi_with_points, wider_roi
 from medsam_app.local_edit import keep_to_click, mend_near_click
 from medsam_app.models.sam3d import Embedding, Sam3D
-from medsam_app.prediction import State, on_box, union_box
+from medsam_app.prediction import State, box_slices, difference_box, on_box, union_box
 from medsam_app.prompts import Asked, Box, MaskPrompt, Point, as_clicks
 from medsam_app.roi import Index, Roi, mask_from_logits, move_values, read_roi, tight
 from medsam_app.roi_prompts import prompts_in_roi
@@ -254,8 +254,14 @@ def _keep_detail(
     if coarse is None or before.roi != roi:
         moved = move_values(before.logits, before.roi, roi, fill=compliance.EXCLUDED)
         coarse = mask_from_logits(moved, roi)
-    if coarse[0] == before.start and np.array_equal(coarse[1], before.patch):
+    detail = difference_box(*coarse, before.start, before.patch)
+    if detail is None:
         return start, patch
-    box = union_box((start, patch), coarse, (before.start, before.patch))
-    new, old, fine = on_box(start, patch, box), on_box(*coarse, box), on_box(before.start, before.patch, box)
-    return tight(box[0], new ^ ((old ^ fine) & (new == old)))
+    new, old, fine = (
+        on_box(*mask, detail) for mask in ((start, patch), coarse, (before.start, before.patch))
+    )
+    kept = np.where(new == old, fine, new)
+    box = union_box((start, patch), (detail[0], kept))
+    out = np.array(on_box(start, patch, box))
+    out[box_slices(tuple(np.subtract(detail[0], box[0])), kept)] = kept
+    return tight(box[0], out)

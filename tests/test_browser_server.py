@@ -56,9 +56,9 @@ def unpack(body: bytes) -> tuple[dict, list[np.ndarray]]:
     for part in header["masks"]:
         stored, rest = rest[: part["bytes"]], rest[part["bytes"] :]
         bits = zlib.decompress(stored) if part["deflated"] else stored
-        count = int(np.prod(part["size"]))
-        flat = np.unpackbits(np.frombuffer(bits, "u1"), bitorder="little", count=count)
-        masks.append(flat.reshape(part["size"], order="F").astype(bool))
+        flat = np.unpackbits(np.frombuffer(bits, "u1"), bitorder="little")
+        at = np.tensordot(part["strides"], np.indices(part["size"]), axes=1) + part["first"]
+        masks.append(flat[at].astype(bool))
     assert not rest
     return header, masks
 

@@ -88,6 +88,9 @@ def mask_part(
 ) -> tuple[dict, bytes]:
     """Header and bits of a mask within its bounding box.
 
+    Bits come as voxels lie in memory, least significant first. The header says where a voxel's is: at `first`
+    that of the lowest corner in the browser's order, and `strides` on the next one along each axis.
+
     Args:
         key: what the browser knows the mask by.
         start: (i, j, k) first voxel of the patch in the file's order.
@@ -96,15 +99,20 @@ def mask_part(
     ras = grid.ras
     first, box = tight(start, patch)
     if not box.size:
-        return {"key": key, "start": [0, 0, 0], "size": [0, 0, 0], "bytes": 0, "deflated": False}, b""
+        nothing = {"start": [0, 0, 0], "size": [0, 0, 0], "first": 0, "strides": [0, 0, 0]}
+        return {"key": key, **nothing, "bytes": 0, "deflated": False}, b""
+    box = np.ascontiguousarray(box)
     corners = ras.points_from_file(np.stack([first, first + np.array(box.shape) - 1]))
-    bits = np.packbits(ras.from_file(box).ravel(order="F"), bitorder="little").tobytes()
+    bits = np.packbits(box, bitorder="little").tobytes()
     deflated = len(bits) > DEFLATE_ABOVE
     stored = zlib.compress(bits, 1) if deflated else bits
+    seen = ras.from_file(box)  # a view; a voxel takes a byte
     header = {
         "key": key,
         "start": [int(v) for v in corners.min(axis=0)],
-        "size": [int(n) for n in ras.from_file(box).shape],
+        "size": list(seen.shape),
+        "first": sum(-step * (n - 1) for step, n in zip(seen.strides, seen.shape, strict=True) if step < 0),
+        "strides": list(seen.strides),
         "bytes": len(stored),
         "deflated": deflated,
     }

@@ -1,30 +1,23 @@
-/** Masks of objects: the bounding box of each as bytes, its slices as coloured pixels and outlines. */
+/** Masks of objects: the bounding box of each as bits, its slices as coloured pixels and outlines. */
 
 import { PLANES } from "./geometry.js";
 
 /** Bytes of masks kept so that undo and redo need no transfer. */
-const CACHE_BYTES = 256e6;
-/** Four voxels, a byte each, of four bits: twenty million voxels are unpacked in the time of a frame. */
-const FOUR_VOXELS = Uint32Array.from({ length: 16 }, (_, bits) =>
-  [0, 1, 2, 3].reduce((bytes, n) => bytes | (((bits >> n) & 1) << (8 * n)), 0),
-);
+const CACHE_BYTES = 64e6;
 
 export class Mask {
   /**
-   * @param {{key: string, start: number[], size: number[]}} header bounding box in RAS voxels
-   * @param {Uint8Array} bits one bit a voxel, x fastest, least significant bit first
+   * @param {{key: string, start: number[], size: number[], first: number, strides: number[]}} header bounding box
+   *   in RAS voxels; the bit of its lowest corner, and from one voxel to the next along each axis
+   * @param {Uint8Array} bits one bit a voxel, least significant bit first
    */
   constructor(header, bits) {
     this.key = header.key;
     this.start = header.start;
     this.size = header.size;
-    const count = this.size[0] * this.size[1] * this.size[2];
-    const fours = new Uint32Array(2 * Math.ceil(count / 8));
-    for (let index = 0, at = 0; at < fours.length; index++) {
-      fours[at++] = FOUR_VOXELS[bits[index] & 15];
-      fours[at++] = FOUR_VOXELS[bits[index] >> 4];
-    }
-    this.voxels = new Uint8Array(fours.buffer, 0, count);
+    this.first = header.first;
+    this.strides = header.strides;
+    this.bits = bits;
     this.outlines = new Map();
   }
 
@@ -33,7 +26,8 @@ export class Mask {
     const [x, y, z] = xyz.map((value, axis) => value - this.start[axis]);
     const [nx, ny, nz] = this.size;
     if (x < 0 || y < 0 || z < 0 || x >= nx || y >= ny || z >= nz) return false;
-    return this.voxels[x + nx * (y + ny * z)] === 1;
+    const bit = this.first + x * this.strides[0] + y * this.strides[1] + z * this.strides[2];
+    return ((this.bits[bit >> 3] >> (bit & 7)) & 1) === 1;
   }
 
   /**
@@ -44,14 +38,14 @@ export class Mask {
     const { u, v, w } = PLANES[plane];
     const depth = index - this.start[w];
     if (depth < 0 || depth >= this.size[w]) return null;
-    const strides = [1, this.size[0], this.size[0] * this.size[1]];
+    const { bits, first, strides } = this;
     const width = this.size[u];
     const height = this.size[v];
     const pixels = new Uint8Array(width * height);
     let pixel = 0;
     for (let row = height - 1; row >= 0; row--) {
-      let voxel = depth * strides[w] + row * strides[v] + (width - 1) * strides[u];
-      for (let column = 0; column < width; column++, voxel -= strides[u]) pixels[pixel++] = this.voxels[voxel];
+      let bit = first + depth * strides[w] + row * strides[v] + (width - 1) * strides[u];
+      for (let column = 0; column < width; column++, bit -= strides[u]) pixels[pixel++] = (bits[bit >> 3] >> (bit & 7)) & 1;
     }
     return { pixels, width, height };
   }
@@ -139,7 +133,7 @@ export class MaskCache {
   put(mask) {
     if (this.masks.has(mask.key)) return;
     this.masks.set(mask.key, mask);
-    this.bytes += mask.voxels.length;
+    this.bytes += mask.bits.length;
   }
 
   /** Drop what is not in use while over the limit. */
@@ -148,7 +142,7 @@ export class MaskCache {
       if (this.bytes <= CACHE_BYTES) return;
       if (used.has(key)) continue;
       this.masks.delete(key);
-      this.bytes -= mask.voxels.length;
+      this.bytes -= mask.bits.length;
     }
   }
 
