@@ -1,6 +1,7 @@
 """Volumes and masks as bytes for the browser.
 
-The browser holds everything in the axis order closest to RAS, x running fastest, little endian.
+The browser has everything in the axis order closest to RAS: volumes with x running fastest, little endian;
+masks as they lie here, with the way from one voxel to the next.
 """
 
 from __future__ import annotations
