@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from medsam_app.geometry import Grid
+from medsam_app.prediction import on_box
 from medsam_app.roi import (
     Roi,
     file_box,
@@ -104,3 +105,27 @@ def test_moving_values_between_windows() -> None:
     moved = move_values(values, source, wide, fill=-9)
     assert float(moved[0, 0, 0]) == -9
     assert float(moved[16, 16, 16]) > 0
+
+
+def test_a_mask_made_in_pieces_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (23, 17, 19)
+    grid = Grid(shape=shape, affine=_affine((2, 0, 1), (-1, 1, -1), (1.0, 2.0, 0.7)))
+    roi = Roi.centred(np.asarray(grid.ras.shape) / 2, 1.3, (16, 16, 16), grid.ras)
+    logits = torch.randn(16, 16, 16, generator=torch.Generator().manual_seed(0))
+    whole = mask_from_logits(logits, roi)
+    monkeypatch.setattr("medsam_app.roi.PATCH_VOXELS", 1)  # a row at a time
+    start, patch = mask_from_logits(logits, roi)
+    assert start == whole[0] and patch.shape[0] > 5
+    np.testing.assert_array_equal(patch, whole[1])
+
+
+@pytest.mark.parametrize("low", [(0, 0, 0), (3, 4, 2), (6, 1, 9), (8, 8, 8)])
+def test_a_patch_on_any_box(low: tuple[int, int, int]) -> None:
+    whole, start = np.zeros((12, 12, 12), dtype=bool), (4, 2, 3)
+    patch = np.random.default_rng(0).random((4, 5, 6)) > 0.5
+    whole[4:8, 2:7, 3:9] = patch
+    for high in ((12, 12, 12), (9, 9, 10), (8, 8, 9)):
+        if all(a <= b for a, b in zip(low, high, strict=True)):
+            box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+            np.testing.assert_array_equal(on_box(start, patch, (low, high)), whole[box])
+    assert on_box(start, patch, ((4, 2, 3), (8, 7, 9))) is patch
