@@ -290,7 +290,8 @@ class Teaching:
                     start_new_session=True,
                     cwd=self.folder,
                 )
-            code = self._process.wait()
+            with self._process:  # its input is closed when it has ended
+                code = self._process.wait()
         with self._lock:
             self._process = None
             if code and self._job is not None and self._job.stage in _RUNNING:

@@ -78,7 +78,10 @@ def build(api: Api, title: str = "medsam_app") -> gr.Blocks:
             elem_id="medsam-viewer",
         )
         add_endpoints(api)
-    return blocks.queue(default_concurrency_limit=AT_A_TIME, max_size=MOST_HELD)
+    blocks.queue(default_concurrency_limit=AT_A_TIME, max_size=MOST_HELD)
+    # It looks for scripts' requests a thousand times a second otherwise, beside the model.
+    blocks._queue.sleep_when_free = 0.02
+    return blocks
 
 
 def create_app(

@@ -175,6 +175,19 @@ def test_looking_asks_the_server_nothing(opened, phantom):
     assert len(opened.requests) == asked and not opened.complaints
 
 
+def test_a_page_at_rest_asks_for_no_frames(server, context):
+    context.add_init_script("""
+        const request = window.requestAnimationFrame.bind(window);
+        window.asked = 0;
+        window.requestAnimationFrame = (draw) => { window.asked += 1; return request(draw); };
+    """)
+    page = Page(context, server.url)
+    page.page.wait_for_timeout(1000)
+    before = page.ask("() => asked")
+    page.page.wait_for_timeout(2000)
+    assert page.ask("() => asked") - before < 10
+
+
 def test_names_are_text_not_markup(opened, phantom):
     volume, labels, _ = phantom
     opened.click("sagittal", deepest(labels == LIVER, volume.spacing), "positive")

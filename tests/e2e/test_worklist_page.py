@@ -50,7 +50,7 @@ def test_a_folder_is_gone_through_and_nothing_is_lost(chromium, tmp_path: Path) 
     row = ada.page.locator("[data-case=a]")
     assert "in progress · Ada <i>" in row.inner_text() and row.get_attribute("aria-current") == "true"
     assert ada.page.locator(".worklist i, .worklist b").count() == 0
-    assert ada.page.locator(".worklist .name").all_inner_texts() == ["a", "b", ODD]
+    assert ada.page.locator(".worklist .name").all_text_contents() == ["a", "b", ODD]
 
     # Teach says what it wants.
     ada.page.click("[data-id=teach]")
@@ -111,10 +111,10 @@ def test_a_folder_is_gone_through_and_nothing_is_lost(chromium, tmp_path: Path) 
 
         # Filter, search, skip.
         ada.page.select_option("[data-id=worklist-filter]", "new")
-        assert ada.page.locator(".worklist .name").all_inner_texts() == [ODD]
+        assert ada.page.locator(".worklist .name").all_text_contents() == [ODD]
         ada.page.select_option("[data-id=worklist-filter]", "")
         ada.page.fill("[data-id=worklist-search]", "ODD")
-        assert ada.page.locator(".worklist .name").all_inner_texts() == [ODD]
+        assert ada.page.locator(".worklist .name").all_text_contents() == [ODD]
         ada.page.fill("[data-id=worklist-search]", "")
         # Keys after a click in the picture are the picture's.
         ada.go_to(MIDDLE)
