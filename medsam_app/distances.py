@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from numpy.typing import ArrayLike, NDArray
 
 from medsam_app.roi import mask_bounds
@@ -49,6 +48,9 @@ def surface_distances(
         spacing: mm along (i, j, k).
         tolerance: mm by which a surface may be off and still count as right; None for `usual_tolerance`.
     """
+    # Seconds, which a server would need before its first page.
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
     bounds = mask_bounds(mask | truth)
     if bounds is None:
         return Distances(1.0, 0.0)

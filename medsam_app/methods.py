@@ -18,7 +18,6 @@ from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.table import model_entry
 from medsam_app.prediction import MaskPrediction
 from medsam_app.predictor import AnyModel, VolumePredictor
-from medsam_app.rival_net import RivalNet
 from medsam_app.segmenters import Methods, Segmenter
 from medsam_app.volume import Volume
 
@@ -83,6 +82,8 @@ def load_methods(
     for name in baselines:
         methods.segmenters[name] = baseline(name, device=device, refine=refine, seed=seed)
     for file in nets:
+        from medsam_app.rival_net import RivalNet  # imports MONAI's networks
+
         net = RivalNet(file, choose_device(device)[0])
         methods.mappers[net.name if net.name not in methods.mappers else str(file)] = net
     return methods

@@ -114,5 +114,5 @@ class MaskDecoder(nn.Module):
         mask = torch.einsum("bmc,bcxyz->bmxyz", weights[..., :-1], features).float()
         logits = base + mask + weights[..., -1].float()[:, :, None, None, None]
         looks = tokens[:, : self.candidates] + tokens[:, self.candidates :][:, :1]
-        quality = self.quality(looks, logits, embedding.image, evidence, prompts.mask)
+        quality = self.quality(looks, logits, embedding.half[0], evidence, prompts.mask)
         return MaskCandidates(logits, quality)

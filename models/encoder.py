@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medsam_app.models.layers import Block, Conv3d, ConvNorm, Residual, resize_like
 
@@ -34,10 +36,21 @@ class Embedding:
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.image, self.valid, self.fine, self.middle, self.coarse)
 
+    @cached_property
+    def smooth(self) -> Tensor:
+        """(B, 2, X, Y, Z) mean intensities of 3x3x3 voxels."""
+        return F.avg_pool3d(self.image, 3, 1, 1, count_include_pad=False)
+
+    @cached_property
+    def half(self) -> tuple[Tensor, Tensor]:
+        """`image` and `valid` at half the resolution."""
+        return F.avg_pool3d(self.image, 2), F.max_pool3d(self.valid.float(), 2) > 0
+
     @property
     def nbytes(self) -> int:
-        """Memory held, in bytes."""
-        return sum(t.numel() * t.element_size() for t in self.tensors)
+        """Memory held, in bytes, with what is made of the image and kept when it is first asked for."""
+        made = 9 * self.image.nbytes // 8 + self.valid.nbytes // 8
+        return made + sum(t.nbytes for t in self.tensors)
 
 
 def normalise(image: Tensor, valid: Tensor) -> Tensor:

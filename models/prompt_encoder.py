@@ -22,6 +22,8 @@ DENSE_CHANNELS = 11
 #: Most steps of the random walker at each scale, voxels of the window along one of its own. Walks that are
 #: not followed to their end stay nearer to the clicks, which was better on labelled cases, and quicker.
 WALKS = {2: 60, 1: 60}
+#: Radius in voxels of what the first click takes for its kind, for the walker; it is 1 for the others.
+FIRST_SEED = 2
 #: How far a click speaks for voxels around it that look like its own: voxels of the window, standard
 #: deviations of the window's intensities; and what both kinds of click together weigh at half their say.
 SAY_SIGMA, SAY_CONTRAST, SAY_HALF = 6.0, 0.5, 0.3
@@ -51,12 +53,13 @@ class RoiPrompts:
     learned: Tensor | None = None
 
 
-def _bump(coords: Tensor, shape: torch.Size, sigma: float) -> Tensor:
-    """(B, X, Y, Z) Gaussian around one (B, 3) voxel per sample."""
+def _bump(coords: Tensor, shape: torch.Size, sigma: float, on: Tensor) -> Tensor:
+    """(B, X, Y, Z) Gaussian around one (B, 3) voxel per sample, zero where `on` (B,) is False."""
     lines = []
     for axis, n in enumerate(shape):
         offset = torch.arange(n, device=coords.device) - coords[:, axis, None]
         lines.append(torch.exp(-offset.square() / (2 * sigma**2)))
+    lines[0] = lines[0] * on[:, None]
     return lines[0][:, :, None, None] * lines[1][:, None, :, None] * lines[2][:, None, None, :]
 
 
@@ -143,21 +146,19 @@ class PromptEncoder(nn.Module):
         coords, labels = prompts.coords.float(), prompts.labels
         batch = len(image)
         channels = image.new_zeros(batch, DENSE_CHANNELS, *shape)
-        looks = sample_at(F.avg_pool3d(image, 3, 1, 1, count_include_pad=False), coords)
+        looks = sample_at(embedding.smooth, coords)
         for kind, bump_at, alike_at in ((1, 0, 4), (0, 2, 6)):
             chosen = labels == kind
-            channels[:, alike_at : alike_at + 2] = -1
+            unlike = torch.full_like(image, 2.0)  # the most that intensities can differ
             for n in torch.nonzero(chosen.any(0)).flatten().tolist():
-                on = chosen[:, n].view(-1, 1, 1, 1)
+                on = chosen[:, n]
                 for offset, sigma in enumerate(SIGMAS):
-                    bump = _bump(coords[:, n], shape, sigma) * on
-                    channels[:, bump_at + offset] = torch.maximum(channels[:, bump_at + offset], bump)
-                alike = 1 - (image - looks[:, n, :, None, None, None]).abs()
-                alike = torch.where(on[:, None], alike, -1.0)
-                channels[:, alike_at : alike_at + 2] = torch.maximum(
-                    channels[:, alike_at : alike_at + 2], alike
-                )
-            channels[:, alike_at : alike_at + 2] *= chosen.any(1).view(-1, 1, 1, 1, 1)
+                    bumps = channels[:, bump_at + offset]
+                    torch.maximum(bumps, _bump(coords[:, n], shape, sigma, on), out=bumps)
+                apart = (image - looks[:, n, :, None, None, None]).abs_()
+                torch.minimum(unlike, apart.add_(2.0 * ~on.view(-1, 1, 1, 1, 1)), out=unlike)
+            asked = chosen.any(1).view(-1, 1, 1, 1, 1)
+            channels[:, alike_at : alike_at + 2] = (1 - unlike) * asked
         if prompts.mask is not None:
             channels[:, 8:9] = prompts.mask
         box = None
@@ -181,11 +182,12 @@ class PromptEncoder(nn.Module):
         looks = sample_at(image, coords.round())
         inside, outside = torch.zeros_like(image[:, :1]), torch.zeros_like(image[:, :1])
         for n in range(labels.shape[1]):
-            unlike = ((image - looks[:, n, :, None, None, None]) * scale).square().mean(1, keepdim=True)
-            say = _bump(coords[:, n], image.shape[2:], SAY_SIGMA)[:, None] * torch.exp(-unlike / 2)
+            unlike = (image - looks[:, n, :, None, None, None]).mul_(scale).square_().mean(1, keepdim=True)
+            near = _bump(coords[:, n], image.shape[2:], SAY_SIGMA, labels[:, n] >= 0)[:, None]
+            say = unlike.div_(-2).exp_().mul_(near)
             kind = labels[:, n].view(-1, 1, 1, 1, 1)
-            inside += say * (kind == 1)
-            outside += say * (kind == 0)
+            inside.addcmul_(say, (kind == 1).to(say))
+            outside.addcmul_(say, (kind == 0).to(say))
         both = ((labels == 1).any(1) & (labels == 0).any(1)).view(-1, 1, 1, 1, 1)
         return (inside - outside) / (inside + outside + SAY_HALF) * both
 
@@ -198,8 +200,7 @@ class PromptEncoder(nn.Module):
         there = inside.flatten(1).any(1).view(-1, 1, 1, 1, 1)
         if not there.any():
             return torch.zeros_like(embedding.image[:, :1]), there
-        coarse = F.avg_pool3d(embedding.image, 2)
-        valid = F.max_pool3d(embedding.valid.float(), 2) > 0
+        coarse, valid = embedding.half
         walk = random_walker(coarse, valid, *_seeds(prompts, box, valid, 2), iterations=WALKS[2])
         start = F.interpolate(walk, scale_factor=2.0, mode="trilinear", align_corners=False)
         walk = random_walker(
@@ -237,17 +238,21 @@ def _seeds(prompts: RoiPrompts, box: Tensor | None, valid: Tensor, scale: int) -
         alone = there & ~(labels == 1).any(1)
         coords = torch.cat([coords, middle], dim=1)
         labels = torch.cat([labels, torch.where(alone, 1, -1)[:, None]], dim=1)
-    first = torch.ones(len(valid), dtype=torch.bool, device=device)
-    lines = [torch.arange(n, device=device) for n in shape]
-    for n in range(labels.shape[1]):
-        here = labels[:, n] >= 0
-        radius = torch.where(first, 2.0, 1.0)
-        x, y, z = ((a - coords[:, n, i, None].round()).square() for i, a in enumerate(lines))
-        distance = x[:, :, None, None] + y[:, None, :, None] + z[:, None, None, :]
-        seed = (distance <= radius.square().view(-1, 1, 1, 1))[:, None] & here.view(-1, 1, 1, 1, 1)
-        positive = (labels[:, n] == 1).view(-1, 1, 1, 1, 1)
-        # The latest click wins where two seeds overlap.
-        inside = (inside & ~(seed & ~positive)) | (seed & positive)
-        outside = (outside & ~(seed & positive)) | (seed & ~positive)
-        first &= ~here
+    centres = torch.nan_to_num(coords).round().long().tolist()
+    for sample, (places, kinds) in enumerate(zip(centres, labels.tolist(), strict=True)):
+        radius = FIRST_SEED
+        for place, kind in zip(places, kinds, strict=True):
+            if kind < 0:
+                continue
+            lows = [max(0, c - radius) for c in place]
+            highs = [max(a, min(n, c + radius + 1)) for a, c, n in zip(lows, place, shape, strict=True)]
+            lines = [torch.arange(a - c, b - c) for a, b, c in zip(lows, highs, place, strict=True)]
+            x, y, z = torch.meshgrid(*(line.square() for line in lines), indexing="ij")
+            ball = (x + y + z <= radius**2).to(device)
+            part = (sample, 0, *(slice(a, b) for a, b in zip(lows, highs, strict=True)))
+            # The latest click wins where two seeds overlap.
+            own, other = (inside, outside) if kind == 1 else (outside, inside)
+            own[part] |= ball
+            other[part] &= ~ball
+            radius = 1
     return inside, outside

@@ -26,21 +26,21 @@ class QualityHead(nn.Module):
         self.mlp = Mlp(dim + STATISTICS, dim, 1)
 
     def forward(
-        self, tokens: Tensor, logits: Tensor, image: Tensor, evidence: Tensor, previous: Tensor | None
+        self, tokens: Tensor, logits: Tensor, half: Tensor, evidence: Tensor, previous: Tensor | None
     ) -> Tensor:
         """(B, M) in [0, 1] from (B, M, C) tokens; for the rest see `mask_statistics`."""
-        known = mask_statistics(logits.detach(), image, evidence, previous)
+        known = mask_statistics(logits.detach(), half, evidence, previous)
         with torch.autocast(logits.device.type, enabled=False):
             # The numbers lie about in [0, 1]: spread, so that they weigh as much as the tokens.
             return torch.sigmoid(self.mlp(torch.cat([tokens.float(), 4 * known - 2], dim=-1)))[..., 0]
 
 
-def mask_statistics(logits: Tensor, image: Tensor, evidence: Tensor, previous: Tensor | None) -> Tensor:
+def mask_statistics(logits: Tensor, half: Tensor, evidence: Tensor, previous: Tensor | None) -> Tensor:
     """What can be told of masks without the truth.
 
     Args:
         logits: (B, M, X, Y, Z) float32 of M masks; X, Y and Z even.
-        image: (B, 2, X, Y, Z) normalised intensities in [-1, 1].
+        half: (B, 2, X / 2, Y / 2, Z / 2) normalised intensities in [-1, 1], at half the resolution.
         evidence: (B, 1, X, Y, Z) the random walker's, in [-1, 1].
         previous: (B, 1, X, Y, Z) probability of a previous mask, or None.
 
@@ -60,7 +60,7 @@ def mask_statistics(logits: Tensor, image: Tensor, evidence: Tensor, previous: T
     walked = _overlap(mask, (evidence > 0).float())
     before = torch.zeros_like(walked) if previous is None else _overlap(mask, (previous > 0.5).float())
     plain = torch.stack([inside, _overlap(probability, mask), size, faces, walked, before], dim=-1)
-    return torch.cat([plain, _contrast(mask, image)], dim=-1)
+    return torch.cat([plain, _contrast(mask, half)], dim=-1)
 
 
 def _overlap(a: Tensor, b: Tensor) -> Tensor:
@@ -68,9 +68,9 @@ def _overlap(a: Tensor, b: Tensor) -> Tensor:
     return 2 * (a * b).flatten(2).sum(-1) / (a.flatten(2).sum(-1) + b.flatten(2).sum(-1)).clamp_min(1)
 
 
-def _contrast(mask: Tensor, image: Tensor) -> Tensor:
+def _contrast(mask: Tensor, half: Tensor) -> Tensor:
     """(B, M, 4) step across the outline and spread inside, for both channels, at half the resolution."""
-    mask, image = F.avg_pool3d(mask, 2), F.avg_pool3d(image.float(), 2).flatten(2)
+    mask, image = F.avg_pool3d(mask, 2), half.float().flatten(2)
     grown, shrunk = F.max_pool3d(mask, 3, 1, 1), -F.max_pool3d(-mask, 3, 1, 1)
     scale = image.std(dim=-1).clamp_min(1e-3)[:, None]
 

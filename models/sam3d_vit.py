@@ -120,8 +120,7 @@ class HalfDecoder(nn.Module):
         self.sharpen = Sharpen(candidates)
 
     def forward(self, embedding: Embedding, prompts: RoiPrompts) -> MaskCandidates:
-        image = F.avg_pool3d(embedding.image, 2)
-        valid = F.max_pool3d(embedding.valid.float(), 2) > 0
+        image, valid = embedding.half
         found = self.decoder(replace(embedding, image=image, valid=valid), halved(prompts))
         return MaskCandidates(self.sharpen(found.logits, embedding.image), found.quality)
 

@@ -18,8 +18,8 @@ def _half() -> torch.Tensor:
 
 def test_statistics_of_half_a_window() -> None:
     logits = _half()
-    image = torch.zeros(1, 2, N, N, N)
-    image[:, 0, : N // 2] = 1.0
+    image = torch.zeros(1, 2, N // 2, N // 2, N // 2)
+    image[:, 0, : N // 4] = 1.0
     walker = torch.where(logits > 0, 1.0, -1.0)
     found = mask_statistics(logits, image, walker, torch.ones_like(logits))[0, 0]
     inside, own, size, faces, walked, before, step, blank_step, spread, blank_spread = found.tolist()
@@ -38,7 +38,7 @@ def test_statistics_of_half_a_window() -> None:
 
 def test_statistics_of_nothing_are_finite() -> None:
     empty = torch.full((1, 2, N, N, N), -5.0)
-    found = mask_statistics(empty, torch.zeros(1, 2, N, N, N), torch.zeros(1, 1, N, N, N), None)
+    found = mask_statistics(empty, torch.zeros(1, 2, N // 2, N // 2, N // 2), torch.zeros(1, 1, N, N, N), None)
     assert torch.isfinite(found).all()
     assert found[0, 0, 3] == 0
 
