@@ -83,6 +83,13 @@ def finetune(
             show_default=False,
         ),
     ] = None,
+    preflight: Annotated[
+        bool,
+        typer.Option(
+            "--preflight/--no-preflight",
+            help="Try a step first and make the plan fit into memory; without, it is taken as it is.",
+        ),
+    ] = True,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     tensorboard: Annotated[
@@ -118,6 +125,7 @@ def finetune(
         settings=settings,
         baseline=baseline,
         memory=memory,
+        preflight=preflight,
         weights=weights,
         device=device,
         tensorboard=tensorboard,

@@ -33,6 +33,7 @@ def finetune(
     settings: Path | None,
     baseline: str | None,
     memory: str | None,
+    preflight: bool,
     weights: Path | None,
     device: str,
     tensorboard: bool,
@@ -49,6 +50,7 @@ def finetune(
         settings: a file of yet more, under both.
         baseline: name of a network that learns from the same lessons afterwards.
         memory: most memory of all processes, '6' or '6GB'; None for most of what is free.
+        preflight: whether a step is tried before, and the plan made to fit.
         weights: of the base, instead of the published ones.
         device: 'auto' or a device of torch.
         tensorboard: whether to write curves.
@@ -83,7 +85,8 @@ def finetune(
                 check_target(output, sources=[path], overwrite=overwrite)
             note(told)
             if not resumes or dry_run:
-                prepare(path, out, asked, memory=budget, weights=weights, device=where, dry_run=dry_run)
+                how: dict[str, Any] = {"weights": weights, "device": where, "dry_run": dry_run}
+                prepare(path, out, asked, memory=budget, preflight=preflight, **how)
         if dry_run:
             return True
         _wait(where)

@@ -60,6 +60,7 @@ def prepare(
     asked: dict[str, Any],
     *,
     memory: int | None,
+    preflight: bool,
     weights: Path | None,
     device: Any,
     dry_run: bool,
@@ -69,6 +70,7 @@ def prepare(
     Args:
         asked: fields of the plan.
         memory: most bytes of all processes; None for most of what is free.
+        preflight: whether a step is tried.
         dry_run: whether to show it alone.
 
     Raises:
@@ -85,6 +87,7 @@ def prepare(
     settled = plan_for(found, **asked)
     learned, _ = split_cases(teachable(dataset.cases, found, settled.plan), settled.plan)
     how: dict[str, Any] = {"memory": memory, "device": device, "weights": weights, "kept": asked}
+    how["tried"] = preflight
     with watched("Trying a step") as (progress, _):
         fitted = fit(settled.plan, learned, processes=process_count(), progress=progress, **how)
     changed = [

@@ -72,6 +72,7 @@ def fit(
     weights: Path | None = None,
     processes: int = 1,
     kept: Collection[str] = (),
+    tried: bool = True,
     progress: Progress | None = None,
 ) -> Fitted:
     """Make a plan fit into memory: each of these only where those before it are not enough.
@@ -87,6 +88,7 @@ def fit(
         weights: of the base, instead of the published ones.
         processes: that share the run.
         kept: fields of the plan that stay as they are.
+        tried: whether a step is tried; otherwise the plan stays as it is.
         progress: called with what is being done and a fraction.
 
     Raises:
@@ -96,8 +98,10 @@ def fit(
     device = str(device)
     available = _available(memory, device, processes)
     sizes = _sizes(cases, plan)
-    if not can_measure(device):
-        note = "This system does not tell how much memory a process took, so the plan was not tried."
+    if not tried or not can_measure(device):
+        note = "The plan was not tried: whether it fits into memory is not known."
+        if tried:
+            note = "This system does not tell how much memory a process took, so the plan was not tried."
         return Fitted(plan, 0, available, min(sum(sizes), available // 4), (note,))
     room = _Room(
         available, math.ceil(plan.batch / processes), plan, kept, on_device=device.startswith("cuda")

@@ -189,7 +189,7 @@ def test_batches_are_shared_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     data = write_balls(tmp_path / "data")
     options = ["--steps", "2", "--set", "batch=2", "--set", "window=[16,16,16]", "--set", "spacing=2"]
-    options += ["--set", "validate_steps=0", "--device", "cpu"]
+    options += ["--set", "validate_steps=0", "--device", "cpu", "--no-preflight"]
     alone = ["-m", "medsam_app"]
     both = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *alone]
     for name, start in (("one", alone), ("two", both)):

@@ -115,11 +115,10 @@ def test_cases_with_faults_are_left_out(tmp_path: Path, capsys: pytest.CaptureFi
     save(data / "labelsTr/balls_2.nii.gz", np.asarray(wrong.dataobj)[:-4], wrong.affine)
     empty = nib.load(data / "labelsTr/balls_3.nii.gz")
     save(data / "labelsTr/balls_3.nii.gz", np.zeros_like(np.asarray(empty.dataobj)), empty.affine)
-    assert (
-        run("finetune", data, "-o", tmp_path / "balls", "--steps", 1, "--set", "validate_steps=0", *SMALL)
-        == 0
-    )
+    options = ["--no-preflight", "--steps", 1, "--set", "validate_steps=0", *SMALL]
+    assert run("finetune", data, "-o", tmp_path / "balls", *options) == 0
     told = capsys.readouterr()
+    assert "whether it fits into memory is not known" in told.err
     assert "left out" in told.err
     assert "Learning from 1 cases, measuring on 1" in told.err
 
@@ -133,7 +132,7 @@ def test_there_must_be_something_to_learn_from(tmp_path: Path, capsys: pytest.Ca
 
 def start(data: Path, output: Path, steps: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "medsam_app", "finetune", str(data), "-o", str(output), *SMALL]
-    command += ["--steps", str(steps), "--set", "save_minutes=0", "--set", "validate_steps=2"]
+    command += ["--no-preflight", "--steps", str(steps), "--set", "save_minutes=0", "--set", "validate_steps=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

@@ -18,10 +18,10 @@ def _half() -> torch.Tensor:
 
 def test_statistics_of_half_a_window() -> None:
     logits = _half()
-    image = torch.zeros(1, 2, N // 2, N // 2, N // 2)
-    image[:, 0, : N // 4] = 1.0
+    half = torch.zeros(1, 2, N // 2, N // 2, N // 2)
+    half[:, 0, : N // 4] = 1.0
     walker = torch.where(logits > 0, 1.0, -1.0)
-    found = mask_statistics(logits, image, walker, torch.ones_like(logits))[0, 0]
+    found = mask_statistics(logits, half, walker, torch.ones_like(logits))[0, 0]
     inside, own, size, faces, walked, before, step, blank_step, spread, blank_spread = found.tolist()
     assert inside > 0.99
     assert own > 0.99
@@ -46,7 +46,7 @@ def test_statistics_of_nothing_are_finite() -> None:
 def test_quality_leaves_the_masks_alone() -> None:
     torch.manual_seed(0)
     head, logits = QualityHead(8), _half().requires_grad_()
-    image, walker = torch.rand(1, 2, N, N, N), torch.zeros(1, 1, N, N, N)
-    head(torch.randn(1, 1, 8), logits, image, walker, None).sum().backward()
+    half, walker = torch.rand(1, 2, N // 2, N // 2, N // 2), torch.zeros(1, 1, N, N, N)
+    head(torch.randn(1, 1, 8), logits, half, walker, None).sum().backward()
     assert logits.grad is None
     assert all(p.grad is not None for p in head.parameters())
