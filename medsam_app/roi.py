@@ -260,13 +260,14 @@ def mask_bounds(mask: NDArray[np.bool_]) -> tuple[Index, Index] | None:
     """Start and stop of the bounding box of a 3D mask, or None when it is empty."""
     if mask.size and all(mask.take(end, axis=axis).any() for axis in range(3) for end in (0, -1)):
         return (0, 0, 0), mask.shape
-    spans = []
-    for axis in range(3):
-        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+    box = [slice(0, n) for n in mask.shape]
+    for axis in range(3):  # each within what those before it left
+        hit = np.flatnonzero(mask[tuple(box)].any(axis=tuple(a for a in range(3) if a != axis)))
         if not len(hit):
             return None
-        spans.append((int(hit[0]), int(hit[-1]) + 1))
-    return (spans[0][0], spans[1][0], spans[2][0]), (spans[0][1], spans[1][1], spans[2][1])
+        box[axis] = slice(int(hit[0]), int(hit[-1]) + 1)
+    (a, b), (c, d), (e, f) = ((part.start, part.stop) for part in box)
+    return (a, c, e), (b, d, f)
 
 
 def tight(start: Index, patch: NDArray[np.bool_]) -> tuple[Index, NDArray[np.bool_]]:

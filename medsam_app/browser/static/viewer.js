@@ -314,7 +314,7 @@ export class Viewer extends Scene {
       const timer = setInterval(async () => {
         const { text, fraction } = await this.api.progress().catch(() => ({}));
         if (this.busy && text) this.progress.update(text, fraction);
-      }, 600);
+      }, 900);
       const told = this.toasts.shown;
       try {
         const done = await work();
