@@ -45,7 +45,7 @@ def losses(out: Path) -> list[float]:
 
 
 def test_labels_are_learned_and_asked_for(tmp_path: Path) -> None:
-    fields: dict[str, Any] = {"steps": 30, "learning_rate": 0.003, "warmup_steps": 3, "ema": 0.8}
+    fields: dict[str, Any] = {"steps": 20, "learning_rate": 0.003, "warmup_steps": 3, "ema": 0.8}
     teaching = teacher(tmp_path, **fields, rounds=(1, 2), window=(32, 32, 32), spacing=1.5)
     assert teaching.exam is not None
     before = teaching.measure(lambda: False)
