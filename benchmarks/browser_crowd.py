@@ -64,8 +64,7 @@ def volumes(folder: Path, count: int) -> list[list[int]]:
 
 def resident() -> float:
     """Memory of this process in GB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 1e9
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e9
 
 
 def wrong_with(found: dict, n: int, name: str) -> list[str]:
@@ -83,7 +82,8 @@ def wrong_with(found: dict, n: int, name: str) -> list[str]:
 
 def work(url: str, service: Service, places: list[list[int]], minutes: float) -> bool:
     """Let all work; whether nothing was wrong."""
-    clicks, wrong, memory, rounds = [], [], [], 0
+    clicks, wrong, rounds = [], [], 0
+    memory: list[tuple[float, float]] = []  # of the process, of all sessions, in GB
     with browsing() as browser:
         pages = []
         for n in range(len(places)):
@@ -110,22 +110,17 @@ def work(url: str, service: Service, places: list[list[int]], minutes: float) ->
                 wrong += [
                     f"browser {n}, round {rounds}: {what}" for what in wrong_with(found, n, f"b{n} {rounds}")
                 ]
-            memory.append(resident())
+            memory.append((resident(), service.workspaces.nbytes / 1e9))
             if time.monotonic() > reported + 30:
                 reported = time.monotonic()
-                held = service.workspaces.nbytes / 1e6
-                minute = (reported - began) / 60
-                print(
-                    f"{minute:5.1f} min: {rounds} rounds, {memory[-1]:.2f} GB, sessions {held:.0f} MB",
-                    flush=True,
-                )
+                minute, (taken, held) = (reported - began) / 60, memory[-1]
+                print(f"{minute:5.1f} min: round {rounds}, {taken:.2f} GB, sessions' {held:.2f}", flush=True)
     clicks.sort()
     print(f"{len(places)} browsers, {rounds} rounds, {len(clicks)} clicks, {len(wrong)} wrong")
     print(f"click: median {statistics.median(clicks):.2f} s, 95 % {clicks[int(0.95 * len(clicks))]:.2f} s")
-    print(
-        f"memory: {memory[0]:.2f} GB after the first round, {memory[len(memory) // 2]:.2f} half-way, "
-        f"{memory[-1]:.2f} at the end"
-    )
+    for name, at in (("after the first round", 0), ("half-way", len(memory) // 2), ("at the end", -1)):
+        taken, held = memory[at]
+        print(f"memory {name}: {taken:.2f} GB, of which the sessions' {held:.2f}, other {taken - held:.2f}")
     for each in wrong[:20]:
         print(each)
     return not wrong

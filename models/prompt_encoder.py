@@ -244,15 +244,22 @@ def _seeds(prompts: RoiPrompts, box: Tensor | None, valid: Tensor, scale: int) -
         for place, kind in zip(places, kinds, strict=True):
             if kind < 0:
                 continue
-            lows = [max(0, c - radius) for c in place]
-            highs = [max(a, min(n, c + radius + 1)) for a, c, n in zip(lows, place, shape, strict=True)]
-            lines = [torch.arange(a - c, b - c) for a, b, c in zip(lows, highs, place, strict=True)]
-            x, y, z = torch.meshgrid(*(line.square() for line in lines), indexing="ij")
-            ball = (x + y + z <= radius**2).to(device)
-            part = (sample, 0, *(slice(a, b) for a, b in zip(lows, highs, strict=True)))
+            near, ball = _ball(place, radius, shape)
             # The latest click wins where two seeds overlap.
             own, other = (inside, outside) if kind == 1 else (outside, inside)
-            own[part] |= ball
-            other[part] &= ~ball
+            own[sample, 0][near] |= ball.to(device)
+            other[sample, 0][near] &= ~ball.to(device)
             radius = 1
     return inside, outside
+
+
+def _ball(centre: list[int], radius: int, shape: torch.Size) -> tuple[tuple[slice, ...], Tensor]:
+    """A box of a window of that shape around a ball, and which of its voxels the ball has."""
+    box, lines = [], []
+    for at, n in zip(centre, shape, strict=True):
+        first = max(0, at - radius)
+        last = max(first, min(n, at + radius + 1))
+        box.append(slice(first, last))
+        lines.append((torch.arange(first, last) - at).square())
+    x, y, z = torch.meshgrid(*lines, indexing="ij")
+    return tuple(box), x + y + z <= radius**2

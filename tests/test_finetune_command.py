@@ -132,7 +132,8 @@ def test_there_must_be_something_to_learn_from(tmp_path: Path, capsys: pytest.Ca
 
 def start(data: Path, output: Path, steps: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "medsam_app", "finetune", str(data), "-o", str(output), *SMALL]
-    command += ["--no-preflight", "--steps", str(steps), "--set", "save_minutes=0", "--set", "validate_steps=2"]
+    command += ["--steps", str(steps), "--set", "save_minutes=0", "--set", "validate_steps=2"]
+    command.append("--no-preflight")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

@@ -38,7 +38,8 @@ def test_statistics_of_half_a_window() -> None:
 
 def test_statistics_of_nothing_are_finite() -> None:
     empty = torch.full((1, 2, N, N, N), -5.0)
-    found = mask_statistics(empty, torch.zeros(1, 2, N // 2, N // 2, N // 2), torch.zeros(1, 1, N, N, N), None)
+    half, walker = torch.zeros(1, 2, N // 2, N // 2, N // 2), torch.zeros(1, 1, N, N, N)
+    found = mask_statistics(empty, half, walker, None)
     assert torch.isfinite(found).all()
     assert found[0, 0, 3] == 0
 
