@@ -113,6 +113,15 @@ def test_the_page_asks_no_other_host(client):
         assert "fonts.googleapis" not in text and "cdnjs" not in text
 
 
+def test_our_scripts_stand_before_gradios(client):
+    page = client.get("/", headers={"Accept-Encoding": "br, gzip"})
+    assert page.headers["content-length"] == str(len(page.content))
+    ours = '<head><script src="medsam/static/frames.js"></script><link rel="modulepreload"'
+    assert page.text.count(ours) == 1 and page.text.count("frames.js") == 1
+    assert page.text.index(ours) < page.text.index("/assets/")
+    assert "frames.js" not in client.get("/config").text
+
+
 def test_which_hosts_are_loopback():
     assert all(is_loopback(host) for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"))
     assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org"))

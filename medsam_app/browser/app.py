@@ -39,6 +39,7 @@ from starlette.staticfiles import StaticFiles
 from medsam_app.browser.api import AT_A_TIME, MOST_HELD, Api, add_endpoints
 from medsam_app.browser.exchange import UploadGate
 from medsam_app.browser.guard import LOOPBACK, Guard
+from medsam_app.browser.head import FirstInHead
 from medsam_app.browser.lobby import Workspaces
 from medsam_app.browser.routes import add_error_pages, make_router
 from medsam_app.browser.service import UPLOAD_BYTES, Service
@@ -51,12 +52,14 @@ _MONO_FONTS = ["ui-monospace", "DejaVu Sans Mono", "monospace"]
 #: The page has the system's colours before the viewer's own style sheet is there.
 _PAGE_CSS = "body, gradio-app, .gradio-container { background: light-dark(#e9edf2, #0b0e13) !important; }"
 _PAGE_CSS += ":root { color-scheme: light dark; }"
+_FRAMES = STATIC / "frames.js"  # no module: it runs before Gradio's
+_MODULES, _STYLES = sorted({*STATIC.glob("*.js")} - {_FRAMES}), sorted(STATIC.glob("*.css"))
 #: The viewer's modules are fetched while Gradio starts, not one after the other when it has.
-_HEAD = "".join(
-    f'<link rel="{kind}" href="medsam/static/{path.name}">'
-    for kind, ending in (("stylesheet", "*.css"), ("modulepreload", "*.js"))
-    for path in sorted(STATIC.glob(ending))
+_FIRST = f'<script src="medsam/static/{_FRAMES.name}"></script>' + "".join(
+    f'<link rel="modulepreload" href="medsam/static/{path.name}">' for path in _MODULES
 )
+#: After Gradio's own, so that the viewer's hold.
+_HEAD = "".join(f'<link rel="stylesheet" href="medsam/static/{path.name}">' for path in _STYLES)
 _LOAD = """
 const page = document.baseURI;
 import(new URL("medsam/static/viewer.js", page).href)
@@ -104,6 +107,7 @@ def create_app(
     app.include_router(make_router(service))
     app.mount("/medsam/static", StaticFiles(directory=STATIC))
     app.add_middleware(UploadGate, exchange=service.exchange)
+    app.add_middleware(FirstInHead, html=_FIRST)
     app.add_middleware(Guard, hosts=LOOPBACK if is_loopback(host) else None, auth=auth)
     theme = gr.themes.Base(font=_SYSTEM_FONTS, font_mono=_MONO_FONTS)
     return gr.mount_gradio_app(

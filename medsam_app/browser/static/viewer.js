@@ -8,7 +8,6 @@
 import { Api } from "./api.js";
 import { askChoice, askSure, openChooser } from "./dialogs.js";
 import { formatBytes } from "./dom.js";
-import { slowGradio } from "./frames.js";
 import { Geometry } from "./geometry.js";
 import { VolumeImage } from "./image.js";
 import { dropped, isDicom } from "./incoming.js";
@@ -331,7 +330,5 @@ export class Viewer extends Scene {
 export async function mount(element) {
   const viewer = new Viewer(element);
   window.medsamViewer = viewer;
-  await viewer.start();
-  slowGradio();
-  return viewer;
+  return viewer.start();
 }
