@@ -53,8 +53,8 @@ SCROLL = """async ([plane, steps]) => {
     }
     return { times, work };
 }"""
-#: Voxels in a kidney and in the liver of the full-size phantom.
-PLACES = ([160, 272, 195], [366, 304, 94])
+#: A voxel in each of two organs of the full-size phantom.
+PLACES = {"liver": [160, 272, 195], "kidney": [366, 304, 94]}
 
 
 def full_size_ct(folder: Path) -> Path:
@@ -95,12 +95,13 @@ def measure(browser: Any, url: str, times: int) -> dict[str, list[float]]:
         scrolled = page.evaluate(SCROLL, [plane, 30 * times])
         found["scroll step"] += scrolled["times"]
         found["drawing of a step"] += scrolled["work"]
-    for place in PLACES:
+    for organ, place in PLACES.items():
         page.evaluate("() => medsamViewer.addObject()")
         found["first click of an object"].append(page.evaluate(CLICK, [place, True]))
         for n in range(1, times + 1):
             near = [place[0] + 2 * n, place[1] - n, place[2]]
             found["click, window known"].append(page.evaluate(CLICK, [near, n % 2 == 0]))
+            found[f"  on the {organ}"].append(found["click, window known"][-1])
     return found
 
 
