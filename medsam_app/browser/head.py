@@ -44,4 +44,4 @@ class FirstInHead:
             await send(start)
             await send({"type": "http.response.body", "body": body})
 
-        await self.app(scope | {"headers": headers}, receive, collect)
+        await self.app({**scope, "headers": headers}, receive, collect)
