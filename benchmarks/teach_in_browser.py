@@ -1,10 +1,11 @@
 """What Teach is worth: python benchmarks/teach_in_browser.py FOLDER
 
-FOLDER holds a `manifest.json`. A scripted annotator works in the real page of a real server, in a browser: it
-clicks the objects of `train` cases of the hippocampus until they are good, accepts the cases, presses Teach,
-waits, and uses the adapter if it is offered. Clicks to the target Dice are counted on `dev` cases that nobody
-accepts, before and after; after it, cases begin with what the adapter found. A click is the deepest voxel of
-the largest error; an object that never gets there counts as one click more than are made.
+FOLDER holds a `manifest.json`. A scripted annotator works in the real page of a real server, in a browser:
+it clicks the objects of `train` cases of the hippocampus, mends with the lasso on each axial slice what
+clicks left wrong, accepts the cases, presses Teach, waits, and uses the adapter if it is offered. Clicks to
+the target Dice are counted on `dev` cases that nobody accepts, before and after; after it, cases begin with
+what the adapter found. A click is the deepest voxel of the largest error; an object that never gets there
+counts as one click more than are made.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from playwright.sync_api import Page, sync_playwright
+from scipy import ndimage
+from skimage.measure import find_contours
 
 from medsam_app.cases import Case, choose_cases, manifest_cases
 from medsam_app.clicks import next_click
@@ -42,6 +45,12 @@ PLACE = """(xyz) => {
     const box = medsamViewer.planes.axial.overlay.getBoundingClientRect();
     return [box.left + x, box.top + y];
 }"""
+LASSO = """([line, positive, axis]) => {
+    const points = line.map((xyz) => medsamViewer.geometry.toFile(xyz));
+    return medsamViewer.act({ do: "lasso", points, positive, axis }, "Drawing");
+}"""
+#: Pixels of a slice that are worth a lasso.
+LEAST = 4
 FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
@@ -101,6 +110,28 @@ class Annotator:
                 scores.append(dice(self.mask(truth), truth))
             found[label] = scores, there
         return found
+
+    def draw(self, name: str) -> list[float]:
+        """Lasso on each axial slice what is missing and what is too much; the Dice of the objects."""
+        volume, labels = self.cases[name].load()
+        view, reached = volume.grid.ras, []
+        for label, called in self.cases[name].names.items():
+            truth = view.from_file(labels == label)
+            if not truth.any():
+                continue
+            self.choose(label, called)
+            mask = self.mask(truth)
+            for z in range(truth.shape[2]):
+                for positive, wrong in ((True, truth & ~mask), (False, mask & ~truth)):
+                    pieces, count = ndimage.label(wrong[:, :, z])
+                    for piece in (pieces == n for n in range(1, count + 1)):
+                        if piece.sum() < LEAST:
+                            continue
+                        outline = max(find_contours(np.pad(piece, 1).astype(float), 0.5), key=len) - 1
+                        points = [[float(x), float(y), z] for x, y in outline]
+                        self.do(LASSO, [points, positive, int(view.axes[2])])
+            reached.append(dice(self.mask(truth), truth))
+        return reached
 
     def choose(self, label: int, name: str) -> bool:
         """Select the object of a label, made now where there is none; whether it was there."""
@@ -186,8 +217,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0, help="of teaching")
     parser.add_argument("--target", type=float, default=0.85, help="Dice")
     parser.add_argument("--clicks", type=int, default=10, help="most on an object of dev")
-    parser.add_argument("--good", type=float, default=0.9, help="Dice at which a train object is accepted")
-    parser.add_argument("--most", type=int, default=15, help="clicks on an object of train")
+    parser.add_argument("--good", type=float, default=0.9, help="Dice at which clicks on a train object end")
+    parser.add_argument("--most", type=int, default=5, help="clicks on an object of train")
     parser.add_argument("--screenshots", type=Path, help="folder for pictures of the page")
     asked = parser.parse_args()
     listed = manifest_cases(asked.folder)
@@ -247,8 +278,9 @@ def main() -> None:
             for name in [name for name in cases if name.startswith("train_")]:
                 ada.open(name)
                 scores = ada.segment(name, target=asked.good, most=asked.most)
-                good += [row[-1] for row, _ in scores.values()]
-                note(f"accepting {name}: " + ", ".join(f"{row[-1]:.2f}" for row, _ in scores.values()))
+                good += ada.draw(name)
+                clicked = ", ".join(f"{row[-1]:.2f}" for row, _ in scores.values())
+                note(f"accepting {name}: clicked to {clicked}; drawn to {good[-2]:.2f}, {good[-1]:.2f}")
                 ada.accept()
             picture("accepted")
             said = ada.teach(asked.minutes)
