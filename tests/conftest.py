@@ -28,9 +28,6 @@ LONG = (
     "test_preflight",
     "test_style",
     "test_pretrain_command",
-    "test_batch",
-    "test_casework",
-    "test_worklist_page",
 )
 WORKERS = 3
 
