@@ -382,8 +382,10 @@ def descends(process: int) -> bool:
 
 
 def test_ray_gives_the_same_though_a_worker_is_killed(
-    images: Path, straight: FolderResult, tmp_path: Path
+    images: Path, straight: FolderResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Ray's workers give way to all other processes, which would be for minutes here.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     killed: list[int] = []
 
     def kill(record: CaseRecord, done: int, count: int) -> None:
