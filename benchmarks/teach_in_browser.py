@@ -1,11 +1,11 @@
 """What Teach is worth: python benchmarks/teach_in_browser.py FOLDER
 
 FOLDER holds a `manifest.json`. A scripted annotator works in the real page of a real server, in a browser:
-it clicks the objects of `train` cases of the hippocampus, mends with the lasso on each axial slice what
-clicks left wrong, accepts the cases, presses Teach, waits, and uses the adapter if it is offered. Clicks to
-the target Dice are counted on `dev` cases that nobody accepts, before and after; after it, cases begin with
-what the adapter found. A click is the deepest voxel of the largest error; an object that never gets there
-counts as one click more than are made.
+it clicks the objects of `train` cases of the hippocampus until they are good, with --draw mends by lasso on
+each axial slice what clicks left wrong, accepts the cases, presses Teach, waits, and uses the adapter if it
+is offered. Clicks to the target Dice are counted on `dev` cases that nobody accepts, before and after;
+after it, cases begin with what the adapter found. A click is the deepest voxel of the largest error; an
+object that never gets there counts as one click more than are made.
 """
 
 from __future__ import annotations
@@ -218,7 +218,8 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.85, help="Dice")
     parser.add_argument("--clicks", type=int, default=10, help="most on an object of dev")
     parser.add_argument("--good", type=float, default=0.9, help="Dice at which clicks on a train object end")
-    parser.add_argument("--most", type=int, default=5, help="clicks on an object of train")
+    parser.add_argument("--most", type=int, default=15, help="clicks on an object of train")
+    parser.add_argument("--draw", action="store_true", help="mend what clicks on train objects leave wrong")
     parser.add_argument("--screenshots", type=Path, help="folder for pictures of the page")
     asked = parser.parse_args()
     listed = manifest_cases(asked.folder)
@@ -278,9 +279,12 @@ def main() -> None:
             for name in [name for name in cases if name.startswith("train_")]:
                 ada.open(name)
                 scores = ada.segment(name, target=asked.good, most=asked.most)
-                good += ada.draw(name)
-                clicked = ", ".join(f"{row[-1]:.2f}" for row, _ in scores.values())
-                note(f"accepting {name}: clicked to {clicked}; drawn to {good[-2]:.2f}, {good[-1]:.2f}")
+                reached = [row[-1] for row, _ in scores.values()]
+                note(f"{name}, clicked: " + ", ".join(f"{each:.2f}" for each in reached))
+                if asked.draw:
+                    reached = ada.draw(name)
+                    note(f"{name}, drawn: " + ", ".join(f"{each:.2f}" for each in reached))
+                good += reached
                 ada.accept()
             picture("accepted")
             said = ada.teach(asked.minutes)
