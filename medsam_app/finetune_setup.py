@@ -86,10 +86,9 @@ def prepare(
         found = fingerprint(dataset, progress=progress)
     settled = plan_for(found, **asked)
     learned, _ = split_cases(teachable(dataset.cases, found, settled.plan), settled.plan)
-    how: dict[str, Any] = {"memory": memory, "device": device, "weights": weights, "kept": asked}
-    how["tried"] = preflight
+    how: dict[str, Any] = {"memory": memory, "tried": preflight, "device": device, "weights": weights}
     with watched("Trying a step") as (progress, _):
-        fitted = fit(settled.plan, learned, processes=process_count(), progress=progress, **how)
+        fitted = fit(settled.plan, learned, processes=process_count(), kept=asked, progress=progress, **how)
     changed = [
         name for name in Plan.model_fields if getattr(fitted.plan, name) != getattr(settled.plan, name)
     ]

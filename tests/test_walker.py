@@ -8,7 +8,7 @@ import torch
 
 from medsam_app.models import walker
 from medsam_app.models.encoder import Embedding
-from medsam_app.models.prompt_encoder import PromptEncoder, RoiPrompts
+from medsam_app.models.prompt_encoder import PromptEncoder, RoiPrompts, _seeds
 
 
 def _ends(n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,6 +87,29 @@ def test_agrees_with_scikit_image(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     mask = (ours[0, 0] > 0.5).numpy()
     assert 2 * (mask & reference).sum() / (mask.sum() + reference.sum()) > 0.97
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_seeds_are_balls_and_the_latest_wins(scale: int) -> None:
+    torch.manual_seed(0)
+    n, clicks = 24 // scale, 9
+    coords = torch.rand(2, clicks, 3) * 28 - 2  # some beyond the window
+    coords[0, 4] = coords[0, 3] + 1.0
+    labels = torch.randint(-1, 2, (2, clicks))
+    labels[0, 3:5] = torch.tensor([1, 0])
+    valid = torch.ones(2, 1, n, n, n, dtype=torch.bool)
+    inside, outside = _seeds(RoiPrompts(coords, labels), None, valid, scale)
+    index = torch.stack(torch.meshgrid(*[torch.arange(n)] * 3, indexing="ij"), dim=-1)
+    for sample in range(2):
+        expected = torch.zeros(n, n, n, dtype=torch.int)  # 1 inside, -1 outside
+        expected[[0, -1]] = expected[:, [0, -1]] = expected[:, :, [0, -1]] = -1
+        radius = 2
+        for at, kind in zip((coords[sample] + 0.5) / scale - 0.5, labels[sample].tolist(), strict=True):
+            if kind >= 0:
+                expected[(index - at.round()).square().sum(-1) <= radius**2] = 1 if kind else -1
+                radius = 1
+        assert torch.equal(inside[sample, 0], expected == 1)
+        assert torch.equal(outside[sample, 0], expected == -1)
 
 
 def test_seeds_take_the_place_of_the_faces() -> None:
