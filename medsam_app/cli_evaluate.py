@@ -52,7 +52,11 @@ def evaluate(
         ),
     ] = None,
     first: Annotated[
-        str, typer.Option(metavar="click|box", help="What comes first: a click, or a box and then clicks.")
+        str,
+        typer.Option(
+            metavar="click|box|found",
+            help="What comes first: a click; a box; or, told a label, what the adapter finds of it.",
+        ),
     ] = "click",
     tolerance: Annotated[
         float | None,

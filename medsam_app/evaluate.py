@@ -113,7 +113,7 @@ def evaluate_folder(
         clicks: on each object; or the numbers of clicks after which means are given, the largest of which
             is how many are made.
         targets: Dice values whose number of clicks is counted, each above 0 and up to 1.
-        first: "click", or "box": instead of the first click.
+        first: "click", "box" instead of the first click, or "found": see `Plan.first`.
         distances: whether surface Dice and HD95 are measured after the clicks that are shown.
         tolerance: of the surface Dice in mm; None for the largest side of a voxel of each volume.
         model, weights, adapter, device: as for `VolumePredictor`.

@@ -6,6 +6,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +21,8 @@ from medsam_app.scores import MIN_VOXELS, FalseLabel, Score, dice
 from medsam_app.segmenters import LabelMapper, Methods, Segmenter
 from medsam_app.volume import Volume
 
-#: What an object's prompts may begin with.
-FIRSTS = ("click", "box")
+#: What an object's prompts may begin with; see `Plan.first`.
+FIRSTS = ("click", "box", "found")
 #: Most by which a face of a box is off, as a fraction of the box's size across it.
 BOX_JITTER = 0.1
 
@@ -43,7 +44,8 @@ class Plan:
     Attributes:
         clicks: on each object, the box counted as one.
         shown: numbers of clicks after which surfaces are measured; empty for never. Click 0 is always.
-        first: "click" or "box".
+        first: "click", "box", or "found": methods that are told a label begin with what they find without a
+            prompt, which is click 0, and clicks mend that; others begin with a click.
         seed: of the box, which is the same for all methods and whatever else is measured.
         tolerance: mm, see `surface_distances`.
         labels: names or values of those that are measured; none named for all.
@@ -100,6 +102,7 @@ def click_through(
     *,
     clicks: int,
     box: tuple[Index, Index] | None = None,
+    begun: NDArray[np.bool_] | None = None,
 ) -> Iterator[Step]:
     """Click on an object of the segmenter's volume.
 
@@ -107,12 +110,13 @@ def click_through(
         truth: (i, j, k) the object, not empty.
         clicks: how many; a mask without error ends the clicking and its scores are repeated.
         box: first and last voxel of a box that takes the place of the first click.
+        begun: (i, j, k) mask that the segmenter begins with.
     """
-    mask = np.zeros_like(truth)
+    mask = np.zeros_like(truth) if begun is None else begun
     points: list[Index] = []
     signs: list[int] = []
     boxes = None if box is None else [box]
-    result = Step(0.0, None, 0, None, mask)
+    result = Step(dice(mask, truth), None, 0, None, mask)
     for number in range(clicks):
         if number or boxes is None:
             click = next_click(mask, truth, spacing=segmenter.volume.spacing)
@@ -175,7 +179,7 @@ def evaluate_case(
         if progress is not None:
             progress(label, number / len(objects))
         truth = label_map == value
-        walks = _clicked(methods, truth, value, plan, "/".join((*about, str(value))))
+        walks = _clicked(methods, maps, truth, value, plan, "/".join((*about, str(value))))
         known = [method for method in maps if value in methods.mappers[method].labels]
         walks |= {method: _found(maps[method], truth, value) for method in known}
         for method, steps in walks.items():
@@ -192,24 +196,32 @@ def evaluate_case(
     return found
 
 
-def _clicked(
-    methods: Methods, truth: NDArray[np.bool_], value: int, plan: Plan, name: str
-) -> dict[str, Iterator[tuple[int, Step]]]:
-    """Numbered clicks on an object by every method that is clicked; `name` tells it from all others."""
-    box = None
-    if plan.first == "box":
-        box = jittered_box(truth, np.random.default_rng([plan.seed, zlib.crc32(name.encode())]))
-    return {
-        method: enumerate(click_through(segmenter, truth, clicks=plan.clicks, box=box), start=1)
-        for method, segmenter in methods.for_label(value).items()
-    }
-
-
 class _Map(NamedTuple):
     """(i, j, k) labels that a method found, and the seconds that it took."""
 
     labels: NDArray[np.integer]
     seconds: float
+
+
+def _clicked(
+    methods: Methods, maps: Mapping[str, _Map], truth: NDArray[np.bool_], value: int, plan: Plan, name: str
+) -> dict[str, Iterator[tuple[int, Step]]]:
+    """Numbered steps of an object by every method that is clicked; `name` tells it from all others."""
+    box = None
+    if plan.first == "box":
+        box = jittered_box(truth, np.random.default_rng([plan.seed, zlib.crc32(name.encode())]))
+    walks = {}
+    for method, clicked in methods.for_label(value).items():
+        mapper, segmenter = methods.begin.get(method), clicked
+        if plan.first != "found" or mapper is None:
+            walks[method] = enumerate(click_through(segmenter, truth, clicks=plan.clicks, box=box), start=1)
+            continue
+        begun = maps[mapper].labels == value
+        segmenter = methods.told[method].meaning(value, begun=begun)
+        steps = click_through(segmenter, truth, clicks=plan.clicks, begun=begun)
+        start = Step(dice(begun, truth), None, 0, maps[mapper].seconds, begun)
+        walks[method] = enumerate(chain([start], steps))
+    return walks
 
 
 def _mapped(mapper: LabelMapper) -> _Map:

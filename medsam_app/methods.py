@@ -104,7 +104,8 @@ def _adapted(
         methods.told[knowing] = ToldByAdapter(Switched(network, adapter, on=True, refine=refine))
         methods.pairs += ((knowing, name),)
         if adapter.card.spacing is not None:
-            methods.mappers[f"{name}, no prompt"] = Unprompted(network, adapter)
+            methods.begin[knowing] = f"{name}, no prompt"
+            methods.mappers[methods.begin[knowing]] = Unprompted(network, adapter)
 
 
 class Switched:
@@ -131,15 +132,13 @@ class Switched:
         """Choose the volume."""
         self._predictor.set_volume(volume)
 
-    def predict(
-        self, *, points: Any = None, point_labels: Any = None, boxes: Any = None, label: int | None = None
-    ) -> MaskPrediction:
+    def predict(self, **asked: Any) -> MaskPrediction:
         """As `VolumePredictor.predict`."""
         if self._on:
             self.adapter.enable()
         else:
             self.adapter.disable()
-        return self._predictor.predict(points=points, point_labels=point_labels, boxes=boxes, label=label)
+        return self._predictor.predict(**asked)
 
 
 class ToldByAdapter:
@@ -157,15 +156,15 @@ class ToldByAdapter:
         """Choose the volume."""
         self._model.set_volume(volume)
 
-    def meaning(self, value: int) -> Segmenter:
+    def meaning(self, value: int, *, begun: NDArray[np.bool_] | None = None) -> Segmenter:
         """The model for objects of that value."""
-        return _Meaning(self._model, value)
+        return _Meaning(self._model, value, begun if begun is not None and begun.any() else None)
 
 
 class _Meaning:
-    def __init__(self, model: Switched, value: int) -> None:
+    def __init__(self, model: Switched, value: int, begun: NDArray[np.bool_] | None) -> None:
         self._model = model
-        self._value = value
+        self._told = {"label": value, "mask_input": begun}
 
     @property
     def volume(self) -> Volume:
@@ -175,7 +174,7 @@ class _Meaning:
         self._model.set_volume(volume)
 
     def predict(self, *, points: Any = None, point_labels: Any = None, boxes: Any = None) -> MaskPrediction:
-        return self._model.predict(points=points, point_labels=point_labels, boxes=boxes, label=self._value)
+        return self._model.predict(points=points, point_labels=point_labels, boxes=boxes, **self._told)
 
 
 class Unprompted:

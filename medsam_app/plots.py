@@ -57,8 +57,8 @@ def curves(scores: Sequence[Score], *, first: str, seed: int) -> bytes:
         _line(axes, means, name, COLOURS[number % len(COLOURS)], objects[0][0].click, most)
     axes.set(ylabel="mean Dice", ylim=(0, 1))
     if most:
-        axes.set_xticks(range(1, most + 1))
-        axes.set_xlabel("clicks" if first == "click" else "prompts: a box, then clicks")
+        axes.set_xticks(range(0 if first == "found" else 1, most + 1))
+        axes.set_xlabel("prompts: a box, then clicks" if first == "box" else "clicks")
     _plain(axes)
     _legend(axes)
     return _png(figure)
@@ -142,11 +142,10 @@ def case_picture(picture: Picture, titles: Mapping[str, str]) -> bytes:
 def _line(axes: Axes, means: Sequence[Mean], name: str, colour: str, start: int, most: int) -> None:
     """Of a method without clicks the one mean there is goes all across, dashed."""
     value, low, high = (np.array([getattr(mean, end) for mean in means]) for end in ("value", "low", "high"))
-    clicks, style = np.arange(start, start + len(means)), "-"
-    if start == 0:
-        clicks, style = np.array([1, max(most, 2)]), "--"
+    clicks, style, marker = np.arange(start, start + len(means)), "-", "o"
+    if start == 0 and len(means) == 1:
+        clicks, style, marker = np.array([1, max(most, 2)]), "--", ""
         value, low, high = (np.repeat(each, 2) for each in (value, low, high))
-    marker = "o" if start else None
     axes.plot(clicks, value, style, color=colour, marker=marker, markersize=4, label=name)
     axes.fill_between(clicks, low, high, color=colour, alpha=0.15, linewidth=0)
 

@@ -142,7 +142,8 @@ def _settings(found: Evaluation) -> str:
         "labels": ", ".join(found.labels),
         "model": f"{found.model}, weights {found.weights_sha256}",
         "adapter": found.adapter,
-        "prompts": f"{count_name(found.clicks, found.first)} on each object",
+        "prompts": f"{count_name(found.clicks, found.first)} on each object"
+        + (", on what was found of it without a prompt" if found.first == "found" else ""),
         "surface Dice": f"tolerance {tolerance}" if found.distances else "not measured",
         "outlines": "refined in tiles" if found.refine else "as the model's window gives them",
         "cases of a dataset": "" if found.most_cases is None else f"at most {found.most_cases}",

@@ -19,8 +19,8 @@ class Score:
         method: the model, or the baseline.
         label, value: name of the object, and what it is in the label map.
         voxels: its size.
-        click: number of the click, from 1; the first may be a box. 0 where the method finds all labels
-            of a volume without a prompt.
+        click: number of the click, from 1; the first may be a box. 0 for what the method finds of all
+            labels of a volume without a prompt.
         dice: 1 for a perfect mask, 0 for one that misses the object.
         quality: the Dice that the method itself expected; None from one that expects nothing.
         unmet: clicks so far that the mask does not honour.

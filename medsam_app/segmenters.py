@@ -48,8 +48,8 @@ class LabelTold(Protocol):
     def set_volume(self, volume: Volume) -> None:
         """Choose the volume."""
 
-    def meaning(self, value: int) -> Segmenter:
-        """The method for objects of one value."""
+    def meaning(self, value: int, *, begun: NDArray[np.bool_] | None = None) -> Segmenter:
+        """The method for objects of one value; `begun` is a mask (i, j, k) that its prompts mend."""
 
 
 class LabelMapper(Protocol):
@@ -74,6 +74,7 @@ class Methods:
         segmenters: clicked on every object.
         told: clicked on the objects of the labels that they know, and told which.
         mappers: asked once a volume, and scored as click 0 of the objects whose labels they know.
+        begin: of those that are told a label, the one of `mappers` that finds what they can begin with.
         pairs: (method, against): of these the differences are worked out.
         weights_sha256: of the model that is measured.
         adapter: name of its adapter, empty without one.
@@ -82,6 +83,7 @@ class Methods:
     segmenters: dict[str, Segmenter] = field(default_factory=dict)
     told: dict[str, LabelTold] = field(default_factory=dict)
     mappers: dict[str, LabelMapper] = field(default_factory=dict)
+    begin: dict[str, str] = field(default_factory=dict)
     pairs: tuple[tuple[str, str], ...] = ()
     weights_sha256: str = ""
     adapter: str = ""

@@ -72,9 +72,9 @@ def count_name(n: int, first: str) -> str:
     """What was given after n prompts."""
     if n == 0:
         return "no prompt"
-    if first == "click":
-        return f"{n} click{'s' if n > 1 else ''}"
-    return "box" if n == 1 else f"box + {n - 1} click{'s' if n > 2 else ''}"
+    if first == "box":
+        return "box" if n == 1 else f"box + {n - 1} click{'s' if n > 2 else ''}"
+    return f"{n} click{'s' if n > 1 else ''}"
 
 
 def mean_text(mean: Mean | None, digits: int = 3, sign: str = "") -> str:
@@ -164,7 +164,8 @@ def _methods(found: Evaluation) -> Sheet:
 
 def _harm(summary: Summary) -> str:
     """Where clicks made masks worse, in a sentence."""
-    steps = summary.clicks - 1
+    whole = summary.group("objects")
+    steps = summary.clicks - (0 if whole is not None and 0 in whole.dice else 1)
     text = (
         f"{summary.method}: {summary.worse} of {steps} further clicks lowered the mean over all objects; "
         f"{summary.spoilt} objects end {SPOILT} or more below their own best"

@@ -77,7 +77,8 @@ class Summary:
     """What one method scored.
 
     Attributes:
-        clicks: on each object; 0 of a method that finds labels without a prompt.
+        clicks: on each object; 0 of a method that finds labels without a prompt. One that begins with what
+            it found has means after 0 clicks too.
         groups: datasets, modalities, classes of size and labels in this order, then "objects" and "datasets".
         reach: for each target; nothing where nothing was clicked.
         honoured: share of the objects whose last mask honours all clicks.
@@ -125,7 +126,7 @@ def summarise(
     """One summary a method, in the order in which they come.
 
     Args:
-        scores: each object of a method with the same clicks, from 1 on without a gap, or click 0 alone.
+        scores: each object of a method with the same clicks, from 0 or 1 on without a gap, or click 0 alone.
         shown: after which clicks means are given; None for `shown_clicks`.
         targets: Dice values whose clicks are counted.
         false: labels that were found in cases that have none of them.
@@ -172,7 +173,8 @@ def _summary(
     several: bool,
 ) -> Summary:
     dice = np.array([[score.dice for score in rows] for rows in objects])
-    clicked = objects[0][0].click > 0
+    clicked = objects[0][-1].click > 0
+    first = objects[0][0].click
     drops = dice.max(axis=1) - dice[:, -1]
     steps = np.diff(dice.mean(axis=0))
     worst = int(drops.argmax())
@@ -181,15 +183,20 @@ def _summary(
     return Summary(
         method=method,
         clicks=objects[0][-1].click,
-        groups=_groups(objects, shown if clicked else (0,), seed, several),
-        reach=tuple(_reach(dice, cases, target, seed) for target in targets) if clicked else (),
+        groups=_groups(objects, (0, *shown), seed, several),
+        reach=tuple(_reach(dice, first, cases, target, seed) for target in targets) if clicked else (),
         honoured=float(np.mean([rows[-1].unmet == 0 for rows in objects])),
-        seconds=float(np.median([s.seconds for rows in objects for s in rows if s.seconds is not None])),
+        seconds=float(np.median([s.seconds for rows in objects for s in rows if _timed(s, rows)])),
         worse=int((steps < 0).sum()),
         spoilt=spoilt,
         worst=_spoilt(objects[worst], dice[worst]) if spoilt else None,
         false_labels=false_labels,
     )
+
+
+def _timed(score: Score, rows: Sequence[Score]) -> bool:
+    """Whether its time is of the median: what an object begins with is no click."""
+    return score.seconds is not None and (score.click > 0 or rows[-1].click == 0)
 
 
 def _spoilt(rows: list[Score], dice: NDArray[np.float64]) -> Spoilt:
@@ -256,9 +263,10 @@ def _members(objects: list[list[Score]], several: bool) -> dict[str, dict[str, l
     return {kind: {name: rows for name, rows in names.items() if rows} for kind, names in members.items()}
 
 
-def _reach(dice: NDArray[np.float64], cases: list, target: float, seed: int) -> Reach:
+def _reach(dice: NDArray[np.float64], first: int, cases: list, target: float, seed: int) -> Reach:
+    """Of Dice by object and click, of which the first column is that after `first` clicks."""
     there = dice >= target
     ever = there.any(axis=1)
-    needed = np.where(ever, there.argmax(axis=1) + 1, dice.shape[1] + 1).astype(float)
+    needed = first + np.where(ever, there.argmax(axis=1), dice.shape[1]).astype(float)
     drawn = draw(needed[:, None], cases, generator(seed, "reach", ""))
     return Reach(target, interval(drawn.mean[0], drawn.resampled[:, 0]), float(1 - ever.mean()))

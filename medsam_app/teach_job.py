@@ -1,9 +1,10 @@
 """Teaching an adapter in the background on cases that somebody accepted, and whether it is worth having.
 
 One case in four is kept apart and never learned from. When the adapter is there, it and what is in use are
-clicked on these by the same careful person; it is offered only if it needs fewer clicks. Both steps are
-commands of this program (`finetune`, `evaluate`) in processes of their own, and what is known of them stands
-in files, so that neither a closed page nor a server that stops loses anything: it goes on where it was.
+clicked on these by the same careful person, each beginning with what it finds by itself, as a new case does
+on the page; it is offered only if it needs fewer clicks. Both steps are commands of this program (`finetune`,
+`evaluate`) in processes of their own, and what is known of them stands in files, so that neither a closed
+page nor a server that stops loses anything: it goes on where it was.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from medsam_app.whole_file import write_whole
 Stage = Literal["teaching", "measuring", "offered", "no better", "failed", "cancelled", "interrupted"]
 #: Fewer accepted cases than this teach nothing that could be measured.
 FEWEST = 4
-#: One case in so many is kept apart.
+#: One case in so many is kept apart, the second of them and so on.
 KEPT_APART = 4
 #: Clicks that the measurement gives an object, and the Dice that they are counted to.
 CLICKS, TARGET = 5, 0.85
@@ -162,7 +163,7 @@ class Teaching:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             ordered = sorted(examples, key=lambda each: each.case)
-            kept = ordered[KEPT_APART - 1 :: KEPT_APART]
+            kept = ordered[1::KEPT_APART]
             learned = [each for each in ordered if each not in kept]
             table = io.StringIO()
             rows = csv.writer(table)
@@ -262,7 +263,8 @@ class Teaching:
         for name, adapter in (("after", str(self.adapter)), ("before", job.in_use)):
             scores = self.folder / f"{name}.json"
             measure = ["evaluate", cases, "--split", "dev", "--clicks", str(CLICKS), "--target", str(TARGET)]
-            measure += [*self._model, "--no-distances", "--json", str(scores), "--overwrite"]
+            measure += ["--first", "found", *self._model, "--no-distances"]
+            measure += ["--json", str(scores), "--overwrite"]
             if not self._command(measure + ([] if adapter is None else ["--adapter", adapter])):
                 return
             found[name] = _clicks(json.loads(scores.read_text()))
@@ -325,7 +327,6 @@ class Teaching:
 
 
 def _clicks(scores: dict[str, Any]) -> Clicks:
-    """Of the way that needs fewest clicks, told the label where the adapter knows it."""
-    ways = [each["reach"][0] for each in scores["summaries"] if each["reach"]]
-    best = min(ways, key=lambda reach: reach["clicks"]["value"])
-    return Clicks(mean=best["clicks"]["value"], never=best["never"])
+    """Of the last method that is clicked: the one that is told the label, where the adapter knows it."""
+    reach = [each["reach"][0] for each in scores["summaries"] if each["reach"]][-1]
+    return Clicks(mean=reach["clicks"]["value"], never=reach["never"])

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from medsam_app.adapters.adapter import Adapter
-from medsam_app.clicks import click_inside
+from medsam_app.clicks import click_inside, next_click
 from medsam_app.errors import AdapterError, ModelError, SettingsError
 from medsam_app.evaluate import evaluate_folder
 from medsam_app.measuring import Found, Plan, evaluate_case
 from medsam_app.methods import check_methods, load_methods
 from medsam_app.models.load import load_model
+from medsam_app.prediction import MaskPrediction
 from medsam_app.predictor import VolumePredictor
 from medsam_app.scores import dice
 from medsam_app.segmenters import Methods
@@ -136,6 +137,61 @@ def test_a_label_map_is_click_nought(mapped: tuple[Found, Volume, np.ndarray]) -
         assert score.surface_dice is not None and score.hd95 is not None and score.seconds is not None
     (summary,) = summarise(found.scores, false=found.false)
     assert (summary.clicks, summary.false_labels) == (0, 1)
+
+
+def test_clicks_mend_what_was_found_without_one(mapped: tuple[Found, Volume, np.ndarray]) -> None:
+    """Click 0 is what the mapper found; then the method gets that mask, its label and the clicks."""
+    _, volume, labels = mapped
+    alone = VolumePredictor("sam3d_tiny", refine=False, device="cpu")
+    alone.set_volume(volume)
+    given = []
+
+    class Mending:
+        labels = (1, 2)
+
+        @property
+        def volume(self) -> Volume:
+            return alone.volume
+
+        def set_volume(self, volume: Volume) -> None:
+            pass
+
+        def meaning(self, value: int, *, begun: np.ndarray | None = None) -> Mending:
+            given.append((value, begun))
+            return self
+
+        def predict(self, **prompts: object) -> MaskPrediction:
+            return alone.predict(mask_input=given[-1][1], **prompts)
+
+    class Shifted(Thresholds):
+        def predict_labels(self) -> np.ndarray:
+            return np.roll(super().predict_labels(), 4, axis=0)
+
+    mapper = Shifted()
+    methods = Methods(
+        segmenters={"clicked": alone},
+        told={"told": Mending()},
+        mappers={"map": mapper},
+        begin={"told": "map"},
+    )
+    plan = Plan(clicks=2, first="found", labels=("1",))
+    found = evaluate_case(methods, volume, labels, plan=plan)
+    rows = {method: [s for s in found.scores if s.method == method] for method in ("clicked", "told", "map")}
+    assert [s.click for s in rows["clicked"]] == [1, 2] and [s.click for s in rows["told"]] == [0, 1, 2]
+    value, begun = given[-1]
+    truth = labels == 1
+    assert value == 1 and np.array_equal(begun, mapper.predict_labels() == 1)
+    click = next_click(begun, truth, spacing=volume.spacing)
+    assert click is not None
+    mended = alone.predict(mask_input=begun, points=[click[0]], point_labels=[int(click[1])])
+    assert [s.dice for s in rows["told"][:2]] == [dice(begun, truth), dice(mended.mask, truth)]
+    assert rows["told"][0].dice == rows["map"][0].dice
+
+    summaries = {each.method: each for each in summarise(found.scores, targets=(rows["map"][0].dice, 1.0))}
+    assert list(summaries["told"].groups[0].dice) == [0, 1, 2] and summaries["told"].clicks == 2
+    assert [reach.clicks.value for reach in summaries["told"].reach] == [0, 3]  # at once, and never
+    assert list(summaries["clicked"].groups[0].dice) == [1, 2]
+    assert summaries["told"].seconds == np.median([s.seconds for s in rows["told"][1:]])
 
 
 def test_labels_that_are_not_there_are_counted(mapped: tuple[Found, Volume, np.ndarray]) -> None:
