@@ -67,6 +67,11 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e9
 
 
+def told(taken: float, sessions: float, embeddings: float) -> str:
+    rest = taken - sessions - embeddings
+    return f"{taken:.2f} GB: sessions {sessions:.2f}, embeddings {embeddings:.2f}, all else {rest:.2f}"
+
+
 def wrong_with(found: dict, n: int, name: str) -> list[str]:
     """What is not as this browser made it."""
     checks = {
@@ -83,7 +88,7 @@ def wrong_with(found: dict, n: int, name: str) -> list[str]:
 def work(url: str, service: Service, places: list[list[int]], minutes: float) -> bool:
     """Let all work; whether nothing was wrong."""
     clicks, wrong, rounds = [], [], 0
-    memory: list[tuple[float, float]] = []  # of the process, of all sessions, in GB
+    memory: list[tuple[float, float, float]] = []  # GB of the process, of all sessions, of embeddings
     with browsing() as browser:
         pages = []
         for n in range(len(places)):
@@ -110,17 +115,15 @@ def work(url: str, service: Service, places: list[list[int]], minutes: float) ->
                 wrong += [
                     f"browser {n}, round {rounds}: {what}" for what in wrong_with(found, n, f"b{n} {rounds}")
                 ]
-            memory.append((resident(), service.workspaces.nbytes / 1e9))
+            memory.append((resident(), service.workspaces.nbytes / 1e9, service.cache.nbytes / 1e9))
             if time.monotonic() > reported + 30:
                 reported = time.monotonic()
-                minute, (taken, held) = (reported - began) / 60, memory[-1]
-                print(f"{minute:5.1f} min: round {rounds}, {taken:.2f} GB, sessions' {held:.2f}", flush=True)
+                print(f"{(reported - began) / 60:5.1f} min: round {rounds}, {told(*memory[-1])}", flush=True)
     clicks.sort()
     print(f"{len(places)} browsers, {rounds} rounds, {len(clicks)} clicks, {len(wrong)} wrong")
     print(f"click: median {statistics.median(clicks):.2f} s, 95 % {clicks[int(0.95 * len(clicks))]:.2f} s")
     for name, at in (("after the first round", 0), ("half-way", len(memory) // 2), ("at the end", -1)):
-        taken, held = memory[at]
-        print(f"memory {name}: {taken:.2f} GB, of which the sessions' {held:.2f}, other {taken - held:.2f}")
+        print(f"memory {name}: {told(*memory[at])}")
     for each in wrong[:20]:
         print(each)
     return not wrong

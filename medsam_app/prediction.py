@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from medsam_app.geometry import Grid
 from medsam_app.roi import Index, Roi, file_box, mask_bounds, write_box
 
 Corners = tuple[Index, Index]
+_NO_MASK = np.zeros((0, 0, 0), dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,11 @@ class MaskPrediction:
     def voxels(self) -> int:
         """Voxels inside the mask."""
         return int(self.patch.sum())
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return self.patch.nbytes + self.logits.numel() * self.logits.element_size()
 
     def probability(self) -> NDArray[np.uint8]:
         """(i, j, k) how likely each voxel is to be inside, 255 for surely; a new array each time.
@@ -132,13 +139,39 @@ class State:
     changed: Corners | None
     seen: tuple[Index, NDArray[np.bool_]] | None = None
 
+
+class PackedState:
+    """A state that is kept, its masks as bits: of a large organ they are most of it."""
+
+    def __init__(self, state: State) -> None:
+        seen = None if state.seen is None or state.seen[1] is state.patch else state.seen
+        self._state = replace(state, patch=_NO_MASK, seen=state.seen and (state.seen[0], _NO_MASK))
+        self._patch, self._seen = _packed(state.patch), seen and _packed(seen[1])
+
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        masks = self.patch.nbytes
-        if self.seen is not None and self.seen[1] is not self.patch:
-            masks += self.seen[1].nbytes
-        return self.logits.numel() * self.logits.element_size() + masks
+        masks = sum(each[0].nbytes for each in (self._patch, self._seen) if each is not None)
+        return self._state.logits.numel() * self._state.logits.element_size() + masks
+
+    def state(self) -> State:
+        """The state, its masks made anew."""
+        patch = _unpacked(*self._patch)
+        if self._state.seen is None:
+            return replace(self._state, patch=patch)
+        seen = patch if self._seen is None else _unpacked(*self._seen)
+        return replace(self._state, patch=patch, seen=(self._state.seen[0], seen))
+
+
+def _packed(mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], Index]:
+    i, j, k = mask.shape
+    return np.packbits(mask), (i, j, k)
+
+
+def _unpacked(bits: NDArray[np.uint8], shape: Index) -> NDArray[np.bool_]:
+    mask = np.unpackbits(bits, count=math.prod(shape)).view(bool).reshape(shape)
+    mask.setflags(write=False)
+    return mask
 
 
 def box_slices(start: Index, patch: NDArray) -> tuple[slice, ...]:

@@ -12,8 +12,9 @@ prefix gave is remembered, so that undo, redo and one more click cost little.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from threading import RLock
 from typing import cast
@@ -32,7 +33,7 @@ from medsam_app.framing import Framing
 from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.models.slices import SliceSegmenter
-from medsam_app.prediction import LabelMap, MaskPrediction, State
+from medsam_app.prediction import LabelMap, MaskPrediction, PackedState, State
 from medsam_app.prompts import (
     AnyPrompt,
     MaskPrompt,
@@ -48,9 +49,10 @@ from medsam_app.volume import Volume
 from medsam_app.windows import WindowEngine
 
 AnyModel = Sam3D | SliceSegmenter
-#: Memory for embeddings and for the masks of prefixes.
+#: Memory for embeddings.
 CACHE_BYTES = 512 << 20
-STATE_BYTES = 256 << 20
+#: How many prefixes of prompts are remembered of a window as large as the model's, and most memory for them.
+STATES, STATE_BYTES = 64, 256 << 20
 
 
 class VolumePredictor:
@@ -96,7 +98,7 @@ class VolumePredictor:
         self.propagation = propagation or Propagation()
         self.refine = refine
         self._engine: Engine | None = None
-        self._states: BytesCache[State] = BytesCache(STATE_BYTES)
+        self._states: BytesCache[PackedState] = BytesCache(_state_bytes(model))
         self._lock = RLock()
 
     @property
@@ -203,13 +205,13 @@ class VolumePredictor:
                 learned_prompt(cast(nn.Module, self.model), label)
             # An adapter that is switched makes other masks, and so does another label.
             own = (self.model.adapter_sha256, label)
-            while end >= first and (state := self._states.get((*own, asked[:end]))) is None:
+            while end >= first and (state := self._state((*own, asked[:end]))) is None:
                 end -= 1
             for done in range(max(end + 1, first), len(asked) + 1):
                 if progress is not None and done < len(asked):
                     progress(f"Prompt {done} of {len(asked)}", done / len(asked))
                 state = engine.step(state, asked[:done], progress, label)
-                self._states.put((*own, asked[:done]), state)
+                self._states.put((*own, asked[:done]), PackedState(state))
             assert state is not None  # first <= len(asked)
             start, patch, unmet = state.start, state.patch, state.unmet
             if self.refine if refine is None else refine:
@@ -230,6 +232,10 @@ class VolumePredictor:
                 encoded=engine.encoded - encoded_before,
                 seconds=time.perf_counter() - began,
             )
+
+    def _state(self, key: Hashable) -> State | None:
+        kept = self._states.get(key)
+        return None if kept is None else kept.state()
 
     def variants(self, prompts: Sequence[AnyPrompt], *, label: int | None = None) -> tuple[torch.Tensor, Roi]:
         """Other masks that the model might have made of the prompts, to see where it is in doubt.
@@ -259,7 +265,7 @@ class VolumePredictor:
             for end in (len(asked) - 1, len(asked)):
                 if end >= first:
                     self.predict_prompts(asked[:end], label=label, refine=False)
-                states.append(self._states.get((*own, asked[:end])))
+                states.append(self._state((*own, asked[:end])))
             before, state = states
             assert state is not None  # the newest in the cache
             return engine.variants(before, state, asked, label), state.roi
@@ -299,3 +305,10 @@ class VolumePredictor:
                 probabilities=probabilities,
                 progress=progress,
             )
+
+
+def _state_bytes(model: AnyModel) -> int:
+    """Memory for what prefixes gave: logits of a window in float32 are nearly all of it."""
+    if isinstance(model, Sam3D):
+        return min(STATE_BYTES, STATES * 4 * math.prod(model.roi_shape))
+    return STATE_BYTES

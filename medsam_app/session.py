@@ -155,7 +155,7 @@ class Session(ObjectEditor):
     def nbytes(self) -> int:
         """Memory of masks, painted voxels and what the predictor remembers, in bytes; not the volume's."""
         with self._lock:
-            masks = sum(made.patch.nbytes for _, made in self._predictions.values())
+            masks = sum(made.nbytes for _, made in self._predictions.values())
             drawn = sum(_packed(prompt) for each in self.objects for prompt in each.prompts)
         return masks + drawn + (0 if self.predictor is None else self.predictor.nbytes)
 

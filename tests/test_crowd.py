@@ -106,9 +106,9 @@ def test_what_predictors_remember_goes_before_anybodys_work(tmp_path: Path) -> N
     session.add_prompt(owner.id, Point(coordinates=(70, 85, 52)))
     made = service.work(one, lambda: session.prediction(owner.id)).result()
     assert made is not None and session.predictor.nbytes > 10**5
-    assert kept.nbytes == before + made.patch.nbytes + session.predictor.nbytes
+    assert kept.nbytes == before + made.nbytes + session.predictor.nbytes
     now[0] = 1000.0
-    kept.limit = before + made.patch.nbytes + 1000
+    kept.limit = before + made.nbytes + 1000
     kept.make_room(two)
     assert session.predictor.nbytes == 0 and kept.get(one.token) is one
     session._predictions.clear()

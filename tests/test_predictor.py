@@ -80,6 +80,30 @@ def test_same_prompts_same_mask_bit_for_bit(predictor: VolumePredictor) -> None:
     assert np.array_equal(undone.mask, step_by_step[0].mask)
 
 
+def test_what_is_kept_of_prefixes_is_bounded_and_the_same(predictor: VolumePredictor) -> None:
+    """Masks are kept as bits; what is forgotten is made again, and only that."""
+    shape, affine = GRIDS["oblique"]
+    volume, _ = ball(shape, (30, 28, 15), 13.0, affine)
+    predictor.set_volume(volume)
+    prompts = [Point(coordinates=(30 + n, 28 - n, 15), positive=n % 3 != 2) for n in range(5)]
+    made = [predictor.predict_prompts(prompts[:n], refine=False) for n in range(1, 6)]
+    logits = made[-1].logits.nbytes
+    assert 5 * logits < predictor.nbytes < 5 * logits + sum(each.patch.nbytes for each in made)
+    for n, each in enumerate(made, start=1):
+        again = predictor.predict_prompts(prompts[:n], refine=False)
+        assert again.logits is each.logits and again.start == each.start
+        assert np.array_equal(again.patch, each.patch) and again.unmet == each.unmet
+    further = predictor.predict_prompts([*prompts, Point(coordinates=(20, 28, 15))], refine=False)
+    small = VolumePredictor(predictor.model, cache=predictor.cache)
+    small.set_volume(volume)
+    small._states.limit = 3 * logits  # of two prefixes and their masks
+    for prompt_count in (6, 2, 6):
+        asked = [*prompts, Point(coordinates=(20, 28, 15))][:prompt_count]
+        last = small.predict_prompts(asked, refine=False)
+        assert small.nbytes <= small._states.limit
+    assert np.array_equal(last.mask, further.mask)
+
+
 def test_next_click_does_not_encode_again(predictor: VolumePredictor) -> None:
     volume, _ = ball((48, 48, 48), (24, 24, 24), 10.0, np.eye(4))
     predictor.set_volume(volume)
