@@ -137,6 +137,7 @@ class Service:
             "roots": [root.resolve().name or str(root) for root in self.roots],
             "model": f"{name}{with_adapter}. {self.device_sentence}",
             "start": {"source": "start" if self.image is not None else "sample"},
+            "name": SAMPLE_NAME if self.image is None else files.stem(self.image.name),
             "labels": [asdict(label) for label in self.labels_of(workspace)],
             "volume": workspace.header,
             "case": workspace.case.name if workspace.case else None,

@@ -14,7 +14,7 @@ from medsam_app.browser.app import running
 from medsam_app.browser.service import Service
 from medsam_app.geometry import Grid
 from tests.dicom_files import write_series
-from tests.e2e.page import AORTA, LIVER, RIGHT_KIDNEY, Page, deepest, dice, read_mask
+from tests.e2e.page import AORTA, LIVER, PATIENCE, RIGHT_KIDNEY, Page, deepest, dice, read_mask
 
 pytestmark = pytest.mark.browser
 
@@ -262,6 +262,25 @@ def test_without_folders_nobody_is_sent_to_them(chromium):
         page = Page(context, url)
         assert page.page.locator("h1").inner_text() == "torso_phantom"
         assert page.page.locator("[data-id=open-root]").count() == 0 and not page.complaints
+        context.close()
+
+
+def test_a_server_of_one_image_asks_for_its_frame_by_name(chromium, tmp_path):
+    frames = np.zeros((6, 6, 6, 3), np.int16)
+    frames[...] = (10, 20, 30)
+    nib.save(nib.Nifti1Image(frames, np.eye(4)), tmp_path / "beating heart.nii.gz")
+    with running(Service(image=tmp_path / "beating heart.nii.gz")) as url:
+        context = chromium.new_context()
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(url)
+        asked = page.get_by_role("dialog", name="Which frame?")
+        asked.wait_for()
+        assert "beating heart" in asked.inner_text() and "3 frames" in asked.inner_text()
+        asked.locator(".file").nth(2).click()
+        page.wait_for_selector(".medsam[data-ready=true]")
+        assert page.locator("h1").inner_text() == "beating heart"
+        assert page.evaluate("() => medsamViewer.image.value(2, 3, 4)") == 30
         context.close()
 
 

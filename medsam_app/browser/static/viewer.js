@@ -38,7 +38,7 @@ export class Viewer extends Scene {
       this.sidebar.labels.take(this.hello.labels);
       if (await this.worklist.resume(this.hello)) return;
       if (this.hello.volume) await this.show(this.hello);
-      else await this.openNow(this.hello.start ?? { source: "sample" });
+      else await this.openNow(this.hello.start, undefined, this.hello.name);
     });
     return this;
   }
