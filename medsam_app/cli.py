@@ -214,7 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # Typer reads the arguments of the process when given None.
         given = None if arguments is None else list(arguments)
-        status = typer.main.get_command(app).main(given, prog_name="medsam-app", standalone_mode=False)
+        status = typer.main.get_command(app).main(
+            given, prog_name="medsam-app", standalone_mode=False, obj=sys.argv[1:] if given is None else given
+        )
         if status == INTERRUPTED:  # what newer versions of typer make of Ctrl-C
             raise KeyboardInterrupt
         # Written out here, so that a pipe closed early is noticed here and not at exit.

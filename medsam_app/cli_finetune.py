@@ -8,12 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from medsam_app.cli_options import DeviceOption, WeightsOption
+from medsam_app.errors import SettingsError
 
 #: As shells have Ctrl-C.
 _STOPPED = 130
 
 
 def finetune(
+    context: typer.Context,
     dataset: Annotated[
         Path,
         typer.Argument(
@@ -90,6 +92,13 @@ def finetune(
             help="Try a step first and make the plan fit into memory; without, it is taken as it is.",
         ),
     ] = True,
+    processes: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help="Processes that share the run; auto: on a CPU up to 4, of a run of 5 minutes or more.",
+        ),
+    ] = "auto",
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     tensorboard: Annotated[
@@ -107,7 +116,7 @@ def finetune(
     The plan follows from the data and is shown first. Some cases are kept apart and measured. Ctrl-C keeps
     the best so far; the same command goes on from there.
 
-    Several processes share the work: torchrun --nproc-per-node=2 -m medsam_app finetune ...
+    Several GPUs share the work: torchrun --nproc-per-node=2 -m medsam_app finetune ...
     """
     from medsam_app import finetune_command
 
@@ -131,6 +140,17 @@ def finetune(
         tensorboard=tensorboard,
         dry_run=dry_run,
         overwrite=overwrite,
+        processes=_count(processes),
+        command=context.obj,
     )
     if not done:
         raise typer.Exit(_STOPPED)
+
+
+def _count(text: str) -> int | None:
+    """Processes of '2' or 'auto', which is None."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise SettingsError(f"--processes is a number from 1 on, or auto; got '{text}'.")
+    return int(text)

@@ -13,11 +13,22 @@ from typing import TYPE_CHECKING, Any
 from medsam_app.commands import note, say
 from medsam_app.errors import ModelError, SaveError, SettingsError, unknown_name
 from medsam_app.finetune_setup import PLAN, RIVALS, Ready, prepare, ready_run
-from medsam_app.plan import laid_over, read_settings
-from medsam_app.processes import is_first, process_count, process_device, stopping, together, told_by
+from medsam_app.plan import Plan, laid_over, read_plan, read_settings
+from medsam_app.planning import MINUTES
+from medsam_app.processes import (
+    is_first,
+    process_count,
+    process_device,
+    stopping,
+    suitable_count,
+    together,
+    told_by,
+)
 from medsam_app.reporting import check_target
 
 if TYPE_CHECKING:  # heavy
+    import torch
+
     from medsam_app.finetune import Teacher
 
 #: In the folder of a run: its adapter as it was last, its curves.
@@ -39,6 +50,8 @@ def finetune(
     tensorboard: bool,
     dry_run: bool,
     overwrite: bool,
+    processes: int | None = 1,
+    command: Sequence[str] = (),
 ) -> bool:
     """Teach an adapter.
 
@@ -56,6 +69,8 @@ def finetune(
         tensorboard: whether to write curves.
         dry_run: whether to stop once the plan was shown.
         overwrite: whether to replace an adapter, and a run that is there.
+        processes: that share the run, unless torchrun started some; None for as many as suit the machine.
+        command: arguments of `medsam-app` that the others of them are started with.
 
     Returns:
         whether the run is done; otherwise it was stopped.
@@ -77,10 +92,13 @@ def finetune(
     if baseline is not None and baseline not in RIVALS:
         raise SettingsError(unknown_name("baseline", baseline, RIVALS))
     first = is_first()
+    resumes = (out / PLAN).is_file() and not overwrite
     where, told = process_device(device)
-    with together(where), ExitStack() as stack:
+    if processes is None:
+        known = asked | (read_plan(out / PLAN).model_dump() if resumes else {})
+        processes = 1 if dry_run or not first else _suitable(known, where, budget)
+    with together(where, count=processes, command=command), ExitStack() as stack:
         if first:
-            resumes = (out / PLAN).is_file() and not overwrite
             if not resumes:
                 check_target(output, sources=[path], overwrite=overwrite)
             note(told)
@@ -123,6 +141,16 @@ def finetune(
             output, out, ready.plan, ready.dataset, ready.measured, weights=weights, nets=nets, device=device
         )
     return done
+
+
+def _suitable(known: Mapping[str, Any], where: torch.device, memory: int | None) -> int:
+    """How many processes suit a run of which so much is known."""
+    minutes = known.get("minutes") or (None if known.get("steps") else MINUTES)
+    batch = known.get("batch", Plan.model_fields["batch"].default)
+    ready = isinstance(minutes, int | float | None) and isinstance(
+        batch, int
+    )  # else planning says what is wrong
+    return suitable_count(where, minutes=minutes, batch=batch, memory=memory) if ready else 1
 
 
 def _rival(name: str, ready: Ready, teacher: Teacher, *, stopped: Callable[[], bool]) -> bool:

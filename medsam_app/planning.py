@@ -21,7 +21,7 @@ from medsam_app.plan_windows import choose_clip, choose_spacing, choose_window, 
 
 #: Most voxels along an axis of a window: larger ones are slow on a CPU.
 SIDE = 64
-_MINUTES = 30.0
+MINUTES = 30.0
 _ASKED = "as asked for"
 #: Why fields are as they are where the dataset has no say.
 _REASONS = {
@@ -94,7 +94,7 @@ def plan_for(
 
 def _checked(base: str, given: Mapping[str, Any]) -> Plan:
     """What is given as a plan, the rest stood in for: faults show before anything follows from them."""
-    length = {} if given.get("steps") is not None else {"minutes": _MINUTES}
+    length = {} if given.get("steps") is not None else {"minutes": MINUTES}
     rest = {"labels": {1: "label"}, "spacing": 1.0, "window": (SIDE, SIDE, SIDE), "base": base}
     asked = make_plan(rest | length | dict(given), source="What was asked for")
     right, other = "validate_minutes", "validate_steps"
@@ -127,7 +127,7 @@ def _derived(
     if fields["clip"] is not None:
         fields["bias"], reasons["bias"] = 0.0, "in CT brightness does not drift"
     if asked.steps is None:
-        fields["minutes"] = _MINUTES
+        fields["minutes"] = MINUTES
     return fields, reasons
 
 

@@ -1,32 +1,43 @@
-"""Processes of a training run: the device of each, how they come together, how they are told to stop."""
+"""Processes of a training run: how many, the device of each, how they come together and are told to stop."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from medsam_app.commands import step
 from medsam_app.errors import SettingsError
+from medsam_app.memory import free_memory
 
 if TYPE_CHECKING:  # heavy
     import torch
 
 #: How long processes wait for the first, which measures, and for each other while they read.
 PATIENCE = timedelta(hours=3)
+#: Processes that are started here at most, bytes that each should find, and minutes that are worth it.
+MOST_PROCESSES, ROOMY_BYTES, WORTH_MINUTES = 4, 3e9, 5.0
+#: Seconds that processes have to end.
+GRACE = 60.0
 
 
 def is_first() -> bool:
-    """Whether this is the first of the processes that torchrun started, or the only one."""
+    """Whether this is the first of the processes that share a run, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def process_count() -> int:
-    """How many processes torchrun started."""
+    """How many processes share a run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -52,19 +63,148 @@ def process_device(wanted: str) -> tuple[torch.device, str]:
     return device, told
 
 
+def suitable_count(
+    device: torch.device, *, minutes: float | None, batch: int, memory: int | None = None
+) -> int:
+    """How many processes suit a run: on a CPU some, which take windows side by side, and otherwise one.
+
+    The steps of a small window are too short for all cores to have their share of each.
+
+    Args:
+        minutes: of training; a run counted in steps is one process's, whatever the machine.
+        batch: windows of an update, which are shared evenly.
+        memory: bytes for all; None for what is free.
+    """
+    if "WORLD_SIZE" in os.environ or device.type != "cpu" or (minutes or 0) < WORTH_MINUTES:
+        return 1
+    import torch
+
+    room = int((free_memory() or 0 if memory is None else memory) // ROOMY_BYTES)
+    most = min(MOST_PROCESSES, torch.get_num_threads(), room)
+    return max((n for n in range(1, most + 1) if batch % n == 0), default=1)
+
+
 @contextmanager
-def together(device: torch.device) -> Iterator[None]:
-    """Join the other processes that torchrun started, if it did."""
-    if "WORLD_SIZE" not in os.environ:
+def together(device: torch.device, *, count: int = 1, command: Sequence[str] = ()) -> Iterator[None]:
+    """Join the other processes of a run: those that torchrun started, or some that are started here.
+
+    Args:
+        count: how many there are to be, this one included, where torchrun started none.
+        command: arguments of `medsam-app` that the others are started with.
+
+    Raises:
+        SettingsError: one of those started here ended before its time.
+    """
+    if "WORLD_SIZE" not in os.environ and count == 1:
         yield
         return
-    import torch.distributed as dist
+    with nullcontext() if "WORLD_SIZE" in os.environ else _started(count - 1, command) as others:
+        import torch.distributed as dist
 
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        if others is not None:
+            others.met = True
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
+class _Others:
+    """Processes that this one started to share its run.
+
+    Attributes:
+        met: whether all have found each other; until then nothing but the end of one says that it is gone.
+    """
+
+    def __init__(self) -> None:
+        self.met = False
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  closed by `end`
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "medsam_app.tied", *command],
+            env=dict(environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._said,
+            start_new_session=True,  # Ctrl-C is for the first, which tells the others
+        )
+        self._children.append(child)
+        threading.Thread(target=self._watch, args=(child,), daemon=True).start()
+
+    def _watch(self, child: subprocess.Popen[bytes]) -> None:
+        if child.wait() and not self.met:  # the first waits for it, and would for hours
+            print(f"Error: {self._told(child)}", file=sys.stderr, flush=True)
+            os._exit(2)
+
+    def why(self) -> str | None:
+        """A sentence, where one of them has failed."""
+        for child in self._children:
+            with suppress(subprocess.TimeoutExpired):  # it may be ending
+                if child.wait(timeout=2):
+                    return self._told(child)
+        return None
+
+    def _told(self, child: subprocess.Popen[bytes]) -> str:
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").splitlines()
+        how = f"status {child.returncode}" if child.returncode > 0 else f"signal {-child.returncode}"
+        said = f" and said: {lines[-1]}" if lines else ""
+        return (
+            f"One of {len(self._children) + 1} processes that share this run ended with {how}{said}. The "
+            "same command goes on from the last state that was saved; --processes 1 takes less memory."
+        )
+
+    def end(self) -> None:
+        """Let them end, and see that they do."""
+        self.met = True
+        for child in self._children:
+            assert child.stdin is not None
+            child.stdin.close()
+        for child in self._children:
+            try:
+                child.wait(timeout=GRACE)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self._said.close()
+
+
+@contextmanager
+def _started(count: int, command: Sequence[str]) -> Iterator[_Others]:
+    """Start the others of a run on this machine; the cores are shared out among all."""
+    import torch
+
+    threads, each = torch.get_num_threads(), max(1, torch.get_num_threads() // (count + 1))
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    world = {"WORLD_SIZE": str(count + 1), "LOCAL_WORLD_SIZE": str(count + 1)}
+    world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if sys.platform == "linux":  # the name of the machine need not lead to it
+        world.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    root = str(Path(__file__).parent.parent)
+    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    before, others = dict(os.environ), _Others()
     try:
-        yield
+        for rank in range(1, count + 1):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": str(each)}
+            others.start(command, os.environ | world | own | {"PYTHONPATH": paths})
+        os.environ.update(world | {"RANK": "0", "LOCAL_RANK": "0"})
+        torch.set_num_threads(each)
+        yield others
+    except RuntimeError:  # what torch raises when another process is gone
+        if (why := others.why()) is None:
+            raise
+        raise SettingsError(why) from None
     finally:
-        dist.destroy_process_group()
+        for name in (*world, "RANK", "LOCAL_RANK"):
+            os.environ.pop(name, None)
+            os.environ.update({name: before[name]} if name in before else {})
+        torch.set_num_threads(threads)
+        others.end()
 
 
 @contextmanager
@@ -78,7 +218,7 @@ def stopping() -> Iterator[Callable[[], bool]]:
     def wish(number: int, frame: FrameType | None) -> None:
         nonlocal wished
         wished = True
-        if number == signal.SIGINT and "WORLD_SIZE" not in os.environ:
+        if number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, wish) for number in (signal.SIGINT, signal.SIGTERM)}
