@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from medsam_app.session import Session
 
 MASK_SUFFIX = "_mask.nii.gz"
+#: How the note of a mask that was written begins.
+_WRITTEN = "mask of version"
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class CaseWork:
             anyway: also where somebody else changed the case: as a version after theirs.
         """
         now = _contents(session)
-        if now == self._kept and self.problem is None:
+        if now == self._kept and self.problem is None and not anyway:
             return
         try:
             seen = self.worklist.case(self.name).version if anyway else self.version
@@ -126,6 +128,11 @@ class CaseWork:
         if self.worklist.work(self.name) is None:  # nobody changed what a model proposed
             self._kept = None
         self.keep(session)
+        if self.problem is None:  # also who changed nothing may look at what is not the newest
+            try:
+                self.worklist.check(self.name, seen=self.version)
+            except WorklistConflict as error:
+                self.problem = Problem(str(error), conflict=True)
         if self.problem is not None:
             now = self.worklist.case(self.name).version
             raise (
@@ -134,6 +141,7 @@ class CaseWork:
                 else WorklistError(self.problem.sentence)
             )
         mask, prompts = accepted_files(self.worklist, self.name)
+        self._check_ours(mask)
         try:
             mask.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -143,9 +151,18 @@ class CaseWork:
         save_mask(session.label_map(), session.volume, mask, label_names=session.label_names)
         save_prompt_file(session, prompts)
         self.worklist.tell(
-            self.name, f"mask of version {self.version} written, made by {made_by(session)}", who=self.who
+            self.name, f"{_WRITTEN} {self.version} written, made by {made_by(session)}", who=self.who
         )
         return self.worklist.set_state(self.name, "accepted", who=self.who, seen=self.version)
+
+    def _check_ours(self, mask: Path) -> None:
+        """Refuse to write over a mask that is none of the worklist's."""
+        ours = any(event.what.startswith(_WRITTEN) for event in self.worklist.events(self.name))
+        if mask.exists() and not ours:
+            raise SaveError(
+                f"'{mask.parent.name}/{mask.name}' is there already and was not written by this worklist; "
+                "move it away, or start the server with --worklist and a folder for masks, and accept again."
+            )
 
 
 def accepted_files(worklist: Worklist, name: str) -> tuple[Path, Path]:

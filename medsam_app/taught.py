@@ -10,14 +10,17 @@ import json
 import os
 import shutil
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medsam_app.adapters.header import read_header
 from medsam_app.casework import accepted_files, chosen_part
-from medsam_app.errors import SaveError
+from medsam_app.errors import MedsamError, SaveError
+from medsam_app.headers import find_format, inspect
 from medsam_app.teach_job import Example
 from medsam_app.whole_file import write_whole
 from medsam_app.worklist import Worklist
@@ -52,14 +55,27 @@ def examples(worklist: Worklist) -> tuple[list[Example], dict[int, str]]:
     for case in worklist.cases(state="accepted"):
         mask, prompts = accepted_files(worklist, case.name)
         part = chosen_part(worklist.work(case.name))
-        if case.series is not None or part.get("frame") or part.get("channel") or not mask.is_file():
+        if case.series is not None or case.missing or not mask.is_file():
             continue
-        labels = _labels(prompts)
-        if labels and not case.missing:
-            found.append(Example(case=case.name, image=worklist.folder / case.path, label=mask))
+        image, labels = worklist.folder / case.path, _labels(prompts)
+        if labels and _is_whole(image, part):
+            found.append(Example(case=case.name, image=image, label=mask))
             for value, name in labels.items():
                 names[value][name] += 1
     return found, {value: count.most_common(1)[0][0] for value, count in sorted(names.items())}
+
+
+def _is_whole(image: Path, part: Mapping[str, Any]) -> bool:
+    """Whether a part of a file is all that it has: not one frame or channel of several."""
+    if part.get("frame") or part.get("channel"):
+        return False
+    try:
+        format = find_format(image)
+        # The first of several has the number that the only one has.
+        info = inspect(image, format) if format != "dicom" else None
+    except MedsamError:
+        return False
+    return info is None or info.frames == info.channels == 1
 
 
 def _labels(prompts: Path) -> dict[int, str]:

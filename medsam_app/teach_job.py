@@ -15,13 +15,15 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock, Thread
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medsam_app.dataset_parts import NAMES_FILE
@@ -88,10 +90,11 @@ class Job(BaseModel):
 
 
 class Teaching:
-    """One run of teaching at a time. Safe to call from several threads.
+    """One run of teaching at a time, whichever server it is of. Safe to call from several threads.
 
     Args:
-        folder: where lists, logs and adapters go; made when it is needed.
+        folder: where lists, logs and adapters go; made when it is needed. Beside it is a file that is locked
+            while a run is under way.
         model: name of the base.
         weights: of the base, where it has others than its own.
         device: where it runs.
@@ -107,27 +110,35 @@ class Teaching:
         device: str = "auto",
         options: Sequence[str] = (),
     ) -> None:
-        self.folder, self.options = folder, tuple(options)
+        self.folder, self.options = folder.resolve(), tuple(options)
         self._base = ["--base", model] if model else []
-        self._common = ["--device", device, *([] if weights is None else ["--weights", str(weights)])]
+        self._common = [
+            "--device",
+            device,
+            *([] if weights is None else ["--weights", str(weights.resolve())]),
+        ]
         self._model = ["--model", model] if model else []
         self._lock = RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: Thread | None = None
-        self._job = self._read()
-        if self._job is not None and self._job.stage in _RUNNING:
-            self._say("interrupted", INTERRUPTED)
+        self._turn = FileLock(f"{self.folder}.lock", thread_local=False, timeout=0)
+        self._job: Job | None = None
 
     @property
     def job(self) -> Job | None:
-        """The last run, or None."""
+        """The last run, or None; another server may have it under way."""
         with self._lock:
+            if not self._turn.is_locked:
+                self._job = self._read()
+                if self._job is not None and self._job.stage in _RUNNING:
+                    with suppress(Timeout), self._turn:  # nobody goes on with it
+                        self._say("interrupted", INTERRUPTED)
             return self._job
 
     @property
     def running(self) -> bool:
-        """Whether a run is under way."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether a run of this one is under way."""
+        return self._turn.is_locked
 
     @property
     def adapter(self) -> Path:
@@ -154,38 +165,24 @@ class Teaching:
             SettingsError: a run is under way, or the cases are too few.
         """
         with self._lock:
-            self._refuse_second()
             if len(examples) < FEWEST:
                 raise SettingsError(
                     f"Teaching needs at least {FEWEST} accepted cases, one of them to measure on; got "
                     f"{len(examples)}: accept more."
                 )
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            ordered = sorted(examples, key=lambda each: each.case)
-            kept = ordered[1::KEPT_APART]
-            learned = [each for each in ordered if each not in kept]
-            table = io.StringIO()
-            rows = csv.writer(table)
-            rows.writerow(("case", "image", "label", "split"))
-            for split, cases in (("train", learned), ("dev", kept)):
-                rows.writerows(
-                    (each.case, each.image.resolve(), each.label.resolve(), split) for each in cases
+            with self._turn_taken():
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self.folder.mkdir(parents=True)
+                learned, kept = self._write_cases(examples, names)
+                job = Job(
+                    stage="teaching",
+                    began=datetime.now(UTC).isoformat(timespec="seconds"),
+                    minutes=minutes,
+                    learned=learned,
+                    kept=kept,
+                    in_use=None if in_use is None else str(in_use.resolve()),
                 )
-            write_whole(self.folder / "cases.csv", table.getvalue())
-            if names:
-                write_whole(
-                    self.folder / NAMES_FILE, json.dumps({str(value): name for value, name in names.items()})
-                )
-            self._job = Job(
-                stage="teaching",
-                began=datetime.now(UTC).isoformat(timespec="seconds"),
-                minutes=minutes,
-                learned=[each.case for each in learned],
-                kept=[each.case for each in kept],
-                in_use=None if in_use is None else str(in_use.resolve()),
-            )
-            return self._go(self._job)
+                return self._go(job)
 
     def resume(self) -> Job:
         """Go on with a run that was cancelled or interrupted.
@@ -194,10 +191,11 @@ class Teaching:
             SettingsError: there is none, or one is under way.
         """
         with self._lock:
-            self._refuse_second()
-            if self._job is None or self._job.stage not in ("cancelled", "interrupted"):
-                raise SettingsError("There is no teaching to go on with; start it.")
-            return self._go(self._job)
+            job = self.job
+            with self._turn_taken():
+                if job is None or job.stage not in ("cancelled", "interrupted"):
+                    raise SettingsError("There is no teaching to go on with; start it.")
+                return self._go(job)
 
     def cancel(self) -> None:
         """Stop the run; what was learned so far is kept, and it can go on."""
@@ -209,7 +207,7 @@ class Teaching:
     def close(self) -> None:
         """Stop the run as the server ends."""
         with self._lock:
-            if self._job is not None and self._job.stage in _RUNNING:
+            if self.running and self._job is not None and self._job.stage in _RUNNING:
                 self._say("interrupted", INTERRUPTED)
                 self._stop()
         if self._thread is not None:
@@ -231,17 +229,57 @@ class Teaching:
 
     # Inside
 
-    def _refuse_second(self) -> None:
+    @contextmanager
+    def _turn_taken(self) -> Iterator[None]:
+        """Keep others from starting: until the run that is started within has ended, or none was."""
         if self.running:
             raise SettingsError("Teaching is under way already; wait for it or stop it.")
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self._turn.acquire()
+        except Timeout:
+            raise SettingsError(
+                "Another server teaches on this worklist; wait for it, or stop it there."
+            ) from None
+        try:
+            yield
+        except BaseException:
+            self._turn.release()
+            raise
+
+    def _write_cases(
+        self, examples: Sequence[Example], names: Mapping[int, str] | None
+    ) -> tuple[list[str], list[str]]:
+        """Write the list of cases, and what labels are called; names of those learned and kept apart."""
+        ordered = sorted(examples, key=lambda each: each.case)
+        kept = ordered[1::KEPT_APART]
+        learned = [each for each in ordered if each not in kept]
+        table = io.StringIO()
+        rows = csv.writer(table)
+        rows.writerow(("case", "image", "label", "split"))
+        for split, cases in (("train", learned), ("dev", kept)):
+            rows.writerows((each.case, each.image.resolve(), each.label.resolve(), split) for each in cases)
+        write_whole(self.folder / "cases.csv", table.getvalue())
+        if names:
+            known = {str(value): name for value, name in names.items()}
+            write_whole(self.folder / NAMES_FILE, json.dumps(known))
+        return [each.case for each in learned], [each.case for each in kept]
 
     def _go(self, job: Job) -> Job:
+        self._job = job
         self._say("teaching", "")
         self._thread = Thread(target=self._run, args=(job,), daemon=True)
         self._thread.start()
         return job
 
     def _run(self, job: Job) -> None:
+        try:
+            self._teach(job)
+        finally:
+            with self._lock:
+                self._turn.release()
+
+    def _teach(self, job: Job) -> None:
         """Teach, measure, decide."""
         cases = str(self.folder / "cases.csv")
         length = () if "--steps" in self.options else ("--minutes", str(job.minutes))
@@ -265,7 +303,12 @@ class Teaching:
             measure = ["evaluate", cases, "--split", "dev", "--clicks", str(CLICKS), "--target", str(TARGET)]
             measure += ["--first", "found", *self._model, "--no-distances"]
             measure += ["--json", str(scores), "--overwrite"]
-            if not self._command(measure + ([] if adapter is None else ["--adapter", adapter])):
+            scores.unlink(missing_ok=True)
+            measure += [] if adapter is None else ["--adapter", adapter]
+            # A case that cannot be read is skipped, which the status says.
+            if not self._command(
+                measure, well=lambda code, scores=scores: code == 0 or (code == 1 and scores.exists())
+            ):
                 return
             found[name] = _clicks(json.loads(scores.read_text()))
         with self._lock:
@@ -277,8 +320,8 @@ class Teaching:
             )
             self._say(*(("offered", f"{said}.") if better else ("no better", f"{said}: it is not offered.")))
 
-    def _command(self, arguments: Sequence[str]) -> bool:
-        """Run a command of this program; whether it ended well."""
+    def _command(self, arguments: Sequence[str], well: Callable[[int], bool] = lambda code: not code) -> bool:
+        """Run a command of this program; whether it ended well, as its exit status says."""
         with (self.folder / LOG).open("ab") as log:
             with self._lock:
                 if self._job is None or self._job.stage not in _RUNNING:
@@ -296,10 +339,11 @@ class Teaching:
                 code = self._process.wait()
         with self._lock:
             self._process = None
-            if code and self._job is not None and self._job.stage in _RUNNING:
+            done = well(code)
+            if not done and self._job is not None and self._job.stage in _RUNNING:
                 said = [line for line in self.log().splitlines() if line.strip()][-1:]
                 self._say("failed", f"Teaching failed: {said[0] if said else 'the log says no more'}")
-            return code == 0
+            return done
 
     def _still(self, stage: Stage) -> bool:
         """Go to another stage unless somebody stopped the run."""

@@ -282,6 +282,17 @@ class Worklist:
                 self._tell(connection, name, state, who, now)
             return self.case(name)
 
+    def check(self, name: str, *, seen: int) -> None:
+        """Refuse work on another version of a case than there is.
+
+        Raises:
+            WorklistConflict: somebody else changed it.
+            WorklistError: there is no such case.
+        """
+        case = self.case(name)
+        if case.version != seen:
+            raise _conflict(case)
+
     def tell(self, name: str, what: str, *, who: str = "") -> None:
         """Note that something happened to a case."""
         with self._writing() as connection:

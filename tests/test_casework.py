@@ -154,6 +154,53 @@ def test_the_later_of_two_is_told_and_chooses(client: TestClient) -> None:
     assert [p["coordinates"] for p in state["objects"][0]["prompts"]] == [[12, 11, 12]]
 
 
+def test_who_changed_nothing_does_not_accept_an_older_version(client: TestClient, folder: Path) -> None:
+    ada, bob = Person(client), Person(client, "bob")
+    ada.open("a")
+    ada.click(12, 11, 10)
+    bob.open("a")
+    ada.click(2, 2, 2, positive=False)
+    assert ada.judge("a", "accepted").status_code == 200
+    prompts = folder / "data/masks/a.prompts.json"
+    written = prompts.read_bytes()
+    refused = bob.judge("a", "accepted", version=1)
+    assert refused.status_code == 422 and "changed by ada" in refused.json()["error"]
+    assert prompts.read_bytes() == written and bob.row("a")["state"] == "accepted"
+    # Bob is asked at once, and says that his is to hold.
+    assert bob.act(do="look")["state"]["case"]["conflict"]
+    assert bob.ask("worklist/resolve", keep="mine").status_code == 200
+    assert bob.row("a")["version"] == 3 and len(bob.act(do="look")["state"]["objects"][0]["prompts"]) == 1
+
+
+def test_a_mask_that_was_there_before_is_not_written_over(client: TestClient, folder: Path) -> None:
+    ada, truth = Person(client), folder / "data/masks/a_mask.nii.gz"
+    truth.parent.mkdir()
+    truth.write_bytes(b"somebody's own")
+    ada.open("a")
+    ada.click(12, 11, 10)
+    refused = ada.judge("a", "accepted")
+    assert refused.status_code == 422 and "was not written by this worklist" in refused.json()["error"]
+    assert truth.read_bytes() == b"somebody's own"
+    truth.unlink()
+    assert ada.judge("a", "accepted").status_code == 200 and truth.stat().st_size > 100
+
+
+def test_what_is_meant_for_another_volume_is_not_done(client: TestClient) -> None:
+    """Pages say which volume they show; scripts need not."""
+    ada = Person(client)
+    first = ada.ask("worklist/case", root=0, path="data", name="a").json()["volume"]["opened"]
+    second = ada.ask("worklist/case", root=0, path="data", name="b").json()["volume"]["opened"]
+    prompt = {"kind": "point", "coordinates": [12, 11, 10], "positive": True}
+    body = {"action": {"do": "add_prompt", "prompt": prompt}, "have": []}
+    for opened, status in ((first, 409), (second, 200), (None, 200)):
+        headers = ada.headers | ({} if opened is None else {"X-Medsam-Volume": str(opened)})
+        assert client.post(f"{API}/act", json=body, headers=headers).status_code == status
+        saved = client.get(f"{API}/prompts", headers=headers)
+        assert saved.status_code == status
+    assert len(ada.act(do="look")["state"]["objects"][0]["prompts"]) == 2
+    assert ada.row("a")["state"] == "new"
+
+
 def test_accepting_writes_the_mask_and_what_made_it(
     client: TestClient, folder: Path, service: Service
 ) -> None:

@@ -15,7 +15,7 @@ from medsam_app.browser.app import create_app
 from medsam_app.browser.service import Service
 from medsam_app.errors import SettingsError
 from medsam_app.taught import ADAPTERS, adapter_of, examples, use_adapter
-from medsam_app.teach_job import Job
+from medsam_app.teach_job import JOB, Job
 from tests.test_casework import HOME, ODD, Person, make_folder
 from tests.two_balls import BRIGHT, NAMES, balls, taught
 
@@ -53,8 +53,17 @@ def test_accepted_cases_are_the_examples(ada: Person, service: Service, folder: 
     found = examples(worklist)[0]
     assert [each.case for each in found] == ["a", "b"]
     assert all(each.image.is_file() and each.label.is_file() for each in found)
+    # A frame of several is none, the first one either: a list of files cannot name it.
+    frames = np.stack([nib.load(folder / "data/a.nii.gz").get_fdata(dtype=np.float32)] * 2, axis=-1)
+    nib.save(nib.Nifti1Image(frames, np.eye(4)), folder / "data/moving.nii.gz")
+    ada.list(refresh=True)
+    assert ada.ask("worklist/case", root=0, path="data", name="moving", frame=0).status_code == 200
+    ada.click(12, 11, 10)
+    assert ada.judge("moving", "accepted").status_code == 200
+    assert [each.case for each in examples(worklist)[0]] == ["a", "b"]
+    ada.open("b")
     # What is empty, or accepted no more, teaches nothing.
-    ada.act(do="undo")
+    ada.click(2, 2, 2, positive=False)
     ada.open(ODD)
     ada.judge(ODD, "accepted", empty=True)
     assert [each.case for each in examples(worklist)[0]] == ["a"]
@@ -83,7 +92,8 @@ def test_new_cases_begin_with_what_the_adapter_finds(
         service.teachings.do(worklist, "use", minutes=1, who="")
     run.folder.mkdir()
     run.adapter.write_bytes(adapter_file.read_bytes())
-    run._job = Job(stage="offered", began="", minutes=1, learned=[], kept=[])
+    job = Job(stage="offered", began="", minutes=1, learned=[], kept=[])
+    (run.folder / JOB).write_text(job.model_dump_json())
     said = ada.ask("worklist/teach", root=0, path="data", what="use").json()
     kept = adapter_of(worklist)
     assert kept is not None and kept.parent == folder / "data" / ADAPTERS

@@ -34,9 +34,10 @@ def wait(teaching: Teaching) -> Job:
     return teaching.job
 
 
-def test_a_run_is_stopped_goes_on_and_is_judged(tmp_path: Path) -> None:
+def test_a_run_is_stopped_goes_on_and_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = examples(write_balls(tmp_path / "data"))
-    teaching = Teaching(tmp_path / "teaching", device="cpu", options=SMALL)
+    monkeypatch.chdir(tmp_path)  # paths may be relative, though the work is done elsewhere
+    teaching = Teaching(Path("teaching"), device="cpu", options=SMALL)
     assert teaching.job is None
     job = teaching.start(found, minutes=1, names={1: "larger ball", 2: "smaller ball"})
     assert (len(job.learned), len(job.kept)) == (3, 1)
@@ -102,6 +103,14 @@ def test_teaching_stops_with_a_server_that_is_killed(tmp_path: Path) -> None:
     )
     assert server.stdout is not None
     pid = int(server.stdout.readline())
+    # A second server sees it at work, and lets it.
+    beside = Teaching(tmp_path / "teaching")
+    assert beside.job is not None and beside.job.stage == "teaching" and not beside.running
+    for begin in (beside.resume, lambda: beside.start(examples(data))):
+        with pytest.raises(SettingsError, match="Another server teaches"):
+            begin()
+    beside.close()
+    assert beside.job.stage == "teaching" and _alive(pid)
     server.kill()
     server.wait()
     end = time.monotonic() + 60

@@ -148,16 +148,21 @@ class Request(BaseModel):
     have: list[str] = Field(default_factory=list, max_length=100_000)
 
 
-def perform(workspace: Workspace, action: Action, have: list[str]) -> bytes:
+def perform(workspace: Workspace, action: Action, have: list[str], *, opened: int | None = None) -> bytes:
     """Apply an action and answer with the state, or change nothing and raise.
 
+    Args:
+        opened: number of the volume that it is meant for, as pages have it; None for the one that is open.
+
     Raises:
+        HTTPException: another volume was opened meanwhile.
         PromptError: no volume is open, or the prompt makes no sense on it.
     """
     with workspace.lock:
         session = workspace.session
         if session is None:
             raise PromptError("No volume is open; open one first.")
+        workspace.check(opened)  # again: it waited for its turn
         workspace.show("Segmenting")
         before, refine = session.objects, session.refine
         try:

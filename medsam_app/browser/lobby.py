@@ -76,12 +76,16 @@ class Workspaces:
             self._free()
             return workspace
 
-    def get(self, token: str | None) -> Workspace | None:
-        """The workspace of a token, or None."""
+    def get(self, token: str | None, *, at_work: bool = True) -> Workspace | None:
+        """The workspace of a token, or None.
+
+        Args:
+            at_work: whether somebody does something; a page that only asks for news keeps nothing alive.
+        """
         with self._lock:
             self._free()
             workspace = self._by_token.get(token or "")
-            if workspace is not None:
+            if workspace is not None and at_work:
                 workspace.last_used = self._clock()
                 self._by_token.move_to_end(workspace.token)
             return workspace

@@ -35,24 +35,33 @@ from medsam_app.errors import MedsamError, PromptError, PromptFileError, SeriesC
 #: Largest body of an action, and of a prompt file (which may hold masks).
 ACTION_BYTES = 8 << 20
 PROMPT_FILE_BYTES = 128 << 20
+#: What a page proves itself with, and the number of the volume that it shows, which scripts leave out.
+Token = Annotated[str | None, Header()]
+Opened = Annotated[int | None, Header()]
 
 
 def make_router(service: Service) -> APIRouter:
     """The routes of a server."""
     router = APIRouter(prefix="/medsam/api")
 
-    def workspace_of(x_medsam_session: Annotated[str | None, Header()] = None) -> Workspace:
-        workspace = service.workspaces.get(x_medsam_session)
+    def looked_at(x_medsam_session: Token = None) -> Workspace:
+        return known(x_medsam_session, at_work=False)
+
+    def workspace_of(x_medsam_session: Token = None, x_medsam_volume: Opened = None) -> Workspace:
+        workspace = known(x_medsam_session, at_work=True)
+        workspace.check(x_medsam_volume)
+        return workspace
+
+    def known(token: str | None, *, at_work: bool) -> Workspace:
+        workspace = service.workspaces.get(token, at_work=at_work)
         if workspace is None:
-            raise HTTPException(401, service.workspaces.why_ended(x_medsam_session))
+            raise HTTPException(401, service.workspaces.why_ended(token))
         return workspace
 
     mine = Depends(workspace_of)
 
     @router.post("/session")
-    def session(
-        request: HttpRequest, x_medsam_session: Annotated[str | None, Header()] = None
-    ) -> dict[str, Any]:
+    def session(request: HttpRequest, x_medsam_session: Token = None) -> dict[str, Any]:
         workspace = service.workspaces.get(x_medsam_session) or service.workspaces.create()
         return service.hello(workspace) | {"login": request.scope.get(LOGIN)}
 
@@ -99,9 +108,14 @@ def make_router(service: Service) -> APIRouter:
         )
 
     @router.post("/act")
-    async def act(request: HttpRequest, workspace: Workspace = mine) -> Response:
+    async def act(
+        request: HttpRequest, workspace: Workspace = mine, x_medsam_volume: Opened = None
+    ) -> Response:
         asked = parse_body(Request, await read_body(request, ACTION_BYTES))
-        work: Callable[[], bytes] = lambda: perform(workspace, asked.action, asked.have)  # noqa: E731
+
+        def work() -> bytes:
+            return perform(workspace, asked.action, asked.have, opened=x_medsam_volume)
+
         quick = asked.action.do in ("select", "change_object", "add_object")
         if quick or (asked.action.do == "look" and not workspace.restored):
             return _binary(await run_in_threadpool(work))
@@ -122,7 +136,7 @@ def make_router(service: Service) -> APIRouter:
 
     add_saves(router, mine)
     add_seeing(router, mine, service)
-    add_worklist_routes(router, service, mine)
+    add_worklist_routes(router, service, mine, Depends(looked_at))
     return router
 
 

@@ -119,10 +119,6 @@ def _write_mask(workspace: Workspace, session: Session, path: Path) -> None:
     save_labels(session.label_map(), session.volume, path, names=session.label_names, colours=colours)
 
 
-def _write_prompts(workspace: Workspace, session: Session, path: Path) -> None:
-    save_prompt_file(session, path)
-
-
 def _write_table(workspace: Workspace, session: Session, path: Path) -> None:
     path.write_text(object_table(_rows(workspace, session), unit=unit_of(workspace)), encoding="utf-8")
 

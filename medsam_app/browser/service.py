@@ -172,6 +172,7 @@ class Service:
             with workspace.lock:
                 session.labels = self.labels_of(workspace)
                 workspace.take(session, name, header)
+                header = workspace.header or header
             # Segmentations refer to the slices, and another series or frame may be wanted.
             needed = source.source == "upload" and (header["dicom"] or header["parts"])
             workspace.hold(source.upload if needed else None)

@@ -76,8 +76,13 @@ class Resolved(BaseModel):
     keep: Literal["mine", "theirs"]
 
 
-def add_worklist_routes(router: APIRouter, service: Service, mine: Any) -> None:
-    """Add the routes; `mine` is the dependency that gives a request's workspace."""
+def add_worklist_routes(router: APIRouter, service: Service, mine: Any, looked_at: Any) -> None:
+    """Add the routes.
+
+    Args:
+        mine: the dependency that gives a request's workspace.
+        looked_at: the same for pages that ask by themselves, which does not count as work.
+    """
     post = router.post
 
     def worklist_of(folder: Folder, *, refresh: bool = False) -> Worklist:
@@ -88,7 +93,7 @@ def add_worklist_routes(router: APIRouter, service: Service, mine: Any) -> None:
         folder: Annotated[Folder, Body()],
         stamp: str = "",
         refresh: bool = False,
-        workspace: Workspace = mine,
+        workspace: Workspace = looked_at,
     ) -> dict[str, Any]:
         worklist = worklist_of(folder, refresh=refresh)
         return {"stamp": stamp} if stamp and stamp == worklist.stamp() else rows(worklist)
@@ -132,7 +137,7 @@ def add_worklist_routes(router: APIRouter, service: Service, mine: Any) -> None:
 
     @post("/worklist/teaching")
     def teaching(
-        folder: Annotated[Folder, Body()], log: bool = False, workspace: Workspace = mine
+        folder: Annotated[Folder, Body()], log: bool = False, workspace: Workspace = looked_at
     ) -> dict[str, Any]:
         return service.teachings.said(worklist_of(folder), log=log)
 

@@ -143,11 +143,14 @@ def open_case(
         work = CaseWork(worklist, case, who=who)
         notes += work.restore(session, workspace.folder)
         if worklist.work(name) is None:
-            _propose(service, workspace, work, session)
+            try:
+                _propose(service, workspace, work, session)
+            except MedsamError as error:
+                notes.append(f"The case begins empty. {error}")
         with workspace.lock:
             session.labels = service.labels_of(workspace)
             workspace.take(session, name.rsplit("/", 1)[-1], header, case=work, notes=notes)
-        return header
+            return workspace.header or header
     finally:
         workspace.show("")
 

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from medsam_app.browser.comparing import Other
     from medsam_app.volume import Volume
 
+ANOTHER = (
+    "Another volume has been opened in this session, so this was not done; reload the page where it does not "
+    "show that one."
+)
 ENDED = "This session has ended; reload the page to begin a new one."
 
 
@@ -87,10 +91,15 @@ class Workspace:
             case: of a worklist, where it is one.
             notes: sentences that the page is told.
         """
-        self.session, self.name, self.header = session, name, header
+        self._volumes += 1
+        self.session, self.name, self.header = session, name, header | {"opened": self._volumes}
         self.case, self.notes = case, list(notes)
         self._keys, self.measurements, self.surfaces, self.other = {}, {}, {}, None
-        self._volumes += 1
+
+    def check(self, opened: int | None) -> None:
+        """Refuse what is meant for another volume than is open, which a page names by its number 'opened'."""
+        if opened is not None and self.session is not None and opened != self._volumes:
+            raise HTTPException(409, ANOTHER)
 
     def show(self, text: str, fraction: float | None = None) -> None:
         """Say how far a job is."""

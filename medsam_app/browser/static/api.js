@@ -3,9 +3,14 @@
  * other site can use it and it never stands in an address.
  */
 
+import { formatBytes } from "./dom.js";
+
 const BASE = new URL("../api/", import.meta.url);
 const HEADER = "X-Medsam-Session";
 const KEPT = "medsam-session";
+/** What the page says of the volume that it shows, and the requests that are not about it. */
+const VOLUME = "X-Medsam-Volume";
+const ABOUT_NO_VOLUME = ["open", "files", "upload", "upload-folder", "progress", "volume", "labels", "worklist"];
 
 /** An answer that says what went wrong, in a sentence for the user. */
 export class ServerError extends Error {
@@ -20,6 +25,7 @@ export class Api {
   constructor() {
     this.token = null;
     this.who = ""; // whose work it is, where nobody is logged in
+    this.opened = null; // number of the volume that the page shows: the session may have another one by then
   }
 
   /** Take up this tab's session after a reload, or begin a new one. */
@@ -34,8 +40,9 @@ export class Api {
 
   async request(path, options = {}) {
     let response;
+    const about = this.opened === null || ABOUT_NO_VOLUME.includes(path.split(/[/?]/)[0]) ? {} : { [VOLUME]: String(this.opened) };
     try {
-      response = await fetch(new URL(path, BASE), { ...options, headers: { [HEADER]: this.token, "X-Medsam-Who": encodeURIComponent(this.who), ...options.headers } });
+      response = await fetch(new URL(path, BASE), { ...options, headers: { [HEADER]: this.token, "X-Medsam-Who": encodeURIComponent(this.who), ...about, ...options.headers } });
     } catch {
       throw new ServerError("The server does not answer. Is it still running?", 0);
     }
@@ -49,10 +56,10 @@ export class Api {
     throw new ServerError(body.error ?? `The server answered with status ${response.status}.`, response.status, body.choice);
   }
 
-  post(path, body) {
+  post(path, body, headers = {}) {
     return this.request(path, {
       method: "POST",
-      headers: { "Content-Type": "application/json" },
+      headers: { "Content-Type": "application/json", ...headers },
       body: JSON.stringify(body),
     });
   }
@@ -75,9 +82,11 @@ export class Api {
    * Do something to the session.
    * @param {object} action what to do, see medsam_app.browser.actions
    * @param {string[]} have keys of the masks this page holds
+   * @param {number} opened number of the volume that it is meant for
    */
-  async act(action, have) {
-    return decodeFrame(await (await this.post("act", { action, have })).arrayBuffer());
+  async act(action, have, opened = this.opened) {
+    const about = opened === null ? {} : { [VOLUME]: String(opened) };
+    return decodeFrame(await (await this.post("act", { action, have }, about)).arrayBuffer());
   }
 
   /** Where the model is in doubt about an object's mask. @returns {Promise<{worst: number[]|null, masks: object[]}>} */
@@ -104,12 +113,12 @@ export class Api {
   /** Voxels of the session's volume; `onProgress(fraction)` while they arrive. */
   async voxels(bytes, onProgress) {
     const response = await this.request("volume");
-    const buffer = new ArrayBuffer(bytes);
+    const buffer = room(bytes);
     const target = new Uint8Array(buffer);
     const reader = response.body.getReader();
     let received = 0;
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch(() => ({ done: true }));
       if (done) break;
       if (received + value.length > bytes) throw new ServerError("The server sent more voxels than it announced.", 0);
       target.set(value, received);
@@ -205,6 +214,15 @@ export class Api {
     link.remove();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
     return name;
+  }
+}
+
+/** Memory for a volume's voxels. */
+function room(bytes) {
+  try {
+    return new ArrayBuffer(bytes);
+  } catch {
+    throw new ServerError(`The browser has no room for the ${formatBytes(bytes)} of this volume; close other pages, or open a smaller one.`, 413);
   }
 }
 

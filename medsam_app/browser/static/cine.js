@@ -117,8 +117,10 @@ export class Cine {
 
   mark() {
     const fresh = iconButton({ icon: this.playing ? "stop" : "play", label: this.playing ? "Stop" : "Play the frames", id: "cine-play", class: "plain", onclick: () => this.toggle() });
+    const focused = this.play.matches(":focus-visible");
     this.play.replaceWith(fresh);
     this.play = fresh;
+    if (focused) fresh.focus();
   }
 
   /** Prompts belong to the frame that is open. */

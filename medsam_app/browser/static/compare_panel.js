@@ -92,7 +92,7 @@ export class ComparePanel {
       const answer = await this.viewer.api.compare(request);
       for (const header of answer.masks) this.masks.set(header.key, new Mask(header, header.bits));
       if (wanted === this.wanted() || other) this.show(answer);
-    });
+    }, Boolean(other));
   }
 
   show(answer) {

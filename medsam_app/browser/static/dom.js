@@ -23,6 +23,15 @@ export function h(tag, attributes = {}, ...children) {
   return node;
 }
 
+/** Replace what an element holds; who goes through it by keys stays at the same place. */
+export function refill(parent, ...children) {
+  const reachable = () => [...parent.querySelectorAll("button, input, select, a[href], [tabindex]")];
+  const at = parent.querySelector(":focus-visible") ? reachable().indexOf(document.activeElement) : -1;
+  parent.replaceChildren(...children);
+  const now = reachable();
+  if (at >= 0) now[Math.min(at, now.length - 1)]?.focus();
+}
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Strokes of the icons on a 24 x 24 grid. */

@@ -1,6 +1,6 @@
 /** Tools for the mask of the selected object: brush, tools in millimetres, locks, other objects. */
 
-import { formatMl, h, iconButton } from "./dom.js";
+import { formatMl, h, iconButton, refill } from "./dom.js";
 
 const TOOLS = [
   ["fill holes", "Fill holes", "Fill what the mask encloses"],
@@ -64,7 +64,7 @@ export class EditPanel {
     if (!selected || !viewer.geometry) return;
     for (const button of [...this.tools, this.subtract, this.merge]) button.disabled = !selected.mask;
     this.updateSlice();
-    this.locks.replaceChildren(...selected.locks.map((lock) => this.lockRow(lock)));
+    refill(this.locks, ...selected.locks.map((lock) => this.lockRow(lock)));
     const others = state.objects.filter((object) => object !== selected);
     const chosen = this.other.value;
     this.other.replaceChildren(...others.map((object) => h("option", { value: object.id, text: object.name })));

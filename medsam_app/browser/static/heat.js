@@ -74,7 +74,7 @@ export class Heat {
         this.known = wanted;
         this.map = { worst, start, size, values: bits };
         this.viewer.redraw();
-      });
+      }, false);
     });
     return this.asked;
   }

@@ -1,6 +1,6 @@
 /** What was done to the selected object; a click on a step takes this object, and no other, back to it. */
 
-import { h } from "./dom.js";
+import { h, refill } from "./dom.js";
 
 export class HistoryPanel {
   /** @param {import("./viewer.js").Viewer} viewer */
@@ -23,7 +23,7 @@ export class HistoryPanel {
     if (this.wanted !== viewer.state) return undefined; // a newer answer is on its way
     const latest = steps.findLastIndex((step) => step.now);
     const rows = steps.map((step, index) => this.row(step, index === latest));
-    return this.list.replaceChildren(...rows.reverse());
+    return refill(this.list, ...rows.reverse());
   }
 
   /** What was done, without the name of the object, which the heading has. */

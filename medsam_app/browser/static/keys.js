@@ -108,7 +108,7 @@ export function listenToKeys(viewer) {
     }
     if (document.querySelector("dialog[open]") && event.key !== "?") return;
     if (event.key === " ") {
-      if (event.target.closest?.("button, summary, a")) return;
+      if (event.target.closest?.("button, summary, a, input[type=checkbox]")) return;
       viewer.setSpaceHeld(true);
       event.preventDefault();
       return;

@@ -1,6 +1,6 @@
 /** What the selected object measures, and where: asked of the server only while the panel is shown. */
 
-import { formatMl, h, iconButton } from "./dom.js";
+import { formatMl, h, iconButton, refill } from "./dom.js";
 import { PLANES } from "./geometry.js";
 
 const LINE = "#ffe66d";
@@ -43,21 +43,26 @@ export class MeasurePanel {
     this.save.disabled = !this.viewer.state.objects.some((each) => each.mask);
     const wanted = this.wanted();
     if (wanted === this.known && wanted) return this.drawPlot();
+    const another = this.known?.split(":")[0] !== object?.id;
     this.known = wanted;
     if (!wanted) return this.show(null);
+    if (another) this.show(null, "", "Measuring…");
     return this.viewer.guard(async () => {
-      const answer = await this.viewer.api.measurements(object.id);
+      const answer = await this.viewer.api.measurements(object.id).catch((error) => {
+        if (wanted === this.known) this.known = null; // it is asked for again
+        throw error;
+      });
       if (wanted === this.wanted()) this.show(answer.measurement, answer.unit);
     });
   }
 
-  /** @param {object|null} made a medsam_app.measurements.Measurement */
-  show(made, unit = "") {
+  /** @param {object|null} made a medsam_app.measurements.Measurement @param {string} [hint] shown without one */
+  show(made, unit = "", hint = "An object is measured once it has a mask.") {
     this.made = made?.voxels ? made : null;
     this.areas.hidden = !this.made;
     this.viewer.redrawOverlays();
     if (!this.made) {
-      this.body.replaceChildren(h("p.hint", { text: "An object is measured once it has a mask." }));
+      this.body.replaceChildren(h("p.hint", { text: hint }));
       return;
     }
     const value = (number) => `${Number(number.toPrecision(4))}`;
@@ -70,7 +75,7 @@ export class MeasurePanel {
     ];
     const rows = facts.map(([name, text]) => h("div.fact", {}, h("span.muted", { text: name }), h("span", { text })));
     const lines = made.diameters.map((each) => this.diameterRow(each));
-    this.body.replaceChildren(...rows, h("h2", { text: "Longest diameter × across" }), ...lines);
+    refill(this.body, ...rows, h("h2", { text: "Longest diameter × across" }), ...lines);
     this.drawPlot();
   }
 

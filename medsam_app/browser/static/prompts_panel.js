@@ -1,6 +1,6 @@
 /** The prompts of the selected object. */
 
-import { h, icon, iconButton } from "./dom.js";
+import { h, icon, iconButton, refill } from "./dom.js";
 
 export class PromptsPanel {
   /** @param {import("./viewer.js").Viewer} viewer */
@@ -29,7 +29,7 @@ export class PromptsPanel {
     );
     const rows = prompts.map((prompt, index) => this.promptRow(prompt, index));
     const hint = h("p.hint", { text: "Click inside the object (2), outside it (3), drag a box around it (4), or paint it (5)." });
-    this.list.replaceChildren(...(rows.length ? rows.reverse() : [hint]));
+    refill(this.list, ...(rows.length ? rows.reverse() : [hint]));
   }
 
   promptRow(prompt, index) {

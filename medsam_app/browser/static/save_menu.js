@@ -74,7 +74,8 @@ export class SaveMenu {
     ];
   }
 
-  saveMask(format = this.format) {
+  async saveMask(format = this.format) {
+    await this.viewer.queue; // what was clicked before is in the file
     if (!this.hasMask) return this.viewer.toasts.show("There is no mask to save yet; click inside an object first.", "warning");
     localStorage.setItem(KEPT, format);
     this.update();
@@ -83,10 +84,14 @@ export class SaveMenu {
 
   save(path, options) {
     const { viewer } = this;
-    return viewer.watch("Saving", async () => viewer.toasts.show(`Saved ${await viewer.api.download(path, options)}`));
+    return viewer.watch("Saving", async () => {
+      await viewer.queue;
+      viewer.toasts.show(`Saved ${await viewer.api.download(path, options)}`);
+    });
   }
 
   async saveCase() {
+    await this.viewer.queue;
     const body = await screenshot(this.viewer);
     return this.save(`case?${new URLSearchParams({ format: this.format })}`, { method: "POST", body });
   }

@@ -2,7 +2,7 @@
 
 import { ComparePanel } from "./compare_panel.js";
 import { choiceText } from "./dialogs.js";
-import { byHand, formatMl, h, icon, iconButton } from "./dom.js";
+import { byHand, formatMl, h, icon, iconButton, refill } from "./dom.js";
 import { MeasurePanel } from "./measure_panel.js";
 import { EditPanel } from "./edit_panel.js";
 import { HistoryPanel } from "./history_panel.js";
@@ -85,7 +85,7 @@ export class Sidebar {
   updateObjects() {
     const { state } = this.viewer;
     if (this.objects.contains(document.activeElement) && document.activeElement.dataset.editing) return;
-    this.objects.replaceChildren(...state.objects.map((object) => this.objectRow(object)));
+    refill(this.objects, ...state.objects.map((object) => this.objectRow(object)));
     const selected = this.objects.querySelector("[aria-selected=true]");
     selected?.scrollIntoView({ block: "nearest" });
   }
@@ -100,11 +100,11 @@ export class Sidebar {
       onclick: stop,
       onchange: (event) => viewer.changeObject(object.id, { colour: event.target.value }),
     });
-    const name = this.editable("name", object.name, `Name of ${object.name}`, (value) => viewer.changeObject(object.id, { name: value }));
-    const label = this.editable("label", String(object.label), "Label value in the saved mask", (value) => {
+    const name = this.editable(object, "name", `Name of ${object.name}`, (value) => viewer.changeObject(object.id, { name: value }));
+    const label = this.editable(object, "label", "Label value in the saved mask", (value) => {
       const number = Number(value);
-      if (Number.isInteger(number) && number > 0) viewer.changeObject(object.id, { label: number });
-      else viewer.toasts.show(`A label value is a whole number from 1 up; got '${value}'.`, "warning");
+      if (Number.isInteger(number) && number > 0) return viewer.changeObject(object.id, { label: number });
+      return viewer.toasts.show(`A label value is a whole number from 1 up; got '${value}'.`, "warning");
     });
     const facts = object.mask
       ? [h("span", { text: formatMl(object.volume_ml), title: "Volume" }), byHand(object) ? h("span", { text: "by hand", title: "No model was asked about this mask" }) : scoreBar(object.score)]
@@ -125,8 +125,9 @@ export class Sidebar {
     );
   }
 
-  /** A field that looks like text until it is edited. */
-  editable(kind, value, label, commit) {
+  /** A field of an object that looks like text until it is edited. */
+  editable(object, kind, label, commit) {
+    const value = String(object[kind]);
     const input = h(`input.editable.${kind}`, { type: "text", value, "aria-label": label, title: label, maxLength: kind === "label" ? 5 : 80, autocomplete: "off", spellcheck: false });
     input.addEventListener("focus", () => (input.dataset.editing = "true"));
     input.addEventListener("click", (event) => input.closest("[aria-selected=true]") && event.stopPropagation());
@@ -138,8 +139,9 @@ export class Sidebar {
     input.addEventListener("blur", () => {
       delete input.dataset.editing;
       const text = input.value.trim();
-      if (text && text !== value) commit(text);
-      else input.value = value;
+      const done = text && text !== value ? commit(text) : undefined;
+      // What was refused does not stay there as if it held.
+      Promise.resolve(done).then(() => (input.value = String(this.viewer.state.objects.find(({ id }) => id === object.id)?.[kind] ?? value)));
     });
     return input;
   }

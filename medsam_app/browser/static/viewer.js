@@ -28,6 +28,8 @@ export class Viewer extends Scene {
     this.worklist = new Worklist(this);
     root.append(this.worklist.element);
     this.listenToDrops();
+    // A list that was chosen from with the mouse does not take the next key, which is a hotkey.
+    root.addEventListener("change", ({ target }) => target.matches("select") && !this.keyboard.last && target.blur());
   }
 
   /** Connect, and show the volume that the session holds or the one the server was started with. */
@@ -64,24 +66,32 @@ export class Viewer extends Scene {
     return this.act({ do: "replace_prompt", object: this.state.selected, index, prompt }, "Segmenting");
   }
 
+  /** Delete a prompt of the selected object, wherever it stands once those before it are done. */
   deletePrompt(index) {
-    return this.act({ do: "delete_prompt", object: this.state.selected, index }, "Segmenting");
+    const wanted = this.selected?.prompts[index];
+    const object = this.state.selected;
+    return this.act(() => {
+      const prompts = this.state.objects.find(({ id }) => id === object)?.prompts ?? [];
+      const at = [index, ...prompts.keys()].find((n) => samePrompt(prompts[n], wanted));
+      return at === undefined ? null : { do: "delete_prompt", object, index: at };
+    }, "Segmenting");
   }
 
   deletePromptAtHand() {
-    const count = this.selected?.prompts.length ?? 0;
-    if (count) return this.deletePrompt(this.hotPrompt ?? count - 1);
-    return this.toasts.show("This object has no prompts to delete.");
+    if (this.hotPrompt !== null) return this.deletePrompt(this.hotPrompt);
+    return this.act(() => {
+      const count = this.selected?.prompts.length ?? 0;
+      if (!count) this.toasts.show("This object has no prompts to delete.");
+      return count ? { do: "delete_prompt", object: this.state.selected, index: count - 1 } : null;
+    }, "Segmenting");
   }
 
   undo() {
-    if (this.state.can_undo) return this.act({ do: "undo" }, "Undoing");
-    return this.toasts.show("Nothing to undo.");
+    return this.act(() => (this.state.can_undo ? { do: "undo" } : void this.toasts.show("Nothing to undo.")), "Undoing");
   }
 
   redo() {
-    if (this.state.can_redo) return this.act({ do: "redo" }, "Redoing");
-    return this.toasts.show("Nothing to redo.");
+    return this.act(() => (this.state.can_redo ? { do: "redo" } : void this.toasts.show("Nothing to redo.")), "Redoing");
   }
 
   nextTheme() {
@@ -120,16 +130,17 @@ export class Viewer extends Scene {
 
   /**
    * Do one thing after the other: clicks made while the server thinks wait for their turn. An action that
-   * depends on the state is given as a function, called when its turn has come.
+   * depends on the state is given as a function, called when its turn has come; it may find nothing to do.
    */
   act(action, what) {
-    const now = () => (typeof action === "function" ? action() : action);
     const { volume } = this; // what is meant for one volume is not done to the next
     const run = () =>
       volume === this.volume &&
       this.watch(what, async () => {
+        const now = typeof action === "function" ? action() : action;
+        if (!now) return;
         const { objects } = this.state;
-        this.take(await this.api.act(now(), this.masks.keys()));
+        this.take(await this.api.act(now, this.masks.keys(), volume.opened));
         this.sidebar.labels.tell(objects);
       });
     this.queue = this.queue.then(run);
@@ -248,8 +259,11 @@ export class Viewer extends Scene {
 
   async show({ volume, frame }) {
     const buffer = await this.api.voxels(volume.bytes, (fraction) => this.progress.update("Loading the volume", fraction));
+    // All at once from here: picture, objects and masks are of one volume, whoever clicks meanwhile.
+    frame ??= await this.api.act({ do: "look" }, [], volume.opened);
     this.masks.clear();
     this.volume = volume;
+    this.api.opened = volume.opened;
     this.image = new VolumeImage(volume, buffer);
     this.geometry = new Geometry(volume);
     this.view.hidden.clear();
@@ -262,7 +276,7 @@ export class Viewer extends Scene {
     this.sidebar.compare.clear(false);
     this.applyPreset(0);
     this.voice.tell("volume", `${volume.name} is open`);
-    this.take(frame ?? (await this.api.act({ do: "look" }, [])));
+    this.take(frame);
     this.root.dataset.ready = "true";
     this.guard(() => this.toolbar.save.setVolume());
   }
@@ -306,15 +320,18 @@ export class Viewer extends Scene {
     }
   }
 
-  /** Run something on the server and show how far it is. */
-  watch(what, work) {
+  /**
+   * Run something on the server and show how far it is.
+   * @param {boolean} [asked] whether the user did it: then messages about what was done before go
+   */
+  watch(what, work, asked = true) {
     return this.guard(async () => {
       this.progress.update(what, null, 700);
       const timer = setInterval(async () => {
         const { text, fraction } = await this.api.progress().catch(() => ({}));
         if (this.busy && text) this.progress.update(text, fraction);
       }, 900);
-      const told = this.toasts.shown;
+      const told = asked ? this.toasts.shown : [];
       try {
         const done = await work();
         for (const toast of told) toast.remove(); // they were about what was done before
@@ -324,6 +341,12 @@ export class Viewer extends Scene {
       }
     });
   }
+}
+
+/** Whether two prompts of a state are the same one, honoured or not. */
+function samePrompt(one, other) {
+  const content = ({ unmet, ...rest }) => JSON.stringify(rest);
+  return Boolean(one && other) && content(one) === content(other);
 }
 
 /** Build the viewer inside an element of the page. */

@@ -27,6 +27,7 @@ export class Worklist {
     this.where = null; // {root, path} of the folder
     this.data = { stamp: "", folder: "", counts: {}, cases: [] };
     this.current = null; // name of the case that is open
+    this.bound = null; // of the one that was asked for last, until it is open
     this.version = 0;
     this.asking = false;
     this.heading = h("h2", {});
@@ -132,7 +133,12 @@ export class Worklist {
   /** Open a case when all that was clicked before is done. @param {object} [part] such as {frame: 2} */
   openCase(name, part = {}) {
     const { viewer } = this;
-    viewer.queue = viewer.queue.then(() => viewer.watch("Reading the volume", () => this.openNow(name, part)));
+    const bound = (this.bound = { name });
+    viewer.queue = viewer.queue.then(async () => {
+      if (this.bound !== bound) return; // another one was asked for since
+      await viewer.watch("Reading the volume", () => this.openNow(name, part));
+      if (this.bound === bound) this.bound = null;
+    });
     return viewer.queue;
   }
 
@@ -150,7 +156,8 @@ export class Worklist {
   /** The case before or after in the list as it is shown. */
   step(by) {
     const rows = this.rows();
-    const at = rows.findIndex((each) => each.name === this.current);
+    const from = this.bound?.name ?? this.current;
+    const at = rows.findIndex((each) => each.name === from);
     const next = at < 0 ? rows[0] : rows[at + by];
     if (next) return this.openCase(next.name);
     return this.viewer.toasts.show(by > 0 ? "That is the last case of the list." : "That is the first case of the list.");
@@ -161,6 +168,7 @@ export class Worklist {
     const { viewer, current: name } = this;
     if (!name) return this.where && viewer.toasts.show("No case is open; choose one from the list.");
     await viewer.queue;
+    if (this.current !== name) return undefined; // it was said of another case
     const empty = !viewer.state.objects.some((object) => object.mask);
     if (state === "accepted" && empty && !(await askEmpty(viewer.root, name))) return undefined;
     viewer.queue = viewer.queue.then(() =>
