@@ -131,6 +131,8 @@ class Session(ObjectEditor):
         made = self.predictor.predict_prompts(asked.prompts, label=label, refine=refine, progress=progress)
         with self._lock:
             self._predictions[object_id] = (wanted, made)
+            for gone in self._predictions.keys() - {each.id for each in self.objects}:
+                del self._predictions[gone]  # made again where it comes back
         return made
 
     def doubt(self, object_id: str) -> Doubt | None:

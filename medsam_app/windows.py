@@ -254,6 +254,8 @@ def _keep_detail(
     if coarse is None or before.roi != roi:
         moved = move_values(before.logits, before.roi, roi, fill=compliance.EXCLUDED)
         coarse = mask_from_logits(moved, roi)
+    if coarse[1] is before.patch:  # what was settled changed nothing
+        return start, patch
     detail = difference_box(*coarse, before.start, before.patch)
     if detail is None:
         return start, patch

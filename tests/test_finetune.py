@@ -190,10 +190,9 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     data = write_balls(tmp_path / "data")
     options = ["--steps", "2", "--set", "batch=2", "--set", "window=[16,16,16]", "--set", "spacing=2"]
     options += ["--set", "validate_steps=0", "--device", "cpu", "--no-preflight"]
-    alone = ["-m", "medsam_app"]
-    both = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *alone]
-    for name, start in (("one", alone), ("two", both)):
-        command = [sys.executable, *start, "finetune", str(data), "-o", str(tmp_path / name), *options]
+    for name, more in (("one", []), ("two", ["--processes", "2"])):
+        command = [sys.executable, "-m", "medsam_app", "finetune", str(data), "-o", str(tmp_path / name)]
+        command += [*options, *more]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
