@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from medsam_app.dicom import looks_like_dicom
 from medsam_app.errors import VolumeError
+from medsam_app.machine import machine_fault, no_temporary_folder
 from medsam_app.memory import format_bytes
 
 #: Bytes that a zip may unpack to, and files it may hold.
@@ -26,21 +27,34 @@ def unpacked(path: Path) -> Iterator[tuple[Path, list[Path] | None]]:
     A .zip is unpacked into a temporary folder that is gone afterwards.
 
     Raises:
-        VolumeError: the .zip is damaged, locked, too large, or would write outside its folder.
+        VolumeError: the .zip is damaged, locked, too large, or would write outside its folder, or
+            (MachineFault) there is no room to unpack it.
     """
     if path.is_dir():
         yield path, None
     elif path.suffix.lower() != ".zip":
         yield path.parent, [path]
     else:
-        with tempfile.TemporaryDirectory(prefix="dicom-") as folder:
+        with _temporary(path) as folder:
             try:
                 _extract(path, Path(folder))
-            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError) as error:
                 raise VolumeError(
                     f"'{path.name}' is not a .zip file or is damaged; make it again."
                 ) from error
+            except OSError as error:
+                fault = machine_fault(path, error, done="unpacked")
+                if fault is None:
+                    raise
+                raise fault from error
             yield Path(folder), None
+
+
+def _temporary(path: Path) -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="dicom-")
+    except OSError as error:
+        raise no_temporary_folder(path, error) from error
 
 
 def _extract(path: Path, folder: Path) -> None:

@@ -213,7 +213,7 @@ def plan_folder(
         )
     jobs = []
     for each, what in zip(found, asked, strict=True):
-        if zlib.crc32(each.case.encode()) % shard.count == shard.number - 1:
+        if zlib.crc32(each.case.encode("utf-8", "surrogateescape")) % shard.count == shard.number - 1:
             ending = ending_for(each.path, settings.format)
             place = output / (each.case if settings.separate else each.case + ending)
             key = _key(each.path, *what.files) + _digest(repr(what.rows))

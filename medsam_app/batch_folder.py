@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +12,15 @@ from pathlib import Path
 
 from medsam_app.dataset_parts import stem
 from medsam_app.dicom import SeriesInfo, looks_like_dicom
-from medsam_app.errors import MedsamError, VolumeError
+from medsam_app.errors import MachineFault, MedsamError, VolumeError
 from medsam_app.headers import SUFFIXES
+from medsam_app.machine import machine_fault
 from medsam_app.volume import list_series
 
 #: Endings of files that hold slices of a series together with the others of their folder.
 _SLICES = (".dcm", ".ima", ".dic", ".dicom")
+#: What is said of a link to nothing, or to itself.
+_NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _FILES = tuple(suffix for suffix in SUFFIXES if suffix not in (".dcm", ".zip"))
 
 
@@ -28,25 +33,28 @@ class Found:
         path: file or folder.
         series: UID of a DICOM series; None for a volume that is none, or the only series of its folder.
         problem: a sentence where it is known already that it cannot be read.
+        unread: whether that is no fault of its own: nobody knows what is in it.
     """
 
     case: str
     path: Path
     series: str | None = None
     problem: str = ""
+    unread: bool = False
 
 
 def find_volumes(folder: Path, *, leave_out: Sequence[Path] = ()) -> list[Found]:
     """All volumes under a folder, in the order of their names; hidden files and folders are left out.
 
     A file with the ending of a volume is one, whatever it holds. A folder with DICOM slices holds a volume
-    for each of its series, those in folders below among them; so does a .zip.
+    for each of its series, those in folders below among them; so does a .zip. A folder that may not be looked
+    into is a volume with a problem, so that what is in it is missed; it keeps nobody from the others.
 
     Args:
         leave_out: files and folders that are not looked at.
 
     Raises:
-        VolumeError: no such folder, or nothing in it.
+        VolumeError: no such folder, nothing in it, or nothing that can be looked at.
     """
     if folder.is_file():
         raise VolumeError(
@@ -56,7 +64,9 @@ def find_volumes(folder: Path, *, leave_out: Sequence[Path] = ()) -> list[Found]
     if not folder.is_dir():
         raise VolumeError(f"There is no folder '{folder}'; give the folder that holds the volumes.")
     hidden = {path.resolve() for path in (folder, *leave_out)}
-    found = [each for path in _walk(folder, hidden) for each in _volumes(path, folder)]
+    found = [each for path, problem in _walk(folder, hidden) for each in _volumes(path, folder, problem)]
+    if found and all(each.unread for each in found):
+        raise VolumeError(found[0].problem)
     if not found:
         raise VolumeError(
             f"The folder '{folder}' holds no volume; give one with {', '.join(_FILES)} files or DICOM slices."
@@ -64,20 +74,39 @@ def find_volumes(folder: Path, *, leave_out: Sequence[Path] = ()) -> list[Found]
     return sorted(_told_apart(found), key=lambda each: each.case)
 
 
-def _walk(folder: Path, hidden: set[Path], *, slices: bool = True) -> Iterator[Path]:
-    """Files that are volumes, and folders that hold slices."""
-    entries = sorted(
-        path for path in folder.iterdir() if not path.name.startswith(".") and path.resolve() not in hidden
-    )
-    files = [path for path in entries if path.is_file()]
-    if slices and any(_is_slice(path) for path in files):
-        yield folder
-        slices = False  # those below are series of this folder
-    yield from (path for path in files if path.name.lower().endswith((*_FILES, ".zip")))
+def _walk(folder: Path, hidden: set[Path], *, slices: bool = True) -> Iterator[tuple[Path, str]]:
+    """Files that are volumes and folders that hold slices; what may not be looked at, with why."""
+    files: list[Path] = []
+    folders: list[Path] = []
+    try:
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        yield folder, _closed(folder, error)
+        return
     for path in entries:
-        if path.is_dir() and path.resolve() not in hidden:
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            if error.errno not in _NOTHING:
+                yield path, _closed(path, error)
+            continue
+        if stat.S_ISDIR(mode):
+            folders.append(path)
+        elif stat.S_ISREG(mode) and path.resolve() not in hidden:
+            files.append(path)
+    if slices and any(_is_slice(path) for path in files):
+        yield folder, ""
+        slices = False  # those below are series of this folder
+    yield from ((path, "") for path in files if path.name.lower().endswith((*_FILES, ".zip")))
+    for path in folders:
+        if path.resolve() not in hidden:
             hidden.add(path.resolve())  # a link back to where it lies would never end
             yield from _walk(path, hidden, slices=slices)
+
+
+def _closed(path: Path, error: OSError) -> str:
+    why = f"'{path.name}' cannot be looked at ({error.strerror}); change its permissions, or move it away."
+    return str(machine_fault(path, error) or why)
 
 
 def _is_slice(path: Path) -> bool:
@@ -93,14 +122,16 @@ def _is_slice(path: Path) -> bool:
         return False
 
 
-def _volumes(path: Path, root: Path) -> list[Found]:
+def _volumes(path: Path, root: Path, problem: str) -> list[Found]:
     name = "/".join((*path.relative_to(root).parts[:-1], stem(path))) if path != root else root.resolve().name
+    if problem:
+        return [Found(name, path, problem=problem, unread=True)]
     if path.is_file() and not path.name.lower().endswith(".zip"):
         return [Found(name, path)]
     try:
         series = list_series(path)
     except MedsamError as error:
-        return [Found(name, path, problem=str(error))]
+        return [Found(name, path, problem=str(error), unread=isinstance(error, MachineFault))]
     if len(series) == 1:
         return [Found(name, path)]
     return [

@@ -151,9 +151,10 @@ def objects_of_mask(path: Path, volume: Volume, settings: BatchSettings, case: s
     values = [int(value) for value in np.unique(mask) if value]
     if not values:
         raise PromptError(f"The mask '{path.name}' is empty: it does not say where anything is.")
+    own = zlib.crc32(case.encode("utf-8", "surrogateescape"))
     found = []
     for value in values:
-        rng = np.random.default_rng([settings.seed, zlib.crc32(case.encode()), value])
+        rng = np.random.default_rng([settings.seed, own, value])
         inside = mask == value
         prompts: list[AnyPrompt] = []
         if settings.from_masks in ("box", "both"):

@@ -9,7 +9,9 @@ from medsam_app.dataset_parts import (
     NAMES_FILE,
     Dataset,
     Gathering,
+    is_volume,
     names_beside,
+    seen_in,
     stem,
     volumes_in,
 )
@@ -72,14 +74,21 @@ def _match(found: Gathering, image_folder: Path, label_folder: Path) -> None:
 
 
 def labels_beside(folder: Path) -> list[Path]:
-    """Label maps of a folder that lie beside an image of their name, in it or in two folders of it."""
-    inside = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
-    images = [path for name in IMAGE_FOLDERS if name in inside for path in volumes_in(inside[name])]
-    labels = [path for name in LABEL_FOLDERS if name in inside for path in volumes_in(inside[name])]
-    here = volumes_in(folder)
+    """Label maps of a folder that lie beside an image of their name, in it or in two folders of it.
+
+    What cannot be looked at is neither.
+    """
+    inside = {path.name.lower(): path for path in seen_in(folder)[1]}
+    images = [path for name in IMAGE_FOLDERS if name in inside for path in _volumes(inside[name])]
+    labels = [path for name in LABEL_FOLDERS if name in inside for path in _volumes(inside[name])]
+    here = _volumes(folder)
     by_name = [path for path in here if _LABEL_ENDING.search(stem(path))]
     found = _named_as(labels, images)
     return found + _named_as(by_name, [path for path in here if path not in by_name])
+
+
+def _volumes(folder: Path) -> list[Path]:
+    return [path for path in seen_in(folder)[0] if is_volume(path)]
 
 
 def _named_as(labels: list[Path], images: list[Path]) -> list[Path]:

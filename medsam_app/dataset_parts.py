@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -192,11 +195,38 @@ def volumes_in(folder: Path, *, folders: bool = False) -> list[Path]:
     """
     found = []
     for path in sorted(folder.iterdir()):
-        if not path.name.startswith("."):  # such as the '._x.nii.gz' that macOS leaves in archives
-            volume = path.name.lower().endswith(tuple(SUFFIXES)) and path.is_file()
-            if volume or (folders and path.is_dir()):
-                found.append(path)
+        shown = not path.name.startswith(".")
+        if (is_volume(path) and path.is_file()) or (folders and shown and path.is_dir()):
+            found.append(path)
     return found
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a file has the ending of a volume and is not hidden, as the '._x.nii.gz' of macOS are."""
+    return not path.name.startswith(".") and path.name.lower().endswith(tuple(SUFFIXES))
+
+
+def seen_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files and folders in a folder by name, but for those that cannot be looked at."""
+    files: list[Path] = []
+    folders: list[Path] = []
+    with suppress(OSError):
+        for path in sorted(folder.iterdir()):
+            with suppress(OSError):
+                mode = path.stat().st_mode
+                if stat.S_ISDIR(mode):
+                    folders.append(path)
+                elif stat.S_ISREG(mode):
+                    files.append(path)
+    return files, folders
+
+
+def folders_under(folder: Path) -> Iterator[Path]:
+    """A folder and all below, but for those that cannot be looked at; links are not followed further."""
+    for place, inside, _ in os.walk(folder):
+        here = Path(place)
+        yield here
+        yield from (here / name for name in inside if (here / name).is_symlink())
 
 
 def read_json(path: Path) -> Any:

@@ -21,7 +21,7 @@ from medsam_app.dataset_folders import (
     sibling_folders,
     suffix_pairs,
 )
-from medsam_app.dataset_parts import Dataset, Problem
+from medsam_app.dataset_parts import Dataset, Problem, folders_under
 from medsam_app.errors import DatasetError, MedsamError
 from medsam_app.headers import READABLE
 
@@ -53,13 +53,13 @@ def find_cases(path: str | Path) -> Dataset:
 
 def label_files(folder: Path) -> set[Path]:
     """Label maps under a folder that belong to an image: as their names tell, or a manifest.json or
-    dataset.json. A file that belongs to none is not among them.
+    dataset.json. A file that belongs to none is not among them, nor is one that cannot be looked at.
     """
     found: set[Path] = set()
-    for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+    for place in folders_under(folder):
         found.update(labels_beside(place))
-        if any((place / name).is_file() for name in (MANIFEST, DATASET)):
-            with suppress(MedsamError):  # one that describes nothing hides nothing
+        with suppress(MedsamError, OSError):  # one that describes nothing, or cannot be read, hides nothing
+            if any((place / name).is_file() for name in (MANIFEST, DATASET)):
                 found.update(case.label for case in find_cases(place).cases)
     return {path.resolve() for path in found}
 

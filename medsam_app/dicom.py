@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from medsam_app.errors import SeriesChoice, VolumeError
 from medsam_app.headers import sitk_reader
+from medsam_app.whole_file import is_text
 
 #: Not images: segmentations, presentation states, reports, radiotherapy, directories, raw data.
 _NOT_IMAGES = re.compile(
@@ -72,9 +73,14 @@ class SeriesInfo:
     @property
     def label(self) -> str:
         """One line for a list of choices."""
-        name = self.description or "without description"
+        name = _readable(self.description) or "without description"
         size = f"{self.slices} slices of {self.columns} x {self.rows}"
         return f"{self.modality or 'unknown modality'}, {name}, {size}"
+
+
+def _readable(text: str) -> str:
+    """Text of a tag; SimpleITK gives bytes that are not UTF-8 as they are, which are read as Latin 1."""
+    return text if is_text(text) else text.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
 def looks_like_dicom(start: bytes) -> bool:

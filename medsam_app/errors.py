@@ -5,7 +5,8 @@ what to do next. The command line prints the message and exits with status 2; th
 
     MedsamError
     ├── VolumeError        a file or folder that cannot be used as a volume
-    │   └── SeriesChoice   it holds several series or frames: one must be chosen (carries the choices)
+    │   ├── SeriesChoice   it holds several series or frames: one must be chosen (carries the choices)
+    │   └── MachineFault   the machine cannot read it now, whatever it holds: no room, too many open files
     ├── DatasetError       a folder or list in which no labelled cases are found
     ├── GridMismatch       a mask and an image that do not lie on the same grid
     ├── PromptError        a prompt that makes no sense on this volume
@@ -45,6 +46,10 @@ class SeriesChoice(VolumeError):
         super().__init__(message)
         self.option = option
         self.choices = list(choices)
+
+
+class MachineFault(VolumeError):
+    """A file or folder that the machine cannot read now, whatever it holds."""
 
 
 class DatasetError(MedsamError):

@@ -23,6 +23,7 @@ from medsam_app.headers_text import check_text_header
 from medsam_app.intensity import checked_affine
 from medsam_app.memory import format_bytes, machine_memory
 from medsam_app.nifti_header import read_nifti_header
+from medsam_app.whole_file import as_text, is_text
 
 Format = Literal["nifti", "nrrd", "meta", "dicom"]
 
@@ -170,7 +171,16 @@ _SITK_TYPES = {
 
 
 def sitk_reader(path: Path, format: Format) -> sitk.ImageFileReader:
-    """SimpleITK reader for one file, its format fixed so that no other reader guesses."""
+    """SimpleITK reader for one file, its format fixed so that no other reader guesses.
+
+    Raises:
+        VolumeError: its path is no text, of which SimpleITK would end the program.
+    """
+    if not is_text(str(path)):
+        raise VolumeError(
+            f"'{as_text(path.name)}' cannot be opened: its name, or that of a folder above, is not UTF-8; "
+            "rename it."
+        )
     reader = sitk.ImageFileReader()
     reader.SetImageIO({"nrrd": "NrrdImageIO", "meta": "MetaImageIO", "dicom": "GDCMImageIO"}[format])
     reader.SetFileName(str(path))

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from medsam_app.errors import SaveError
 from medsam_app.geometry import Grid
 from medsam_app.headers_text import check_text_header
+from medsam_app.whole_file import as_text, is_text
 
 if TYPE_CHECKING:
     from medsam_app.volume import Volume
@@ -55,6 +56,11 @@ def save_mask(
     if suffix is None:
         raise SaveError(
             f"A mask cannot be saved as '{path.name}'; let its name end in {', '.join(WRITABLE)}."
+        )
+    if not suffix.startswith(".nii") and not is_text(str(path)):  # SimpleITK would end the program
+        raise SaveError(
+            f"'{as_text(path.name)}' cannot be written as {suffix}: its name, or that of a folder above, is "
+            "not UTF-8; rename it, or save as .nii.gz."
         )
     labels = smallest_labels(label_map, volume.shape)
     names = (

@@ -27,6 +27,7 @@ from medsam_app.errors import GridMismatch, VolumeError
 from medsam_app.geometry import Grid
 from medsam_app.headers import Format, choose, find_format, inspect, itk_affine, not_read, sitk_reader
 from medsam_app.intensity import checked_affine, checked_array, nifti_notes
+from medsam_app.machine import machine_fault
 from medsam_app.nifti_header import cut_short, read_nifti_header
 from medsam_app.saving import save_mask
 
@@ -169,7 +170,7 @@ def _read_file(path: Path, frame: int | None, channel: int | None) -> tuple[NDAr
 
 @contextmanager
 def _reading(path: Path, format: Format) -> Iterator[None]:
-    """Turn what the reading libraries raise for damaged files into sentences."""
+    """Turn what the reading libraries raise for damaged files, and the system for its own, into sentences."""
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -183,7 +184,8 @@ def _reading(path: Path, format: Format) -> Iterator[None]:
             raise VolumeError(
                 f"'{path.name}' may not be read by this user; change its permissions."
             ) from error
-        raise cut_short(path) from error
+        fault = machine_fault(path, error) if isinstance(error, OSError) else None
+        raise fault or cut_short(path) from error
     except RuntimeError as error:  # SimpleITK
         raise not_read(path, format) from error
 

@@ -1,4 +1,4 @@
-"""Text files that are whole at any time, whatever happens while they are written."""
+"""Text files that are whole at any time, whatever happens while they are written, and what is text at all."""
 
 from __future__ import annotations
 
@@ -38,16 +38,24 @@ def write_whole(path: Path, text: str, *, prove: Callable[[Path], None] | None =
 
 
 def save_whole(path: Path, text: str) -> None:
-    """`write_whole` for a file that a user asked for.
-
-    What is no text, as names of files may hold, is written as a backslash and its number.
+    """`write_whole` of `as_text` for a file that a user asked for.
 
     Raises:
         SaveError: the file could not be written.
     """
     try:
-        write_whole(path, text.encode("utf-8", "backslashreplace").decode("utf-8"))
+        write_whole(path, as_text(text))
     except OSError as error:
         raise SaveError(
             f"{path} could not be written ({error.strerror or error}); free some space or write elsewhere."
         ) from None
+
+
+def as_text(text: str) -> str:
+    """Text in which what is none, as names of files may hold, is a backslash and its number."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def is_text(*names: str) -> bool:
+    """Whether names can be written as UTF-8; those of files may hold other bytes."""
+    return all(as_text(name) == name for name in names)

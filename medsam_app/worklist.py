@@ -13,9 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
 
-from medsam_app.batch_folder import find_volumes
+from medsam_app.dataset_parts import folders_under, there
 from medsam_app.datasets import label_files
 from medsam_app.errors import SettingsError, WorklistConflict, WorklistError
+from medsam_app.whole_file import as_text
+from medsam_app.worklist_folder import volumes_for
 from medsam_app.worklist_rows import STATES, Case, Event, State, Work
 
 DATABASE = ".medsam_app.sqlite"
@@ -53,6 +55,7 @@ class Worklist:
 
     Attributes:
         left_out: label files that the last `refresh` left out.
+        unread: what else it left out, as `volumes_for`.
 
     Raises:
         VolumeError: no such folder.
@@ -62,7 +65,7 @@ class Worklist:
     def __init__(self, folder: Path, *, place: Path | None = None) -> None:
         self.folder = folder
         self.path = (place or folder) / DATABASE
-        self.left_out = 0
+        self.left_out = self.unread = 0
         self._lock = RLock()
         try:
             self._connection = sqlite3.connect(
@@ -190,32 +193,38 @@ class Worklist:
         never deleted.
 
         Raises:
-            VolumeError: there is no volume in the folder.
+            VolumeError: there is no volume in the folder, or none that can be a case.
         """
         # Masks of this worklist, and of those of folders below.
-        masks = [self.masks, *(path.parent / MASKS for path in self.folder.rglob(DATABASE))]
+        masks = [self.masks]
+        masks += [place / MASKS for place in folders_under(self.folder) if there(place / DATABASE)]
         own = [path.resolve() for path in masks]
-        begun = {(self.folder / case.path).resolve() for case in self.cases() if case.changed}
+        begun = {_real(self.folder / case.path) for case in self.cases() if case.changed}
         labels = {
             path
             for path in label_files(self.folder) - begun
             if not any(path.is_relative_to(folder) for folder in own)
         }
-        found = find_volumes(self.folder, leave_out=[*masks, *labels])
-        self.left_out = len(labels)
-        with self._writing() as connection:
+        found, others = volumes_for(self.folder, leave_out=[*masks, *labels])
+        self.left_out, self.unread = len(labels), len(others)
+        closed = {each.path for each in others}
+        paths = [(case, self.folder / case.path) for case in self.cases()]
+        no_cases = [(case.path,) for case, path in paths if _real(path) in labels]
+        # Of what could not be looked at nobody knows whether it is gone.
+        gone = [(case.name,) for case, path in paths if closed.isdisjoint((path, *path.parents))]
+        rows = [
+            (each.case, each.path.relative_to(self.folder).as_posix(), each.series, as_text(each.problem))
+            for each in found
+        ]
+        with self._writing() as connection:  # all is worked out: others wait for this
+            connection.executemany("DELETE FROM cases WHERE path = ? AND changed = ''", no_cases)
+            connection.executemany("UPDATE cases SET missing = 1 WHERE name = ?", gone)
             connection.executemany(
-                "DELETE FROM cases WHERE path = ? AND changed = ''",
-                [(case.path,) for case in self.cases() if (self.folder / case.path).resolve() in labels],
+                "INSERT INTO cases (name, path, series, problem) VALUES (?, ?, ?, ?) ON CONFLICT (name) "
+                "DO UPDATE SET path = excluded.path, series = excluded.series, "
+                "problem = excluded.problem, missing = 0",
+                rows,
             )
-            connection.execute("UPDATE cases SET missing = 1")
-            for each in found:
-                connection.execute(
-                    "INSERT INTO cases (name, path, series, problem) VALUES (?, ?, ?, ?) ON CONFLICT (name) "
-                    "DO UPDATE SET path = excluded.path, series = excluded.series, "
-                    "problem = excluded.problem, missing = 0",
-                    (each.case, each.path.relative_to(self.folder).as_posix(), each.series, each.problem),
-                )
         return len(found)
 
     @property
@@ -315,6 +324,13 @@ def _conflict(case: Case) -> WorklistConflict:
 
 def _case(row: sqlite3.Row) -> Case:
     return Case(**(dict(row) | {"missing": bool(row["missing"])}))
+
+
+def _real(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError:  # a link to itself, before Python 3.13
+        return path
 
 
 def _checked(state: str) -> str:

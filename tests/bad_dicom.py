@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 
@@ -201,6 +202,22 @@ def _(folder):
     load_volume(
         write_enhanced(folder / "scan.dcm", slices(3), orientations=[AXIAL, AXIAL, (0, 1, 0, 0, 0, -1)])
     )
+
+
+@case("a DICOM slice whose name is not UTF-8")
+def _(folder):
+    first = write_series(folder / "scan", slices()) / "000.dcm"
+    first.rename(first.with_name(os.fsdecode(b"bild_\xfc.dcm")))
+    load_volume(folder / "scan")
+
+
+@case("a .zip whose names are damaged")
+def _(folder):
+    path = folder / "scan.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("ü.dcm", b"\0" * 1000)
+    path.write_bytes(path.read_bytes().replace("ü".encode(), b"\xfc\xfc"))
+    load_volume(path)
 
 
 @case("a damaged .zip")

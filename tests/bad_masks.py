@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from medsam_app.dicom_seg import read_dicom_seg, save_dicom_seg
@@ -61,6 +63,11 @@ def _(folder):
 @case("saving in a format that is not supported", SaveError)
 def _(folder):
     save_mask(np.ones(SHAPE, bool), image(), folder / "mask.png")
+
+
+@case("saving as .nrrd under a name that is not UTF-8", SaveError)
+def _(folder):
+    save_mask(np.ones(SHAPE, bool), image(), folder / os.fsdecode(b"m\xfc.nrrd"))
 
 
 @case("saving into a folder that does not exist", SaveError)

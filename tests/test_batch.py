@@ -105,6 +105,21 @@ def test_nothing_is_made_twice(images: Path, tmp_path: Path) -> None:
     }
 
 
+def test_a_name_that_is_no_text(images: Path, straight: FolderResult, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"bild_\xfc")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / f"{odd}.nii.gz").write_bytes((images / "a.nii.gz").read_bytes())
+    (tmp_path / "masks").mkdir()
+    mask = next(path for path in straight.output.glob("a.nii.gz"))
+    (tmp_path / "masks" / f"{odd}.nii.gz").write_bytes(mask.read_bytes())
+    options = {"masks": tmp_path / "masks", "prompts": None}
+    for made in ([odd], []):  # and it is known again
+        result = segment(tmp_path / "in", tmp_path / "out", **options)
+        assert [case.case for case in result.having("done")] == [odd] and list(result.made) == made
+    assert (tmp_path / "out" / f"{odd}.nii.gz").is_file()
+    assert r"bild_\udcfc" in (tmp_path / "out/index.html").read_text()
+
+
 def test_results_of_other_settings_are_not_mixed(images: Path, tmp_path: Path) -> None:
     segment(images, tmp_path)
     with pytest.raises(SettingsError, match=r"other settings \(refine: False, here none\)"):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from medsam_app import archive
 from medsam_app.batch_folder import find_volumes
 from medsam_app.errors import VolumeError
 from tests.bad_kit import itk, nifti, voxels
+from tests.closed_folder import close
 from tests.dicom_files import write_series
 
 
@@ -74,6 +77,54 @@ def test_a_link_to_where_it_lies_ends(tmp_path: Path) -> None:
     nifti(tmp_path / "a.nii.gz")
     (tmp_path / "again").symlink_to(tmp_path, target_is_directory=True)
     assert cases(tmp_path) == ["a"]
+
+
+def test_what_may_not_be_looked_into_keeps_nobody_from_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.nii.gz", "closed/b.nii.gz", "closed/in/c.nii.gz", "deep/d.nii.gz"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        nifti(tmp_path / name)
+    for name, target in (("ring.nii.gz", "ring.nii.gz"), ("ring", "ring"), ("gone.nii.gz", "nowhere")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    assert cases(tmp_path) == ["a", "closed/b", "closed/in/c", "deep/d"]
+    close(monkeypatch, tmp_path / "closed")
+    found = {each.case: each for each in find_volumes(tmp_path)}
+    assert list(found) == ["a", "closed", "deep/d"]
+    assert found["closed"].problem == (
+        "'closed' cannot be looked at (Permission denied); change its permissions, or move it away."
+    )
+    assert found["closed"].unread and not found["a"].unread
+    with pytest.raises(VolumeError, match=r"'closed' cannot be looked at \(Permission denied\)"):
+        find_volumes(tmp_path / "closed")
+    # What is below a link that nobody may follow, and files of a folder in which names alone can be seen.
+    real = Path.stat
+
+    def stat(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "d.nii.gz":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert [each.case for each in find_volumes(tmp_path) if each.unread] == ["closed", "deep/d"]
+
+
+def test_what_there_is_no_room_for_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nifti(tmp_path / "a.nii.gz")
+    (tmp_path / "b.zip").write_bytes(b"not looked at")
+
+    def full(path: Path, folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(archive, "_extract", full)
+    first, second = find_volumes(tmp_path)
+    assert (first.unread, second.unread, second.case) == (False, True, "b")
+    assert "could not be unpacked on this machine (No space left on device)" in second.problem
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    nifti(tmp_path / os.fsdecode(b"bild_\xfc.nii.gz"))
+    assert cases(tmp_path) == [os.fsdecode(b"bild_\xfc")]
 
 
 def test_nothing_there_is_a_sentence(tmp_path: Path) -> None:

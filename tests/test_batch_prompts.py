@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,8 @@ def test_what_a_coarse_mask_says(images: Path, tmp_path: Path) -> None:
     assert (
         np.abs(np.subtract(box.lower, (2, 3, 4))).max() <= 3 and mask[tuple(map(int, point.coordinates))] == 5
     )
+    odd = os.fsdecode(b"bild_\xfc")  # a name that is no text
+    assert objects_of_mask(tmp_path / "a.nii.gz", volume, unsteady, odd)[1] != drawn[0]
     with pytest.raises(GridMismatch, match="does not lie on the grid"):
         objects_of_mask(tmp_path / "a.nii.gz", load_volume(images / "sub/b.nii.gz"), settings, "b")
 

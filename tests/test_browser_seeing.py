@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from medsam_app.browser import comparing
+from medsam_app.browser import service as service_module
 from medsam_app.browser.app import create_app
-from medsam_app.browser.service import Service
+from medsam_app.browser.service import READERS, Service
 from medsam_app.distances import surface_distances
 from medsam_app.models.sam3d import build_sam3d_tiny
 from medsam_app.scores import dice
 from medsam_app.surface import surface_of
+from medsam_app.volume import load_mask, load_volume
 from tests.dicom_files import write_series
 from tests.test_browser_saves import API, act, begin, session_of
 from tests.test_browser_server import unpack
@@ -159,6 +162,52 @@ def test_frames_of_a_file_arrive_one_by_one(client, mine, folder):
         assert np.array_equal(shown.reshape(header["shape"], order="F"), expected)
     beyond = client.get(f"{API}/frame", params={"number": 3}, headers=mine)
     assert beyond.status_code == 422 and "no frame 3" in beyond.json()["error"]
+
+
+def test_what_is_looked_at_is_read_in_turn(service, client, mine, folder, monkeypatch):
+    """As what is opened: no more at a time than the server reads."""
+    begin(client, mine, "one.nii.gz")
+    free: dict[str, int] = {}
+
+    def counted(read):
+        def counting(*args, **options):
+            taken = 0
+            while service.readers.acquire(blocking=False):
+                taken += 1
+            if taken:
+                service.readers.release(taken)
+            free[read.__name__] = taken
+            return read(*args, **options)
+
+        return counting
+
+    monkeypatch.setattr(service_module, "load_volume", counted(load_volume))
+    monkeypatch.setattr(comparing, "load_mask", counted(load_mask))
+    assert client.get(f"{API}/frame", params={"number": 0}, headers=mine).status_code == 200
+    nib.save(nib.Nifti1Image(np.ones((24, 22, 16), np.uint8), AFFINE), folder / "whole.nii.gz")
+    assert compare(client, mine, other=from_folder("whole.nii.gz")).status_code == 200
+    assert free == {"load_volume": READERS - 1, "load_mask": READERS - 1}
+    # What cannot be read keeps no place.
+    assert compare(client, mine, other=from_folder("study")).status_code == 422
+    assert client.get(f"{API}/frame", params={"number": 7}, headers=mine).status_code == 422
+    assert service.readers.acquire(blocking=False) and service.readers.acquire(blocking=False)
+    service.readers.release(READERS)
+
+
+def test_series_that_are_described_in_latin_1(client, mine, folder):
+    """As scanners of Europe do; JSON holds no such bytes."""
+    for number, text in (1, "Schädel"), (2, "Knöchel"):
+        array = np.arange(8 * 9 * 4, dtype=np.uint16).reshape(8, 9, 4)
+        said = {"SpecificCharacterSet": "ISO_IR 100", "SeriesDescription": text}
+        write_series(folder / "latin", array, series=f"1.2.{number}", first=10 * number, **said)
+    asked = client.post(f"{API}/open", headers=mine, json=from_folder("latin"))
+    assert asked.status_code == 422, asked.text
+    choices = asked.json()["choice"]["choices"]
+    assert [text for _, text in choices] == [
+        "1: CT, Schädel, 4 slices of 8 x 9", "2: CT, Knöchel, 4 slices of 8 x 9"
+    ]  # fmt: skip
+    opened = client.post(f"{API}/open", headers=mine, json=from_folder("latin") | {"series": "1.2.2"})
+    assert opened.json()["volume"]["parts"]["series"] == choices
 
 
 def test_another_series_of_the_same_source(client, mine):

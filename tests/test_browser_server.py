@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +19,7 @@ from medsam_app.browser.service import Service
 from medsam_app.browser.wire import browser_dtype, frame, mask_part, voxel_blocks
 from medsam_app.errors import VolumeError
 from medsam_app.geometry import Grid
+from tests.closed_folder import close
 
 HOME = "http://127.0.0.1"
 
@@ -164,6 +167,34 @@ def test_only_files_within_the_roots_are_opened(service, client, mine):
         files.resolve(service.roots, 1, "")
     with pytest.raises(VolumeError):
         files.resolve(service.roots, -1, "")
+
+
+def test_an_odd_entry_hides_no_other(service, client, mine, tmp_path, monkeypatch):
+    odd = os.fsdecode(b"bild_\xfc")
+    for name in ("b.nii.gz", "A/x", f"{odd}.nii.gz", f"{odd}/x", "closed/x", "slices/0", "slices/1"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0" * 128 + b"DICM" if name == "slices/1" else b"x")
+    for name, target in (("ring.nii.gz", "ring.nii.gz"), ("ring", "ring"), ("gone.nii.gz", "nowhere")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    (tmp_path / "slices/ring").symlink_to(tmp_path / "slices/ring")
+    monkeypatch.setattr(service, "roots", [tmp_path])
+    close(monkeypatch, tmp_path / "closed")
+    real = Path.open
+
+    def opened(path, *how):
+        if path == tmp_path / "slices/0":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *how)
+
+    monkeypatch.setattr(Path, "open", opened)
+    answer = client.get("/medsam/api/files?root=0", headers=mine)
+    assert answer.status_code == 200, answer.text
+    assert [(each["name"], each["kind"]) for each in answer.json()["entries"]] == [
+        ("A", "folder"), ("slices", "dicom"), ("b.nii.gz", "file")
+    ]  # fmt: skip
+    close(monkeypatch, tmp_path)
+    answer = client.get("/medsam/api/files?root=0", headers=mine)
+    assert answer.status_code == 422 and "Permission denied" in answer.json()["error"]
 
 
 def test_uploads_are_bounded_and_named(client, mine):

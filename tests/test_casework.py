@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from medsam_app.browser.app import create_app
 from medsam_app.browser.service import Service
 from medsam_app.worklist import DATABASE, Worklist
+from tests.closed_folder import close
 
 HOME = "http://127.0.0.1"
 API = "/medsam/api"
@@ -128,6 +129,26 @@ def test_a_click_is_kept_and_somebody_else_finds_it(client: TestClient, folder: 
     # Undo is work too.
     bob.act(do="undo")
     assert bob.row(ODD)["version"] == 3
+
+
+def test_odd_entries_keep_nobody_from_a_folder(
+    client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = os.fsdecode(b"bild_\xfc")
+    for name in (f"{odd}.nii.gz", f"slices/{odd}.dcm", "closed/c.nii.gz"):
+        (folder / "data" / name).parent.mkdir(exist_ok=True)
+        (folder / "data" / name).write_bytes(b"\0" * 128 + b"DICM")
+    close(monkeypatch, folder / "data/closed")
+    ada = Person(client)
+    said = ada.list()
+    assert [each["name"] for each in said["cases"]] == [*CASES[:2], "slices", ODD]
+    assert (said["unread"], said["left_out"]) == (2, 0)
+    answer = ada.ask("worklist/case", root=0, path="data", name="slices")
+    assert answer.status_code == 422 and r"'bild_\udcfc.dcm' cannot be opened" in answer.json()["error"]
+    close(monkeypatch, folder / "only" / odd)
+    (folder / "only" / odd).mkdir(parents=True)
+    answer = ada.ask("worklist", root=0, path="only")
+    assert answer.status_code == 422 and r"'bild_\udcfc' cannot be looked at" in answer.json()["error"]
 
 
 def test_the_later_of_two_is_told_and_chooses(client: TestClient) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import resource
+import shutil
+import tempfile
 import tracemalloc
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 
 from medsam_app.describe import describe, guess_modality
-from medsam_app.errors import VolumeError
+from medsam_app.errors import MachineFault, VolumeError
 from medsam_app.geometry import Grid
 from medsam_app.volume import Volume, list_series, load_mask, load_volume
 from tests.bad_inputs import BAD_INPUTS, page, sentence
@@ -220,3 +223,45 @@ def test_loading_makes_no_needless_copy(tmp_path, name, header, limit):
     finally:
         tracemalloc.stop()
     assert peak / volume.array.nbytes < limit
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let everything that is unpacked be written to a disk that is full."""
+    real = Path.open
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda path, mode="r", *more: real(Path("/dev/full") if "w" in mode else path, mode, *more),
+    )
+
+
+def test_a_full_disk_is_not_the_files_fault(tmp_path, monkeypatch):
+    """It says so, and what helps, whether it is noticed in the folder for temporary files or before it."""
+    write_series(tmp_path / "slices", voxels((8, 9, 4), "uint16"))
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "slices")
+    with monkeypatch.context() as full:
+        full_disk(full)
+        for read in (load_volume, list_series):
+            with pytest.raises(
+                MachineFault, match=r"'packed.zip' could not be unpacked .*No space.*make room"
+            ):
+                read(packed)
+    with monkeypatch.context() as nowhere:
+        nowhere.setattr(tempfile, "tempdir", None)
+        nowhere.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "gone")])
+        with pytest.raises(MachineFault, match=r"could not be unpacked .*temporary directory.*make room"):
+            load_volume(packed)
+    assert load_volume(packed).shape == (8, 9, 4)
+
+
+def test_too_many_open_files_are_not_the_files_fault(tmp_path):
+    path = nifti(tmp_path / "a.nii.gz")
+    assert load_volume(path).shape == SHAPE  # what reads it is imported
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        with pytest.raises(MachineFault) as told:
+            load_volume(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert "Too many open files" in str(told.value) and "ulimit" in str(told.value)

@@ -15,9 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from medsam_app.errors import SettingsError, WorklistConflict, WorklistError
+from medsam_app import archive
+from medsam_app import worklist as worklists
+from medsam_app.errors import SettingsError, VolumeError, WorklistConflict, WorklistError
 from medsam_app.worklist import DATABASE, KEPT, Worklist
 from medsam_app.worklist_rows import STATES
+from tests.bad_kit import voxels
+from tests.closed_folder import close
+from tests.dicom_files import write_series
 
 NAMES = ["b.nii.gz", "a.nii.gz", "deep/er/c.nrrd", "deep/ein <b>Name</b> 'quoted\".mha"]
 CASES = ["a", "b", "deep/ein <b>Name</b> 'quoted\"", "deep/er/c"]
@@ -99,6 +104,93 @@ def test_label_files_beside_images_are_no_cases(tmp_path: Path) -> None:
         path.write_bytes(b"")
     own = Worklist(tmp_path / "own")
     assert own.refresh() == 1 and own.left_out == 0
+
+
+def test_folders_that_may_not_be_looked_into_are_left_out(
+    worklist: Worklist, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They keep nobody from the rest, and what was known of them is not said to be gone."""
+    for name in ("s/images/x.nii.gz", "s/labels/x.nii.gz", "s/y.nii.gz", "s/y_seg.nii.gz"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"not read yet")
+    (folder / "ring").symlink_to(folder / "ring")
+    (folder / "ring.nii.gz").symlink_to(folder / "ring.nii.gz")
+    assert worklist.refresh() == len(NAMES) + 2 and (worklist.left_out, worklist.unread) == (2, 0)
+    (folder / "deep/er/c.nrrd").unlink()
+    (folder / "b.nii.gz").unlink()
+    (folder / "b.nii.gz").symlink_to(folder / "b.nii.gz")
+    with monkeypatch.context() as closed:
+        close(closed, folder / "deep/er", folder / "s/images")
+        worklist.refresh()
+    assert (worklist.left_out, worklist.unread) == (1, 2)
+    # Of the labels in the other folder nobody can tell now that they are such.
+    assert {case.path for case in worklist.cases()} == {
+        *NAMES,
+        "s/images/x.nii.gz",
+        "s/labels/x.nii.gz",
+        "s/y.nii.gz",
+    }
+    assert [case.name for case in worklist.cases() if case.missing] == ["b"]
+    worklist.refresh()
+    assert [case.name for case in worklist.cases() if case.missing] == ["b", "deep/er/c"]
+    assert (worklist.left_out, worklist.unread) == (2, 0)
+
+
+def test_names_that_are_no_text_are_left_out(worklist: Worklist, folder: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"bild_\xfc")
+    for name in (f"{odd}.nii.gz", f"{odd}/whole.nii.gz", "slices/1.dcm", f"slices/{odd}.dcm"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\0" * 128 + b"DICM")
+    assert worklist.refresh() == len(NAMES) + 1 and worklist.unread == 2
+    assert [case.name for case in worklist.cases()] == [*CASES, "slices"]
+    assert "cannot be read" in worklist.case("slices").problem
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / f"{odd}.nii.gz").write_bytes(b"")
+    with pytest.raises(VolumeError, match="1 cannot be looked at, or have names that are not UTF-8"):
+        Worklist(alone).refresh()
+
+
+def test_what_there_is_no_room_to_unpack_is_not_called_damaged(
+    worklist: Worklist, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is kept of it until it could be unpacked, nor is anything said to be gone."""
+    for number in (1, 2):
+        array = voxels((8, 9, 4), "uint16")
+        write_series(tmp_path / "p", array, series=f"1.2.{number}", first=10 * number, SeriesDescription="T")
+    shutil.make_archive(str(folder / "packed"), "zip", tmp_path / "p")
+
+    def full(path: Path, folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    def of_the_zip() -> list[tuple[str, str, bool]]:
+        found = [case for case in worklist.cases() if case.path == "packed.zip"]
+        return [(case.name, case.problem, case.missing) for case in found]
+
+    with monkeypatch.context() as filled:
+        filled.setattr(archive, "_extract", full)
+        assert worklist.refresh() == len(NAMES) and worklist.unread == 1
+        assert of_the_zip() == []
+    both = [("packed/T_1", "", False), ("packed/T_2", "", False)]
+    assert worklist.refresh() == len(NAMES) + 2 and of_the_zip() == both
+    monkeypatch.setattr(archive, "_extract", full)
+    assert worklist.refresh() == len(NAMES) and of_the_zip() == both
+
+
+def test_others_write_while_a_folder_is_looked_through(
+    worklist: Worklist, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All paths are worked out before the list is written."""
+    monkeypatch.setattr(worklists, "PATIENCE", 0.0)
+    other, real, written = Worklist(folder), Path.resolve, []
+
+    def resolve(path: Path, strict: bool = False) -> Path:
+        other.tell("a", "seen")  # "could not be written" where the list is locked
+        written.append(path)
+        return real(path, strict)
+
+    monkeypatch.setattr(Path, "resolve", resolve)
+    assert worklist.refresh() == len(NAMES) and len(written) > len(NAMES)
 
 
 def test_states_who_and_when(worklist: Worklist) -> None:

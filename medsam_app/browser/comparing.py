@@ -55,7 +55,8 @@ def open_other(
         volume, before = opened(workspace).volume, workspace.other
     workspace.show("Reading the mask")
     try:
-        with service.file(workspace, source=source, root=root, path=path, upload=upload) as (file, name):
+        where = {"source": source, "root": root, "path": path, "upload": upload}
+        with service.readers, service.file(workspace, **where) as (file, name):  # type: ignore[arg-type]
             labels = load_mask(file, volume.grid)
     finally:
         workspace.show("")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from medsam_app.errors import VolumeError
+from medsam_app.whole_file import is_text
 
 #: Endings of the files that can be opened.
 EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".zip")
@@ -39,39 +41,51 @@ def listing(roots: Sequence[Path], root: int, path: str) -> list[dict[str, Any]]
     """Folders and volumes in a folder: name, kind ('folder', 'dicom' or 'file') and size in bytes.
 
     Raises:
-        VolumeError: the folder is not within the root, or cannot be read.
+        VolumeError: the folder is not within the root, or cannot be read. What cannot be looked at in it, and
+            names that are no text, are left out.
     """
     folder = resolve(roots, root, path)
     base = roots[root].resolve()
     if not folder.is_dir():
         raise VolumeError("That is a file, not a folder; choose a folder from the list.")
     try:
-        found = sorted(folder.iterdir(), key=lambda each: (each.is_file(), each.name.lower()))
-        entries = []
-        for each in found:
-            if each.name.startswith(".") or not each.resolve().is_relative_to(base):
-                continue
-            if each.is_dir():
-                entries.append(
-                    {"name": each.name, "kind": "dicom" if holds_dicom(each) else "folder", "size": 0}
-                )
-            elif each.name.lower().endswith(EXTENSIONS):
-                entries.append({"name": each.name, "kind": "file", "size": each.stat().st_size})
-        return entries[:_MOST_ENTRIES]
+        found = [entry for each in folder.iterdir() if (entry := _entry(each, base)) is not None]
     except OSError as error:
         raise VolumeError(f"The folder cannot be read ({error.strerror}); choose another one.") from None
+    return sorted(found, key=lambda each: (each["kind"] == "file", each["name"].lower()))[:_MOST_ENTRIES]
+
+
+def _entry(path: Path, base: Path) -> dict[str, Any] | None:
+    """What a page is told of a file or folder, None where it is not shown."""
+    if path.name.startswith(".") or not is_text(path.name):
+        return None
+    try:
+        if not path.resolve().is_relative_to(base):
+            return None
+        if path.is_dir():
+            return {"name": path.name, "kind": "dicom" if holds_dicom(path) else "folder", "size": 0}
+        if path.name.lower().endswith(EXTENSIONS):
+            return {"name": path.name, "kind": "file", "size": path.stat().st_size}
+    except (OSError, RuntimeError):  # RuntimeError: a link to itself, before Python 3.13
+        pass
+    return None
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether one of the first files of a folder is a DICOM file."""
+    """Whether one of the first files of a folder is a DICOM file.
+
+    Raises:
+        OSError: the folder cannot be looked into.
+    """
     for each in islice(folder.iterdir(), 20):
-        if not each.is_file():
-            continue
-        if each.suffix.lower() == ".dcm":
-            return True
-        with each.open("rb") as file:
-            if file.read(132)[128:] == b"DICM":
+        with suppress(OSError):
+            if not each.is_file():
+                continue
+            if each.suffix.lower() == ".dcm":
                 return True
+            with each.open("rb") as file:
+                if file.read(132)[128:] == b"DICM":
+                    return True
     return False
 
 

@@ -31,6 +31,7 @@ from medsam_app.browser.wire import voxel_blocks
 from medsam_app.browser.worklist_routes import add_worklist_routes
 from medsam_app.browser.workspaces import Workspace
 from medsam_app.errors import MedsamError, PromptError, PromptFileError, SeriesChoice
+from medsam_app.whole_file import as_text
 
 #: Largest body of an action, and of a prompt file (which may hold masks).
 ACTION_BYTES = 8 << 20
@@ -145,7 +146,7 @@ def add_error_pages(app: FastAPI) -> None:
 
     @app.exception_handler(MedsamError)
     def user_error(request: HttpRequest, error: MedsamError) -> JSONResponse:
-        body: dict[str, Any] = {"error": str(error)}
+        body: dict[str, Any] = {"error": as_text(str(error))}
         if isinstance(error, SeriesChoice):
             body["choice"] = {"option": error.option, "choices": error.choices}
         return JSONResponse(body, 422)

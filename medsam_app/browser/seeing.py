@@ -81,7 +81,8 @@ def add_seeing(router: APIRouter, mine: Any, service: Service) -> None:
             volume = opened(workspace).volume
             assert workspace.header is not None
             source = Source.model_validate(workspace.header["source"])
-        other, _ = service.read(workspace, source.model_copy(update={"frame": number}))
+        with service.readers:
+            other, _ = service.read(workspace, source.model_copy(update={"frame": number}))
         if other.grid.difference(volume.grid):
             raise VolumeError(
                 f"Frame {number} lies on another grid than the one that is open; open it instead."

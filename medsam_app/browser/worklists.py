@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from medsam_app.batch_folder import find_volumes
 from medsam_app.browser import files
 from medsam_app.browser.bodies import Source
 from medsam_app.browser.workspaces import Workspace
@@ -20,13 +19,15 @@ from medsam_app.predictor import VolumePredictor
 from medsam_app.prompts import MaskPrompt
 from medsam_app.session import Session
 from medsam_app.worklist import DATABASE, Worklist
+from medsam_app.worklist_folder import volumes_for
 
 if TYPE_CHECKING:
     from medsam_app.browser.service import Service
 
 
 class Worklists:
-    """Worklists by folder, opened once.
+    """Worklists by folder, opened once. While one is looked through, which may take minutes, those of other
+    folders are answered, and so is it where it is open already.
 
     Args:
         roots: folders that may be opened, as of `files.resolve`.
@@ -36,8 +37,9 @@ class Worklists:
 
     def __init__(self, roots: Sequence[Path], place: Path | None = None) -> None:
         self.roots, self.place = roots, place
-        self._lock = Lock()
+        self._lock = Lock()  # of the dictionaries, held for no longer
         self._open: dict[Path, Worklist] = {}
+        self._opening: dict[Path, Lock] = {}
 
     def get(self, root: int, path: str, *, refresh: bool = False) -> Worklist:
         """The worklist of a folder.
@@ -54,16 +56,32 @@ class Worklists:
         if not folder.is_dir():
             raise VolumeError("That is a file, not a folder; choose a folder from the list.")
         with self._lock:
-            worklist = self._open.get(folder)
-            if worklist is None:
-                place = self._place(root, folder)
-                if not ((place or folder) / DATABASE).exists():
-                    find_volumes(folder)  # before a file is made there
-                worklist, refresh = Worklist(folder, place=place), True
-            if refresh:
-                worklist.refresh()
-            self._open[folder] = worklist
-            return worklist
+            opened, opening = self._open.get(folder), self._opening.setdefault(folder, Lock())
+        if opened is not None and not refresh:
+            return opened
+        with opening:
+            with self._lock:
+                opened = self._open.get(folder)  # by whoever was here before
+            if opened is not None:
+                if refresh:
+                    opened.refresh()
+                return opened
+            opened = self._opened(folder, self._place(root, folder))
+            with self._lock:
+                self._open[folder] = opened
+            return opened
+
+    @staticmethod
+    def _opened(folder: Path, place: Path | None) -> Worklist:
+        if not ((place or folder) / DATABASE).exists():
+            volumes_for(folder)  # before a file is made there
+        worklist = Worklist(folder, place=place)
+        try:
+            worklist.refresh()
+        except BaseException:
+            worklist.close()
+            raise
+        return worklist
 
     def _place(self, root: int, folder: Path) -> Path | None:
         if self.place is None:
@@ -95,6 +113,7 @@ def rows(worklist: Worklist) -> dict[str, Any]:
         "stamp": worklist.stamp(),
         "folder": worklist.folder.name,
         "left_out": worklist.left_out,
+        "unread": worklist.unread,
         "counts": worklist.counts(),
         "cases": [asdict(case) for case in worklist.cases()],
     }

@@ -36,6 +36,7 @@ export class Worklist {
     this.list = h("ul", { "aria-label": "Cases", onkeydown: (event) => this.walk(event) });
     this.more = h("p.hint", { hidden: true });
     this.left = h("p.hint", { hidden: true, "data-id": "left-out", title: "Files such as x_seg.nii.gz beside x.nii.gz, or those of labelsTr beside imagesTr. Open their own folder as a worklist to go through them." });
+    this.unread = h("p.hint", { hidden: true, "data-id": "unread", title: "Folders that the server may not look into, archives for which it has no room, and names that are not UTF-8." });
     this.counts = h("p.counts", { role: "status" });
     const step = (name, label, key, by) => iconButton({ icon: name, label, key, class: "plain", id: `case-${name}`, onclick: () => this.step(by) });
     this.buttons = h(
@@ -54,6 +55,7 @@ export class Worklist {
       this.list,
       this.more,
       this.left,
+      this.unread,
       this.counts,
       this.buttons,
       this.teach.element,
@@ -262,7 +264,7 @@ export class Worklist {
   }
 
   draw() {
-    const { counts, cases, folder, left_out: left } = this.data;
+    const { counts, cases, folder, left_out: left, unread } = this.data;
     this.heading.textContent = this.heading.title = folder;
     const chosen = this.filter.value;
     const option = (value, text) => h("option", { value, text, selected: value === chosen });
@@ -276,6 +278,8 @@ export class Worklist {
     this.more.textContent = rows.length ? `${rows.length - MOST_ROWS} more; search for them.` : "No such case.";
     this.left.hidden = !left;
     this.left.textContent = left === 1 ? "1 label file beside its image is left out." : `${left} label files beside their images are left out.`;
+    this.unread.hidden = !unread;
+    this.unread.textContent = `${unread} that cannot be read ${unread === 1 ? "is" : "are"} left out.`;
     this.counts.textContent = `${counts.accepted} of ${cases.length} accepted`;
     this.list.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
     if (focused) [...this.list.querySelectorAll("button")].find((each) => each.dataset.case === focused)?.focus();
