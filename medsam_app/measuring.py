@@ -210,7 +210,7 @@ def _clicked(
     box = None
     if plan.first == "box":
         box = jittered_box(truth, np.random.default_rng([plan.seed, zlib.crc32(name.encode())]))
-    walks = {}
+    walks: dict[str, Iterator[tuple[int, Step]]] = {}
     for method, clicked in methods.for_label(value).items():
         mapper, segmenter = methods.begin.get(method), clicked
         if plan.first != "found" or mapper is None:

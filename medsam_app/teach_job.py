@@ -15,7 +15,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -305,10 +305,7 @@ class Teaching:
             measure += ["--json", str(scores), "--overwrite"]
             scores.unlink(missing_ok=True)
             measure += [] if adapter is None else ["--adapter", adapter]
-            # A case that cannot be read is skipped, which the status says.
-            if not self._command(
-                measure, well=lambda code, scores=scores: code == 0 or (code == 1 and scores.exists())
-            ):
+            if not self._command(measure, makes=scores):
                 return
             found[name] = _clicks(json.loads(scores.read_text()))
         with self._lock:
@@ -320,8 +317,8 @@ class Teaching:
             )
             self._say(*(("offered", f"{said}.") if better else ("no better", f"{said}: it is not offered.")))
 
-    def _command(self, arguments: Sequence[str], well: Callable[[int], bool] = lambda code: not code) -> bool:
-        """Run a command of this program; whether it ended well, as its exit status says."""
+    def _command(self, arguments: Sequence[str], *, makes: Path | None = None) -> bool:
+        """Run a command of this program; whether it ended well: also, with a case skipped, if it made a file."""
         with (self.folder / LOG).open("ab") as log:
             with self._lock:
                 if self._job is None or self._job.stage not in _RUNNING:
@@ -339,7 +336,7 @@ class Teaching:
                 code = self._process.wait()
         with self._lock:
             self._process = None
-            done = well(code)
+            done = code == 0 or (code == 1 and makes is not None and makes.exists())
             if not done and self._job is not None and self._job.stage in _RUNNING:
                 said = [line for line in self.log().splitlines() if line.strip()][-1:]
                 self._say("failed", f"Teaching failed: {said[0] if said else 'the log says no more'}")
