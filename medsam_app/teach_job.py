@@ -318,7 +318,7 @@ class Teaching:
             self._say(*(("offered", f"{said}.") if better else ("no better", f"{said}: it is not offered.")))
 
     def _command(self, arguments: Sequence[str], *, makes: Path | None = None) -> bool:
-        """Run a command of this program; whether it ended well: also, with a case skipped, if it made a file."""
+        """Run a command of this program; whether it ended well, or skipped a case and made a file."""
         with (self.folder / LOG).open("ab") as log:
             with self._lock:
                 if self._job is None or self._job.stage not in _RUNNING:
