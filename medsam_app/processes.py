@@ -184,7 +184,7 @@ def _started(count: int, command: Sequence[str]) -> Iterator[_Others]:
     world = {"WORLD_SIZE": str(count + 1), "LOCAL_WORLD_SIZE": str(count + 1)}
     world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if sys.platform == "linux":  # the name of the machine need not lead to it
-        world.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        world["GLOO_SOCKET_IFNAME"] = "lo"
     root = str(Path(__file__).parent.parent)
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     before, others = dict(os.environ), _Others()

@@ -14,6 +14,7 @@ from medsam_app.roi import (
     Roi,
     file_box,
     interpolation_matrix,
+    mask_bounds,
     mask_from_logits,
     move_values,
     read_roi,
@@ -129,3 +130,13 @@ def test_a_patch_on_any_box(low: tuple[int, int, int]) -> None:
             box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
             np.testing.assert_array_equal(on_box(start, patch, (low, high)), whole[box])
     assert on_box(start, patch, ((4, 2, 3), (8, 7, 9))) is patch
+
+
+def test_bounds_are_those_of_all_voxels() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        mask = rng.random(rng.integers(0, 6, 3)) < rng.choice([0.05, 0.3, 0.9])
+        for seen in (mask, np.moveaxis(mask, 0, 2)):
+            at = np.argwhere(seen)
+            expected = (tuple(at.min(axis=0)), tuple(at.max(axis=0) + 1)) if len(at) else None
+            assert mask_bounds(seen) == expected
