@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from medsam_app.adapters import storage
+from medsam_app.adapters.attachment_points import Sites, find_sites
 from medsam_app.adapters.bottlenecks import BottleneckPart, SpatialPart
+from medsam_app.adapters.component import Part
 from medsam_app.adapters.copies import OwnCopies
 from medsam_app.adapters.header import AdapterCard, AdapterHeader, check_card, read_header
-from medsam_app.adapters.learned import LearnedPrompts
+from medsam_app.adapters.learned_prompts import LearnedPrompts
 from medsam_app.adapters.lora import LoraPart
-from medsam_app.adapters.part import Part
-from medsam_app.adapters.sites import Sites, find_sites
 from medsam_app.adapters.ssf import SsfPart
 from medsam_app.adapters.table import ADAPTER_KINDS, check_settings
 from medsam_app.errors import AdapterError

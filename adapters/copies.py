@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from medsam_app.adapters.part import key
+from medsam_app.adapters.component import key
 from medsam_app.errors import AdapterError
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from medsam_app.adapters.part import Part, key
-from medsam_app.adapters.sites import LinearSite, Sites
+from medsam_app.adapters.attachment_points import LinearSite, Sites
+from medsam_app.adapters.component import Part, key
 from medsam_app.adapters.table import LoraSettings
 from medsam_app.errors import AdapterError
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from medsam_app.adapters.part import Part, key
-from medsam_app.adapters.sites import Sites
+from medsam_app.adapters.attachment_points import Sites
+from medsam_app.adapters.component import Part, key
 from medsam_app.adapters.table import SsfSettings
 
 

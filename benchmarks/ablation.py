@@ -30,9 +30,9 @@ from medsam_app.models.encoder import Embedding
 from medsam_app.models.load import load_model
 from medsam_app.models.prompt_encoder import PromptEncoder, RoiPrompts
 from medsam_app.models.sam3d import Sam3D
-from medsam_app.pretrain import Trainer
-from medsam_app.recipe import Recipe, read_recipe
-from medsam_app.validation import Validation
+from medsam_app.pretraining.recipe import Recipe, read_recipe
+from medsam_app.pretraining.trainer import Trainer
+from medsam_app.pretraining.validation import Validation
 
 RECIPE = Path(__file__).parent.parent / "models" / "recipes" / "sam3d_tiny.json"
 #: Of the table: after the kind of window, mean Dice by round.

@@ -18,14 +18,14 @@ import torch
 from segment_anything.modeling import ImageEncoderViT
 
 from medsam_app.adapters.adapter import PARTS, Adapter
-from medsam_app.adapters.shelf import AdapterShelf
-from medsam_app.adapters.sites import find_sites
+from medsam_app.adapters.adapter_set import AdapterShelf
+from medsam_app.adapters.attachment_points import find_sites
 from medsam_app.adapters.table import ADAPTER_KINDS, check_settings
-from medsam_app.datasets import find_cases
-from medsam_app.finetune import Teacher
+from medsam_app.datasets.find import find_cases
+from medsam_app.finetuning.plan import make_plan
+from medsam_app.finetuning.trainer import Teacher
 from medsam_app.models.load import load_model
 from medsam_app.models.sam3d import Sam3D
-from medsam_app.plan import make_plan
 
 RUNS = 7
 #: Cases and window that steps are timed with.

@@ -17,11 +17,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from medsam_app.batch import plan_folder, segment_folder
-from medsam_app.batch_case import Worker
-from medsam_app.batch_record import CaseRecord, Journal, Shard
-from medsam_app.batch_settings import make_settings
-from medsam_app.memory import format_bytes
+from medsam_app.batch.record import CaseRecord, Journal, Shard
+from medsam_app.batch.run import plan_folder, segment_folder
+from medsam_app.batch.settings import make_settings
+from medsam_app.batch.worker import Worker
+from medsam_app.system import format_bytes
 
 
 def write_volumes(folder: Path, count: int, shape: tuple[int, int, int]) -> Path:

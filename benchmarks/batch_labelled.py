@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from medsam_app.batch import segment_folder
-from medsam_app.cases import Case
-from medsam_app.clicks import click_inside
-from medsam_app.datasets import find_cases
-from medsam_app.headers import SUFFIXES
-from medsam_app.scores import dice
-from medsam_app.volume import load_mask, read_grid
+from medsam_app.batch.run import segment_folder
+from medsam_app.datasets.cases import Case
+from medsam_app.datasets.find import find_cases
+from medsam_app.io.headers import SUFFIXES
+from medsam_app.io.volume import load_mask, read_grid
+from medsam_app.measure.scores import dice
+from medsam_app.prompts.simulated_clicks import click_inside
 
 BROKEN = 20
 

@@ -21,7 +21,7 @@ import nibabel as nib
 import numpy as np
 
 from benchmarks.serving import browsing, serving
-from medsam_app.browser.service import Service
+from medsam_app.browser.state.service import Service
 
 SIDE = 96
 #: One round of work, without waiting for the others: a new object, clicks, undo; what there is in the end.

@@ -26,7 +26,7 @@ import nibabel as nib
 import numpy as np
 
 from benchmarks.serving import browsing, serving
-from medsam_app.phantom import torso_phantom
+from medsam_app.synthetic.torso import torso_phantom
 
 #: The most that some may take, in seconds.
 TARGETS = {"scroll step": 0.033, "click, window known": 0.7, "opening": 6.0}

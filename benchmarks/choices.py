@@ -19,21 +19,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medsam_app import windows as engine
-from medsam_app.cache import EmbeddingCache
-from medsam_app.clicks import next_click
-from medsam_app.framing import Framing
-from medsam_app.interaction import Interaction
-from medsam_app.measuring import click_through
+from medsam_app.evaluate.click_through import click_through
+from medsam_app.evaluate.summary import SPOILT
+from medsam_app.io.volume import Volume, load_mask, load_volume
+from medsam_app.measure.scores import MIN_VOXELS, dice
 from medsam_app.models import decoder
 from medsam_app.models.load import load_model
 from medsam_app.models.sam3d import Sam3D
-from medsam_app.predictor import VolumePredictor
-from medsam_app.pretrain import dice_of
-from medsam_app.scores import MIN_VOXELS, dice
-from medsam_app.summary import SPOILT
-from medsam_app.training_data import Mixture
-from medsam_app.volume import Volume, load_mask, load_volume
+from medsam_app.predict.core.feature_cache import EmbeddingCache
+from medsam_app.predict.predictor import VolumePredictor
+from medsam_app.predict.windowed import engine
+from medsam_app.predict.windowed.window_choice import Framing
+from medsam_app.pretraining.trainer import dice_of
+from medsam_app.pretraining.windows import Mixture
+from medsam_app.prompts.simulated_clicks import next_click
+from medsam_app.training.simulated_user import Interaction
 
 SPACINGS = (1.0, 1.5, 2.5, 4.0, 6.0)
 #: 9: the wide window is never taken.

@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 
-from medsam_app.predictor import VolumePredictor
-from medsam_app.volume import Volume
+from medsam_app.io.volume import Volume
+from medsam_app.predict.predictor import VolumePredictor
 
 
 def ct(shape: tuple[int, int, int]) -> tuple[Volume, list[tuple[int, int, int]]]:

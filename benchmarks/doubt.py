@@ -17,12 +17,12 @@ from choices import objects
 from scipy import ndimage
 from scipy.stats import rankdata
 
-from medsam_app.clicks import next_click
-from medsam_app.doubt import doubt_of
-from medsam_app.prediction import box_slices
-from medsam_app.predictor import VolumePredictor
-from medsam_app.prompts import Point
-from medsam_app.scores import dice
+from medsam_app.measure.scores import dice
+from medsam_app.predict.core.prediction import box_slices
+from medsam_app.predict.predictor import VolumePredictor
+from medsam_app.predict.uncertainty import doubt_of
+from medsam_app.prompts.simulated_clicks import next_click
+from medsam_app.prompts.types import Point
 
 CLICKS = (1, 3)
 

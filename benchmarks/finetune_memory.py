@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 from segment_anything import sam_model_registry
 
-from medsam_app.datasets import find_cases
-from medsam_app.finetune import Teacher
-from medsam_app.memory import format_bytes
+from medsam_app.datasets.find import find_cases
+from medsam_app.finetuning.memory_probe import peak
+from medsam_app.finetuning.plan import Plan, make_plan
+from medsam_app.finetuning.preflight import Fitted, fit
+from medsam_app.finetuning.trainer import Teacher
 from medsam_app.models.load import choose_device
 from medsam_app.models.table import model_entry
-from medsam_app.plan import Plan, make_plan
-from medsam_app.preflight import Fitted, fit
-from medsam_app.trial import peak
+from medsam_app.system import format_bytes
 
 
 def stand_in(base: str, folder: Path) -> Path:

@@ -9,10 +9,10 @@ import time
 
 import numpy as np
 
-from medsam_app.phantom import torso_phantom
-from medsam_app.predictor import VolumePredictor
-from medsam_app.prompts import Scribble
-from medsam_app.scores import dice
+from medsam_app.measure.scores import dice
+from medsam_app.predict.predictor import VolumePredictor
+from medsam_app.prompts.types import Scribble
+from medsam_app.synthetic.torso import torso_phantom
 
 
 def line_through(region: np.ndarray) -> Scribble:

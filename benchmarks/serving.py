@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam_app.browser.app import running
-from medsam_app.browser.service import Service
+from medsam_app.browser.state.service import Service
 
 FLAGS = [
     "--headless=new",

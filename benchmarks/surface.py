@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 
-from medsam_app.geometry import Grid
-from medsam_app.measurements import measure
-from medsam_app.phantom import torso_phantom
-from medsam_app.surface import surface_of
+from medsam_app.grid.geometry import Grid
+from medsam_app.measure.measurements import measure
+from medsam_app.measure.surface_mesh import surface_of
+from medsam_app.synthetic.torso import torso_phantom
 
 
 def ellipsoid() -> tuple[np.ndarray, Grid]:

@@ -22,7 +22,7 @@ SIDES = (32, 48, 64)
 
 def milliseconds(source: str, data: Path | None, windows: int) -> list[float]:
     """Of the processor, for a window of each of SIDES."""
-    from medsam_app.training_data import Mixture
+    from medsam_app.pretraining.windows import Mixture
 
     torch.set_num_threads(1)
     mixture = Mixture(data, {source: 1.0})

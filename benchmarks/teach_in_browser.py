@@ -26,9 +26,9 @@ from playwright.sync_api import Page, sync_playwright
 from scipy import ndimage
 from skimage.measure import find_contours
 
-from medsam_app.cases import Case, choose_cases, manifest_cases
-from medsam_app.clicks import next_click
-from medsam_app.scores import dice
+from medsam_app.datasets.cases import Case, choose_cases, manifest_cases
+from medsam_app.measure.scores import dice
+from medsam_app.prompts.simulated_clicks import next_click
 
 DATASET = "msd_hippocampus"
 #: Milliseconds to wait for the page.

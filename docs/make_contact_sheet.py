@@ -17,12 +17,12 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam_app.cases import list_cases
-from medsam_app.clicks import next_click
-from medsam_app.geometry import Grid
-from medsam_app.predictor import VolumePredictor
-from medsam_app.roi import mask_bounds
-from medsam_app.scores import dice
+from medsam_app.datasets.cases import list_cases
+from medsam_app.grid.geometry import Grid
+from medsam_app.grid.roi import mask_bounds
+from medsam_app.measure.scores import dice
+from medsam_app.predict.predictor import VolumePredictor
+from medsam_app.prompts.simulated_clicks import next_click
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -12,8 +12,7 @@ import matplotlib
 import numpy as np
 import torch
 
-from medsam_app.draws import Draws
-from medsam_app.training_data import (
+from medsam_app.pretraining.windows import (
     HeadWindows,
     PseudoWindows,
     RealWindows,
@@ -22,6 +21,7 @@ from medsam_app.training_data import (
     Window,
     load_cases,
 )
+from medsam_app.synthetic.sampler import Draws
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

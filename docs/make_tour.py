@@ -18,8 +18,8 @@ from playwright.sync_api import Page, sync_playwright
 from scipy import ndimage
 
 from medsam_app.browser.app import running
-from medsam_app.browser.service import Service
-from medsam_app.phantom import torso_phantom
+from medsam_app.browser.state.service import Service
+from medsam_app.synthetic.torso import torso_phantom
 
 TARGET = Path(__file__).parent / "images" / "tour.gif"
 WINDOW, SIZE, COLOURS = (1280, 800), (896, 560), 96

@@ -6,13 +6,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from medsam_app.batch import segment_folder
+    from medsam_app.batch.run import segment_folder
     from medsam_app.errors import MedsamError
-    from medsam_app.predictor import VolumePredictor
-    from medsam_app.prompts import Box, MaskPrompt, Point
-    from medsam_app.saving import save_mask
-    from medsam_app.session import Session
-    from medsam_app.volume import Volume, load_mask, load_volume
+    from medsam_app.io.volume import Volume, load_mask, load_volume
+    from medsam_app.io.writing import save_mask
+    from medsam_app.predict.predictor import VolumePredictor
+    from medsam_app.prompts.types import Box, MaskPrompt, Point
+    from medsam_app.session.session import Session
 
 __version__ = "0.1.0"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from medsam_app.cli import main
+from medsam_app.cli.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

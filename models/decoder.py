@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from medsam_app.models.encoder import Embedding
 from medsam_app.models.layers import Conv3d, ConvNorm, Mlp, Residual, TwoWayBlock, depth_to_space, resize_like
+from medsam_app.models.mask_quality import QualityHead
 from medsam_app.models.prompt_encoder import DENSE_CHANNELS, PromptEncoder, RoiPrompts
-from medsam_app.models.quality import QualityHead
 
 #: What the untrained decoder thinks of the dense channels: already a usable segmenter.
 PRIOR = (1.0, 3.0, -1.0, -3.0, 1.0, 0.5, -0.5, -0.25, 3.0, 1.0, 0.0)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medsam_app.models.encoder import Embedding
-from medsam_app.models.walker import random_walker
+from medsam_app.models.random_walker import random_walker
 
 #: Widths, in voxels of the window, of the bumps painted at clicks.
 SIGMAS = (1.5, 6.0)

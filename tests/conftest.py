@@ -11,7 +11,7 @@ import pytest
 
 from medsam_app.models import fetch
 from medsam_app.models.table import MODELS, Checkpoint, ModelEntry
-from tests import web_server
+from tests.support import web_server
 
 # Three tests run at a time, and processes of theirs: one thread each, rather than all waiting for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -36,15 +36,15 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from medsam_app.browser.api import AT_A_TIME, MOST_HELD, Api, add_endpoints
-from medsam_app.browser.exchange import UploadGate
-from medsam_app.browser.guard import LOOPBACK, Guard
-from medsam_app.browser.head import FirstInHead
-from medsam_app.browser.lobby import Workspaces
-from medsam_app.browser.routes import add_error_pages, make_router
-from medsam_app.browser.service import UPLOAD_BYTES, Service
+from medsam_app.browser.page_head import FirstInHead
+from medsam_app.browser.protocol.script_files import UploadGate
+from medsam_app.browser.routes.router import add_error_pages, make_router
+from medsam_app.browser.routes.script_api import AT_A_TIME, MOST_HELD, Api, add_endpoints
+from medsam_app.browser.security.guard import LOOPBACK, Guard
+from medsam_app.browser.state.service import UPLOAD_BYTES, Service
+from medsam_app.browser.state.workspace_registry import Workspaces
 from medsam_app.errors import SettingsError
-from medsam_app.label_set import read_label_set
+from medsam_app.session.label_set import read_label_set
 
 STATIC = Path(__file__).parent / "static"
 _SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from medsam_app.browser.app import running
-from medsam_app.browser.service import Service
-from medsam_app.phantom import torso_phantom
+from medsam_app.browser.state.service import Service
+from medsam_app.synthetic.torso import torso_phantom
 from tests.e2e.page import PATIENCE, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

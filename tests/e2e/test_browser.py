@@ -11,10 +11,10 @@ import pytest
 from scipy import ndimage
 
 from medsam_app.browser.app import running
-from medsam_app.browser.service import Service
-from medsam_app.geometry import Grid
-from tests.dicom_files import write_series
+from medsam_app.browser.state.service import Service
+from medsam_app.grid.geometry import Grid
 from tests.e2e.page import AORTA, LIVER, PATIENCE, RIGHT_KIDNEY, Page, deepest, dice, read_mask
+from tests.support.dicom_files import write_series
 
 pytestmark = pytest.mark.browser
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medsam_app.phantom import torso_phantom
+from medsam_app.synthetic.torso import torso_phantom
 from tests.e2e.page import LIVER, Page, deepest, read_mask
 
 pytestmark = pytest.mark.browser

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.dicom_files import write_series
 from tests.e2e.page import Page
+from tests.support.dicom_files import write_series
 
 pytestmark = pytest.mark.browser
 

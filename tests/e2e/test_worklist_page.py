@@ -8,8 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.browser.routes.test_worklist import ODD, Process, make_folder
 from tests.e2e.page import Page
-from tests.test_casework import ODD, Process, make_folder
 
 pytestmark = pytest.mark.browser
 

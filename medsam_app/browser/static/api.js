@@ -80,7 +80,7 @@ export class Api {
 
   /**
    * Do something to the session.
-   * @param {object} action what to do, see medsam_app.browser.actions
+   * @param {object} action what to do, see medsam_app.browser.routes.actions
    * @param {string[]} have keys of the masks this page holds
    * @param {number} opened number of the volume that it is meant for
    */
@@ -186,7 +186,7 @@ export class Api {
     return { key: header.key, vertices, triangles: new Uint32Array(buffer, 4 + length + vertices.byteLength, 3 * header.triangles) };
   }
 
-  /** Compare the objects with a mask file, see medsam_app.browser.comparing. */
+  /** Compare the objects with a mask file, see medsam_app.browser.routes.compare. */
   async compare(asked) {
     return decodeFrame(await (await this.post("compare", asked)).arrayBuffer());
   }

@@ -19,7 +19,7 @@ const LETTERS = [["R", "L"], ["A", "P"], ["S", "I"]];
 
 export class Geometry {
   /** @param {{shape: number[], spacing: number[], axes: number[], flips: boolean[], affine: number[][]}} meta
-   *  shape and spacing along the RAS axes; axes, flips: as in medsam_app.geometry.RasView; affine of the file */
+   *  shape and spacing along the RAS axes; axes, flips: as in medsam_app.grid.geometry.RasView; affine of the file */
   constructor(meta) {
     this.shape = meta.shape;
     this.spacing = meta.spacing;

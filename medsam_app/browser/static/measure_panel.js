@@ -56,7 +56,7 @@ export class MeasurePanel {
     });
   }
 
-  /** @param {object|null} made a medsam_app.measurements.Measurement @param {string} [hint] shown without one */
+  /** @param {object|null} made a medsam_app.measure.measurements.Measurement @param {string} [hint] shown without one */
   show(made, unit = "", hint = "An object is measured once it has a mask.") {
     this.made = made?.voxels ? made : null;
     this.areas.hidden = !this.made;

@@ -1,0 +1,286 @@
+"""The page with which a person looks over the results of a batch: a card a case, what stands out first."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Literal, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+
+from medsam_app.html_page import definitions, page
+from medsam_app.session.objects import checked_colour
+
+#: A volume farther from the median than so many standard deviations, as the median distance from it tells
+#: them, is unusual, where there are so many cases.
+UNUSUAL, LEAST_CASES = 5.0, 8
+#: Median distance from the median to standard deviation, for normally distributed values.
+_DEVIATION = 1.4826
+#: Volumes of one label differ by this share of their median at least, as far as `UNUSUAL` is concerned.
+_LEAST_SPREAD = 0.01
+#: What is looked for, in this order, and how a button names it.
+_FILTERS = {
+    "all": "All",
+    "failed": "Failed",
+    "warnings": "With warnings",
+    "empty": "Empty",
+    "unusual": "Unusual volume",
+    "done": "Done",
+    "skipped": "Skipped",
+}
+#: Filters that are shown only where there is such a case.
+_RARE = {"unusual", "skipped"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexRow:
+    """One case of a batch.
+
+    Attributes:
+        case: its path in the input folder, or whatever names it; unique.
+        outcome: what became of it.
+        sentence: the error of a failed case, the warnings of another, empty for none.
+        thumbnail: path of its picture from the folder of the page, with '/', not percent-encoded.
+        output: likewise, of its mask.
+        volumes_ml: volume in ml by the name of the label, 0 for one that was not found; a case that was
+            done and has none above 0 is shown as empty.
+        seconds: that it took; those of a failed case are shown, and count for no order.
+        unmet: number of prompts that could not be honoured.
+        not_found: names of the labels that were looked for and not found.
+    """
+
+    case: str
+    outcome: Literal["done", "failed", "skipped"]
+    sentence: str = ""
+    thumbnail: str | None = None
+    output: str | None = None
+    volumes_ml: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    unmet: int = 0
+    not_found: Sequence[str] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether a case that was done has no labelled voxel."""
+        return self.outcome == "done" and not any(ml > 0 for ml in self.volumes_ml.values())
+
+
+class _Spread(NamedTuple):
+    """Where most values of one kind lie."""
+
+    median: float
+    deviation: float
+    cases: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> _Spread:
+        """Zeros are left out: what was not found says nothing of how large it is elsewhere."""
+        found = np.array([value for value in values if value > 0])
+        if not len(found):
+            return cls(0.0, 1.0, 0)
+        median = float(np.median(found))
+        distance = float(np.median(np.abs(found - median)))
+        return cls(median, max(_DEVIATION * distance, _LEAST_SPREAD * median), len(found))
+
+    def far(self, value: float) -> float:
+        return abs(value - self.median) / self.deviation
+
+
+def unusual_volumes(rows: Sequence[IndexRow]) -> list[list[str]]:
+    """For each row the labels whose volume is far from that of the other cases.
+
+    Far is a robust z-score, |volume - median| / (1.4826 x median distance from the median), above 5. Only
+    cases in which a label was found count for it and are marked, and only where there are 8 or more.
+    """
+    spreads = _spreads(rows)
+    return [
+        [
+            label
+            for label, ml in row.volumes_ml.items()
+            if ml > 0 and spreads[label].cases >= LEAST_CASES and spreads[label].far(ml) > UNUSUAL
+        ]
+        for row in rows
+    ]
+
+
+def index_page(
+    rows: Sequence[IndexRow],
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    colours: Mapping[str, str] | None = None,
+) -> str:
+    """A page that needs nothing beside it but the pictures that it shows; write it with `save_whole`.
+
+    It counts, filters, searches and sorts. Keys move from card to card, enlarge one and flag it; flags
+    are kept by the browser for the address of the page, and saved as a list of cases, one a line.
+
+    Args:
+        rows: shown in this order at first.
+        title: of the page.
+        facts: how the batch was made, by name; shown in the end.
+        colours: '#rrggbb' of labels by name, as the thumbnails have them.
+
+    Raises:
+        SettingsError: a colour is none.
+    """
+    spreads, unusual = _spreads(rows), unusual_volumes(rows)
+    time = _Spread.of(row.seconds for row in rows if row.outcome != "failed")
+    kinds = [_kinds(row, strange) for row, strange in zip(rows, unusual, strict=True)]
+    dots = {
+        label: f'<i style="background:{checked_colour(colour)}"></i>'
+        for label, colour in (colours or {}).items()
+    }
+    cards = [
+        _card(row, of_row, strange, spreads, time, dots)
+        for row, of_row, strange in zip(rows, kinds, unusual, strict=True)
+    ]
+    body = "\n".join(
+        [
+            f"<header><h1>{escape(title)}</h1>",
+            _filters(kinds),
+            _tools(list(spreads)),
+            "</header>",
+            f'<main id="cards">{"".join(cards)}</main>',
+            _DIALOG,
+            f"<footer>{_LEGEND}{definitions(facts)}</footer>",
+        ]
+    )
+    style, script = (Path(__file__).with_suffix(end).read_text("utf-8") for end in (".css", ".js"))
+    return page(title, body, style=style, images="'self' file: data:", script=script)
+
+
+def _spreads(rows: Sequence[IndexRow]) -> dict[str, _Spread]:
+    labels = dict.fromkeys(label for row in rows for label in row.volumes_ml)
+    return {
+        label: _Spread.of(row.volumes_ml[label] for row in rows if label in row.volumes_ml)
+        for label in labels
+    }
+
+
+def _kinds(row: IndexRow, unusual: Sequence[str]) -> set[str]:
+    """Filters that a case passes."""
+    kinds = {"all", row.outcome}
+    if row.empty:
+        kinds.add("empty")
+    if unusual:
+        kinds.add("unusual")
+    said = row.sentence and row.outcome == "done"  # of a skipped case it says only why
+    if row.outcome != "failed" and (said or row.unmet or row.not_found or unusual):
+        kinds.add("warnings")
+    return kinds
+
+
+def _filters(kinds: Sequence[set[str]]) -> str:
+    counts = Counter(kind for of_row in kinds for kind in of_row)
+    buttons = [
+        f'<button type="button" data-filter="{kind}" aria-pressed="{str(kind == "all").lower()}">'
+        f"{name} <b>{counts[kind]}</b></button>"
+        for kind, name in _FILTERS.items()
+        if counts[kind] or kind not in _RARE
+    ]
+    flagged = '<button type="button" data-filter="flagged" aria-pressed="false">Flagged '
+    buttons.append(f'{flagged}<b id="flags">0</b></button>')
+    return f'<nav aria-label="Filters">{"".join(buttons)}</nav>'
+
+
+def _tools(labels: Sequence[str]) -> str:
+    columns = ["seconds", *(f"ml of {label}" for label in labels)]
+    options = "".join(f'<option value="{n}">{escape(name)}</option>' for n, name in enumerate(columns))
+    return (
+        '<div class="tools"><input id="search" type="search" placeholder="Search names and sentences" '
+        'aria-label="Search names and sentences"><label>Sort by <select id="sort"><option value="">as run'
+        f'</option><option value="name">name</option>{options}</select></label>'
+        '<select id="order" aria-label="Order" disabled><option value="far">farthest from the median first'
+        '</option><option value="down">largest first</option><option value="up">smallest first</option>'
+        '</select><button type="button" id="save" disabled>Save the flagged as a list</button>'
+        '<output id="shown"></output></div>'
+    )
+
+
+def _card(
+    row: IndexRow,
+    kinds: set[str],
+    unusual: Sequence[str],
+    spreads: Mapping[str, _Spread],
+    time: _Spread,
+    dots: Mapping[str, str],
+) -> str:
+    seconds = None if row.outcome == "failed" else row.seconds
+    numbers = [(time, seconds), *((spread, row.volumes_ml.get(name)) for name, spread in spreads.items())]
+    values = " ".join("-" if value is None else f"{value:.6g}" for _, value in numbers)
+    far = " ".join("-" if value is None else f"{spread.far(value):.4g}" for spread, value in numbers)
+    case = escape(row.case)
+    parts = [
+        f'<article class="card" tabindex="-1" data-case="{case}" data-kinds="{" ".join(sorted(kinds))}" '
+        f'data-values="{values}" data-far="{far}">',
+        f'<div class="name"><h2 title="{case}"><bdi>{case}</bdi></h2>'
+        '<button type="button" data-action="flag" aria-pressed="false">Flag</button></div>',
+    ]
+    if row.thumbnail is not None:
+        parts.append(
+            '<button type="button" class="picture" data-action="enlarge" aria-label="Enlarge"><img '
+            f'loading="lazy" decoding="async" alt="Slices of {case}" src="{_url(row.thumbnail)}"></button>'
+        )
+    marks = _marks(row, unusual, spreads)
+    if marks:
+        parts.append('<p class="marks">' + "".join(f"<span{of}>{escape(text)}</span>" for text, of in marks))
+        parts.append("</p>")
+    if row.sentence:
+        parts.append(f'<p class="said" dir="auto">{escape(row.sentence)}</p>')
+    if row.volumes_ml:
+        sizes = [
+            f"<span>{dots.get(name, '')}<bdi>{escape(name)}</bdi> {_number(ml)} ml</span>"
+            for name, ml in row.volumes_ml.items()
+        ]
+        parts.append(f'<p class="volumes">{"".join(sizes)}</p>')
+    link = "" if row.output is None else f' <a href="{_url(row.output)}">mask</a>'
+    parts.append(f'<p class="foot"><span>{_number(row.seconds)} s</span>{link}</p></article>')
+    return "".join(parts)
+
+
+def _marks(row: IndexRow, unusual: Sequence[str], spreads: Mapping[str, _Spread]) -> list[tuple[str, str]]:
+    """What stands out, in words, and the attributes that give it its colour."""
+    bad, odd = ' class="bad"', ' class="odd"'
+    marks: list[tuple[str, str]] = []
+    if row.outcome != "done":
+        marks.append((row.outcome, bad if row.outcome == "failed" else ""))
+    if row.empty:
+        marks.append(("nothing found", bad))
+    marks += [
+        (f"unusual volume: {name} (median {_number(spreads[name].median)} ml)", odd) for name in unusual
+    ]
+    if row.unmet:
+        marks.append((f"{row.unmet} prompt{'s' if row.unmet > 1 else ''} not honoured", odd))
+    if row.not_found:
+        marks.append((f"not found: {', '.join(row.not_found)}", odd))
+    return marks
+
+
+def _number(value: float) -> str:
+    """Three digits or more, none that say nothing."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _url(path: str) -> str:
+    """A relative URL of a relative path; a colon is encoded as well, so that no name is read as a scheme."""
+    return escape(quote(os.fsencode(path)))
+
+
+_DIALOG = (
+    '<dialog id="large" tabindex="-1" aria-label="One case"><div class="bar">'
+    '<button type="button" data-action="previous">Previous</button>'
+    '<button type="button" data-action="next">Next</button><span id="place"></span>'
+    '<button type="button" data-action="close">Close</button></div><div id="one"></div></dialog>'
+)
+_LEGEND = (
+    "<p><kbd>J</kbd> <kbd>K</kbd> or the arrows move from card to card, <kbd>Enter</kbd> enlarges, "
+    "<kbd>F</kbd> flags, <kbd>/</kbd> searches. Flags stay in this browser.</p>"
+    "<p>Each picture shows the axial, the coronal and the sagittal slice in which most was found; the "
+    "patient's right is on the left, the front at the top or on the left. For research only.</p>"
+)

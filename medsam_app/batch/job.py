@@ -1,0 +1,68 @@
+"""A case of a folder that is to be segmented, and how its masks are called. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsam_app.batch.prompts import Asked
+from medsam_app.batch.record import CaseRecord
+from medsam_app.batch.settings import OutputFormat
+from medsam_app.errors import SaveError
+from medsam_app.io.headers import SUFFIXES, Format
+from medsam_app.io.mask_formats import SEGMENTATION
+from medsam_app.io.volume_folder import Found
+
+#: Cases that are read, segmented and written side by side in one process, of which one is in the model.
+SIDE_BY_SIDE = 2
+
+
+class NoRoom(SaveError):
+    """Nothing more can be written: the run ends and can go on later."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done for a case.
+
+    Attributes:
+        found: the volume. asked: what is asked of it.
+        outputs: the label map's path, or the folder of its objects' files.
+        ending: of the files.
+        settings: hash of what decides the mask. key: of the files that are read.
+    """
+
+    found: Found
+    asked: Asked
+    outputs: Path
+    ending: str
+    settings: str
+    key: str
+
+    @property
+    def case(self) -> str:
+        return self.found.case
+
+    def record(self, **fields: object) -> CaseRecord:
+        """A record of this case."""
+        kinds = {"prompt file": self.asked.prompt_file, "table": self.asked.rows, "mask": self.asked.mask}
+        asked = next((name for name, value in kinds.items() if value), "automatic")
+        return CaseRecord(
+            case=self.case,
+            image=str(self.found.path),
+            series=self.found.series,
+            asked="" if self.asked.missing else asked,
+            settings=self.settings,
+            key=self.key,
+            **fields,  # type: ignore[arg-type]
+        )
+
+
+def ending_for(path: Path, format: OutputFormat) -> str:
+    """How the masks of an image are to end."""
+    if format != "input":
+        return f".{format}"
+    own: dict[Format, str] = {"nrrd": ".nrrd", "meta": ".mha", "dicom": SEGMENTATION}
+    name = path.name.lower()
+    kind: Format = next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), "dicom")
+    return own.get(kind, ".nii" if name.endswith(".nii") else ".nii.gz")

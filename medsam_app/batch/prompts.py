@@ -1,0 +1,257 @@
+"""Where the objects of a folder's volumes are: prompt files, a table of points and boxes, coarse masks."""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medsam_app.batch.settings import BatchSettings
+from medsam_app.datasets.gathering import stem
+from medsam_app.errors import PromptError, PromptFileError
+from medsam_app.evaluate.click_through import jittered_box
+from medsam_app.grid.geometry import Grid
+from medsam_app.io.csv_columns import read_table
+from medsam_app.io.headers import SUFFIXES
+from medsam_app.io.volume import Volume, load_mask
+from medsam_app.io.volume_folder import Found
+from medsam_app.prompts.simulated_clicks import click_inside
+from medsam_app.prompts.types import Box, Point
+from medsam_app.session.objects import AnyPrompt
+from medsam_app.session.prompt_file import SUFFIX
+from medsam_app.session.prompt_schema import voxel_of, world_box
+
+#: Columns of a table: voxel indices or mm, and the opposite corner where the row is a box.
+_PLACES = (("i", "j", "k"), ("x", "y", "z"))
+_SIGNS = {"1": True, "+": True, "positive": True, "inside": True, "": True, "+1": True} | dict.fromkeys(
+    ("0", "-", "-1", "negative", "outside"), False
+)
+#: No more problems than this are spelled out in one message.
+_MOST_PROBLEMS = 12
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A point or a box of a table.
+
+    Attributes:
+        label: value of the object that it belongs to. name: of the object, '' where none is given.
+        place: voxel indices, or mm in RAS+ where `world`. corner: the opposite one of a box.
+    """
+
+    label: int
+    name: str
+    place: Triple
+    corner: Triple | None
+    positive: bool
+    world: bool
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a volume; none of it: what the adapter was taught.
+
+    Attributes:
+        missing: where a prompt file, rows or a mask were looked for in vain.
+    """
+
+    prompt_file: Path | None = None
+    rows: tuple[Row, ...] = ()
+    mask: Path | None = None
+    missing: str = ""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What has to be read beside the volume."""
+        return tuple(path for path in (self.prompt_file, self.mask) if path is not None)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An object of a volume: its label value, its name or '', and its prompts in voxel indices."""
+
+    label: int
+    name: str
+    prompts: list[AnyPrompt]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Finds what is asked of each volume of a folder.
+
+    Args:
+        folder: that holds the volumes.
+
+    Raises:
+        PromptFileError: the table cannot be read, or names images that are not there.
+    """
+
+    folder: Path
+    settings: BatchSettings
+
+    def of(self, volumes: Sequence[Found]) -> list[Asked]:
+        """What is asked of each volume, in their order."""
+        settings = self.settings
+        if settings.automatic:
+            return [Asked()] * len(volumes)
+        if settings.masks is not None:
+            return [self._mask(each, settings.masks) for each in volumes]
+        if settings.prompts is not None and settings.prompts.is_file():
+            rows = _rows_of(settings.prompts, volumes, self.folder)
+            return [
+                Asked(rows=tuple(rows[each.case]))
+                if each.case in rows
+                else Asked(missing=f"{settings.prompts.name} has no row for it")
+                for each in volumes
+            ]
+        return [self._prompt_file(each) for each in volumes]
+
+    def _prompt_file(self, volume: Found) -> Asked:
+        root = self.settings.prompts or self.folder
+        # A folder of slices that is the whole input has its prompts in it.
+        path = root / f"{volume.case}{SUFFIX}"
+        return Asked(prompt_file=path) if path.is_file() else Asked(missing=f"there is no {path}")
+
+    def _mask(self, volume: Found, root: Path) -> Asked:
+        for suffix in SUFFIXES:
+            path = root / f"{volume.case}{suffix}"
+            if path.is_file():
+                return Asked(mask=path)
+        return Asked(missing=f"there is no mask {root / volume.case}.nii.gz, nor one of another format")
+
+
+def objects_of_rows(rows: Sequence[Row], grid: Grid) -> list[Wanted]:
+    """The objects of a table's rows, each with its boxes first, then its points, in the table's order."""
+    by_label: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_label[row.label].append(row)
+    return [
+        Wanted(
+            label,
+            next((row.name for row in own if row.name), ""),
+            [_prompt(row, grid) for row in sorted(own, key=lambda row: row.corner is None)],
+        )
+        for label, own in by_label.items()
+    ]
+
+
+def objects_of_mask(path: Path, volume: Volume, settings: BatchSettings, case: str) -> list[Wanted]:
+    """An object for each label of a coarse mask, with what is taken of it.
+
+    Raises:
+        MedsamError: the mask cannot be read or does not lie on the image.
+    """
+    mask = load_mask(path, volume.grid)
+    values = [int(value) for value in np.unique(mask) if value]
+    if not values:
+        raise PromptError(f"The mask '{path.name}' is empty: it does not say where anything is.")
+    own = zlib.crc32(case.encode("utf-8", "surrogateescape"))
+    found = []
+    for value in values:
+        rng = np.random.default_rng([settings.seed, own, value])
+        inside = mask == value
+        prompts: list[AnyPrompt] = []
+        if settings.from_masks in ("box", "both"):
+            low, high = jittered_box(inside, rng, settings.jitter)
+            prompts.append(Box(lower=low, upper=high))
+        if settings.from_masks in ("point", "both"):
+            i, j, k = click_inside(inside, spacing=volume.spacing, rng=rng if settings.jitter else None)
+            prompts.append(Point(coordinates=(i, j, k)))
+        found.append(Wanted(value, "", prompts))
+    return found
+
+
+def _prompt(row: Row, grid: Grid) -> AnyPrompt:
+    if row.corner is not None:
+        if row.world:
+            return world_box(row.place, row.corner, grid)
+        return Box(lower=row.place, upper=row.corner)
+    return Point(coordinates=voxel_of(row.place, grid) if row.world else row.place, positive=row.positive)
+
+
+def _rows_of(path: Path, volumes: Sequence[Found], folder: Path) -> dict[str, list[Row]]:
+    """The rows of a table by case; every problem of it is told at once."""
+    cases = _by_name(volumes, folder)
+    rows: dict[str, list[Row]] = defaultdict(list)
+    problems: list[str] = []
+    for line, values in _table(path):
+        image = (values.get("image") or "").strip().replace("\\", "/")
+        wanted = cases.get(image.lower(), [])
+        if len(wanted) != 1:
+            known = f"{len(wanted)} images of that name" if wanted else "no such image"
+            problems.append(f"line {line}: there are {known} in {folder}: '{image}'")
+            continue
+        try:
+            rows[wanted[0]].append(_row(values))
+        except ValueError as error:
+            problems.append(f"line {line}: {error}")
+    if problems:
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        more = f"; and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
+        raise PromptFileError(f"The table {path} has {count}: {'; '.join(problems[:_MOST_PROBLEMS])}{more}.")
+    return rows
+
+
+def _by_name(volumes: Sequence[Found], folder: Path) -> dict[str, list[str]]:
+    """Cases by what they may be called: the path, with or without ending, or the file's name alone."""
+    named: dict[str, list[str]] = defaultdict(list)
+    for each in volumes:
+        inside = each.path.relative_to(folder).as_posix()
+        names = {each.case, inside if each.series is None else each.case, each.case.rsplit("/", 1)[-1]}
+        names |= {each.path.name, stem(each.path)} if each.series is None else set()
+        for name in {name.lower() for name in names}:
+            named[name].append(each.case)
+    exact = {each.case.lower(): [each.case] for each in volumes}
+    return named | exact
+
+
+def _table(path: Path) -> list[tuple[int, Mapping[str, str]]]:
+    """Rows by lower-case column, and the number of their line."""
+    columns, rows = read_table(path, error=PromptFileError)
+    whole = [axes for axes in _PLACES if set(axes) <= set(columns)]
+    if "image" not in columns or len(whole) != 1:
+        raise PromptFileError(
+            f"{path} has the columns {', '.join(columns) or 'none'}; wanted are image, label and i, j, k "
+            "(voxels from 0) or x, y, z (mm in RAS+), and where there are any sign, name and i2, j2, k2 or "
+            "x2, y2, z2 (the opposite corner of a box)."
+        )
+    return rows
+
+
+def _row(values: Mapping[str, str]) -> Row:
+    """A row of a table; `ValueError` says what is wrong with it."""
+    world = "x" in values
+    axes = _PLACES[world]
+    place = _triple(values, axes)
+    if place is None:
+        raise ValueError(f"{', '.join(axes)} are empty")
+    label = (values.get("label") or "1").strip()
+    if not label.isdecimal() or not int(label):
+        raise ValueError(f"the label is a whole number from 1; got '{label}'")
+    sign = (values.get("sign") or "").strip().lower()
+    if sign not in _SIGNS:
+        raise ValueError(f"the sign is 1 or 0, + or -, positive or negative; got '{sign}'")
+    corner = _triple(values, tuple(f"{axis}2" for axis in axes))
+    if corner is not None and not _SIGNS[sign]:
+        raise ValueError("a box is always positive")
+    name = (values.get("name") or "").strip()
+    return Row(int(label), name, place, corner, _SIGNS[sign], world)
+
+
+def _triple(values: Mapping[str, str], axes: Sequence[str]) -> Triple | None:
+    texts = [(values.get(axis) or "").strip().replace(",", ".") for axis in axes]
+    if not any(texts):
+        return None
+    try:
+        i, j, k = (float(text) for text in texts)
+    except ValueError:
+        raise ValueError(f"{', '.join(axes)} are numbers; got {', '.join(map(repr, texts))}") from None
+    if not np.isfinite([i, j, k]).all():
+        raise ValueError(f"{', '.join(axes)} are finite numbers; got {', '.join(texts)}")
+    return i, j, k

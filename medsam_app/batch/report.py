@@ -1,0 +1,138 @@
+"""What is left beside the masks of a folder: run.json, results.csv and index.html."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from medsam_app import __version__
+from medsam_app.batch.index_page import IndexRow, index_page
+from medsam_app.batch.record import CaseRecord, Shard
+from medsam_app.io.atomic import save_whole
+
+RUN, TABLE, PAGE = "run", "results.csv", "index.html"
+_COLUMNS = (
+    "case", "image", "series", "outcome", "message", "warnings", "asked", "label", "name", "voxels",
+    "volume_ml", "prompts", "unmet", "score", "output", "seconds",
+)  # fmt: skip
+
+
+def write_report(
+    out: Path,
+    cases: Sequence[CaseRecord],
+    *,
+    shard: Shard,
+    identity: Mapping[str, Any],
+    options: Mapping[str, Any],
+    began: datetime,
+    finished: bool,
+) -> None:
+    """Write run.json with the shard's cases.
+
+    Args:
+        identity: what decided the masks.
+        options: what else was asked for.
+        finished: whether no case is left.
+
+    Raises:
+        SaveError: a file could not be written.
+    """
+    counts = Counter(case.outcome for case in cases)
+    run = {
+        "program": f"medsam_app {__version__}",
+        "python": platform.python_version(),
+        **_versions(),
+        "machine": {"system": platform.platform(), "processors": os.cpu_count()},
+        "devices": sorted({case.device for case in cases if case.device}),
+        "settings": dict(identity),
+        "options": dict(options),
+        "shard": {"number": shard.number, "count": shard.count},
+        "began": began.isoformat(timespec="seconds"),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": finished,
+        "counts": {"cases": len(cases), **{name: counts[name] for name in ("done", "failed", "skipped")}},
+        "cases": [case.model_dump(mode="json", exclude={"settings", "key"}) for case in cases],
+    }
+    save_whole(out / f"{RUN}{shard.suffix}.json", json.dumps(run, indent=1) + "\n")
+
+
+def write_overview(out: Path, cases: Sequence[CaseRecord]) -> None:
+    """Write results.csv, a row an object, and index.html.
+
+    Args:
+        cases: of all shards.
+
+    Raises:
+        SaveError: a file could not be written.
+    """
+    save_whole(out / TABLE, _table(cases))
+    title = f"Masks in {out.resolve().name}"
+    facts = {
+        "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+        "by": f"medsam_app {__version__}",
+    }
+    save_whole(out / PAGE, index_page([_row(case) for case in cases], title=title, facts=facts))
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("torch", "monai", "numpy", "nibabel", "SimpleITK", "ray"):
+        try:
+            found[name.lower()] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _table(cases: Sequence[CaseRecord]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for case in cases:
+        own: dict[str, Any] = {
+            "case": case.case,
+            "image": case.image,
+            "series": case.series or "",
+            "outcome": case.outcome,
+            "message": case.message,
+            "warnings": " ".join(case.warnings),
+            "asked": case.asked,
+            "seconds": f"{_spent(case):.2f}",
+        }
+        separate = bool(case.outputs) and case.outputs[0].path.startswith(f"{case.case}/")
+        for number, each in enumerate(case.objects):
+            output = case.outputs[number if separate else 0].path if case.outputs else ""
+            facts = each.model_dump(include={"label", "name", "voxels", "prompts", "unmet", "score"})
+            writer.writerow(own | facts | {"volume_ml": f"{each.volume_ml:.4f}", "output": output})
+        if not case.objects:
+            writer.writerow(own)
+    return text.getvalue()
+
+
+def _row(case: CaseRecord) -> IndexRow:
+    return IndexRow(
+        case=case.case,
+        outcome=case.outcome,
+        sentence=case.message or " ".join(case.warnings),
+        thumbnail=case.thumbnail,
+        output=case.outputs[0].path if case.outputs else None,
+        volumes_ml={each.name: each.volume_ml for each in case.objects},
+        seconds=_spent(case),
+        unmet=case.unmet,
+        not_found=case.empty,
+    )
+
+
+def _spent(case: CaseRecord) -> float:
+    """Seconds of work on a case; it is no work to wait for the model."""
+    return sum(seconds for step, seconds in case.seconds.items() if step != "wait")

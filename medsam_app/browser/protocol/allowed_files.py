@@ -1,0 +1,104 @@
+"""Files on the server that a browser may open: those in the folders it was started with, and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from medsam_app.errors import VolumeError
+from medsam_app.io.atomic import is_text
+
+#: Endings of the files that can be opened.
+EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".zip")
+#: Those that can be uploaded: files that are whole by themselves.
+UPLOAD_EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".mha", ".zip", ".dcm")
+_MOST_ENTRIES = 2000
+
+
+def resolve(roots: Sequence[Path], root: int, path: str) -> Path:
+    """The file or folder of a path within a root; links are followed before it is judged.
+
+    Raises:
+        VolumeError: it is not within the root, or not there.
+    """
+    if not 0 <= root < len(roots) or "\0" in path:
+        raise VolumeError("That folder is not one that this server shows; choose one from the list.")
+    base = roots[root].resolve()
+    try:
+        target = (base / path).resolve()
+        known = target.is_relative_to(base) and target.exists()
+    except (OSError, RuntimeError, ValueError):
+        known = False
+    if not known:
+        raise VolumeError("That file is not in the folders that this server shows; choose one from the list.")
+    return target
+
+
+def listing(roots: Sequence[Path], root: int, path: str) -> list[dict[str, Any]]:
+    """Folders and volumes in a folder: name, kind ('folder', 'dicom' or 'file') and size in bytes.
+
+    Raises:
+        VolumeError: the folder is not within the root, or cannot be read. What cannot be looked at in it, and
+            names that are no text, are left out.
+    """
+    folder = resolve(roots, root, path)
+    base = roots[root].resolve()
+    if not folder.is_dir():
+        raise VolumeError("That is a file, not a folder; choose a folder from the list.")
+    try:
+        found = [entry for each in folder.iterdir() if (entry := _entry(each, base)) is not None]
+    except OSError as error:
+        raise VolumeError(f"The folder cannot be read ({error.strerror}); choose another one.") from None
+    return sorted(found, key=lambda each: (each["kind"] == "file", each["name"].lower()))[:_MOST_ENTRIES]
+
+
+def _entry(path: Path, base: Path) -> dict[str, Any] | None:
+    """What a page is told of a file or folder, None where it is not shown."""
+    if path.name.startswith(".") or not is_text(path.name):
+        return None
+    try:
+        if not path.resolve().is_relative_to(base):
+            return None
+        if path.is_dir():
+            return {"name": path.name, "kind": "dicom" if holds_dicom(path) else "folder", "size": 0}
+        if path.name.lower().endswith(EXTENSIONS):
+            return {"name": path.name, "kind": "file", "size": path.stat().st_size}
+    except (OSError, RuntimeError):  # RuntimeError: a link to itself, before Python 3.13
+        pass
+    return None
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether one of the first files of a folder is a DICOM file.
+
+    Raises:
+        OSError: the folder cannot be looked into.
+    """
+    for each in islice(folder.iterdir(), 20):
+        with suppress(OSError):
+            if not each.is_file():
+                continue
+            if each.suffix.lower() == ".dcm":
+                return True
+            with each.open("rb") as file:
+                if file.read(132)[128:] == b"DICM":
+                    return True
+    return False
+
+
+def ending(name: str) -> str | None:
+    """The ending of a file's name, one of `UPLOAD_EXTENSIONS`, or None."""
+    return next(
+        (end for end in sorted(UPLOAD_EXTENSIONS, key=len, reverse=True) if name.lower().endswith(end)), None
+    )
+
+
+def stem(name: str) -> str:
+    """A file's name without its ending."""
+    for end in sorted({*EXTENSIONS, *UPLOAD_EXTENSIONS}, key=len, reverse=True):
+        if name.lower().endswith(end):
+            return name[: -len(end)] or name
+    return name

@@ -1,0 +1,238 @@
+"""What a page may ask of its session, one pydantic model an action, and what it is told back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from medsam_app.browser.protocol.binary import frame, mask_part
+from medsam_app.browser.routes.edit_actions import AnyAction, EditAction
+from medsam_app.browser.state.workspaces import Workspace
+from medsam_app.errors import MedsamError, PromptError
+from medsam_app.prompts.types import AnyPrompt, Box, Paint, Prompt
+from medsam_app.session.mask_editing import locked_slices
+from medsam_app.session.session import Session
+
+
+class Look(AnyAction):
+    """Nothing: only the state is wanted."""
+
+    do: Literal["look"]
+
+
+class AddPrompt(AnyAction):
+    """A click or a box for the selected object; the first one makes an object."""
+
+    do: Literal["add_prompt"]
+    prompt: Prompt
+
+    def apply(self, session: Session) -> None:
+        owner = session.selected or session.add_object()
+        session.add_prompt(owner.id, self.prompt)
+
+
+class ReplacePrompt(AnyAction):
+    """A box that was pulled to another size, a point that was moved."""
+
+    do: Literal["replace_prompt"]
+    object: str
+    index: int
+    prompt: Prompt
+
+    def apply(self, session: Session) -> None:
+        session.replace_prompt(self.object, self.index, self.prompt)
+
+
+class DeletePrompt(AnyAction):
+    do: Literal["delete_prompt"]
+    object: str
+    index: int
+
+    def apply(self, session: Session) -> None:
+        session.delete_prompt(self.object, self.index)
+
+
+class Clear(AnyAction):
+    do: Literal["clear"]
+    object: str
+
+    def apply(self, session: Session) -> None:
+        session.clear(self.object)
+
+
+class AddObject(AnyAction):
+    do: Literal["add_object"]
+    name: str | None = None
+    label: int | None = None
+    colour: str | None = None
+    may_overlap: bool = True
+
+    def apply(self, session: Session) -> None:
+        session.add_object(self.name, label=self.label, colour=self.colour, may_overlap=self.may_overlap)
+
+
+class ChangeObject(AnyAction):
+    """Another name, label value or colour, or whether it may overlap."""
+
+    do: Literal["change_object"]
+    object: str
+    name: str | None = None
+    label: int | None = None
+    colour: str | None = None
+    may_overlap: bool | None = None
+
+    def apply(self, session: Session) -> None:
+        if self.may_overlap is not None:
+            session.set_may_overlap(self.object, self.may_overlap)
+        if self.name is not None:
+            session.rename(self.object, self.name)
+        if self.label is not None:
+            session.set_label(self.object, self.label)
+        if self.colour is not None:
+            session.set_colour(self.object, self.colour)
+
+
+class DeleteObject(AnyAction):
+    do: Literal["delete_object"]
+    object: str
+
+    def apply(self, session: Session) -> None:
+        session.delete_object(self.object)
+
+
+class Select(AnyAction):
+    do: Literal["select"]
+    object: str
+
+    def apply(self, session: Session) -> None:
+        session.select(self.object)
+
+
+class Undo(AnyAction):
+    do: Literal["undo"]
+
+    def apply(self, session: Session) -> None:
+        session.undo()
+
+
+class Redo(AnyAction):
+    do: Literal["redo"]
+
+    def apply(self, session: Session) -> None:
+        session.redo()
+
+
+class Refine(AnyAction):
+    """Outlines of large objects in tiles, or as the one window shows them."""
+
+    do: Literal["refine"]
+    on: bool
+
+    def apply(self, session: Session) -> None:
+        session.refine = self.on
+
+
+Action = Annotated[
+    Look | AddPrompt | ReplacePrompt | DeletePrompt | Clear | AddObject | ChangeObject | DeleteObject | Select
+    | Undo | Redo | Refine | EditAction,
+    Field(discriminator="do"),
+]  # fmt: skip
+
+
+class Request(BaseModel):
+    """An action, and the keys of the masks that the page holds."""
+
+    model_config = ConfigDict(extra="forbid")
+    action: Action
+    have: list[str] = Field(default_factory=list, max_length=100_000)
+
+
+def perform(workspace: Workspace, action: Action, have: list[str], *, opened: int | None = None) -> bytes:
+    """Apply an action and answer with the state, or change nothing and raise.
+
+    Args:
+        opened: number of the volume that it is meant for, as pages have it; None for the one that is open.
+
+    Raises:
+        HTTPException: another volume was opened meanwhile.
+        PromptError: no volume is open, or the prompt makes no sense on it.
+    """
+    with workspace.lock:
+        session = workspace.session
+        if session is None:
+            raise PromptError("No volume is open; open one first.")
+        workspace.check(opened)  # again: it waited for its turn
+        workspace.show("Segmenting")
+        before, refine = session.objects, session.refine
+        try:
+            action.apply(session)
+            return state_frame(workspace, have)
+        except MedsamError:
+            # Accepted by the session but refused by the model: taken back, so that the page and the
+            # session agree.
+            while session.objects != before and session.undo():
+                pass
+            session.refine = refine
+            raise
+        finally:
+            workspace.show("")
+
+
+def shown_prompt(prompt: AnyPrompt) -> dict[str, Any]:
+    """A prompt as the page is told of it: without voxels."""
+    if isinstance(prompt, Paint):
+        boxes = [bits for bits, _ in prompt.parts]
+        return {
+            "kind": "paint",
+            "what": prompt.what,
+            "locked": prompt.locked,
+            "lower": [min(corner) for corner in zip(*(bits.start for bits in boxes), strict=True)],
+            "upper": [max(corner) - 1 for corner in zip(*(bits.stop for bits in boxes), strict=True)],
+        }
+    shown = prompt.model_dump(exclude={"packed"})
+    return shown | {"slice_axis": prompt.slice_axis} if isinstance(prompt, Box) else shown
+
+
+def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | None = None) -> bytes:
+    """The session's state, with the masks that the page does not hold."""
+    session = workspace.session
+    assert session is not None
+    masks, held = workspace.masks(), set(have)
+    objects: list[dict[str, Any]] = []
+    for each in session.objects:
+        key, made = masks.get(each.id, (None, None))
+        unmet = set(made.unmet) if made is not None else set()
+        prompts = [shown_prompt(prompt) | {"unmet": n in unmet} for n, prompt in enumerate(each.prompts)]
+        objects.append(
+            {
+                "id": each.id,
+                "name": each.name,
+                "label": each.label,
+                "colour": each.colour,
+                "prompts": prompts,
+                "mask": key,
+                "volume_ml": made.volume_ml if made is not None else 0.0,
+                "score": made.score if made is not None else 0.0,
+                "may_overlap": each.may_overlap,
+                "given_up_ml": session.given_up(each.id) * session.volume.grid.voxel_volume_ml,
+                "locks": [{"axis": axis, "index": index} for axis, index in locked_slices(each)],
+            }
+        )
+    selected = session.selected
+    state = {
+        "objects": objects,
+        "selected": selected.id if selected else None,
+        "can_undo": session.can_undo,
+        "can_redo": session.can_redo,
+        "undo_text": session.undo_text,
+        "redo_text": session.redo_text,
+        "refine": session.refine,
+        # Before the page is told: what it sees is safe.
+        "case": workspace.keep_work(),
+    }
+    grid = session.volume.grid
+    wanted = {key: made for key, made in masks.values() if key not in held}
+    parts = [mask_part(key, made.start, made.patch, grid) for key, made in wanted.items()]
+    notes, workspace.notes = workspace.notes, []
+    return frame({"state": state, "messages": [*notes, *(messages or [])]}, parts)

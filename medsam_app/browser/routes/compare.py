@@ -1,0 +1,138 @@
+"""A page's objects beside a mask file of the same grid: agreement in numbers, and the other masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medsam_app.browser.protocol.binary import frame, mask_part
+from medsam_app.browser.routes.downloads import opened
+from medsam_app.browser.state.workspaces import Workspace
+from medsam_app.errors import PromptError, VolumeError
+from medsam_app.grid.roi import Index, tight
+from medsam_app.io.volume import load_mask
+from medsam_app.measure.scores import dice
+from medsam_app.measure.surface_distances import surface_distances, usual_tolerance
+from medsam_app.predict.core.prediction import on_box, union_box
+
+if TYPE_CHECKING:
+    from medsam_app.browser.state.service import Service
+
+#: Labels of a file that are compared, at most.
+MOST_LABELS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Other:
+    """A label map to compare with.
+
+    Attributes:
+        number: tells it from those before.
+        name: of its file.
+        parts: of each label that occurs, the first voxel (i, j, k) and the mask within its box.
+    """
+
+    number: int
+    name: str
+    parts: dict[int, tuple[Index, NDArray[np.bool_]]]
+
+
+def open_other(
+    workspace: Workspace, service: Service, *, source: str, root: int, path: str, upload: str
+) -> None:
+    """Read a mask to compare with, in place of the one before.
+
+    Raises:
+        PromptError: no volume is open.
+        VolumeError: it cannot be read, or holds no mask. GridMismatch: it lies on another grid.
+    """
+    with workspace.lock:
+        volume, before = opened(workspace).volume, workspace.other
+    workspace.show("Reading the mask")
+    try:
+        where = {"source": source, "root": root, "path": path, "upload": upload}
+        with service.readers, service.file(workspace, **where) as (file, name):  # type: ignore[arg-type]
+            labels = load_mask(file, volume.grid)
+    finally:
+        workspace.show("")
+        if source == "upload":
+            workspace.drop_uploads(upload)
+    values = [int(value) for value in np.unique(labels) if value]
+    if not values or len(values) > MOST_LABELS:
+        what = f"{len(values)} labels; at most {MOST_LABELS} are compared" if values else "no label but 0"
+        raise VolumeError(f"The mask '{name}' has {what}; give another file.")
+    parts = dict(_parts(labels, values))
+    with workspace.lock:
+        if opened(workspace).volume is volume:
+            workspace.other = Other(before.number + 1 if before else 1, name, parts)
+
+
+def _parts(labels: NDArray, values: list[int]) -> Iterator[tuple[int, tuple[Index, NDArray[np.bool_]]]]:
+    """First voxel and mask within its box of each label."""
+    if values[-1] >= 2**16:  # what looks for all boxes at once keeps a list of all values
+        yield from ((value, tight((0, 0, 0), labels == value)) for value in values)
+        return
+    boxes = ndimage.find_objects(labels.astype(np.uint16, copy=False))
+    for value in values:
+        box = boxes[value - 1]
+        yield value, (tuple(part.start for part in box), labels[box] == value)
+
+
+def compared(workspace: Workspace, *, tolerance: float | None, have: set[str]) -> bytes:
+    """A frame: in the header the file's name, the tolerance, a row for each object and each label, and the
+    other masks that the page does not hold.
+
+    An object is compared with the label of its value. A file of one label only is compared with the selected
+    object, whatever the value: many programs write 1, or 255, for all.
+
+    Raises:
+        PromptError: no volume is open, or no file was given.
+    """
+    with workspace.lock:
+        session, other = opened(workspace), workspace.other
+        if other is None:
+            raise PromptError("There is no mask to compare with; choose a file first.")
+        objects, masks, selected = session.objects, workspace.masks(), session.selected
+        grid = session.volume.grid
+    within = usual_tolerance(grid.spacing) if tolerance is None else tolerance
+    alone = next(iter(other.parts)) if len(other.parts) == 1 else None
+    rows: list[dict[str, Any]] = []
+    met: set[int] = set()
+    for each in objects:
+        theirs = each.label if each.label in other.parts else None
+        if alone is not None:
+            theirs = alone if selected is not None and each.id == selected.id else None
+        if theirs is not None:
+            met.add(theirs)
+        key, made = masks.get(each.id, (None, None))
+        ours = None if made is None else (made.start, made.patch)
+        row: dict[str, Any] = {"object": each.id, "name": each.name, "label": theirs, "mask": key}
+        rows.append(row | _row(ours, other.parts.get(theirs or 0), grid, within))
+    for value, part in other.parts.items():
+        if value not in met:
+            row = {"object": None, "name": f"label {value}", "label": value, "mask": None}
+            rows.append(row | _row(None, part, grid, within))
+    keys = {value: f"c{other.number}l{value}" for value in other.parts}
+    for row in rows:
+        row["theirs"] = keys.get(row["label"])
+    parts = [mask_part(key, *other.parts[value], grid) for value, key in keys.items() if key not in have]
+    return frame({"name": other.name, "tolerance_mm": within, "rows": rows}, parts)
+
+
+def _row(ours: Any, theirs: Any, grid: Any, tolerance: float) -> dict[str, Any]:
+    """Volumes of two masks, and how they agree where both are there."""
+    volumes = {
+        name: None if part is None else float(part[1].sum() * grid.voxel_volume_ml)
+        for name, part in (("ours_ml", ours), ("theirs_ml", theirs))
+    }
+    if ours is None or theirs is None:
+        return volumes | {"dice": None, "surface_dice": None, "hd95_mm": None}
+    box = union_box(ours, theirs)
+    a, b = (on_box(start, patch, box) for start, patch in (ours, theirs))
+    found = surface_distances(a, b, spacing=grid.spacing, tolerance=tolerance)
+    return volumes | {"dice": dice(a, b), "surface_dice": found.surface_dice, "hd95_mm": found.hd95}

@@ -1,0 +1,155 @@
+"""What a page saves: masks in every format, prompts, measurements, and a case as one .zip.
+
+Files are written by the same functions as everywhere, which prove them, in the workspace's folder; then
+they are sent.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, HTTPException
+from fastapi import Request as HttpRequest
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+
+from medsam_app.browser.protocol.request_bodies import read_body
+from medsam_app.browser.state.workspaces import Workspace
+from medsam_app.errors import PromptError, SaveError
+from medsam_app.io.dicom.seg_source import read_source
+from medsam_app.io.mask_formats import ending_of, save_labels
+from medsam_app.measure.measurements import Measurement, area_table, measure, object_table
+from medsam_app.session.case_zip import save_case
+from medsam_app.session.prompt_file import SUFFIX, save_prompt_file
+from medsam_app.session.session import Session
+
+#: Largest screenshot that a page may put into a case.
+SCREENSHOT_BYTES = 32 << 20
+_PNG = b"\x89PNG\r\n\x1a\n"
+#: Measurements that are kept in a workspace.
+_MOST_KEPT = 64
+
+
+def add_saves(router: APIRouter, mine: Any) -> None:
+    """Add the routes; `mine` gives the workspace of whoever asks."""
+
+    @router.get("/mask")
+    def mask(format: str = "nifti", workspace: Workspace = mine) -> Response:
+        return _sent(workspace, f"{workspace.name}_mask{ending_of(format)}", _write_mask)
+
+    @router.get("/segmentation")
+    def segmentation(workspace: Workspace = mine) -> dict[str, str]:
+        """Why no DICOM segmentation can be saved; empty where one can."""
+        try:
+            read_source(opened(workspace).volume)
+        except SaveError as error:
+            return {"refused": str(error)}
+        return {"refused": ""}
+
+    @router.get("/prompts")
+    def prompts(workspace: Workspace = mine) -> Response:
+        return _sent(
+            workspace, f"{workspace.name}{SUFFIX}", lambda _, session, path: save_prompt_file(session, path)
+        )
+
+    @router.get("/measurements")
+    def measurements(object: str, workspace: Workspace = mine) -> dict[str, Any]:
+        made = measured(workspace, object).get(object)
+        return {"measurement": None if made is None else asdict(made), "unit": unit_of(workspace)}
+
+    @router.get("/measurements.csv")
+    def table(what: str = "objects", workspace: Workspace = mine) -> Response:
+        name = f"{workspace.name}_{'areas' if what == 'areas' else 'measurements'}.csv"
+        return _sent(workspace, name, _write_areas if what == "areas" else _write_table)
+
+    @router.post("/case")
+    async def case(request: HttpRequest, format: str = "nifti", workspace: Workspace = mine) -> Response:
+        picture = await read_body(request, SCREENSHOT_BYTES)
+        if picture and not picture.startswith(_PNG):
+            raise HTTPException(422, "A screenshot is sent as PNG; this is none.")
+
+        def write(workspace: Workspace, session: Session, path: Path) -> None:
+            save_case(
+                session, path, name=workspace.name, format=format, unit=unit_of(workspace),
+                measured=measured(workspace), screenshot=picture or None,
+            )  # fmt: skip
+
+        return await run_in_threadpool(_sent, workspace, f"{workspace.name}.zip", write)
+
+
+def measured(workspace: Workspace, only: str | None = None) -> dict[str, Measurement]:
+    """Measurements of the objects that have a mask, by id; each mask is measured once.
+
+    Raises:
+        PromptError: no volume is open.
+    """
+    with workspace.lock:
+        volume, masks = opened(workspace).volume, workspace.masks()
+    found, kept = {}, workspace.measurements
+    for owner, (key, made) in masks.items():
+        if only in (None, owner):
+            if key not in kept:
+                kept[key] = measure(made.patch, made.start, volume.array, volume.grid)
+            found[owner] = kept[key]
+    for key in list(kept)[:-_MOST_KEPT]:
+        kept.pop(key, None)
+    return found
+
+
+def unit_of(workspace: Workspace) -> str:
+    """Unit of the intensities, as far as it is known."""
+    return "HU" if workspace.header and workspace.header["ct"] else ""
+
+
+def opened(workspace: Workspace) -> Session:
+    """The session of a workspace; `PromptError` when no volume is open."""
+    if workspace.session is None:
+        raise PromptError("No volume is open; open one first.")
+    return workspace.session
+
+
+def _write_mask(workspace: Workspace, session: Session, path: Path) -> None:
+    colours = {each.label: each.colour for each in session.objects}
+    save_labels(session.label_map(), session.volume, path, names=session.label_names, colours=colours)
+
+
+def _write_table(workspace: Workspace, session: Session, path: Path) -> None:
+    path.write_text(object_table(_rows(workspace, session), unit=unit_of(workspace)), encoding="utf-8")
+
+
+def _write_areas(workspace: Workspace, session: Session, path: Path) -> None:
+    path.write_text(area_table(_rows(workspace, session)), encoding="utf-8")
+
+
+def _rows(workspace: Workspace, session: Session) -> list[tuple[int, str, Measurement]]:
+    known = measured(workspace)
+    return [(each.label, each.name, known[each.id]) for each in session.objects if each.id in known]
+
+
+def _sent(workspace: Workspace, name: str, write: Callable[[Workspace, Session, Path], object]) -> Response:
+    """A file that was written in the workspace's folder, as a download of that name."""
+    with workspace.lock:
+        session = opened(workspace)
+        folder = Path(tempfile.mkdtemp(prefix="out-", dir=workspace.folder))
+        # Named after its format alone: names of volumes may be long or odd.
+        path = folder / f"saved{name.removeprefix(workspace.name)}"
+        try:
+            write(workspace, session, path)
+            body = path.read_bytes()
+        except OSError as error:
+            raise SaveError(
+                f"'{name}' could not be written ({error.strerror}); make room on the server."
+            ) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return Response(
+        body,
+        media_type="application/octet-stream",
+        headers={"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"},
+    )

@@ -1,0 +1,43 @@
+"""The heat map of the selected object, for a page that asks."""
+
+from __future__ import annotations
+
+from medsam_app.browser.protocol.binary import frame
+from medsam_app.browser.state.workspaces import Workspace
+from medsam_app.errors import PromptError
+
+
+def heat(workspace: Workspace, object_id: str) -> bytes:
+    """A frame with a map's place in the browser's order and its bytes, x running fastest.
+
+    The header holds `worst`, voxel indices of the browser, null where nothing is in doubt.
+
+    Raises:
+        PromptError: no volume is open, no such object, or it has no mask yet.
+    """
+    with workspace.lock:
+        session = workspace.session
+        if session is None:
+            raise PromptError("No volume is open; open one first.")
+        workspace.show("Looking for doubt")
+        try:
+            found = session.doubt(object_id)
+        finally:
+            workspace.show("")
+        if found is None:
+            raise PromptError("This object has no mask yet; click inside it first.")
+        ras = session.volume.grid.ras
+        corners = ras.points_from_file(
+            [found.start, [a + n - 1 for a, n in zip(found.start, found.patch.shape, strict=True)]]
+        )
+        values = ras.from_file(found.patch)
+        worst = None if found.worst is None else [int(v) for v in ras.points_from_file([found.worst])[0]]
+        key = "heat"
+        part = {
+            "key": key,
+            "start": [int(v) for v in corners.min(axis=0)],
+            "size": list(values.shape),
+            "bytes": values.size,
+            "deflated": False,
+        }
+        return frame({"worst": worst}, [(part, values.tobytes(order="F"))])

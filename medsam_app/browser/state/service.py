@@ -1,0 +1,290 @@
+"""What all pages share: the model, its worker, the volumes everybody opens, the workspaces."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from threading import BoundedSemaphore, Lock
+from typing import Any, TypeVar
+
+from medsam_app.browser.protocol import allowed_files
+from medsam_app.browser.protocol.binary import volume_header
+from medsam_app.browser.protocol.request_bodies import Source
+from medsam_app.browser.protocol.script_files import Exchange
+from medsam_app.browser.routes.uploads import UPLOAD_FILES
+from medsam_app.browser.state.teaching import Teachings
+from medsam_app.browser.state.worker import ModelWorker
+from medsam_app.browser.state.worklists import Worklists
+from medsam_app.browser.state.workspace_registry import Workspaces
+from medsam_app.browser.state.workspaces import Workspace
+from medsam_app.errors import MedsamError, SeriesChoice, VolumeError
+from medsam_app.io.headers import find_format
+from medsam_app.io.volume import Volume, load_volume
+from medsam_app.models.load import choose_device
+from medsam_app.predict.core.feature_cache import EmbeddingCache
+from medsam_app.predict.predictor import CACHE_BYTES, AnyModel, VolumePredictor
+from medsam_app.session.label_set import Label
+from medsam_app.session.session import Session
+from medsam_app.synthetic.torso import torso_phantom
+from medsam_app.worklist.store import Worklist
+from medsam_app.worklist.teaching_job import Teaching
+
+Result = TypeVar("Result")
+log = logging.getLogger(__name__)
+
+#: Largest upload in bytes unless told otherwise.
+UPLOAD_BYTES = 2_000_000_000
+#: Volumes read at a time: a reader holds more than the volume, for a while.
+READERS = 2
+SAMPLE_NAME = "torso_phantom"
+
+
+class Service:
+    """State of one server.
+
+    Args:
+        image: the volume pages begin with; None for the sample.
+        roots: folders that may be browsed.
+        model, weights, adapter, device: as for `VolumePredictor`.
+        upload_bytes: largest upload.
+        workspaces: where the pages' work is kept.
+        worklist: folder for worklists and their masks; None to keep them with the data.
+        labels: objects that pages offer to add.
+    """
+
+    def __init__(
+        self,
+        *,
+        image: Path | None = None,
+        roots: Sequence[Path] = (),
+        model: str | AnyModel = "sam3d_tiny",
+        weights: Path | None = None,
+        adapter: Path | None = None,
+        device: str = "auto",
+        upload_bytes: int = UPLOAD_BYTES,
+        workspaces: Workspaces | None = None,
+        worklist: Path | None = None,
+        labels: Sequence[Label] = (),
+    ) -> None:
+        self.image = image
+        self.labels = tuple(labels)
+        self.roots = [Path(root) for root in roots]
+        self.upload_bytes = upload_bytes
+        self.exchange = Exchange(upload_bytes)
+        self.workspaces = Workspaces() if workspaces is None else workspaces
+        self.worklists = Worklists(self.roots, worklist)
+        self.worker = ModelWorker()
+        self.cache = EmbeddingCache(CACHE_BYTES)
+        self._device, self.device_sentence = choose_device(device)
+        self._wanted, self._weights, self._adapter = model, weights, adapter
+        self._model: Future[AnyModel] = self.worker.submit(self._load)
+        self.worker.submit(_warm_readers)
+        self.teachings = Teachings(
+            self.worker,
+            load=self._load,
+            make=lambda folder: Teaching(
+                folder, model=self._model_name, weights=weights, device=str(self._device)
+            ),
+            adapter=adapter,
+        )
+        self._shared: dict[str, Volume] = {}
+        self._shared_lock = Lock()
+        self.readers = BoundedSemaphore(READERS)
+
+    @property
+    def _model_name(self) -> str:
+        return self._wanted if isinstance(self._wanted, str) else self._wanted.model_id
+
+    def _load(self, adapter: Path | None = None) -> AnyModel:
+        """The server's model; with another adapter than that it was started with, a model of its own."""
+        try:
+            return VolumePredictor(
+                self._wanted if adapter is None else self._model_name,
+                weights=self._weights,
+                adapter=adapter or self._adapter,
+                device=str(self._device),
+            ).model
+        except MedsamError as error:
+            log.error("%s", error)
+            raise
+
+    @property
+    def model(self) -> AnyModel:
+        """The server's model; waits for it, and raises what loading it raised."""
+        return self._model.result()
+
+    def model_for(self, worklist: Worklist) -> AnyModel:
+        """What makes masks in a worklist: the server's model, with the adapter that the worklist uses.
+
+        Raises:
+            MedsamError: the model or the adapter cannot be loaded.
+        """
+        return (self.teachings.model(worklist) or self._model).result()
+
+    def hello(self, workspace: Workspace) -> dict[str, Any]:
+        """What a page is told first."""
+        name = self._model_name
+        with_adapter = "" if self._adapter is None else f" with the adapter {self._adapter.stem}"
+        return {
+            "token": workspace.token,
+            "upload_bytes": self.upload_bytes,
+            "upload_files": UPLOAD_FILES,
+            "extensions": allowed_files.UPLOAD_EXTENSIONS,
+            "roots": [root.resolve().name or str(root) for root in self.roots],
+            "model": f"{name}{with_adapter}. {self.device_sentence}",
+            "start": {"source": "start" if self.image is not None else "sample"},
+            "name": SAMPLE_NAME if self.image is None else allowed_files.stem(self.image.name),
+            "labels": [asdict(label) for label in self.labels_of(workspace)],
+            "volume": workspace.header,
+            "case": workspace.case.name if workspace.case else None,
+        }
+
+    def labels_of(self, workspace: Workspace) -> tuple[Label, ...]:
+        """The label set of a page: its own, or the server's."""
+        return self.labels if workspace.labels is None else workspace.labels
+
+    def sample(self) -> Volume:
+        """The bundled sample, made once."""
+        with self._shared_lock:
+            if "sample" not in self._shared:
+                self._shared["sample"] = torso_phantom()[0]
+            return self._shared["sample"]
+
+    def open(self, workspace: Workspace, source: Source) -> dict[str, Any]:
+        """Open a volume in a workspace; what it held before is gone.
+
+        Raises:
+            VolumeError: it cannot be used, or (SeriesChoice) one of several must be chosen.
+        """
+        workspace.show("Reading the volume")
+        try:
+            with self.readers:
+                volume, name = self._read(workspace, source)
+            self.make_room(workspace, volume)
+            workspace.show("Loading the model")
+            predictor = VolumePredictor(self._model.result(), cache=self.cache)
+            header = self.header(workspace, volume, name, source)
+            session = Session(volume, predictor, refine=False)
+            with workspace.lock:
+                session.labels = self.labels_of(workspace)
+                workspace.take(session, name, header)
+                header = workspace.header or header
+            # Segmentations refer to the slices, and another series or frame may be wanted.
+            needed = source.source == "upload" and (header["dicom"] or header["parts"])
+            workspace.hold(source.upload if needed else None)
+            if source.source == "upload":
+                workspace.drop_uploads(source.upload)
+            return header
+        finally:
+            workspace.show("")
+
+    @staticmethod
+    def header(workspace: Workspace, volume: Volume, name: str, source: Source) -> dict[str, Any]:
+        """What a page is told of a volume that was read in a workspace."""
+        header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
+        header["source"] = source.model_dump()
+        header["parts"] = {option: choices for option, choices in workspace.parts[1].items() if choices}
+        header["dicom"] = volume.source is not None and find_format(volume.source) == "dicom"
+        return header
+
+    def make_room(self, workspace: Workspace, volume: Volume) -> None:
+        """Room for a volume in the place of that of a workspace."""
+        shared = any(volume is each for each in self._shared.values())
+        before = workspace.array
+        freed = 0 if before is None else before.nbytes
+        self.workspaces.make_room(workspace, 0 if shared else max(0, volume.array.nbytes - freed))
+
+    def work(self, workspace: Workspace, job: Callable[[], Result]) -> Future[Result]:
+        """Queue a job of a workspace for the model; its memory is looked at when it ends.
+
+        Raises:
+            SettingsError: too many of its jobs wait already.
+        """
+
+        def whole() -> Result:
+            try:
+                return job()
+            finally:
+                self.workspaces.make_room(workspace)
+
+        return self.worker.submit(whole, workspace.token)
+
+    def _read(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
+        """The volume and its name; what its source was found to have is kept in `workspace.parts`."""
+        if workspace.parts[0] != source.place:
+            workspace.parts = source.place, {}
+        choices = workspace.parts[1]
+        try:
+            found = self.read(workspace, source)
+        except SeriesChoice as error:
+            if error.option == "series":
+                choices.clear()
+            choices[error.option] = error.choices
+            raise
+        for option in ("frame", "channel"):
+            if getattr(source, option) is None:  # there is only one
+                choices.pop(option, None)
+        return found
+
+    def read_part(
+        self, workspace: Workspace, source: Source, chosen: Mapping[str, Any]
+    ) -> tuple[Volume, Source]:
+        """A volume, where choices are answered with what was chosen before, and its source with them.
+
+        Raises:
+            VolumeError: as `read`.
+        """
+        while True:
+            try:
+                return self._read(workspace, source)[0], source
+            except SeriesChoice as error:
+                answer = chosen.get(error.option)
+                if answer is None or getattr(source, error.option) is not None:
+                    raise
+                source = source.model_copy(update={error.option: answer})
+
+    def read(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
+        """A volume and its name.
+
+        Raises:
+            VolumeError: it cannot be used, or (SeriesChoice) one of several must be chosen.
+        """
+        if source.source == "sample":
+            return self.sample(), SAMPLE_NAME
+        choice = {"series": source.series, "frame": source.frame, "channel": source.channel}
+        where = {"source": source.source, "root": source.root, "path": source.path, "upload": source.upload}
+        with self.file(workspace, **where) as (path, name):  # type: ignore[arg-type]
+            return load_volume(path, **choice), allowed_files.stem(name)  # type: ignore[arg-type]
+
+    @contextmanager
+    def file(
+        self, workspace: Workspace, *, source: str, root: int, path: str, upload: str
+    ) -> Iterator[tuple[Path, str]]:
+        """Path and name of a file that a page may read, which stays while it does; else `VolumeError`."""
+        if source == "upload":
+            with workspace.upload(upload) as found:
+                yield found
+        elif source == "start":
+            if self.image is None:
+                raise VolumeError("This server was not started with an image; open one from the list.")
+            yield self.image, self.image.name
+        else:
+            chosen = allowed_files.resolve(self.roots, root, path)
+            yield chosen, chosen.name
+
+    def close(self) -> None:
+        """Stop the worker and free the workspaces."""
+        self.teachings.close()
+        self.worker.close()
+        self.workspaces.close()
+        self.exchange.close()
+        self.worklists.close()
+
+
+def _warm_readers() -> None:
+    """Import MONAI's readers, which takes seconds, before the first file is opened."""
+    import medsam_app.io.readers  # noqa: F401

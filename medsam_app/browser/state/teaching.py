@@ -1,0 +1,131 @@
+"""Teaching from the page: runs by worklist, and the models with the adapters that came of them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from medsam_app.adapters.header import read_header
+from medsam_app.browser.state.worker import ModelWorker
+from medsam_app.errors import MedsamError, SettingsError
+from medsam_app.predict.predictor import AnyModel
+from medsam_app.worklist.adapter_in_use import TEACHING, adapter_of, examples, use_adapter
+from medsam_app.worklist.store import Worklist
+from medsam_app.worklist.teaching_job import FEWEST, Teaching
+
+#: Models with an adapter that are kept loaded beside the server's own.
+MOST_MODELS = 2
+
+
+class Teachings:
+    """What the worklists of a server teach and use.
+
+    Args:
+        worker: loads models.
+        load: the server's model with an adapter.
+        make: a `Teaching` in a folder, for the server's model.
+        adapter: that the server was started with.
+    """
+
+    def __init__(
+        self,
+        worker: ModelWorker,
+        *,
+        load: Callable[[Path], AnyModel],
+        make: Callable[[Path], Teaching],
+        adapter: Path | None,
+    ) -> None:
+        self._worker, self._load, self._make, self._adapter = worker, load, make, adapter
+        self._lock = Lock()
+        self._runs: dict[Path, Teaching] = {}
+        self._models: OrderedDict[Path, Future[AnyModel]] = OrderedDict()
+        self._counted: dict[Path, tuple[str, int]] = {}
+
+    def model(self, worklist: Worklist) -> Future[AnyModel] | None:
+        """The model with the adapter that a worklist uses; None where it uses none of its own."""
+        adapter = adapter_of(worklist)
+        if adapter is None:
+            return None
+        with self._lock:
+            if adapter not in self._models:
+                self._models[adapter] = self._worker.submit(lambda: self._load(adapter))
+            self._models.move_to_end(adapter)
+            while len(self._models) > MOST_MODELS:
+                self._models.popitem(last=False)
+            return self._models[adapter]
+
+    def run_of(self, worklist: Worklist) -> Teaching:
+        """The run of teaching of a worklist, under way or not."""
+        with self._lock:
+            if worklist.path not in self._runs:
+                self._runs[worklist.path] = self._make(worklist.path.parent / TEACHING)
+            return self._runs[worklist.path]
+
+    def do(self, worklist: Worklist, what: str, *, minutes: float, who: str) -> None:
+        """Start, stop or go on with a run, or use what came of it.
+
+        Args:
+            what: 'start', 'cancel', 'resume', 'use' or 'drop'.
+
+        Raises:
+            SettingsError: it cannot be done now.
+            AdapterError, SaveError: the adapter cannot be used.
+        """
+        run = self.run_of(worklist)
+        if what == "start":
+            found, names = examples(worklist)
+            run.start(found, minutes=minutes, in_use=adapter_of(worklist) or self._adapter, names=names)
+        elif what == "resume":
+            run.resume()
+        elif what == "cancel":
+            run.cancel()
+        elif what == "drop":
+            use_adapter(worklist, None, who=who)
+        elif run.job is None or run.job.stage != "offered":
+            raise SettingsError("No adapter is offered; teach one first.")
+        else:
+            use_adapter(worklist, run.adapter, who=who)
+            self.model(worklist)  # loaded while nobody waits for it
+
+    def said(self, worklist: Worklist, *, log: bool) -> dict[str, Any]:
+        """What the page is told.
+
+        Args:
+            log: whether the log is wanted too.
+        """
+        run, adapter = self.run_of(worklist), adapter_of(worklist)
+        job = run.job
+        return {
+            "stage": job.stage if job else "",
+            "message": job.message if job else "",
+            "progress": run.progress() if job else 0.0,
+            "usable": self._usable(worklist),
+            "fewest": FEWEST,
+            "in_use": adapter.stem if adapter else "",
+            "used": bool(job and job.stage == "offered" and adapter and _same(adapter, run.adapter)),
+            "log": run.log() if log else None,
+        }
+
+    def _usable(self, worklist: Worklist) -> int:
+        stamp = worklist.stamp()
+        known = self._counted.get(worklist.path)
+        if known is None or known[0] != stamp:
+            known = self._counted[worklist.path] = stamp, len(examples(worklist)[0])
+        return known[1]
+
+    def close(self) -> None:
+        """Stop what runs; it can go on at the next start."""
+        with self._lock:
+            for run in self._runs.values():
+                run.close()
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return read_header(one).sha256 == read_header(other).sha256
+    except MedsamError:
+        return False

@@ -1,0 +1,151 @@
+"""What a finetuning run is about, settled before it starts and found again when it goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from medsam_app.commands.plan_table import show_plan
+from medsam_app.commands.serve import note
+from medsam_app.console import watched
+from medsam_app.datasets.cases import Case
+from medsam_app.datasets.find import Dataset, find_cases
+from medsam_app.datasets.fingerprint import fingerprint
+from medsam_app.datasets.fingerprint_file import read_fingerprint, save_fingerprint
+from medsam_app.errors import ModelError, SaveError, SettingsError
+from medsam_app.finetuning.plan import Plan, read_plan
+from medsam_app.finetuning.planning import plan_for
+from medsam_app.finetuning.preflight import fit
+from medsam_app.finetuning.split import chosen, split_cases, teachable
+from medsam_app.io.atomic import save_whole
+from medsam_app.system import format_bytes
+from medsam_app.training.processes import process_count
+
+#: In the folder of a run: its plan, what the dataset is like, and what was found about memory.
+PLAN, FINGERPRINT, MEMORY = "plan.json", "fingerprint.json", "memory.json"
+#: Networks that can be taught beside, see `medsam_app.finetuning.baseline_net`.
+RIVALS = ("unet", "swin_unetr")
+#: What a run leaves in its folder, and a new one there takes away.
+_RUN_FILES = (
+    PLAN, FINGERPRINT, MEMORY, "scores.json", "*.jsonl", "*.safetensors", "*.tmp",
+    "tensorboard/events.*", *(f"{name}/*" for name in RIVALS),
+)  # fmt: skip
+#: The split that is learned from where a dataset has one of that name.
+SPLIT = "train"
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A run that can begin.
+
+    Attributes:
+        dataset: the cases that it is about.
+        learned, measured: those that are taught on, and those that are kept apart.
+        caches: bytes that a process may keep of them.
+    """
+
+    plan: Plan
+    dataset: Dataset
+    learned: list[Case]
+    measured: list[Case]
+    caches: int
+
+
+def prepare(
+    path: Path,
+    out: Path,
+    asked: dict[str, Any],
+    *,
+    memory: int | None,
+    preflight: bool,
+    weights: Path | None,
+    device: Any,
+    dry_run: bool,
+) -> None:
+    """Read the dataset, settle the plan, see that it fits, show it, and write it into the folder of the run.
+
+    Args:
+        asked: fields of the plan.
+        memory: most bytes of all processes; None for most of what is free.
+        preflight: whether a step is tried.
+        dry_run: whether to show it alone.
+
+    Raises:
+        MedsamError: nothing can be learned from the dataset, or not as asked for, or it does not fit.
+    """
+    dataset = find_cases(path)
+    splits = {case.split for case in dataset.cases}
+    if "split" not in asked and SPLIT in splits:
+        asked = asked | {"split": SPLIT}
+    which = {"split": asked.get("split"), "datasets": asked.get("datasets", ())}
+    dataset = chosen(dataset, **which, most=asked.get("most_cases"))
+    with watched("Reading the dataset") as (progress, _):
+        found = fingerprint(dataset, progress=progress)
+    settled = plan_for(found, **asked)
+    learned, _ = split_cases(teachable(dataset.cases, found, settled.plan), settled.plan)
+    how: dict[str, Any] = {"memory": memory, "tried": preflight, "device": device, "weights": weights}
+    with watched("Trying a step") as (progress, _):
+        fitted = fit(settled.plan, learned, processes=process_count(), kept=asked, progress=progress, **how)
+    changed = [
+        name for name in Plan.model_fields if getattr(fitted.plan, name) != getattr(settled.plan, name)
+    ]
+    settled = replace(
+        settled, plan=fitted.plan, reasons=settled.reasons | dict.fromkeys(changed, "to fit into memory")
+    )
+    show_plan(settled)
+    if fitted.predicted:
+        note(
+            f"Memory: {format_bytes(fitted.predicted)} of {format_bytes(fitted.available)} a process, of "
+            f"which up to {format_bytes(fitted.caches)} for cached cases."
+        )
+    for sentence in fitted.notes:
+        note(sentence)
+    if dry_run:
+        return
+    try:
+        out.mkdir(exist_ok=True)
+        for pattern in _RUN_FILES:
+            for file in out.glob(pattern):
+                file.unlink()
+    except OSError as error:
+        raise SaveError(f"{out} cannot be the folder of a run ({error.strerror}); give another -o.") from None
+    save_fingerprint(out / FINGERPRINT, found)
+    save_whole(out / MEMORY, json.dumps({"predicted": fitted.predicted, "caches": fitted.caches}) + "\n")
+    # Last: a folder without a plan holds no run.
+    save_whole(out / PLAN, settled.plan.text())
+
+
+def ready_run(path: Path, out: Path, asked: Mapping[str, Any]) -> Ready:
+    """The run as it was prepared, which what is asked for must agree with."""
+
+    plan, found = read_plan(out / PLAN), read_fingerprint(out / FINGERPRINT)
+    held = plan.model_dump(mode="json")
+    for name, value in asked.items():
+        if name == "labels":
+            if set(map(str, value)) - {str(v) for v in plan.labels} - set(plan.labels.values()):
+                raise _other(out, f"labels: {', '.join(plan.labels.values())}")
+        elif held[name] != json.loads(json.dumps(value)):
+            raise _other(out, f"{name}: {held[name]}, here {value}")
+    if found.path != str(path):
+        raise _other(out, f"dataset: {found.path}, here {path}")
+    dataset = chosen(find_cases(path), split=plan.split, datasets=plan.datasets, most=plan.most_cases)
+    usable = teachable(dataset.cases, found, plan)
+    learned, measured = split_cases(usable, plan)
+    try:
+        caches = int(json.loads((out / MEMORY).read_text())["caches"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelError(
+            f"The folder {out} is not as a run leaves it ({MEMORY}); give another -o, or --overwrite to "
+            "start anew."
+        ) from None
+    return Ready(plan, replace(dataset, cases=tuple(usable)), learned, measured, caches)
+
+
+def _other(out: Path, what: str) -> SettingsError:
+    return SettingsError(
+        f"The folder {out} holds a run of another plan ({what}); give another -o, or --overwrite to start "
+        "anew."
+    )

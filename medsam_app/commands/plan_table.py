@@ -1,0 +1,63 @@
+"""A plan as a table: what, how much, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from medsam_app.commands.serve import note
+from medsam_app.console import table_console, titled_table
+from medsam_app.datasets.fingerprint import first_few
+from medsam_app.finetuning.plan import Plan
+from medsam_app.finetuning.planning import Settled
+
+#: Units and the like, after the value.
+_UNITS = {"spacing": "mm", "window": "voxels", "rotate": "degrees", "blur": "voxels", "save_minutes": "min"}
+_UNITS |= {"minutes": "min", "validate_minutes": "min"}
+
+
+def show_plan(settled: Settled) -> None:
+    """Print the plan as a table, and what the dataset lacks."""
+    table_console().print(plan_table(settled))
+    for warning in settled.warnings:
+        note(f"Warning: {warning}")
+
+
+def plan_table(settled: Settled) -> Table:
+    """The plan: a row for each field that has a say in this run."""
+    cases = f"{settled.cases} case{'' if settled.cases == 1 else 's'}"
+    table = titled_table(f"Plan, for {cases}; each item is an option or a field of --settings")
+    table.add_column("item", no_wrap=True)
+    table.add_column("value", overflow="fold", max_width=48)
+    table.add_column("why", overflow="fold")
+    for name in Plan.model_fields:
+        if name not in _silent(settled.plan):
+            table.add_row(name, _shown(name, getattr(settled.plan, name)), settled.reasons[name])
+    return table
+
+
+def _silent(plan: Plan) -> set[str]:
+    """Fields that say nothing."""
+    counted = plan.steps is not None
+    silent = {"minutes", "validate_minutes"} if counted else {"steps", "validate_steps"}
+    return silent | {
+        name for name in ("split", "datasets", "most_cases", "settings") if not getattr(plan, name)
+    }
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "labels":
+        return first_few(f"{number} {text}" for number, text in value.items())
+    if value is None or isinstance(value, bool):
+        return {None: "all", True: "yes", False: "no"}[value]
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {each}" for key, each in value.items())
+    if isinstance(value, tuple):
+        between = {"window": " x ", "datasets": ", "}.get(name, " to ")
+        return between.join(_shown("", each) for each in value) + _unit(name)
+    return (f"{value:g}" if isinstance(value, float) else str(value)) + _unit(name)
+
+
+def _unit(name: str) -> str:
+    return f" {_UNITS[name]}" if name in _UNITS else ""

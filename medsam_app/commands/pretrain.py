@@ -1,0 +1,143 @@
+"""What `medsam-app pretrain` does: check, start the processes' group, train, and stop in order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medsam_app.commands.serve import note, say
+from medsam_app.errors import ModelError, SaveError, SettingsError, VolumeError
+from medsam_app.io.atomic import write_whole
+from medsam_app.pretraining.recipe import Recipe, read_recipe
+from medsam_app.training.processes import is_first, process_device, stopping, together, told_by
+
+if TYPE_CHECKING:  # heavy
+    from medsam_app.pretraining.trainer import Trainer
+    from medsam_app.pretraining.validation import Validation
+
+#: The recipe of a run folder.
+RECIPE = "recipe.json"
+#: Folder of label maps of whole heads in a folder of data.
+HEADS = "head_label_maps"
+#: Curves in a run folder.
+CURVES = "tensorboard"
+
+
+def pretrain(
+    file: Path, *, out: Path, data: Path | None, weights: Path | None, device: str, tensorboard: bool
+) -> bool:
+    """Train by a recipe.
+
+    Args:
+        file: of the recipe.
+        out: folder of the run, which goes on where it was saved.
+        data: folder with a manifest; synthetic windows alone without it.
+        weights: what a new run starts from.
+        device: 'auto' or a device of torch.
+        tensorboard: whether to write curves.
+
+    Returns:
+        whether the run is done; otherwise it was stopped.
+
+    Raises:
+        MedsamError: one of these cannot be used.
+    """
+    recipe = read_recipe(file)
+    _check_inputs(recipe, data, weights)
+    if tensorboard and find_spec("tensorboard") is None:
+        raise SettingsError(
+            "--tensorboard needs tensorboard, which is not installed; run 'pip install tensorboard'."
+        )
+    _check_run(recipe, out)
+    first = is_first()
+    with told_by(first, "Loading"):
+        from medsam_app.pretraining.trainer import Trainer
+        from medsam_app.pretraining.validation import Validation
+        from medsam_app.training.loop import Journal, Watcher, run
+        from medsam_app.training.watchers import Board, on_console
+
+    where, told = process_device(device)
+    with together(where), ExitStack() as stack:
+        if first:  # what was taken from --weights
+            logging.basicConfig(format="%(message)s")
+            logging.getLogger(Trainer.__module__).setLevel(logging.INFO)
+            note(told)
+        with told_by(first, "Reading"):
+            trainer = Trainer(recipe, data, out, where, weights)
+            windows = Validation(recipe, data) if first and recipe.validates else None
+        measure = None if windows is None else partial(_measured, trainer, windows)
+        stopped = stack.enter_context(stopping())
+        watchers: list[Watcher] = []
+        if first:
+            _write_recipe(recipe, out)
+            watchers = [Journal(out, trainer.step), stack.enter_context(on_console(recipe, trainer.done()))]
+            if tensorboard:
+                watchers.append(stack.enter_context(closing(Board(out / CURVES, trainer.step))))
+        done = run(trainer, measure, watchers=watchers, stopped=stopped)
+    if first:
+        if done:
+            say(f"Done after {trainer.step} steps; the weights are {out / 'average.safetensors'}.")
+        else:
+            note(f"Saved in {out} after step {trainer.step}; the same command goes on from there.")
+    return done
+
+
+def _measured(
+    trainer: Trainer, windows: Validation, stopped: Callable[[], bool]
+) -> dict[str, list[float]] | None:
+    """How good the averaged weights are."""
+    return windows.measure(trainer.averaged(), trainer.device, stopped=stopped)
+
+
+def _check_inputs(recipe: Recipe, data: Path | None, weights: Path | None) -> None:
+    """Refuse what cannot be trained on, before anything slow begins."""
+    if weights is not None and not weights.exists():
+        raise ModelError(f"There is no file of weights '{weights}'; check the path.")
+    if data is None:
+        if not recipe.shares.get("synthetic"):
+            raise SettingsError(
+                "The recipe draws no synthetic windows, so labelled volumes are needed; give --data FOLDER."
+            )
+        return
+    if not data.is_dir():
+        raise VolumeError(f"There is no folder {data}; give a folder of labelled volumes.")
+    if recipe.shares.get("real") or recipe.shares.get("pseudo"):
+        from medsam_app.datasets.cases import list_cases
+
+        list_cases(data, split="train")
+    if recipe.shares.get("heads") and not any((data / HEADS).glob("*.nii.gz")):
+        raise VolumeError(
+            f"The recipe paints label maps of heads, but there are none ({data / HEADS}/*.nii.gz); put them "
+            "there, or take 'heads' out of the recipe's shares."
+        )
+
+
+def _check_run(recipe: Recipe, out: Path) -> None:
+    """Make the folder of the run, or refuse one that holds a run of another recipe."""
+    held = out / RECIPE
+    if held.is_file():
+        found = recipe.differences(read_recipe(held))
+        if found:
+            raise SettingsError(
+                f"The folder {out} holds a run of another recipe ({'; '.join(found)}); give another --out, "
+                f"or {held} as the recipe to go on with it."
+            )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SaveError(f"{out} cannot be the folder of a run ({error.strerror}); give another.") from None
+
+
+def _write_recipe(recipe: Recipe, out: Path) -> None:
+    """Say in the folder what run it holds; last, so that one that could not begin leaves no mark."""
+    if (out / RECIPE).is_file():
+        return
+    try:
+        write_whole(out / RECIPE, recipe.text())
+    except OSError as error:
+        raise SaveError(f"{out / RECIPE} cannot be written ({error.strerror}); give another --out.") from None

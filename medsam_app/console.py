@@ -1,0 +1,84 @@
+"""How commands report: tables, a bar that says how far the work is, files that may be written."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich import box as borders
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from medsam_app.commands.serve import note
+from medsam_app.errors import SaveError
+
+#: Tables have this width in a log, where nothing should be wrapped.
+_LOG_WIDTH = 160
+#: Between two lines about the work in a log.
+_LOG_SECONDS = 30
+
+
+def table_console() -> Console:
+    """Where tables are printed: as wide as the terminal, or wide enough for a log."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _LOG_WIDTH
+    return console
+
+
+def titled_table(title: str) -> Table:
+    """An empty table with a title."""
+    return Table(title=title, title_justify="left", box=borders.SIMPLE_HEAD, highlight=False)
+
+
+@contextmanager
+def watched(first: str) -> Iterator[tuple[Callable[[str, float], None], Callable[[str], None]]]:
+    """Show how far the work is: a bar in a terminal, now and then a line in a log.
+
+    Args:
+        first: what is done before anything is told.
+
+    Yields:
+        what to call with a sentence and a fraction done, and what to call with a line to keep.
+    """
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        said = -math.inf
+
+        def line(what: str, done: float) -> None:
+            nonlocal said
+            if time.monotonic() - said > _LOG_SECONDS:
+                said = time.monotonic()
+                note(f"{100 * done:.0f} %: {what}")
+
+        yield line, note
+        return
+    columns = (BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn(), TimeRemainingColumn())
+    what_now = TextColumn("{task.description}", markup=False)
+    with Progress(*columns, what_now, console=console, transient=True) as bar:
+        task = bar.add_task(first, total=1.0)
+        yield lambda what, done: bar.update(task, description=what, completed=done), console.print
+
+
+def check_target(target: Path, *, sources: Iterable[Path], overwrite: bool) -> None:
+    """Refuse an output that could not or should not be written, before the work is done.
+
+    Args:
+        sources: files and folders that are read, nothing of which is ever overwritten.
+        overwrite: whether another file that exists may be replaced.
+
+    Raises:
+        SaveError: says why it is refused.
+    """
+    if not target.parent.is_dir():
+        raise SaveError(f"There is no folder {target.parent} to write {target.name} to; make it first.")
+    if target.is_dir():
+        raise SaveError(f"{target} is a folder; give the name of a file.")
+    if target.exists() and any(target.resolve().is_relative_to(source.resolve()) for source in sources):
+        raise SaveError(f"{target} is what is read here and is not overwritten; give another name.")
+    if target.exists() and not overwrite:
+        raise SaveError(f"{target} exists already; give another name, or --overwrite to replace it.")

@@ -1,0 +1,286 @@
+"""The fingerprint of a dataset: what its images and labels are like, and everything that is wrong with it.
+
+The idea of a fingerprint that later choices (spacing, window of intensities, size of the ROI) follow from is
+that of nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam_app.datasets.fingerprint_case import CaseFacts, inspect_case
+from medsam_app.datasets.gathering import Dataset, Problem
+from medsam_app.datasets.label_census import LabelFacts, percentiles
+
+#: Called with a sentence and the fraction done.
+Progress = Callable[[str, float], None]
+
+#: Voxels of a case that go into the percentiles over all cases.
+_POOLED = 5_000
+#: So many values or cases are named in one sentence.
+_NAMED = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Smallest, median and largest of numbers along (i, j, k)."""
+
+    min: tuple[float, ...]
+    median: tuple[float, ...]
+    max: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intensities:
+    """Intensities of all images of one modality, which alone can be compared.
+
+    Attributes:
+        modality: empty where nothing says so.
+        cases: how many images could be read.
+        whole: percentiles of the voxels, by per cent, of up to 5000 voxels of each case.
+        inside: the same within all labels, None where there are none.
+    """
+
+    modality: str
+    cases: int
+    whole: dict[float, float] | None
+    inside: dict[float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSummary:
+    """One label value over the cases of a dataset.
+
+    Attributes:
+        name: None where nothing names it.
+        cases: how many have it.
+        voxels: of all cases together.
+        ml_min, ml_median, ml_max: volumes in those cases in millilitres.
+        mm_median, mm_95: median and 95th percentile of the longest side of its bounding box in those cases.
+        piece_mm_median, piece_mm_95: the same of its largest connected piece.
+    """
+
+    dataset: str
+    value: int
+    name: str | None
+    cases: int
+    voxels: int
+    ml_min: float
+    ml_median: float
+    ml_max: float
+    mm_median: float
+    mm_95: float
+    piece_mm_median: float
+    piece_mm_95: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """What a dataset is like.
+
+    Attributes:
+        cases: all that were read, usable or not.
+        usable, unusable: how many cases can be used; those without an image or a label map count as
+            unusable, though they are not among `cases`.
+        splits, modalities, orientations: how many cases have which; empty where nothing says so.
+        shape: voxels, in the order of axes of each file; None where no image could be read.
+        spacing: mm, likewise.
+        intensities: by modality, those of most cases first.
+        labels: values above 0.
+    """
+
+    path: str
+    layout: str
+    usable: int
+    unusable: int
+    splits: dict[str, int]
+    modalities: dict[str, int]
+    orientations: dict[str, int]
+    shape: Spread | None
+    spacing: Spread | None
+    intensities: tuple[Intensities, ...]
+    labels: tuple[LabelSummary, ...]
+    problems: tuple[Problem, ...]
+    cases: tuple[CaseFacts, ...]
+
+
+def fingerprint(dataset: Dataset, *, progress: Progress | None = None) -> Fingerprint:
+    """Read every case, one at a time, and tell what they are like and all that is wrong with them.
+
+    Of large volumes evenly spaced voxels are taken for percentiles (`medsam_app.datasets.fingerprint_case`), and up
+    to 5000 evenly spaced ones of each case for the percentiles over all cases; there is no chance in it.
+
+    Args:
+        dataset: of `medsam_app.datasets.find.find_cases`.
+        progress: called with a sentence and a fraction done.
+    """
+    facts: list[CaseFacts] = []
+    problems = list(dataset.problems)
+    contents: dict[str, list[CaseFacts]] = {}
+    pools: dict[str, list[tuple[NDArray, NDArray]]] = {}
+    for number, case in enumerate(dataset.cases):
+        if progress is not None:
+            progress(f"{case.dataset}, {case.case}", number / len(dataset.cases))
+        found = inspect_case(case)
+        facts.append(found.facts)
+        problems += found.problems
+        if found.content is not None:
+            contents.setdefault(found.content, []).append(found.facts)
+            pools.setdefault(found.facts.modality, []).append((_some(found.sample), _some(found.inside)))
+    problems += _copies(contents.values()) + _names(dataset, facts)
+    read = [case for case in facts if case.shape is not None]
+    usable = sum(case.usable for case in facts)
+    missing = {(p.dataset, p.case) for p in dataset.problems if p.severity == "error"}
+    return Fingerprint(
+        path=str(dataset.path),
+        layout=dataset.layout,
+        usable=usable,
+        unusable=len(facts) - usable + len(missing),
+        splits=_count(case.split for case in facts),
+        modalities=_count(case.modality for case in facts),
+        orientations=_count(case.orientation or "" for case in facts),
+        shape=_spread([case.shape for case in read if case.shape is not None]),
+        spacing=_spread([case.spacing for case in read if case.spacing is not None]),
+        intensities=_intensities(pools),
+        labels=_labels(facts),
+        problems=tuple(sorted(problems, key=lambda problem: problem.severity)),
+        cases=tuple(facts),
+    )
+
+
+def _some(values: NDArray) -> NDArray[np.float32]:
+    """(n,) up to `_POOLED` of (m,) values, evenly spaced; a case with fewer has less weight."""
+    return values[:: -(-values.size // _POOLED) or 1].astype(np.float32)
+
+
+def _count(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(value for value in values if value).most_common())
+
+
+def _spread(rows: Sequence[tuple[float, ...]]) -> Spread | None:
+    """Along each axis by itself."""
+    if not rows:
+        return None
+    table = np.asarray(rows, dtype=float)
+    low, middle, high = table.min(axis=0), np.median(table, axis=0), table.max(axis=0)
+    return Spread(min=tuple(low.tolist()), median=tuple(middle.tolist()), max=tuple(high.tolist()))
+
+
+def _intensities(pools: dict[str, list[tuple[NDArray, NDArray]]]) -> tuple[Intensities, ...]:
+    return tuple(
+        Intensities(
+            modality=modality,
+            cases=len(samples),
+            whole=percentiles(np.concatenate([whole for whole, _ in samples])),
+            inside=percentiles(np.concatenate([inside for _, inside in samples])),
+        )
+        for modality, samples in sorted(pools.items(), key=lambda pool: -len(pool[1]))
+    )
+
+
+def _labels(facts: Sequence[CaseFacts]) -> tuple[LabelSummary, ...]:
+    by_label: dict[tuple[str, int, str], list[LabelFacts]] = {}
+    for case in facts:
+        for label in case.labels:
+            by_label.setdefault((case.dataset, label.value, label.name or ""), []).append(label)
+    return tuple(_summary(key, labels) for key, labels in sorted(by_label.items()))
+
+
+def _summary(key: tuple[str, int, str], labels: Sequence[LabelFacts]) -> LabelSummary:
+    dataset, value, name = key
+    volumes = [label.ml for label in labels]
+    whole = [max(label.extent_mm) for label in labels]
+    piece = [max(label.piece_mm) for label in labels]
+    return LabelSummary(
+        dataset=dataset,
+        value=value,
+        name=name or None,
+        cases=len(labels),
+        voxels=sum(label.voxels for label in labels),
+        ml_min=min(volumes),
+        ml_median=float(np.median(volumes)),
+        ml_max=max(volumes),
+        mm_median=float(np.median(whole)),
+        mm_95=float(np.percentile(whole, 95)),
+        piece_mm_median=float(np.median(piece)),
+        piece_mm_95=float(np.percentile(piece, 95)),
+    )
+
+
+def _copies(groups: Iterable[list[CaseFacts]]) -> list[Problem]:
+    """Images of the same content in several files; one file listed twice was said before."""
+    problems = []
+    for cases in groups:
+        files = {Path(case.image).resolve() for case in cases}
+        if len(files) < 2:
+            continue
+        splits = sorted({case.split for case in cases if case.split})
+        across = f", in the splits {' and '.join(splits)}" if len(splits) > 1 else ""
+        names = first_few(case.case for case in cases)
+        problems.append(
+            _warning(
+                "same image twice",
+                cases[0].dataset,
+                f"{len(files)} files hold the same image ({names}){across}; keep one, "
+                "so that nothing is learned twice or measured on what was learned.",
+                case=cases[0].case,
+            )
+        )
+    return problems
+
+
+def _names(dataset: Dataset, facts: Sequence[CaseFacts]) -> list[Problem]:
+    """Values without a name, and names without any voxel, each once for a dataset."""
+    found: dict[str, set[int]] = {}
+    unnamed: dict[str, dict[int, list[str]]] = {}
+    for case in facts:
+        found.setdefault(case.dataset, set()).update(label.value for label in case.labels)
+        for label in case.labels:
+            if label.name is None:
+                unnamed.setdefault(case.dataset, {}).setdefault(label.value, []).append(case.case)
+    problems = []
+    for name, by_value in unnamed.items():
+        for value, cases in sorted(by_value.items())[:_NAMED]:
+            message = (
+                f"Label value {value} has no name ({_cases(cases)}); give it one in {dataset.names_in}, or "
+                "correct the label maps."
+            )
+            problems.append(_warning("value without a name", name, message))
+        if len(by_value) > _NAMED:
+            message = (
+                f"{len(by_value) - _NAMED} more label values have no name either; where there are so many, "
+                "check that the label map is not an image."
+            )
+            problems.append(_warning("value without a name", name, message))
+    declared = dict.fromkeys(
+        (case.dataset, value, name) for case in dataset.cases for value, name in case.names.items()
+    )
+    for name, value, text in declared:
+        if found[name] and value not in found[name]:
+            message = (
+                f"The label {value} ({text}) is named, but no label map that could be read has a voxel of "
+                f"it; check the label maps, or take the name out of {dataset.names_in}."
+            )
+            problems.append(_warning("name without a voxel", name, message))
+    return problems
+
+
+def _warning(kind: str, dataset: str, message: str, *, case: str = "") -> Problem:
+    return Problem(severity="warning", kind=kind, dataset=dataset, case=case, message=message)
+
+
+def _cases(names: Sequence[str]) -> str:
+    return f"in {len(names)} case{'' if len(names) == 1 else 's'}: {first_few(names)}"
+
+
+def first_few(values: Iterable[object]) -> str:
+    """The first few, in words; of more the number."""
+    texts = [str(value) for value in values]
+    more = len(texts) - _NAMED
+    return ", ".join(texts[:_NAMED]) + (f" and {more} more" if more > 0 else "")

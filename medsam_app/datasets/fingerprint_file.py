@@ -1,0 +1,44 @@
+"""Fingerprints as files: reading every volume takes minutes, reading this takes none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from medsam_app.datasets.fingerprint import Fingerprint
+from medsam_app.errors import DatasetError
+from medsam_app.io.atomic import save_whole
+
+_FINGERPRINT = TypeAdapter(Fingerprint)
+
+
+def save_fingerprint(file: Path, found: Fingerprint) -> None:
+    """Write a fingerprint as JSON.
+
+    Raises:
+        SaveError: it could not be written.
+    """
+    save_whole(file, _FINGERPRINT.dump_json(found, indent=1).decode() + "\n")
+
+
+def read_fingerprint(file: Path) -> Fingerprint:
+    """The fingerprint in a file, equal to the one that was saved.
+
+    Raises:
+        DatasetError: no such file, or one that holds something else, as of another version.
+    """
+    try:
+        return _FINGERPRINT.validate_json(file.read_bytes())
+    except OSError as error:
+        raise DatasetError(
+            f"The fingerprint {file} cannot be read ({error.strerror}); check the path."
+        ) from None
+    except ValidationError as error:
+        first: Any = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise DatasetError(
+            f"{file} is no fingerprint of this version ({where}: {first['msg']}); take it away, and the "
+            "dataset is read again."
+        ) from None

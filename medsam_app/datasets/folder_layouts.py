@@ -1,0 +1,161 @@
+"""Layouts that names of files alone tell: two folders side by side, or pairs within one folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from medsam_app.datasets.gathering import (
+    NAMES_FILE,
+    Dataset,
+    Gathering,
+    is_volume,
+    names_beside,
+    seen_in,
+    stem,
+    volumes_in,
+)
+
+#: Folders of images and of label maps, in lower case.
+IMAGE_FOLDERS = ("images", "imagestr", "image", "imgs", "img", "scans", "volumes")
+LABEL_FOLDERS = (
+    "labels", "labelstr", "label", "masks", "mask", "segmentations", "segmentation", "segs", "seg",
+)  # fmt: skip
+
+_IMAGE_ENDING = re.compile(r"[-_. ](image|img|scan|volume)$", re.IGNORECASE)
+_LABEL_ENDING = re.compile(
+    r"[-_. ](labels?|masks?|segs?|segmentations?|gt|labelmap|label_map)$", re.IGNORECASE
+)
+_CHANNEL = re.compile(r"_(\d{4})$")
+
+
+def sibling_folders(folder: Path) -> Dataset | None:
+    """Images and label maps in two folders, matched by name; None where there are no such folders."""
+    inside = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
+    images = [inside[name] for name in IMAGE_FOLDERS if name in inside]
+    labels = [inside[name] for name in LABEL_FOLDERS if name in inside]
+    if not images or not labels:
+        return None
+    names, sources = names_beside(folder)
+    found = Gathering(folder.resolve().name, names)
+    for chosen, *others in (images, labels):
+        for other in others:
+            found.warning(
+                "folder not used",
+                "",
+                f"{other} is not used, since {chosen} was taken; move away the one that is not wanted.",
+            )
+    _match(found, images[0], labels[0])
+    if not found.cases and not found.problems:
+        return None
+    layout = f"two folders, {images[0].name} and {labels[0].name}"
+    return found.finish(folder, layout, names_in=str(folder / NAMES_FILE), sources=sources)
+
+
+def _match(found: Gathering, image_folder: Path, label_folder: Path) -> None:
+    """Pair files of two folders, by equal names first: an ending may be part of the name of a case."""
+    images = {stem(path): path for path in volumes_in(image_folder, folders=True)}
+    labels = {stem(path): path for path in volumes_in(label_folder, folders=True)}
+    for image_key, label_key in ((str, str), (_bare_image, _bare_label), (_without_channel, _bare_label)):
+        groups: dict[str, list[str]] = {}
+        for name in images:
+            groups.setdefault(image_key(name), []).append(name)
+        for name in list(labels):
+            key = label_key(name)
+            if key in groups:
+                paths = [images.pop(image) for image in groups.pop(key)]
+                found.add(key, paths[0], labels.pop(name), channels=paths if len(paths) > 1 else ())
+    found.cases.sort(key=lambda case: case.case)
+    for name, path in labels.items():
+        found.no_image(name, path, str(image_folder / path.name))
+    for name, path in images.items():
+        found.no_label(name, path, f"{label_folder / name}.nii.gz")
+    say_channels(found, [])
+
+
+def labels_beside(folder: Path) -> list[Path]:
+    """Label maps of a folder that lie beside an image of their name, in it or in two folders of it.
+
+    What cannot be looked at is neither.
+    """
+    inside = {path.name.lower(): path for path in seen_in(folder)[1]}
+    images = [path for name in IMAGE_FOLDERS if name in inside for path in _volumes(inside[name])]
+    labels = [path for name in LABEL_FOLDERS if name in inside for path in _volumes(inside[name])]
+    here = _volumes(folder)
+    by_name = [path for path in here if _LABEL_ENDING.search(stem(path))]
+    found = _named_as(labels, images)
+    return found + _named_as(by_name, [path for path in here if path not in by_name])
+
+
+def _volumes(folder: Path) -> list[Path]:
+    return [path for path in seen_in(folder)[0] if is_volume(path)]
+
+
+def _named_as(labels: list[Path], images: list[Path]) -> list[Path]:
+    """Those whose name, or name without its ending, is an image's."""
+    names = {key(stem(path)) for path in images for key in (str, _bare_image, _without_channel)}
+    return [path for path in labels if not names.isdisjoint((stem(path), _bare_label(stem(path))))]
+
+
+def _bare_image(name: str) -> str:
+    return _IMAGE_ENDING.sub("", name)
+
+
+def _bare_label(name: str) -> str:
+    return _LABEL_ENDING.sub("", name)
+
+
+def _without_channel(name: str) -> str:
+    return _CHANNEL.sub("", _bare_image(name))
+
+
+def say_channels(found: Gathering, named: list[str]) -> None:
+    """Warn once that only the first of several channels is used.
+
+    Args:
+        named: the channels in order, where the dataset names them.
+    """
+    several = [case for case in found.cases if len(case.channels) > 1]
+    if several:
+        most = max(len(case.channels) for case in several)
+        named = named or [str(number) for number in range(most)]
+        found.warning(
+            "channels",
+            "",
+            f"{len(several)} cases have up to {most} channels ({', '.join(named)}), but a volume has one: "
+            f"the first ({named[0]}) is inspected, the others are not used; put another first to use it.",
+        )
+
+
+def suffix_pairs(folder: Path) -> Dataset | None:
+    """Pairs such as x_image and x_label, or x and x_seg, in one folder; None where there is no label map."""
+    images: dict[str, list[Path]] = {}
+    labels: dict[str, list[Path]] = {}
+    for path in volumes_in(folder):
+        name = stem(path)
+        if _LABEL_ENDING.search(name):
+            labels.setdefault(_bare_label(name), []).append(path)
+        else:
+            images.setdefault(_bare_image(name), []).append(path)
+    if not labels:
+        return None
+    names, sources = names_beside(folder)
+    found = Gathering(folder.resolve().name, names)
+    for key in sorted(images.keys() | labels.keys()):
+        if key not in labels:
+            for path in images[key]:
+                found.no_label(key, path, f"{folder / key}_label.nii.gz")
+        elif key not in images:
+            for path in labels[key]:
+                found.no_image(key, path, f"{folder / key}_image.nii.gz")
+        else:
+            found.add(key, images[key][0], labels[key][0])
+            for used, *others in (images[key], labels[key]):
+                for other in others:
+                    found.warning(
+                        "file not used",
+                        key,
+                        f"{other} is not used, since {used} was taken; move away the one that is not wanted.",
+                    )
+    layout = "pairs in one folder"
+    return found.finish(folder, layout, names_in=str(folder / NAMES_FILE), sources=sources)

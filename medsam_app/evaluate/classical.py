@@ -1,0 +1,285 @@
+"""Methods without learning, with the interface of `VolumePredictor`, to measure models against.
+
+`walker` and `confidence` look at the window that the product opens for a first click, of 64 voxels a side
+at 1.5 mm or, in a small volume, as fine as shows it whole; where clicks lie further apart it grows to hold
+them all. They read the model's own two views of the intensities there, and what they find is brought back
+to the file's grid in the same way. Nothing repairs their masks where clicks are not honoured.
+
+Nothing further outside a box than a tenth of its size belongs to the object, as for the product. Without a
+positive click, the box's middle is taken for one.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from medsam_app.errors import PromptError
+from medsam_app.grid.roi import Roi, mask_from_logits, read_roi
+from medsam_app.io.volume import Volume
+from medsam_app.models.encoder import normalise
+from medsam_app.models.load import choose_device, prepare
+from medsam_app.models.sam3d import build_sam3d_tiny
+from medsam_app.predict.core.constraints import BOX_TOLERANCE
+from medsam_app.predict.core.prediction import box_slices
+from medsam_app.predict.predictor import VolumePredictor
+from medsam_app.predict.windowed.window_choice import Framing, first_roi
+from medsam_app.prompts.types import Box, Point, check_prompts, prompts_from_arrays
+
+_FULL = ndimage.generate_binary_structure(3, 3)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassicalPrediction:
+    """A mask, (i, j, k) on the volume's grid; these methods expect no Dice."""
+
+    mask: NDArray[np.bool_]
+    score: None = None
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a method gets to see.
+
+    Attributes:
+        image: (2, X, Y, Z) float32 in [-1, 1], see `normalise`.
+        allowed: (X, Y, Z) bool, inside the volume and, where there is one, the box.
+        valid: (X, Y, Z) bool, inside the volume.
+        clicks: (N, 3) the window's voxels nearest to the clicks.
+        positive: (N,) bool.
+    """
+
+    image: NDArray[np.float32]
+    allowed: NDArray[np.bool_]
+    valid: NDArray[np.bool_]
+    clicks: NDArray[np.int64]
+    positive: NDArray[np.bool_]
+
+
+class Classical(ABC):
+    """A method on windows. One volume at a time; a mask depends on nothing but volume and prompts."""
+
+    #: Voxels of the window along each axis.
+    SIDE = 64
+
+    def __init__(self) -> None:
+        self._volume: Volume | None = None
+
+    @property
+    def volume(self) -> Volume:
+        """The volume that is segmented.
+
+        Raises:
+            PromptError: none was set.
+        """
+        if self._volume is None:
+            raise PromptError("No volume is set; call set_volume with a volume before predicting.")
+        return self._volume
+
+    def set_volume(self, volume: Volume) -> None:
+        """Choose the volume."""
+        self._volume = volume
+
+    def predict(
+        self,
+        *,
+        points: ArrayLike | None = None,
+        point_labels: ArrayLike | None = None,
+        boxes: ArrayLike | None = None,
+    ) -> ClassicalPrediction:
+        """Segment from points and at most one box; arguments as for `VolumePredictor.predict`.
+
+        Raises:
+            PromptError: prompts outside the volume, several boxes, or nothing to start from.
+        """
+        grid = self.volume.grid
+        prompts = prompts_from_arrays(points, point_labels, boxes, None)
+        check_prompts(prompts, grid)
+        clicks = [p for p in prompts if isinstance(p, Point)]
+        drawn = [p for p in prompts if isinstance(p, Box)]
+        if len(drawn) > 1:
+            raise PromptError(f"A baseline takes one box; got {len(drawn)}.")
+        if not any(click.positive for click in clicks):
+            if not drawn:
+                raise PromptError("Nothing says where the object is; give a positive click or a box.")
+            middle = (np.array(drawn[0].lower) + drawn[0].upper) / 2
+            clicks.insert(0, Point(coordinates=tuple(middle.tolist())))
+        # The window is to hold negative clicks too.
+        held = [Point(coordinates=click.coordinates) for click in clicks]
+        roi = first_roi([*drawn, *held], grid, (self.SIDE,) * 3, Framing())
+        inside = self._inside(_view(self.volume, roi, clicks, drawn))
+        start, patch = mask_from_logits(torch.from_numpy(inside - np.float32(0.5)), roi)
+        mask = np.zeros(grid.shape, dtype=bool)
+        mask[box_slices(start, patch)] = patch
+        return ClassicalPrediction(mask)
+
+    @abstractmethod
+    def _inside(self, view: View) -> NDArray[np.float32]:
+        """(X, Y, Z) the object where above a half."""
+
+
+def _view(volume: Volume, roi: Roi, clicks: list[Point], drawn: list[Box]) -> View:
+    image, valid = read_roi(volume.array, roi)
+    views = normalise(image[None, None], valid[None, None])[0]
+    size = np.array(roi.shape)
+    at = np.round(roi.to_roi([click.coordinates for click in clicks]))
+    allowed = valid.numpy().copy()
+    for box in drawn:
+        slack = BOX_TOLERANCE * np.subtract(box.upper, box.lower)
+        corners = roi.to_roi([box.lower - slack, box.upper + slack])
+        reach = 0.5 / roi.step  # a box ends with its last voxels
+        low = np.clip(np.ceil(corners.min(axis=0) - reach), 0, size - 1).astype(int)
+        high = np.clip(np.floor(corners.max(axis=0) + reach), low, size - 1).astype(int)
+        within = np.zeros_like(allowed)
+        within[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))] = True
+        allowed &= within
+    return View(
+        image=views.numpy(),
+        allowed=allowed,
+        valid=valid.numpy(),
+        clicks=np.clip(at, 0, size - 1).astype(np.int64),
+        positive=np.array([click.positive for click in clicks]),
+    )
+
+
+class RandomWalker(Classical):
+    """Scikit-image's random walker (Grady, IEEE TPAMI 2006).
+
+    Seeds are a ball of two voxels around the first click and of one around the others; the window's
+    outermost voxels, those beyond the volume and those that a box excludes are background.
+    """
+
+    BETA = 3000.0
+    TOLERANCE = 1e-3
+
+    def __init__(self) -> None:
+        super().__init__()
+        from skimage.segmentation import random_walker
+
+        self._walk = random_walker
+
+    def _inside(self, view: View) -> NDArray[np.float32]:
+        seeds = np.zeros(view.valid.shape, dtype=np.int8)
+        # Of a window that looks past the volume, the outermost voxels of the volume are the faces.
+        seeds[view.valid & ~ndimage.binary_erosion(view.valid)] = 2
+        seeds[~view.allowed] = 2
+        labels = np.where(view.positive, 1, 2)
+        for number, (click, label) in enumerate(zip(view.clicks, labels, strict=True)):
+            seeds[_ball(view.valid.shape, click, 2 if number == 0 else 1)] = label
+        seeds[tuple(view.clicks.T)] = labels
+        seeds[~view.valid] = -1
+        inside = seeds == 1
+        free = seeds == 0
+        if free.any():
+            with warnings.catch_warnings():  # of solvers that are not installed
+                warnings.simplefilter("ignore")
+                found = self._walk(
+                    np.moveaxis(view.image, 0, -1),
+                    seeds,
+                    beta=self.BETA,
+                    mode="cg_j",
+                    tol=self.TOLERANCE,
+                    return_full_prob=True,
+                    channel_axis=-1,
+                )
+            return np.where(free, found[0], inside).astype(np.float32)
+        return inside.astype(np.float32)
+
+
+class ConfidenceConnected(Classical):
+    """SimpleITK's region growing by the statistics of a region.
+
+    Each positive click grows a region of its own. The mask is that of the first, and of each later one
+    what lies nearer to it than to any other click, since a click in a narrow place has wide statistics and
+    floods the window; it is closed by a voxel and its holes are filled. A negative click takes from it the
+    connected part, around the click, of all voxels that lie nearer to that click than to any positive one.
+    """
+
+    MULTIPLIER = 2.5
+    ITERATIONS = 1
+    RADIUS = 1
+    #: Standard deviation, in voxels, of the Gaussian before growing.
+    SMOOTHING = 0.7
+
+    def _inside(self, view: View) -> NDArray[np.float32]:
+        image = sitk.GetImageFromArray(ndimage.gaussian_filter(view.image[0], self.SMOOTHING))
+        positive, negative = view.clicks[view.positive], view.clicks[~view.positive]
+        nearest = _distance(view.valid.shape, view.clicks)
+        mask = np.zeros(view.valid.shape, dtype=bool)
+        for number, click in enumerate(positive):
+            region = self._grown(image, click)
+            mask |= region if number == 0 else region & (_distance(mask.shape, click[None]) <= nearest)
+        mask = ndimage.binary_fill_holes(ndimage.binary_closing(mask & view.allowed)) & view.allowed
+        nearest = _distance(mask.shape, positive)
+        for click in negative:
+            parts, _ = ndimage.label(mask & (_distance(mask.shape, click[None]) < nearest), structure=_FULL)
+            if parts[tuple(click)]:
+                mask &= parts != parts[tuple(click)]
+        return mask.astype(np.float32)
+
+    def _grown(self, image: sitk.Image, click: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(X, Y, Z) bool, the region of one click."""
+        grown = sitk.ConfidenceConnected(
+            image,
+            seedList=[click[::-1].tolist()],  # SimpleITK's indices run the other way
+            numberOfIterations=self.ITERATIONS,
+            multiplier=self.MULTIPLIER,
+            initialNeighborhoodRadius=self.RADIUS,
+        )
+        return sitk.GetArrayFromImage(grown) > 0
+
+
+def _ball(shape: tuple[int, ...], centre: NDArray[np.int64], radius: int) -> NDArray[np.bool_]:
+    """(X, Y, Z) bool, the voxels no further than a radius from a voxel."""
+    return _distance(shape, centre[None]) <= radius**2
+
+
+def _distance(shape: tuple[int, ...], voxels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(X, Y, Z) squared distance, in voxels, to the nearest of (N, 3) voxels."""
+    nearest = np.full(shape, math.inf)
+    for voxel in voxels:
+        i, j, k = (np.square(np.arange(n) - at) for n, at in zip(shape, voxel, strict=True))
+        np.minimum(nearest, i[:, None, None] + j[None, :, None] + k[None, None, :], out=nearest)
+    return nearest
+
+
+def untrained(*, device: str = "auto", refine: bool = False, seed: int = 0) -> VolumePredictor:
+    """The embedded model with fresh weights: its decoder's fixed prior over prompts and random walker.
+
+    Args:
+        device: where it runs.
+        refine: as for `VolumePredictor`.
+        seed: of the weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_sam3d_tiny()
+    prepare(model, name="untrained sam3d_tiny", sha256="", device=choose_device(device)[0])
+    return VolumePredictor(model, refine=refine)
+
+
+#: Names that may be asked for.
+BASELINES: dict[str, Callable[[], Classical] | None] = {
+    "walker": RandomWalker,
+    "confidence": ConfidenceConnected,
+    "prior": None,
+}
+
+
+def baseline(name: str, *, device: str, refine: bool, seed: int) -> Classical | VolumePredictor:
+    """A method by its name in `BASELINES`; device, refine and seed matter to 'prior' alone.
+
+    Raises:
+        SettingsError: a package that it needs is not installed.
+    """
+    method = BASELINES[name]
+    return untrained(device=device, refine=refine, seed=seed) if method is None else method()

@@ -1,0 +1,44 @@
+"""An evaluation as files: every score as CSV, the summaries as JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medsam_app import __version__
+from medsam_app.io.atomic import save_whole
+from medsam_app.measure.scores import Score
+
+if TYPE_CHECKING:  # heavy
+    from medsam_app.evaluate.run import Evaluation
+
+
+def write_scores(scores: Sequence[Score], path: Path) -> None:
+    """A row a score, with the fields of `Score`; what is None is left empty.
+
+    Raises:
+        SaveError: the file could not be written.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=[field.name for field in fields(Score)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(score) for score in scores)
+    save_whole(path, text.getvalue())
+
+
+def write_json(evaluation: Evaluation, path: Path) -> None:
+    """Everything of an `Evaluation` but the single scores, and the version that measured it.
+
+    What is not defined is null.
+
+    Raises:
+        SaveError: the file could not be written.
+    """
+    whole = {"medsam_app": __version__} | asdict(evaluation)
+    del whole["scores"]
+    save_whole(path, json.dumps(whole, indent=1, allow_nan=False) + "\n")

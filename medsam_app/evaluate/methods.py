@@ -1,0 +1,204 @@
+"""The methods of an evaluation, loaded: a model with and without its adapter, told the label, baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from medsam_app.adapters.adapter import Adapter
+from medsam_app.adapters.header import read_header
+from medsam_app.errors import SettingsError, unknown_name
+from medsam_app.evaluate.classical import BASELINES, baseline
+from medsam_app.evaluate.protocols import Methods, Segmenter
+from medsam_app.io.volume import Volume
+from medsam_app.models.load import choose_device, load_model
+from medsam_app.models.table import model_entry
+from medsam_app.predict.core.prediction import MaskPrediction
+from medsam_app.predict.predictor import AnyModel, VolumePredictor
+
+
+def check_methods(model: str, *, adapter: Path | None, base: bool, baselines: Sequence[str]) -> None:
+    """Refuse what `load_methods` would, as far as it can be told without loading anything.
+
+    Raises:
+        ModelError: an unknown model.
+        SettingsError: an unknown baseline, or the base asked for beside no adapter.
+        AdapterError: no adapter's file.
+    """
+    model_entry(model)
+    if adapter is not None:
+        read_header(adapter)
+    for name in baselines:
+        if name not in BASELINES:
+            raise SettingsError(unknown_name("baseline", name, BASELINES))
+    if base and adapter is None:
+        raise SettingsError(
+            "The model without its adapter was asked for, but there is no adapter; give one, or measure the "
+            "model alone."
+        )
+
+
+def load_methods(
+    model: str,
+    *,
+    weights: Path | None = None,
+    adapter: Path | None = None,
+    base: bool = False,
+    baselines: Sequence[str] = (),
+    nets: Sequence[Path] = (),
+    device: str = "auto",
+    refine: bool = False,
+    seed: int = 0,
+) -> Methods:
+    """Everything that is to be measured, ready.
+
+    A model with an adapter is called 'MODEL + NAME'. Where the adapter has learned prompts, 'MODEL + NAME,
+    told the label' is it again, given the value of the object with its clicks. Each method has embeddings
+    of its own, so that none is quick because another one was slow.
+
+    Args:
+        model, weights, adapter, device, refine: as for `VolumePredictor`.
+        base: whether the model without its adapter is measured too.
+        baselines: names of `medsam_app.evaluate.classical.BASELINES`.
+        nets: files of networks that `medsam-app finetune --baseline` has written.
+        seed: of fresh weights.
+
+    Raises:
+        SettingsError, ModelError, AdapterError: as from `check_methods`, and from loading.
+    """
+    check_methods(model, adapter=adapter, base=base, baselines=baselines)
+    network: AnyModel = load_model(model, device=choose_device(device)[0], weights=weights)
+    methods = Methods(weights_sha256=network.weights_sha256)
+    alone: dict[str, Segmenter] = {model: VolumePredictor(network, refine=refine)}
+    if adapter is None:
+        methods.segmenters = alone
+    else:
+        _adapted(methods, model, Adapter.load(adapter, cast(nn.Module, network)), network, refine, base)
+    for name in baselines:
+        methods.segmenters[name] = baseline(name, device=device, refine=refine, seed=seed)
+    for file in nets:
+        from medsam_app.finetuning.baseline_net import RivalNet  # imports MONAI's networks
+
+        net = RivalNet(file, choose_device(device)[0])
+        methods.mappers[net.name if net.name not in methods.mappers else str(file)] = net
+    return methods
+
+
+def _adapted(
+    methods: Methods, model: str, adapter: Adapter, network: AnyModel, refine: bool, base: bool
+) -> None:
+    """Add the model with its adapter, told the label where it can be, and without it where wanted."""
+    name = f"{model} + {adapter.name}"
+    methods.adapter = adapter.name
+    methods.segmenters[name] = Switched(network, adapter, on=True, refine=refine)
+    if base:
+        methods.segmenters[model] = Switched(network, adapter, on=False, refine=refine)
+        methods.pairs += ((name, model),)
+    if adapter.prompts.labels:
+        knowing = f"{name}, told the label"
+        methods.told[knowing] = ToldByAdapter(Switched(network, adapter, on=True, refine=refine))
+        methods.pairs += ((knowing, name),)
+        if adapter.card.spacing is not None:
+            methods.begin[knowing] = f"{name}, no prompt"
+            methods.mappers[methods.begin[knowing]] = Unprompted(network, adapter)
+
+
+class Switched:
+    """A model whose adapter is switched on or off before each prediction, which takes milliseconds.
+
+    Args:
+        model: shared with others that want the adapter otherwise.
+        adapter: of that model.
+        on: whether this one has it.
+        refine: as for `VolumePredictor`.
+    """
+
+    def __init__(self, model: AnyModel, adapter: Adapter, *, on: bool, refine: bool) -> None:
+        self._predictor = VolumePredictor(model, refine=refine)
+        self.adapter = adapter
+        self._on = on
+
+    @property
+    def volume(self) -> Volume:
+        """The volume that is segmented."""
+        return self._predictor.volume
+
+    def set_volume(self, volume: Volume) -> None:
+        """Choose the volume."""
+        self._predictor.set_volume(volume)
+
+    def predict(self, **asked: Any) -> MaskPrediction:
+        """As `VolumePredictor.predict`."""
+        if self._on:
+            self.adapter.enable()
+        else:
+            self.adapter.disable()
+        return self._predictor.predict(**asked)
+
+
+class ToldByAdapter:
+    """A model that is told a label by the learned prompts of its adapter."""
+
+    def __init__(self, model: Switched) -> None:
+        self._model = model
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Values that the adapter has learned prompts for."""
+        return self._model.adapter.prompts.labels
+
+    def set_volume(self, volume: Volume) -> None:
+        """Choose the volume."""
+        self._model.set_volume(volume)
+
+    def meaning(self, value: int, *, begun: NDArray[np.bool_] | None = None) -> Segmenter:
+        """The model for objects of that value."""
+        return _Meaning(self._model, value, begun if begun is not None and begun.any() else None)
+
+
+class _Meaning:
+    def __init__(self, model: Switched, value: int, begun: NDArray[np.bool_] | None) -> None:
+        self._model = model
+        self._told = {"label": value, "mask_input": begun}
+
+    @property
+    def volume(self) -> Volume:
+        return self._model.volume
+
+    def set_volume(self, volume: Volume) -> None:
+        self._model.set_volume(volume)
+
+    def predict(self, *, points: Any = None, point_labels: Any = None, boxes: Any = None) -> MaskPrediction:
+        return self._model.predict(points=points, point_labels=point_labels, boxes=boxes, **self._told)
+
+
+class Unprompted:
+    """A model that finds what its adapter has learned in the whole volume.
+
+    Args:
+        model: shared with others that want the adapter otherwise.
+        adapter: of that model, with learned prompts.
+    """
+
+    def __init__(self, model: AnyModel, adapter: Adapter) -> None:
+        self._predictor = VolumePredictor(model)
+        self._adapter = adapter
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Values that the adapter has learned prompts for."""
+        return self._adapter.prompts.labels
+
+    def set_volume(self, volume: Volume) -> None:
+        """Choose the volume."""
+        self._predictor.set_volume(volume)
+
+    def predict_labels(self) -> NDArray[np.integer]:
+        """(i, j, k) values of labels on the volume's grid, 0 for none of them."""
+        self._adapter.enable()
+        return self._predictor.predict_labels().array

@@ -1,0 +1,274 @@
+"""How good a model is on labelled volumes, measured as a careful person would click.
+
+    medsam-app evaluate DATASET --adapter liver.safetensors --base --csv scores.csv --report report.html
+
+Each label of each case is one object. The first click is the deepest voxel of the object, each next one
+the deepest voxel of the largest connected error, with its sign. The method finds its own window: it knows
+the clicks and nothing of the object. Objects under 100 voxels are left out and counted. Instead of the
+first click there may be a box, drawn around the object with an unsteady hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsam_app.datasets.cases import Case
+from medsam_app.datasets.find import find_cases
+from medsam_app.datasets.gathering import Dataset
+from medsam_app.errors import MedsamError, SettingsError, VolumeError, unknown_name
+from medsam_app.evaluate.cases import Skipped, Taken, check_labels, take_cases
+from medsam_app.evaluate.click_through import FIRSTS, Found, Plan, evaluate_case
+from medsam_app.evaluate.comparison import Comparison, compare
+from medsam_app.evaluate.gallery import Gallery
+from medsam_app.evaluate.methods import check_methods, load_methods
+from medsam_app.evaluate.protocols import Methods
+from medsam_app.evaluate.summary import TARGETS, Summary, shown_clicks, summarise
+from medsam_app.measure.scores import MIN_VOXELS, FalseLabel, Score
+from medsam_app.models.table import DEFAULT_MODEL
+from medsam_app.predict.core.engine import Progress
+
+__all__ = ["Evaluation", "Skipped", "evaluate_folder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What was measured, and how.
+
+    Attributes:
+        folder, layout: where the cases are, and what that was understood to be.
+        split: which of them were measured, empty for all.
+        datasets, labels, first, seed, refine, most_cases, targets, tolerance: what `evaluate_folder` was
+            asked.
+        clicks, shown: how many were made, and after which means are given.
+        distances: whether surfaces were measured.
+        model: name of the model; weights_sha256, adapter: what it ran with ('' for no adapter).
+        scores: every object after every click, by every method.
+        summaries: of the model with its adapter, without it, the baselines, told the label, without prompts.
+        comparisons: differences of pairs of these.
+        false_labels: labels that methods without prompts found where there are none.
+        small: objects left out because they have fewer than `MIN_VOXELS` voxels.
+        skipped: cases that could not be measured.
+    """
+
+    folder: str
+    layout: str
+    split: str
+    datasets: tuple[str, ...]
+    labels: tuple[str, ...]
+    first: str
+    clicks: int
+    shown: tuple[int, ...]
+    targets: tuple[float, ...]
+    distances: bool
+    tolerance: float | None
+    seed: int
+    refine: bool
+    most_cases: int | None
+    model: str
+    weights_sha256: str
+    adapter: str
+    scores: tuple[Score, ...]
+    summaries: tuple[Summary, ...]
+    comparisons: tuple[Comparison, ...]
+    false_labels: tuple[FalseLabel, ...]
+    small: int
+    skipped: tuple[Skipped, ...]
+
+
+def evaluate_folder(
+    dataset: str | Path | Dataset,
+    *,
+    split: str | None = None,
+    datasets: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    clicks: int | Sequence[int] = 10,
+    targets: Sequence[float] = TARGETS,
+    first: str = "click",
+    distances: bool = True,
+    tolerance: float | None = None,
+    model: str = DEFAULT_MODEL,
+    weights: Path | None = None,
+    adapter: Path | None = None,
+    base: bool = False,
+    device: str = "auto",
+    refine: bool = False,
+    baselines: Sequence[str] = (),
+    nets: Sequence[Path] = (),
+    most_cases: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+    skip: Callable[[Skipped], None] | None = None,
+    gallery: Gallery | None = None,
+) -> Evaluation:
+    """Measure a model, and other methods beside it, on labelled volumes.
+
+    Args:
+        dataset: a folder or list that `medsam_app.datasets.find.find_cases` knows, or what that found.
+        split, datasets: which cases, see `take_cases`.
+        labels: names or values of the labels that are measured; none named for all.
+        clicks: on each object; or the numbers of clicks after which means are given, the largest of which
+            is how many are made.
+        targets: Dice values whose number of clicks is counted, each above 0 and up to 1.
+        first: "click", "box" instead of the first click, or "found": see `Plan.first`.
+        distances: whether surface Dice and HD95 are measured after the clicks that are shown.
+        tolerance: of the surface Dice in mm; None for the largest side of a voxel of each volume.
+        model, weights, adapter, device: as for `VolumePredictor`.
+        base: whether the model without its adapter is measured too, and the difference.
+        refine: draw the outlines of large objects in tiles; takes seconds a click.
+        baselines: names of `medsam_app.evaluate.classical.BASELINES`.
+        nets: files of networks that `medsam-app finetune --baseline` has written.
+        most_cases: at most so many of a dataset, evenly spread.
+        seed: of boxes, of resampling and of fresh weights.
+        progress: called with a sentence and a fraction done.
+        tell: called with what is to be known before the measuring begins, in sentences.
+        skip: called with a case that cannot be measured, when it is met.
+        gallery: gets a picture of each case.
+
+    Raises:
+        DatasetError: no labelled cases are found.
+        VolumeError: no usable manifest, no case that can be read, no object large enough.
+        SettingsError: an unknown split, dataset, label, baseline or first prompt, or a number out of range.
+        ModelError, AdapterError: from loading the model.
+    """
+    numbers = _clicks(clicks)
+    _check(targets, first, tolerance)
+    check_methods(model, adapter=adapter, base=base, baselines=baselines)
+    dataset = dataset if isinstance(dataset, Dataset) else find_cases(dataset)
+    taken = take_cases(dataset, split=split, datasets=datasets, most=most_cases)
+    check_labels(labels, taken.cases)
+    if tell is not None:
+        for sentence in (taken.said, *taken.warnings):
+            tell(sentence)
+    methods = load_methods(
+        model,
+        weights=weights,
+        adapter=adapter,
+        base=base,
+        baselines=baselines,
+        nets=nets,
+        device=device,
+        refine=refine,
+        seed=seed,
+    )
+    plan = Plan(
+        clicks=numbers[-1],
+        shown=numbers if distances else (),
+        first=first,
+        seed=seed,
+        tolerance=tolerance,
+        labels=tuple(labels),
+    )
+    found, skipped = _measure(taken, methods, plan, progress=progress, skip=skip, gallery=gallery)
+    scores = found.scores
+    return Evaluation(
+        folder=str(dataset.path),
+        layout=dataset.layout,
+        split=taken.split,
+        datasets=tuple(datasets),
+        labels=tuple(labels),
+        first=first,
+        clicks=numbers[-1],
+        shown=numbers,
+        targets=tuple(targets),
+        distances=distances,
+        tolerance=tolerance,
+        seed=seed,
+        refine=refine,
+        most_cases=most_cases,
+        model=model,
+        weights_sha256=methods.weights_sha256,
+        adapter=methods.adapter,
+        scores=tuple(scores),
+        summaries=summarise(scores, shown=numbers, targets=targets, false=found.false, seed=seed),
+        comparisons=compare(scores, methods.pairs, shown=numbers, seed=seed),
+        false_labels=tuple(found.false),
+        small=found.small,
+        skipped=tuple(skipped),
+    )
+
+
+def _measure(
+    taken: Taken,
+    methods: Methods,
+    plan: Plan,
+    *,
+    progress: Progress | None,
+    skip: Callable[[Skipped], None] | None,
+    gallery: Gallery | None,
+) -> tuple[Found, list[Skipped]]:
+    """What all cases come to, and those that could not be measured."""
+    whole, skipped = Found(), []
+
+    def leave_out(case: Skipped) -> None:
+        skipped.append(case)
+        if skip is not None:
+            skip(case)
+
+    for case in taken.skipped:
+        leave_out(case)
+    read = 0
+    for number, each in enumerate(taken.cases):
+        here = _telling(progress, each, number / len(taken.cases), 1 / len(taken.cases))
+        here("reading", 0.0)
+        try:
+            volume, label_map = each.load()
+        except MedsamError as error:
+            leave_out(Skipped(each.dataset, each.case, str(error)))
+            continue
+        read += 1
+        found = evaluate_case(
+            methods,
+            volume,
+            label_map,
+            plan=plan,
+            names=each.names,
+            case=each.case,
+            dataset=each.dataset,
+            modality=each.modality,
+            progress=here,
+            gallery=gallery,
+        )
+        whole.scores += found.scores
+        whole.small += found.small
+        whole.false += found.false
+    if not whole.scores:
+        which = f" of split '{taken.split}'" if taken.split else ""
+        wanted = f" that were asked for ({', '.join(plan.labels)})" if plan.labels else ""
+        raise VolumeError(
+            f"Nothing was measured: of {len(taken.cases)} cases{which} {read} could be read, and none "
+            f"of their labels{wanted} has {MIN_VOXELS} voxels or more."
+        )
+    return whole, skipped
+
+
+def _telling(progress: Progress | None, case: Case, start: float, share: float) -> Progress:
+    """Progress within a case as progress of the whole."""
+
+    def tell(what: str, done: float) -> None:
+        if progress is not None:
+            progress(f"{case.dataset}, {case.case}: {what}", start + done * share)
+
+    return tell
+
+
+def _clicks(clicks: int | Sequence[int]) -> tuple[int, ...]:
+    """After which clicks means are given; the last is how many are made."""
+    numbers = shown_clicks(clicks) if isinstance(clicks, int) else tuple(sorted(set(clicks)))
+    asked = min((clicks,) if isinstance(clicks, int) else numbers, default=0)
+    if asked < 1:
+        raise SettingsError(f"At least one click an object is needed; got {asked}.")
+    return numbers
+
+
+def _check(targets: Sequence[float], first: str, tolerance: float | None) -> None:
+    if first not in FIRSTS:
+        raise SettingsError(unknown_name("first prompt", first, FIRSTS))
+    for target in targets:
+        if not 0 < target <= 1:
+            raise SettingsError(f"A target is a Dice above 0 and up to 1, such as 0.85; got {target:g}.")
+    if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
+        raise SettingsError(f"The tolerance is a distance in mm, 0 or more; got {tolerance:g}.")

@@ -1,0 +1,250 @@
+"""Teaching an adapter by simulated interaction: one process of a run, step by step.
+
+A lesson is a window and a label. Labels of the window are asked for without a prompt, by what is learned of
+them; then the lesson's own is played as people do: a click, a box, a rough mask, ..., and clicks where the
+mask is most wrong, the previous probability fed back. All of these carry a loss. What is taught is the
+adapter alone; the base stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from medsam_app.adapters.adapter import Adapter
+from medsam_app.adapters.header import AdapterCard
+from medsam_app.datasets.cases import Case
+from medsam_app.errors import AdapterError, SettingsError
+from medsam_app.finetuning.episode import Game
+from medsam_app.finetuning.lessons import Lessons
+from medsam_app.finetuning.plan import Plan
+from medsam_app.finetuning.validation import Exam
+from medsam_app.models.load import load_model, training_dtype
+from medsam_app.models.sam3d import Sam3D
+from medsam_app.training.checkpoint import (
+    average_gradients,
+    damaged,
+    follow,
+    is_saved,
+    moments,
+    rate_at,
+    read_state,
+    take_moments,
+    update,
+    write_state,
+)
+
+#: Tensors of a saved run.
+FILES = ("adapter", "average", "optimizer")
+#: In the folder of a run: the adapter that measured best.
+BEST = "best.safetensors"
+#: Layers of the decoder that work on every voxel: they cost a third of the time and are general enough.
+FULL_SIZE = ("full", "mix_full")
+#: Learning rate of learned prompts, as a multiple of that of everything else.
+FASTER = 5.0
+
+
+def fresh_adapter(model: Sam3D, plan: Plan) -> Adapter:
+    """An adapter as planned, switched on; the same tensors for the same seed.
+
+    Raises:
+        AdapterError: the model cannot have it.
+    """
+    also = set() if plan.cached else set(model.taught)
+    if "decoder" in model.taught:  # it is fresh
+        also.add("decoder")
+    elif plan.decoder:
+        own = model.decoder.named_children(), model.decoder.named_parameters(recurse=False)
+        also |= {f"decoder.{name}" for part in own for name, _ in part if name not in FULL_SIZE}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        adapter = Adapter.create(
+            plan.adapter,
+            model,
+            also=sorted(also),
+            labels=list(plan.labels) if plan.automatic else [],
+            **plan.settings,
+        )
+    adapter.enable()
+    return adapter
+
+
+class Teacher:
+    """One process of a run.
+
+    Args:
+        plan: what is done.
+        cases: taught on.
+        held_out: measured on; there may be none.
+        out: folder of the run; a state saved there is taken up.
+        device: of this process.
+        weights: of the base, instead of the published ones.
+        memory: bytes for cached cases, and as many for cached embeddings where the plan wants them.
+
+    Raises:
+        MedsamError: a case, the base or a saved state cannot be read, or they do not go together.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        cases: Sequence[Case],
+        held_out: Sequence[Case],
+        out: Path,
+        device: torch.device,
+        *,
+        weights: Path | None = None,
+        memory: float = 4e9,
+    ) -> None:
+        self.plan, self.out, self.device = plan, out, device
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        if plan.batch % self.world:
+            raise SettingsError(
+                f"{self.world} processes cannot share {plan.batch} windows an update evenly; make 'batch' a "
+                f"multiple of {self.world}."
+            )
+        self.model = cast(Sam3D, load_model(plan.base, device=device, weights=weights))
+        self.model.amp_dtype = training_dtype(device)
+        self.adapter = fresh_adapter(self.model, plan)
+        self.parameters = [p for p in self.adapter.parameters() if p.requires_grad]
+        self.optimizer = self._optimizer()
+        self.average = {key: value.clone() for key, value in self.adapter.state_dict().items()}
+        self.step, self.seconds = 0, 0.0
+        self.best, self.stale = -1.0, 0
+        if is_saved(out):
+            self._resume()
+        self.lessons = Lessons(cases, plan, memory=memory)
+        self.exam = Exam(held_out, plan) if held_out and self.rank == 0 else None
+        self.game = Game(self.model, self.adapter, plan, memory=memory)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """AdamW; learned prompts begin with nothing and go faster."""
+        prompts = list(self.adapter.prompts.parameters())
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.parameters if all(p is not other for other in prompts)]},
+            {"params": prompts, "faster": FASTER, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=self.plan.learning_rate,
+            weight_decay=self.plan.weight_decay,
+            betas=(0.9, 0.98),
+        )
+
+    @property
+    def recipe(self) -> Plan:
+        """How long the run is."""
+        return self.plan
+
+    def done(self) -> float:
+        """Which part of the run is behind, from 0 to 1."""
+        return self.plan.done(self.step, self.seconds)
+
+    def settled(self) -> bool:
+        """Whether so many measurements brought nothing that more are not worth the time."""
+        return 0 < self.plan.patience <= self.stale
+
+    def train_step(self) -> dict[str, Any]:
+        """One update; its line in the log. The same lessons, however many processes share them."""
+        plan = self.plan
+        rng = np.random.default_rng((plan.seed, 4, self.step))
+        rounds = int(rng.integers(plan.rounds[0], plan.rounds[1] + 1))
+        first = self.step * plan.batch
+        own = range(first + self.rank, first + plan.batch, self.world)
+        self.adapter.zero_grad(set_to_none=True)
+        size = plan.micro_batch or len(own)
+        told = torch.zeros(2 + rounds, dtype=torch.float64)
+        for start in range(0, len(own), size):
+            lessons = [self.lessons.draw(number) for number in own[start : start + size]]
+            loss, dice = self.game.play(lessons, rounds)
+            part = len(lessons) / len(own)
+            (loss * part).backward()
+            told += part * torch.tensor([float(loss.detach()), *dice], dtype=torch.float64)
+        average_gradients(self.parameters, self.world)
+        if self.world > 1:
+            told = told.to(self.device)
+            dist.all_reduce(told)
+            told /= self.world
+        rate = rate_at(plan.learning_rate, self.done(), self.step, plan.warmup_steps)
+        update([self.optimizer], self.parameters, rate)
+        follow(self.average, self.adapter.state_dict(), plan.ema, self.step)
+        self.step += 1
+        loss, automatic, *scores = told.tolist()
+        row = {"step": self.step, "loss": loss, "dice": scores, "lr": rate}
+        return row | ({"automatic": automatic} if plan.automatic else {})
+
+    def measure(self, stopped: Callable[[], bool]) -> dict[str, list[float]] | None:
+        """Mean Dice on the held-out cases with the averaged adapter, which is kept where it is the best."""
+        if self.exam is None:
+            return None
+        with self._averaged():
+            found = self.exam.measure(self.model, self.adapter, stopped=stopped)
+            if found is None:
+                return None
+            score = self.exam.score(found)
+            self.stale += 1
+            if score > self.best:
+                self.best, self.stale = score, 0
+                self.adapter.save(self.out / BEST, self.card(found))
+        return found
+
+    def keep_last(self, path: Path) -> None:
+        """Save the averaged adapter as it is now."""
+        with self._averaged():
+            self.adapter.save(path, self.card({}))
+
+    def card(self, measured: Mapping[str, Sequence[float]]) -> AdapterCard:
+        """What the adapter's file says of itself."""
+        plan, clip = self.plan, self.plan.clip
+        method: dict[str, Any] = {"method": "window"}
+        if clip is not None:
+            method = {"method": "clip", "low": clip[0], "high": clip[1]}
+        training = {"step": self.step, "minutes": round(self.seconds / 60, 1), "cases": self.lessons.count}
+        return AdapterCard(
+            spacing=(plan.spacing,) * 3,
+            window=plan.window,
+            intensity=method,
+            labels=plan.labels,
+            training=training | {"dice": {k: [round(x, 4) for x in v] for k, v in measured.items()}},
+        )
+
+    def save(self) -> None:
+        """Write the run's state.
+
+        Raises:
+            SaveError: it could not be written.
+        """
+        if self.rank == 0:
+            tensors = (self.adapter.state_dict(), self.average, moments([self.optimizer], self.parameters))
+            state = {"step": self.step, "seconds": self.seconds, "best": self.best, "stale": self.stale}
+            write_state(self.out, dict(zip(FILES, tensors, strict=True)), state)
+
+    def _resume(self) -> None:
+        """Take up the saved state, so that the next step is what it would have been."""
+        state, (adapter, average, optimizer) = read_state(self.out, FILES)
+        try:
+            self.step, self.seconds = int(state["step"]), float(state["seconds"])
+            self.best, self.stale = float(state["best"]), int(state["stale"])
+            self.adapter.load_state_dict(adapter)
+            for key, value in average.items():
+                self.average[key].copy_(value)
+            take_moments([self.optimizer], self.parameters, optimizer)
+        except (KeyError, TypeError, ValueError, RuntimeError, AdapterError):
+            raise damaged(self.out) from None
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The adapter with its averaged tensors, for measuring and for keeping."""
+        own = {key: value.clone() for key, value in self.adapter.state_dict().items()}
+        self.adapter.load_state_dict(self.average)
+        try:
+            yield
+        finally:
+            self.adapter.load_state_dict(own)

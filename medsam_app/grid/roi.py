@@ -1,0 +1,291 @@
+"""The window of a volume that the model sees, and resampling into it and back.
+
+A `Roi` has axes in the order closest to RAS and its own spacing in mm; the volume keeps the file's
+axis order. All resampling is separable: one small matrix an axis, applied to the crop that the
+window needs and to nothing else, so that a window of a large CT costs little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from medsam_app.grid.geometry import Grid, RasView
+
+Index = tuple[int, int, int]
+#: Voxels converted to float32 at a time while a window is read.
+SLAB_VOXELS = 1 << 22
+#: Voxels of a mask that are made at a time: what is thrown away right after stays in the processor's cache.
+PATCH_VOXELS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Roi:
+    """A window of a volume.
+
+    Attributes:
+        origin: (3,) RAS voxel indices of the volume (fractional) at the centre of the first voxel.
+        spacing: (3,) mm between the window's voxels along the RAS axes.
+        shape: voxels of the window along the RAS axes.
+        ras: the volume's mapping between the file's axes and RAS.
+    """
+
+    origin: tuple[float, float, float]
+    spacing: tuple[float, float, float]
+    shape: Index
+    ras: RasView = field(compare=False, repr=False)
+
+    @classmethod
+    def centred(cls, centre: ArrayLike, spacing: ArrayLike, shape: Index, ras: RasView) -> Roi:
+        """Window around RAS voxel indices `centre`, moved so that it looks past the volume's border
+        no further than it must: an axis that the window outgrows is centred on the volume."""
+        step = np.asarray(spacing, dtype=np.float64) / ras.spacing
+        half = (np.asarray(shape) - 1) / 2 * step
+        last = np.asarray(ras.shape) - 1.0
+        middle = np.clip(centre, np.minimum(half, last / 2), np.maximum(last - half, last / 2))
+        # Rounding makes equal windows equal keys.
+        origin, mm = np.round(middle - half, 4), np.round(np.broadcast_to(spacing, 3), 6)
+        return cls(tuple(origin.tolist()), tuple(mm.tolist()), shape, ras)
+
+    @property
+    def step(self) -> NDArray[np.float64]:
+        """(3,) voxels of the volume from one voxel of the window to the next, RAS axes."""
+        return np.asarray(self.spacing) / self.ras.spacing
+
+    def to_roi(self, ijk: ArrayLike) -> NDArray[np.float64]:
+        """Map (..., 3) voxel indices of the file to voxel indices of the window."""
+        return (self.ras.points_from_file(ijk) - np.asarray(self.origin)) / self.step
+
+    def to_file(self, coords: ArrayLike) -> NDArray[np.float64]:
+        """Map (..., 3) voxel indices of the window to voxel indices of the file."""
+        return self.ras.points_to_file(np.asarray(coords, dtype=np.float64) * self.step + self.origin)
+
+    def depth_inside(self, ijk: ArrayLike) -> NDArray[np.float64]:
+        """(...,) voxels of the window between a point and the nearest face of the window that does
+        not lie at the volume's own border; negative outside, infinite when no face is open."""
+        coords = self.to_roi(ijk)
+        room = np.stack([coords, np.asarray(self.shape) - 1 - coords], axis=-1)
+        return np.where(self.open_faces(), room, np.inf).min(axis=(-2, -1))
+
+    def open_faces(self) -> NDArray[np.bool_]:
+        """(3, 2) whether the volume goes on beyond the lower and upper face of each RAS axis."""
+        origin = np.asarray(self.origin)
+        end = origin + (np.asarray(self.shape) - 1) * self.step
+        return np.stack([origin > 0.5, end < np.asarray(self.ras.shape) - 1.5], axis=-1)
+
+    def covers_volume(self) -> bool:
+        """Whether no voxel of the volume lies beyond the window."""
+        return not bool(self.open_faces().any())
+
+    def file_lines(self) -> list[tuple[int, float, float]]:
+        """For each axis of the file: the RAS axis along it, and origin and step of the window's
+        voxels in voxel indices of the file (the step is negative where the axis is flipped)."""
+        lines: list[tuple[int, float, float]] = [(0, 0.0, 0.0)] * 3
+        for axis, file_axis in enumerate(self.ras.axes):
+            origin, step = self.origin[axis], float(self.step[axis])
+            if self.ras.flips[axis]:
+                origin, step = self.ras.shape[axis] - 1 - origin, -step
+            lines[file_axis] = (axis, origin, step)
+        return lines
+
+
+def interpolation_matrix(positions: NDArray[np.floating], step: float, start: int, stop: int) -> torch.Tensor:
+    """Weights that interpolate samples at indices start..stop-1 to given positions.
+
+    Linear interpolation, widened to a triangle of half-width `step` where positions lie further
+    apart than samples, so that fine detail is averaged and not aliased. Positions beyond the samples
+    take the nearest sample.
+
+    Args:
+        positions: (n,) positions in sample indices.
+        step: distance between positions, in samples.
+        start, stop: range of the samples.
+
+    Returns:
+        (n, stop - start) float32; each row sums to one.
+    """
+    samples = np.arange(start, stop, dtype=np.float64)
+    inside = np.clip(positions, start, stop - 1)
+    distance = np.abs(inside[:, None] - samples[None, :])
+    weights = np.maximum(0.0, 1.0 - distance / max(1.0, abs(step)))
+    return torch.from_numpy((weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))
+
+
+def apply_separable(array: NDArray, matrices: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Multiply each axis of a 3D array by its matrix.
+
+    Args:
+        array: (a, b, c) of any numeric type and memory order; converted to float32 slab by slab.
+        matrices: three of shape (n_out, n_in), one an axis.
+
+    Returns:
+        (n_out_a, n_out_b, n_out_c) float32. Values that are not finite count as the smallest finite
+        value of their slab.
+    """
+    order = np.argsort([-abs(s) for s in array.strides], kind="stable")  # slowest axis in memory first
+    array = array.transpose(order)
+    first, second, third = (matrices[axis] for axis in order)
+    slabs = []
+    thick = max(1, SLAB_VOXELS // max(1, array.shape[1] * array.shape[2]))
+    for begin in range(0, array.shape[0], thick):
+        slab = np.array(array[begin : begin + thick], dtype=np.float32, order="C")
+        if array.dtype.kind == "f" and not np.isfinite(slab).all():
+            finite = np.isfinite(slab)
+            slab[~finite] = slab[finite].min() if finite.any() else 0.0
+        slabs.append(second @ (torch.from_numpy(slab) @ third.T))
+    reduced = torch.cat(slabs)
+    out = (first @ reduced.flatten(1)).reshape(first.shape[0], *reduced.shape[1:])
+    return out.permute(tuple(int(a) for a in np.argsort(order)))
+
+
+def read_roi(array: NDArray, roi: Roi) -> tuple[torch.Tensor, torch.Tensor]:
+    """Resample a volume into a window.
+
+    Args:
+        array: (i, j, k) intensities in the file's axis order.
+        roi: the window.
+
+    Returns:
+        image: (X, Y, Z) float32 raw intensities; beyond the volume the border is repeated.
+        valid: (X, Y, Z) bool, whether the voxel lies inside the volume.
+    """
+    crop, matrices, inside = [], [], []
+    for file_axis, (axis, origin, step) in enumerate(roi.file_lines()):
+        count, reach = array.shape[file_axis], max(1.0, abs(step))
+        positions = origin + step * np.arange(roi.shape[axis])
+        low, high = np.clip([positions.min() - reach, positions.max() + reach], 0, count - 1)
+        start, stop = int(np.floor(low)), int(np.ceil(high)) + 1
+        crop.append(slice(start, stop))
+        matrices.append(interpolation_matrix(positions, step, start, stop))
+        inside.append(torch.from_numpy((positions >= -0.5) & (positions <= count - 0.5)))
+    image = apply_separable(array[tuple(crop)], matrices).permute(roi.ras.axes)
+    x, y, z = (inside[axis] for axis in roi.ras.axes)
+    return image.contiguous(), x[:, None, None] & y[None, :, None] & z[None, None, :]
+
+
+def write_box(values: torch.Tensor, roi: Roi, start: Index, stop: Index) -> NDArray[np.float32]:
+    """Interpolate a window's values onto a box of the file's voxels.
+
+    Args:
+        values: (X, Y, Z) on the window.
+        roi: the window.
+        start, stop: the box in voxel indices of the file, `stop` excluded.
+
+    Returns:
+        (i, j, k) float32 in the file's axis order.
+    """
+    crop, matrices = box_weights(roi, start, stop)
+    return apply_separable(in_file_order(values.float(), roi)[crop].contiguous().numpy(), matrices).numpy()
+
+
+def in_file_order(values: torch.Tensor, roi: Roi) -> torch.Tensor:
+    """A window's values with their axes in the file's order."""
+    return values.permute(tuple(int(a) for a in np.argsort(roi.ras.axes)))
+
+
+def box_weights(roi: Roi, start: Index, stop: Index) -> tuple[tuple[slice, ...], list[torch.Tensor]]:
+    """What `write_box` makes a box of: the part of the window, and a matrix an axis, in the file's order."""
+    crop, matrices = [], []
+    for file_axis, (axis, origin, step) in enumerate(roi.file_lines()):
+        last, reach = roi.shape[axis] - 1, max(1.0, 1.0 / abs(step))
+        positions = np.clip((np.arange(start[file_axis], stop[file_axis]) - origin) / step, 0, last)
+        low = max(0, int(np.floor(positions.min(initial=last) - reach)))
+        high = min(last, int(np.ceil(positions.max(initial=0) + reach))) + 1
+        crop.append(slice(low, high))
+        matrices.append(interpolation_matrix(positions, 1.0 / abs(step), low, high))
+    return tuple(crop), matrices
+
+
+def file_box(roi: Roi, low: ArrayLike, high: ArrayLike) -> tuple[Index, Index]:
+    """Start and stop of the file's voxels whose centres lie between two corners of the window.
+
+    Args:
+        roi: the window.
+        low, high: (3,) voxel indices of the window, both included, half a voxel of slack beyond
+            the window's first and last voxel at most.
+    """
+    limit = np.asarray(roi.shape) - 0.5
+    corners = roi.to_file(np.stack([np.maximum(low, -0.5), np.minimum(high, limit)]))
+    shape = np.empty(3, dtype=int)
+    shape[list(roi.ras.axes)] = roi.ras.shape
+    start = np.clip(np.ceil(corners.min(axis=0) - 1e-6), 0, shape).astype(int)
+    stop = np.clip(np.floor(corners.max(axis=0) + 1e-6) + 1, start, shape).astype(int)
+    return tuple(start.tolist()), tuple(stop.tolist())
+
+
+def mask_from_logits(logits: torch.Tensor, roi: Roi) -> tuple[Index, NDArray[np.bool_]]:
+    """Mask of the file's voxels inside the window where the interpolated logit is above zero.
+
+    Returns:
+        start: (3,) first voxel of the patch, in voxel indices of the file.
+        patch: (i, j, k) bool, the mask's bounding box; of size zero when the mask is empty.
+    """
+    bounds = mask_bounds((logits > 0).numpy())
+    if bounds is None:
+        return (0, 0, 0), np.zeros((0, 0, 0), dtype=bool)
+    # Averaging over a coarse voxel of the file reaches as far as that voxel.
+    reach = np.maximum(1.0, 1.0 / roi.step)
+    start, stop = file_box(roi, np.asarray(bounds[0]) - reach, np.asarray(bounds[1]) - 1 + reach)
+    if any(a >= b for a, b in zip(start, stop, strict=True)):
+        return (0, 0, 0), np.zeros((0, 0, 0), dtype=bool)
+    count, across, deep = (b - a for a, b in zip(start, stop, strict=True))
+    patch = np.empty((count, across, deep), dtype=bool)
+    rows = max(1, PATCH_VOXELS // (across * deep))
+    for first in range(start[0], stop[0], rows):
+        last = min(first + rows, stop[0])
+        part = write_box(logits, roi, (first, start[1], start[2]), (last, stop[1], stop[2]))
+        np.greater(part, 0, out=patch[first - start[0] : last - start[0]])
+    return tight(start, patch)
+
+
+def move_values(values: torch.Tensor, source: Roi, target: Roi, *, fill: float) -> torch.Tensor:
+    """Interpolate values of one window onto another of the same volume; `fill` beyond the first."""
+    matrices, inside = [], []
+    for axis in range(3):
+        at = target.origin[axis] + target.step[axis] * np.arange(target.shape[axis])
+        positions = (at - source.origin[axis]) / source.step[axis]
+        ratio = float(target.step[axis] / source.step[axis])
+        matrices.append(interpolation_matrix(positions, ratio, 0, source.shape[axis]))
+        inside.append(torch.from_numpy((positions >= -0.5) & (positions <= source.shape[axis] - 0.5)))
+    moved = apply_separable(values.float().numpy(), matrices)
+    x, y, z = inside
+    return torch.where(x[:, None, None] & y[None, :, None] & z[None, None, :], moved, fill)
+
+
+def mask_bounds(mask: NDArray[np.bool_]) -> tuple[Index, Index] | None:
+    """Start and stop of the bounding box of a 3D mask, or None when it is empty."""
+    if not mask.size:
+        return None
+    if all(end.any() for axis in range(3) for end in (np.moveaxis(mask, axis, 0)[n] for n in (0, -1))):
+        return (0, 0, 0), mask.shape
+    flat = np.logical_or.reduce(mask, axis=0)  # quicker than over two axes at once
+    second = np.flatnonzero(flat.any(axis=1))
+    if not len(second):
+        return None
+    c, d = int(second[0]), int(second[-1]) + 1
+    third = np.flatnonzero(np.logical_or.reduce(flat[c:d], axis=0))
+    e, f = int(third[0]), int(third[-1]) + 1
+    first = np.flatnonzero(mask[:, c:d, e:f].any(axis=(1, 2)))
+    return (int(first[0]), c, e), (int(first[-1]) + 1, d, f)
+
+
+def tight(start: Index, patch: NDArray[np.bool_]) -> tuple[Index, NDArray[np.bool_]]:
+    """The same mask in the smallest patch that holds it; the same patch where it is that already."""
+    bounds = mask_bounds(patch)
+    if bounds is None:
+        return (0, 0, 0), np.zeros((0, 0, 0), dtype=bool)
+    low, high = bounds
+    if high == patch.shape and not any(low):
+        return start, patch
+    moved = tuple(int(s + a) for s, a in zip(start, low, strict=True))
+    return moved, patch[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].copy()  # type: ignore[return-value]
+
+
+def fitting_spacing(grid: Grid, shape: Index) -> float:
+    """The isotropic spacing in mm at which the whole volume just fits a window of that shape."""
+    extent = np.asarray(grid.ras.shape) * grid.ras.spacing
+    return float((extent / np.asarray(shape)).max())

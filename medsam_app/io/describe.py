@@ -1,0 +1,100 @@
+"""What a file holds, for `medsam-app info`: size, place, intensities, frames and series."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam_app.errors import SeriesChoice
+from medsam_app.io.headers import find_format, inspect, title
+from medsam_app.io.volume import list_series, load_volume
+
+#: Percentiles come from at most about so many voxels, evenly spread.
+_SAMPLE = 2_000_000
+
+
+def describe(
+    path: str | Path, *, series: str | None = None, frame: int | None = None, channel: int | None = None
+) -> dict[str, Any]:
+    """Facts about a volume, ready for JSON.
+
+    Where a choice of series is needed and none is given, only the series are listed. Of several frames
+    or channels the first is described, and "chosen" says so.
+
+    Returns:
+        path, format, series (list of uid, number, description, modality, slices, columns, rows), frames,
+        channels, chosen (series, frame, channel or None) and, unless a series must be chosen first, shape
+        (i, j, k), spacing_mm, orientation, size_mm, affine (4 x 4 to mm in RAS+), dtype, stored_dtype,
+        modality, modality_guess, intensity (min, p1, median, p99, max), notes.
+
+    Raises:
+        VolumeError: it cannot be used as a volume.
+    """
+    path = Path(path).expanduser()
+    format = find_format(path)
+    facts: dict[str, Any] = {
+        "path": str(path),
+        "format": title(format),
+        "series": [asdict(info) for info in list_series(path)],
+        "frames": 1,
+        "channels": 1,
+        "chosen": None,
+        "stored_dtype": None,
+        "notes": [],
+    }
+    if format == "dicom":
+        try:
+            volume = load_volume(path, series=series, channel=channel)
+            if frame:  # beyond the only one: say so
+                volume = load_volume(path, series=series, frame=frame, channel=channel)
+        except SeriesChoice as choice:
+            if choice.option == "series":
+                facts["notes"] = [str(choice)]
+                return facts
+            facts["frames"] = len(choice.choices)
+            volume = load_volume(path, series=series, frame=frame or 0, channel=channel)
+    else:
+        header = inspect(path, format)
+        facts |= {
+            "frames": header.frames,
+            "channels": header.channels,
+            "stored_dtype": header.dtype.newbyteorder("=").name,
+        }
+        # colours stay refused: a channel of them is opened only by who asks for it
+        first = 0 if header.channels > 1 and not header.rgb else None
+        volume = load_volume(
+            path, series=series, frame=frame or 0, channel=channel if channel is not None else first
+        )
+    grid = volume.grid
+    intensity = intensities(volume.array)
+    return facts | {
+        "chosen": {"series": volume.series, "frame": volume.frame, "channel": volume.channel},
+        "shape": list(volume.shape),
+        "spacing_mm": [round(float(v), 6) for v in grid.spacing],
+        "orientation": grid.orientation,
+        "size_mm": [round(float(v), 3) for v in grid.spacing * volume.shape],
+        "affine": volume.affine.tolist(),
+        "dtype": volume.array.dtype.name,
+        "modality": volume.modality,
+        "modality_guess": volume.modality or guess_modality(intensity),
+        "intensity": intensity,
+        "notes": list(volume.notes),
+    }
+
+
+def intensities(array: NDArray) -> dict[str, float]:
+    """Smallest, largest and percentiles of an (i, j, k) array; the percentiles from a sample."""
+    step = max(1, round((array.size / _SAMPLE) ** (1 / 3)))
+    p1, median, p99 = np.percentile(array[::step, ::step, ::step], (1, 50, 99))
+    values = {"min": array.min(), "p1": p1, "median": median, "p99": p99, "max": array.max()}
+    return {name: float(value) for name, value in values.items()}
+
+
+def guess_modality(intensity: dict[str, float]) -> str | None:
+    """CT where air and tissue lie where Hounsfield units put them, else None: nothing else is as telling."""
+    air = -3100 <= intensity["min"] <= -900
+    return "CT" if air and intensity["p99"] < 4000 and intensity["max"] < 40000 else None

@@ -1,0 +1,129 @@
+"""Frames of a multi-frame DICOM file (enhanced CT, MR, PET and others) as slices that say where they lie.
+
+SimpleITK (GDCM) reads such a file as one block: the frames in the file's order, evenly spaced as the first
+ones are, values scaled as those of the first. A file may hold them in any order, at several times, askew
+or scaled one by one. What it says of each frame is therefore read here, with pydicom, since SimpleITK
+shows no nested tags; `medsam_app.io.dicom.stack` then treats frames like slices that are files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+from medsam_app.errors import VolumeError
+from medsam_app.io.dicom.series import TAGS, Slice
+
+#: Classes of object whose frames GDCM scales, all as the first one says: enhanced CT, MR and PET, converted
+#: to them, X-ray 3D, breast tomosynthesis and projection. Of others it reads top-level values or none.
+_SCALED = frozenset(
+    f"1.2.840.10008.5.1.4.1.1.{end}"
+    for end in ("2.1", "2.2", "4.1", "4.4", "128.1", "130", *(f"13.1.{n}" for n in range(1, 6)))
+)
+
+#: What pydicom raises for headers that make no sense.
+DAMAGED = (
+    InvalidDicomError,
+    BytesLengthException,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    struct.error,
+)
+
+
+def split_frames(item: Slice) -> list[Slice]:
+    """The frames of a multi-frame file, in its order; a file of one frame that is not such a file as it is.
+
+    Raises:
+        VolumeError: the file does not say where its frames lie, or contradicts itself.
+    """
+    names = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
+    scale = ["RescaleSlope", "RescaleIntercept"]
+    count = item.size[2]
+    try:
+        data = pydicom.dcmread(item.path, stop_before_pixels=True, specific_tags=[*names, *scale], force=True)
+        shared = (data.get(names[0]) or [pydicom.Dataset()])[0]
+        groups = list(data.get(names[1]) or [])
+        if not groups and count == 1:
+            return [item]
+        if not groups:
+            raise VolumeError(
+                f"'{item.path.name}' is a multi-frame DICOM file that does not say where its {count} frames "
+                "lie (a film, for example); convert it to .nii.gz."
+            )
+        if len(groups) != count:
+            raise VolumeError(
+                f"'{item.path.name}' holds {count} DICOM frames but says of {len(groups)} where they lie; "
+                "export it again."
+            )
+        slope, intercept = (data.get(name) for name in scale)
+        top = (1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
+        return _slices(item, shared, groups, top)
+    except DAMAGED as error:
+        raise VolumeError(
+            f"What '{item.path.name}' says of its {count} DICOM frames is damaged; export it again."
+        ) from error
+
+
+def _slices(item: Slice, shared: object, groups: list, top: tuple[float, float]) -> list[Slice]:
+    """Frames; `top` is the slope and intercept beside the groups, which hold where a group says none."""
+    frames: list[Slice] = []
+    applied = top
+    if item.sop_class in _SCALED:
+        applied = _scale(shared) or _scale(groups[0]) or top
+    for number, group in enumerate(groups):
+
+        def value(macro: str, name: str, group: object = group) -> object:
+            """A tag of the frame, or of all frames together."""
+            for each in (group, shared):
+                found = each.get(f"{macro}Sequence")  # type: ignore[attr-defined]
+                if found:
+                    return found[0].get(name)
+            return None
+
+        axes = _vector(value("PlaneOrientation", "ImageOrientationPatient"), 6)
+        spacing = _vector(value("PixelMeasures", "PixelSpacing"), 2)
+        slope, intercept = _scale(group) or _scale(shared) or top
+        if not slope or not applied[0]:
+            raise ValueError("a slope of zero")
+        factor = slope / applied[0]
+        order = {
+            "acquisition": value("FrameContent", "TemporalPositionIndex"),
+            "echo": value("MREcho", "EffectiveEchoTime"),
+            "instance": number if len(groups) > 1 else None,
+        }
+        frames.append(
+            dataclasses.replace(
+                item,
+                size=(*item.size[:2], 1),
+                frame=number,
+                rescale=(factor, intercept - factor * applied[1]),
+                tags=item.tags | {TAGS[key]: str(said) for key, said in order.items() if said is not None},
+                axes=None if axes is None else axes.reshape(2, 3),
+                position=_vector(value("PlanePosition", "ImagePositionPatient"), 3),
+                spacing=None if spacing is None else (float(spacing[1]), float(spacing[0])),
+            )
+        )
+    return frames
+
+
+def _scale(group: object) -> tuple[float, float] | None:
+    """Slope and intercept of a frame, or of all frames together, or None when they are not there."""
+    found = group.get("PixelValueTransformationSequence")  # type: ignore[attr-defined]
+    said = _vector([found[0].get(f"Rescale{name}") for name in ("Slope", "Intercept")], 2) if found else None
+    return None if said is None else (float(said[0]), float(said[1]))
+
+
+def _vector(value: object, count: int) -> NDArray[np.float64] | None:
+    """Numbers of a tag, or None when they are not there."""
+    if value is None or (isinstance(value, list) and None in value):
+        return None
+    numbers = np.array(value, dtype=np.float64)
+    return numbers if numbers.shape == (count,) and np.isfinite(numbers).all() else None

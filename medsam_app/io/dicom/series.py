@@ -1,0 +1,234 @@
+"""DICOM slices: which files of a folder or zip belong together.
+
+SimpleITK (GDCM) reads the files; which of them are images and which series they belong to is found here,
+and `medsam_app.io.dicom.stack` decides whether a series makes a volume.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam_app.errors import SeriesChoice, VolumeError
+from medsam_app.io.atomic import is_text
+from medsam_app.io.headers import sitk_reader
+
+#: Not images: segmentations, presentation states, reports, radiotherapy, directories, raw data.
+_NOT_IMAGES = re.compile(
+    r"1\.2\.840\.10008\."
+    r"(1\.3\.10|5\.1\.4\.1\.1\.(66|88|11|104|481\.[2-9]|9)(\.|$)|5\.1\.4\.(34|38|39|43|44|45))"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One DICOM file with pixels, or one frame of it.
+
+    Attributes:
+        size: columns, rows, frames.
+        axes: (2, 3) unit vectors along columns' and rows' index in LPS, or None when not said.
+        position: (3,) centre of the first voxel, mm in LPS, or None when not said.
+        spacing: (2,) mm between columns and between rows, or None when not said.
+        frame: number from 0 within a multi-frame file.
+        rescale: factor and offset of the values that reading the file leaves to be applied.
+    """
+
+    path: Path
+    uid: str
+    series: str
+    sop_class: str
+    tags: dict[str, str]
+    size: tuple[int, int, int]
+    pixel: int
+    components: int
+    axes: NDArray[np.float64] | None
+    position: NDArray[np.float64] | None
+    spacing: tuple[float, float] | None
+    frame: int = 0
+    rescale: tuple[float, float] = (1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class SeriesInfo:
+    """A series that may be opened; `uid` or `number` (from 1, in this list) chooses it.
+
+    Attributes:
+        slices: files or, of a multi-frame file, frames.
+    """
+
+    uid: str
+    number: int
+    description: str
+    modality: str
+    slices: int
+    columns: int
+    rows: int
+
+    @property
+    def label(self) -> str:
+        """One line for a list of choices."""
+        name = _readable(self.description) or "without description"
+        size = f"{self.slices} slices of {self.columns} x {self.rows}"
+        return f"{self.modality or 'unknown modality'}, {name}, {size}"
+
+
+def _readable(text: str) -> str:
+    """Text of a tag; SimpleITK gives bytes that are not UTF-8 as they are, which are read as Latin 1."""
+    return text if is_text(text) else text.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def looks_like_dicom(start: bytes) -> bool:
+    """Whether the first 132 bytes of a file are those of a DICOM file (with or without preamble)."""
+    return start[128:132] == b"DICM" or (start[:2] in (b"\x02\0", b"\x08\0") and len(start) == 132)
+
+
+def scan(
+    name: str, folder: Path, files: Iterable[Path] | None = None
+) -> tuple[dict[str, list[Slice]], tuple[str, ...]]:
+    """Slices of every image series under a folder, by series UID, and notes on what was passed over.
+
+    Args:
+        name: of the folder or zip, for messages.
+        files: only these.
+
+    Raises:
+        VolumeError: there is no DICOM image, or one cannot be read.
+    """
+    series: dict[str, list[Slice]] = {}
+    skipped: Counter[str] = Counter()
+    others: Counter[str] = Counter()
+    seen: set[str] = set()
+    copies = 0
+    for path in sorted(folder.rglob("*") if files is None else files):
+        if not path.is_file():
+            continue
+        with path.open("rb") as file:
+            start = file.read(4096)
+        if not looks_like_dicom(start[:132]):
+            others[path.suffix or "other"] += 1
+            continue
+        # the first UID of the standard in the file names the kind of object
+        kind = re.search(rb"1\.2\.840\.10008\.[\d.]+", start[128:])
+        if kind and _NOT_IMAGES.match(kind[0].decode().rstrip(".")):
+            skipped["segmentation" if b".66.4" in kind[0] else "object without image"] += 1
+            continue
+        item = _read_tags(path)
+        if item.tags.get("0008|0060") in ("SEG", "RTSTRUCT", "SR", "PR"):
+            skipped["segmentation" if item.tags["0008|0060"] == "SEG" else "object without image"] += 1
+            continue
+        if item.uid and item.uid in seen:
+            copies += 1
+            continue
+        seen.add(item.uid)
+        series.setdefault(item.series, []).append(item)
+    passed = ", ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in sorted(skipped.items()))
+    if not series:
+        found = (
+            passed
+            or ", ".join(f"{count} {name} file(s)" for name, count in others.most_common(4))
+            or "nothing"
+        )
+        raise VolumeError(
+            f"'{name}' holds no DICOM images (found: {found}); give the folder or .zip that holds the "
+            "slices, "
+            "or a single .nii.gz, .nrrd, .mha or .mhd file."
+        )
+    notes = [f"Passed over beside the images: {passed}."] if passed else []
+    if copies:
+        notes.append(f"{copies} files are copies of slices already there and were left out.")
+    return series, tuple(notes)
+
+
+TAGS = {
+    "series": "0020|000e", "uid": "0008|0018", "class": "0008|0016", "modality": "0008|0060",
+    "description": "0008|103e", "position": "0020|0032", "orientation": "0020|0037", "spacing": "0028|0030",
+    "instance": "0020|0013", "acquisition": "0020|0012", "time": "0008|0032", "echo": "0018|0081",
+    "photometric": "0028|0004",
+}  # fmt: skip
+
+
+def _read_tags(path: Path) -> Slice:
+    reader = sitk_reader(path, "dicom")
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise VolumeError(
+            f"The DICOM slice '{path.name}' cannot be read: it is cut short, damaged or compressed in an "
+            "unknown way; "
+            "export the series again."
+        ) from error
+    tags = {key: reader.GetMetaData(key).strip(" \0") for key in TAGS.values() if reader.HasMetaDataKey(key)}
+    size = [*(int(n) for n in reader.GetSize()), 1, 1][:3]
+    position = numbers(tags.get(TAGS["position"]), 3)
+    cosines = numbers(tags.get(TAGS["orientation"]), 6)
+    spacing = reader.GetSpacing()
+    return Slice(
+        path=path,
+        uid=tags.get(TAGS["uid"], ""),
+        series=tags.get(TAGS["series"], ""),
+        sop_class=tags.get(TAGS["class"], ""),
+        tags=tags,
+        size=(size[0], size[1], size[2]),
+        pixel=reader.GetPixelIDValue(),
+        components=reader.GetNumberOfComponents(),
+        axes=None if cosines is None else cosines.reshape(2, 3),
+        position=position,
+        spacing=(float(spacing[0]), float(spacing[1])) if TAGS["spacing"] in tags else None,
+    )
+
+
+def numbers(text: str | None, count: int) -> NDArray[np.float64] | None:
+    try:
+        values = np.array([float(part) for part in (text or "").split("\\")])
+    except ValueError:
+        return None
+    return values if len(values) == count and np.isfinite(values).all() else None
+
+
+def series_list(series: dict[str, list[Slice]]) -> list[SeriesInfo]:
+    """What may be chosen, in the order of the UIDs."""
+    infos = []
+    for number, (uid, slices) in enumerate(sorted(series.items()), start=1):
+        first = slices[0]
+        infos.append(
+            SeriesInfo(
+                uid=uid,
+                number=number,
+                description=first.tags.get(TAGS["description"], ""),
+                modality=first.tags.get(TAGS["modality"], ""),
+                slices=sum(item.size[2] for item in slices),
+                columns=first.size[0],
+                rows=first.size[1],
+            )
+        )
+    return infos
+
+
+def pick_series(name: str, series: dict[str, list[Slice]], wanted: str | None) -> list[Slice]:
+    """The slices of the chosen series, or of the only one."""
+    infos = series_list(series)
+    choices = [(info.uid or str(info.number), f"{info.number}: {info.label}") for info in infos]
+    if wanted is None:
+        if len(series) == 1:
+            return next(iter(series.values()))
+        listing = "; ".join(text for _, text in choices[:8]) + ("; ..." if len(choices) > 8 else "")
+        raise SeriesChoice(
+            f"'{name}' holds {len(series)} series; choose one by its number or UID "
+            f"with the option 'series': {listing}.",
+            option="series",
+            choices=choices,
+        )
+    for info in infos:
+        if wanted in (info.uid, str(info.number)):
+            return series[info.uid]
+    raise SeriesChoice(
+        f"'{name}' has no series '{wanted}'; it has " + "; ".join(text for _, text in choices[:8]) + ".",
+        option="series",
+        choices=choices,
+    )

@@ -1,0 +1,58 @@
+"""The formats that masks are written in, and one writer for all of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from numpy.typing import NDArray
+
+from medsam_app.errors import SettingsError, unknown_name
+from medsam_app.io.writing import save_mask
+
+if TYPE_CHECKING:
+    from medsam_app.io.volume import Volume
+
+#: Ending of a DICOM segmentation.
+SEGMENTATION = ".seg.dcm"
+#: Ending of the files of each format.
+ENDINGS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "dicom-seg": SEGMENTATION}
+
+
+def ending_of(format: str) -> str:
+    """Ending of the files of a format; `SettingsError` when there is no such format."""
+    if format not in ENDINGS:
+        raise SettingsError(unknown_name("format of masks", format, ENDINGS))
+    return ENDINGS[format]
+
+
+def save_labels(
+    labels: NDArray,
+    volume: Volume,
+    path: Path,
+    *,
+    names: Mapping[int, str] | None = None,
+    colours: Mapping[int, str] | None = None,
+) -> Path:
+    """Write a label map in the format that its name ends in, proved by reading it back.
+
+    Args:
+        labels: (i, j, k) whole numbers from 0, or booleans, on the grid of `volume`.
+        path: ends in .seg.dcm for a DICOM segmentation, or as `save_mask` says.
+        names, colours: of label values; colours as '#rrggbb', kept by DICOM segmentations alone.
+
+    Raises:
+        SaveError, VolumeError: as `save_mask` and `save_dicom_seg`.
+    """
+    if path.name.endswith(SEGMENTATION):
+        from medsam_app.io.dicom.seg_writer import save_dicom_seg  # imports highdicom
+
+        return save_dicom_seg(labels, volume, path, label_names=names, colours=colours)
+    return save_mask(labels, volume, path, label_names=names)
+
+
+def plain_name(name: str) -> str:
+    """A name as a part of a file's name."""
+    return re.sub(r"[^\w+-]+", "_", name).strip("_")[:60] or "object"

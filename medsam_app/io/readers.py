@@ -1,0 +1,188 @@
+"""MONAI readers for medical volumes.
+
+`NiftiReader` is MONAI's `NibabelReader` that opens by content, takes one frame, scales to float32 and
+proves the checksum. `ItkReader` and `DicomReader` are MONAI `ImageReader`s on SimpleITK. Each works in
+`monai.transforms.LoadImage(reader=...)` as well. Importing this module imports MONAI (seconds), so
+`medsam_app.io.volume` does it only when something is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from monai.data.image_reader import ImageReader, NibabelReader
+from monai.utils import MetaKeys, SpaceKeys
+from nibabel.fileslice import fileslice
+from numpy.typing import NDArray
+
+from medsam_app.io.dicom.series import Slice
+from medsam_app.io.dicom.stack import result_type
+from medsam_app.io.headers import HeaderInfo, find_format, itk_affine, sitk_reader
+from medsam_app.io.nifti_header import open_nifti, read_nifti_header
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def _path(data: Any) -> Path:
+    """The one path in what MONAI hands to a reader."""
+    return Path(data[0] if isinstance(data, (tuple, list)) else data)
+
+
+def _meta(affine: NDArray[np.float64], array: NDArray) -> dict[str, Any]:
+    return {
+        MetaKeys.AFFINE: affine,
+        MetaKeys.ORIGINAL_AFFINE: affine.copy(),
+        MetaKeys.SPATIAL_SHAPE: np.asarray(array.shape[:3]),
+        MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
+        MetaKeys.SPACE: SpaceKeys.RAS,
+    }
+
+
+class NiftiReader(NibabelReader):
+    """NIfTI through MONAI's reader.
+
+    Differences from its base: gzip is recognised by content; the affine stays as nibabel gives it
+    (the base rewrites it where the voxel sizes disagree, which would move saved masks); one frame and
+    channel is read; scaled values become float32 without a float64 copy of the volume.
+
+    Args:
+        frame, channel: which to read, from 0.
+    """
+
+    def __init__(self, *, frame: int = 0, channel: int = 0) -> None:
+        super().__init__()
+        self.frame, self.channel = frame, channel
+
+    def read(self, data: Any, **kwargs: Any) -> Any:
+        path = _path(data)
+        self.filenames = [path]
+        _, image_class = read_nifti_header(path)
+        self._file = open_nifti(path)
+        # no memory map: the file may be replaced while the volume is in use
+        image = image_class.from_file_map(image_class.make_file_map({"image": self._file}), mmap=False)
+        self.header = image.header
+        return image
+
+    def get_data(self, img: Any) -> tuple[NDArray, dict]:
+        with self._file:
+            array, meta = super().get_data(img)
+            # reading on to the end makes gzip check the sum of what it gave
+            while self._file.read(1 << 16):
+                pass
+        return array, meta
+
+    def _get_array_data(self, img: Any, filename: Any) -> NDArray:
+        proxy = img.dataobj
+        shape = tuple(img.shape) + (1,) * (5 - len(img.shape))
+        if np.prod(shape[3:]) == 1:
+            array = proxy.get_unscaled().reshape(shape[:3], order="F")
+        else:
+            pick = (slice(None), slice(None), slice(None), self.frame, self.channel)[: len(img.shape)]
+            array = fileslice(self._file, pick, img.shape, proxy.dtype, proxy.offset, order="F")
+        if not array.dtype.isnative:
+            array = array.byteswap(inplace=array.flags.writeable).view(array.dtype.newbyteorder("="))
+        return _scaled(array, float(proxy.slope), float(proxy.inter))
+
+
+def _scaled(array: NDArray, slope: float, inter: float) -> NDArray:
+    """Values times slope plus inter as float32; integers without scaling stay as they are.
+
+    Works slice by slice, so that no float64 copy of the whole is made.
+    """
+    trivial = slope == 1 and inter == 0
+    if trivial and (array.dtype.kind in "iu" or array.dtype == np.float32):
+        return array
+    out = np.empty(array.shape, dtype=np.float32, order="F")
+    with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is reported as infinite later
+        for k in range(array.shape[-1]):
+            out[..., k] = array[..., k] if trivial else array[..., k] * slope + inter
+    return out
+
+
+class ItkReader(ImageReader):
+    """NRRD and MetaImage through SimpleITK, with the affine in RAS.
+
+    Args:
+        frame, channel: which to read, from 0.
+    """
+
+    def __init__(self, *, frame: int = 0, channel: int = 0) -> None:
+        self.frame, self.channel = frame, channel
+
+    def verify_suffix(self, filename: Any) -> bool:
+        return _path(filename).name.lower().endswith((".nrrd", ".mha", ".mhd"))
+
+    def read(self, data: Any, **kwargs: Any) -> sitk.Image:
+        path = _path(data)
+        return sitk_reader(path, find_format(path)).Execute()
+
+    def get_data(self, img: sitk.Image) -> tuple[NDArray, dict]:
+        array = _shared(img)  # ([t,] k, j, i [, c])
+        whole = array.size
+        if img.GetNumberOfComponentsPerPixel() > 1:
+            array = array[..., self.channel]
+        if array.ndim == 4:
+            array = array[self.frame]
+        if array.size < whole:  # let go of the other frames and channels
+            array = array.copy(order="C")
+        array = _scaled(array.transpose(2, 1, 0), 1.0, 0.0)
+        meta = _meta(_LPS_TO_RAS @ itk_affine(img), array)
+        self.keys = set(img.GetMetaDataKeys())
+        return array, meta
+
+
+class _Pixels:
+    """Buffer of a SimpleITK image that keeps the image alive as long as an array looks at it."""
+
+    def __init__(self, image: sitk.Image) -> None:
+        self.image = image
+        view = sitk.GetArrayViewFromImage(image)  # makes the buffer this image's own
+        address, _ = view.__array_interface__["data"]
+        self.__array_interface__ = view.__array_interface__ | {"data": (address, False)}
+
+
+def _shared(image: sitk.Image) -> NDArray:
+    """Pixels of an image as a writable array without a copy."""
+    return np.asarray(_Pixels(image))
+
+
+class DicomReader(ImageReader):
+    """Ordered DICOM slices through SimpleITK (GDCM: compressed syntaxes, rescale slope and intercept).
+
+    Each file is read by itself, since slope and intercept may differ between slices (PET).
+
+    Args:
+        affine: (4, 4) to RAS, as `medsam_app.io.dicom.stack.stack` found it.
+        slices: in the order that `stack` gave them.
+    """
+
+    def __init__(self, slices: Sequence[Slice], affine: NDArray[np.float64]) -> None:
+        self.slices, self.affine = list(slices), affine
+
+    def verify_suffix(self, filename: Any) -> bool:
+        return _path(filename).suffix.lower() == ".dcm"
+
+    def read(self, data: Any = None, **kwargs: Any) -> list[Slice]:
+        return self.slices
+
+    def get_data(self, img: list[Slice]) -> tuple[NDArray, dict]:
+        columns, rows, _ = img[0].size
+        array = np.empty((len(img), rows, columns), dtype=result_type(img))
+        for number, item in enumerate(img):
+            if number == 0 or item.path != img[number - 1].path:  # the frames of a file are read at once
+                image = sitk_reader(item.path, "dicom").Execute()
+                planes = sitk.GetArrayViewFromImage(image).reshape(-1, rows, columns)
+            plane = planes[item.frame]
+            factor, offset = item.rescale
+            array[number] = plane if item.rescale == (1.0, 0.0) else plane * factor + offset
+        turned = array.transpose(2, 1, 0)
+        return turned, _meta(self.affine, turned)
+
+
+def reader_for(info: HeaderInfo, *, frame: int, channel: int) -> ImageReader:
+    """Reader of a checked single-file volume."""
+    return (NiftiReader if info.format == "nifti" else ItkReader)(frame=frame, channel=channel)

@@ -1,0 +1,129 @@
+"""The surface of a mask as triangles in millimetres.
+
+Marching cubes (scikit-image) on a smoothed mask that is held fast at both sides of its border: the surface
+runs between the voxels inside and those outside, so that nothing thin is smoothed away. Where that makes
+more triangles than asked for, the mask is looked at on a coarser grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medsam_app.grid.geometry import Grid
+from medsam_app.grid.roi import mask_bounds
+
+#: Triangles of a surface, at most.
+MOST_TRIANGLES = 150_000
+#: How far the mask is smoothed, in voxels of the grid it is looked at.
+_SIGMA = 0.8
+#: What voxels at the border keep on their own side of the surface.
+_HOLD = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """A closed surface; empty for an empty mask.
+
+    Attributes:
+        vertices: (n, 3) float32, mm in RAS+.
+        triangles: (m, 3) uint32, numbers of vertices; seen from outside they run counter-clockwise.
+    """
+
+    vertices: NDArray[np.float32]
+    triangles: NDArray[np.uint32]
+
+    @property
+    def area_mm2(self) -> float:
+        """Sum of the triangles' areas."""
+        a, b, c = self._corners()
+        return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
+
+    @property
+    def volume_ml(self) -> float:
+        """What it encloses; negative were it inside out."""
+        a, b, c = self._corners()
+        return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6000)
+
+    def _corners(self) -> tuple[NDArray, NDArray, NDArray]:
+        # Near the origin, so that nothing is lost in subtracting.
+        points = self.vertices.astype(np.float64)
+        points -= points.mean(axis=0) if len(points) else 0
+        a, b, c = (points[self.triangles[:, n]] for n in range(3))
+        return a, b, c
+
+
+def surface_of(
+    patch: NDArray[np.bool_], start: tuple[int, int, int], grid: Grid, *, most: int = MOST_TRIANGLES
+) -> Surface:
+    """The surface of a mask.
+
+    Args:
+        patch: (a, b, c) the mask within a box, in the file's order; outside the box it is zero.
+        start: (i, j, k) first voxel of the patch.
+        most: triangles that it may have. Of a mask that would have more, details smaller than a voxel of
+            the coarser grid are lost.
+    """
+    bounds = mask_bounds(patch)
+    if bounds is None:
+        return Surface(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint32))
+    mask = np.pad(patch[tuple(slice(a, b) for a, b in zip(*bounds, strict=True))], 2)
+    first = np.add(start, bounds[0]) - 2
+    side = _coarse_side(mask, grid.spacing, most)
+    while True:
+        field, step = _field(mask, np.maximum(1, side / grid.spacing))
+        vertices, triangles = _marched(field)
+        if len(triangles) <= most:
+            break
+        side = max(side, float(grid.spacing.min())) * 1.15
+    points = grid.to_world(first + vertices * step)
+    if np.linalg.det(grid.affine[:3, :3]) < 0:
+        triangles = triangles[:, ::-1]
+    return Surface(points.astype(np.float32), np.ascontiguousarray(triangles, dtype=np.uint32))
+
+
+def _coarse_side(mask: NDArray[np.bool_], spacing: NDArray[np.float64], most: int) -> float:
+    """The side in mm of the finest voxels that make few enough triangles; 0 for those of the mask.
+
+    A face between inside and outside makes up to two triangles. Across, a face shrinks with the grid's
+    coarseness along both of its sides.
+    """
+    faces = np.array([np.count_nonzero(np.diff(mask, axis=axis)) for axis in range(3)])
+
+    def expected(side: float) -> float:
+        shrink = spacing / np.maximum(spacing, side)
+        return float(sum(2 * faces[a] * shrink[a - 1] * shrink[a - 2] for a in range(3)))
+
+    side = 0.0
+    while expected(side) > most:
+        side = max(side, float(spacing.min())) * 1.05
+    return side
+
+
+def _field(
+    mask: NDArray[np.bool_], step: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """The smoothed mask, above 0.5 inside, on a grid of `step` voxels; and the steps as they came to be."""
+    values = mask.astype(np.float32)
+    ndimage.gaussian_filter(values, _SIGMA * step, output=values, mode="constant", truncate=3)
+    np.maximum(values, 0.5 + _HOLD, out=values, where=mask)
+    np.minimum(values, 0.5 - _HOLD, out=values, where=~mask)
+    if (step == 1).all():
+        return values, step
+    shape = tuple(int(n) for n in np.ceil((np.array(mask.shape) - 1) / step) + 1)
+    coarse = ndimage.affine_transform(values, step, output_shape=shape, order=1, mode="constant")
+    for axis in range(3):  # closed whatever was sampled
+        np.moveaxis(coarse, axis, 0)[[0, -1]] = 0
+    return coarse, step
+
+
+def _marched(field: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+    from skimage.measure import marching_cubes
+
+    if field.max() <= 0.5:  # all of it was thinner than the grid
+        return np.zeros((0, 3)), np.zeros((0, 3), np.uint32)
+    vertices, triangles, _, _ = marching_cubes(field, 0.5, gradient_direction="ascent")
+    return vertices.astype(np.float64), triangles

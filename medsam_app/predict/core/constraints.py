@@ -1,0 +1,264 @@
+"""Prompt compliance: every positive click inside the mask, every negative one outside, boxes kept.
+
+The repair is local and no larger than needed: a bump of the logits around a click that was not
+honoured, narrow where the image differs from the clicked voxel, wider where it looks alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medsam_app.grid.roi import Index, Roi, box_weights, in_file_order, tight
+from medsam_app.prompts.types import AnyPrompt, Asked, Box, Point, Scribble, Told, as_clicks
+
+#: Logit that a repaired click reaches.
+CONFIDENT = 0.5
+#: Voxels of the window from a click to where a bump is nothing.
+BUMP_REACH = 12
+#: Logit of voxels that a box excludes, at most.
+EXCLUDED = -6.0
+#: How far beyond a box the mask may reach on each side, as a fraction of the box's size.
+BOX_TOLERANCE = 0.1
+
+Ranges = list[tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+
+def nearest_voxel(point: Point, shape: Sequence[int]) -> Index:
+    """The voxel that a click falls on."""
+    voxel = np.clip(np.floor(np.asarray(point.coordinates) + 0.5), 0, np.asarray(shape) - 1)
+    return tuple(int(v) for v in voxel)  # type: ignore[return-value]
+
+
+def clicked_voxels(prompt: Point | Scribble, shape: Sequence[int]) -> NDArray[np.intp]:
+    """(N, 3) the voxels that a click or a scribble falls on."""
+    if isinstance(prompt, Scribble):
+        return prompt.voxels(shape)
+    return np.array([nearest_voxel(prompt, shape)])
+
+
+def honour_points(
+    logits: torch.Tensor, image: torch.Tensor, roi: Roi, points: Sequence[Point], shape: Sequence[int]
+) -> torch.Tensor:
+    """Repair logits so that clicks are honoured on the file's grid.
+
+    Args:
+        logits, image: (X, Y, Z) on the window.
+        roi: the window; clicks outside it are left alone.
+        points: in the order they were given: where two contradict each other, the later one wins.
+        shape: voxels of the volume along (i, j, k).
+
+    Returns:
+        (X, Y, Z) logits; the same tensor when nothing had to be repaired.
+    """
+    clicks = [_Click(point, image, roi, shape) for point in points if _reached(roi, point)]
+    given = logits
+    for _ in range(3):
+        repaired = False
+        for click in clicks:
+            value = click.read(logits)
+            if click.sign * value > 0:
+                continue
+            if logits is given:
+                logits = given.clone()
+            # The value at the click is linear in the bump's height: no search is needed.
+            part, weights, peak = click.bump
+            logits[part] += (click.sign * CONFIDENT - value) / peak * weights
+            repaired = True
+        if not repaired:
+            break
+    return logits
+
+
+def _reached(roi: Roi, point: Point) -> bool:
+    coords = roi.to_roi(point.coordinates)
+    return bool(np.all((coords >= -0.5) & (coords <= np.asarray(roi.shape) - 0.5)))
+
+
+class _Click:
+    """A click and all that is needed time and again to honour it on a window."""
+
+    def __init__(self, point: Point, image: torch.Tensor, roi: Roi, shape: Sequence[int]) -> None:
+        self.sign = 1.0 if point.positive else -1.0
+        self._image, self._roi = image, roi
+        self._voxel = i, j, k = nearest_voxel(point, shape)
+        self._part, matrices = box_weights(roi, self._voxel, (i + 1, j + 1, k + 1))
+        self._weights = [matrix[0] for matrix in matrices]
+
+    def read(self, values: torch.Tensor) -> float:
+        """What a window's values become on the clicked voxel of the file."""
+        first, second, third = self._weights
+        return float(in_file_order(values, self._roi)[self._part] @ third @ second @ first)
+
+    @cached_property
+    def bump(self) -> tuple[tuple[slice, ...], torch.Tensor, float]:
+        """The part of the window that a repair is for, its weights there, and what they give at the click."""
+        part, weights = _bump(self._image, self._roi.to_roi(self._voxel))
+        whole = torch.zeros_like(self._image)
+        whole[part] = weights
+        return part, weights, max(self.read(whole), 1e-3)
+
+
+def _bump(image: torch.Tensor, coords: NDArray[np.float64]) -> tuple[tuple[slice, ...], torch.Tensor]:
+    """Weights around a voxel index of the window, at most 1, and the part of the window they are for."""
+    part, axes = [], []
+    for n, c in zip(image.shape, coords, strict=True):
+        low, high = max(0, int(np.floor(c)) - BUMP_REACH), min(n, int(np.ceil(c)) + BUMP_REACH + 1)
+        part.append(slice(low, high))
+        axes.append(torch.arange(low, high, dtype=torch.float32) - float(c))
+    image = image[tuple(part)]
+    distance = axes[0][:, None, None] ** 2 + axes[1][None, :, None] ** 2 + axes[2][None, None, :] ** 2
+    near, wide = torch.exp(-distance / (2 * 0.8**2)), torch.exp(-distance / (2 * 2.5**2))
+    clicked = (near * image).sum() / near.sum()
+    spread = image[distance < 6.0**2].std().clamp_min(1e-6)
+    alike = torch.exp(-(((image - clicked) / (0.7 * spread)) ** 2))
+    return tuple(part), torch.maximum(near, wide * alike)
+
+
+def box_ranges(prompts: Sequence[Asked]) -> list[tuple[int | None, NDArray, NDArray]]:
+    """What boxes allow: (slice axis or None, lowest, highest index along (i, j, k)), tolerance included.
+
+    The last 3D box is widened to hold positive clicks outside all 3D boxes: a later click overrules.
+    """
+    ranges: list[tuple[int | None, NDArray, NDArray]] = []
+    for prompt in prompts:
+        if isinstance(prompt, Box):
+            low, high = np.asarray(prompt.lower, float), np.asarray(prompt.upper, float)
+            slack = BOX_TOLERANCE * (high - low)
+            ranges.append((prompt.slice_axis, np.round(low) - slack, np.round(high) + slack))
+    solid = [n for n, (axis, _, _) in enumerate(ranges) if axis is None]
+    if solid:
+        for prompt in prompts:
+            if not (isinstance(prompt, Point) and prompt.positive):
+                continue
+            at = np.round(prompt.coordinates)
+            if not any(((at >= ranges[n][1]) & (at <= ranges[n][2])).all() for n in solid):
+                _, low, high = ranges[solid[-1]]
+                ranges[solid[-1]] = (None, np.minimum(low, at), np.maximum(high, at))
+    return ranges
+
+
+def allowed_by_boxes(
+    ranges: Sequence[tuple[int | None, NDArray, NDArray]],
+    positions: Sequence[NDArray[np.floating]],
+    half: Sequence[float],
+) -> NDArray[np.bool_] | None:
+    """Where the mask may be, on a grid of positions along (i, j, k); None when everywhere.
+
+    With 3D boxes: inside one of them. On a slice that carries boxes: inside one of those.
+
+    Args:
+        ranges: from `box_ranges`.
+        positions: three arrays of voxel indices of the file, one an axis.
+        half: (3,) half the distance between positions, for telling which lie on a slice.
+    """
+    allowed: NDArray[np.bool_] | None = None
+    inside_of = []
+    for axis, low, high in ranges:
+        lines = [(p >= a) & (p <= b) for p, a, b in zip(positions, low, high, strict=True)]
+        if axis is not None:
+            lines[axis] = np.abs(positions[axis] - low[axis]) <= half[axis]
+        inside_of.append(lines[0][:, None, None] & lines[1][None, :, None] & lines[2][None, None, :])
+    solid = [inside for (axis, _, _), inside in zip(ranges, inside_of, strict=True) if axis is None]
+    if solid:
+        allowed = np.logical_or.reduce(solid)
+    for flat in range(3):
+        of_axis = [n for n, (axis, _, _) in enumerate(ranges) if axis == flat]
+        if of_axis:
+            on_slice = np.zeros(len(positions[flat]), dtype=bool)
+            for n in of_axis:
+                on_slice |= np.abs(positions[flat] - ranges[n][1][flat]) <= half[flat]
+            view = [1, 1, 1]
+            view[flat] = -1
+            part = np.logical_or.reduce([inside_of[n] for n in of_axis]) | ~on_slice.reshape(view)
+            allowed = part if allowed is None else allowed & part
+    return allowed
+
+
+def keep_to_boxes(logits: torch.Tensor, roi: Roi, prompts: Sequence[Asked]) -> torch.Tensor:
+    """Lower the logits where the boxes do not allow the mask."""
+    ranges = box_ranges(prompts)
+    if not ranges:
+        return logits
+    positions, half = [], []
+    for axis, origin, step in roi.file_lines():
+        positions.append(origin + step * np.arange(roi.shape[axis]))
+        half.append(max(0.5, abs(step) / 2))
+    allowed = allowed_by_boxes(ranges, positions, half)
+    if allowed is None:
+        return logits
+    keep = torch.from_numpy(np.ascontiguousarray(allowed.transpose(roi.ras.axes)))
+    return torch.where(keep, logits, logits.clamp_max(EXCLUDED))
+
+
+def settle(
+    start: Index, patch: NDArray[np.bool_], prompts: Sequence[Told], shape: Sequence[int]
+) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
+    """Last word on the file's grid: clip to boxes, set clicked voxels, and say what is not honoured.
+
+    Returns:
+        start, patch: the mask, see `MaskPrediction`.
+        unmet: indices of the prompts that the mask does not honour.
+    """
+    ranges = box_ranges(as_clicks(prompts))
+    if ranges and patch.size:
+        positions = [np.arange(s, s + n, dtype=float) for s, n in zip(start, patch.shape, strict=True)]
+        allowed = allowed_by_boxes(ranges, positions, (0.5, 0.5, 0.5))
+        if allowed is not None:
+            start, patch = tight(start, patch & allowed)
+    for prompt in prompts:
+        if isinstance(prompt, Point | Scribble):
+            start, patch = _set_voxels(start, patch, clicked_voxels(prompt, shape), prompt.positive)
+    start, patch = tight(start, patch)
+    return start, patch, unmet_prompts(start, patch, prompts, shape)
+
+
+def unmet_prompts(
+    start: Index, patch: NDArray[np.bool_], prompts: Sequence[AnyPrompt], shape: Sequence[int]
+) -> tuple[int, ...]:
+    """Indices of the prompts that a mask does not honour."""
+    unmet = []
+    for number, prompt in enumerate(prompts):
+        if isinstance(prompt, Point | Scribble):
+            voxels = clicked_voxels(prompt, shape)
+            if any(value_of(start, patch, (i, j, k)) != prompt.positive for i, j, k in voxels.tolist()):
+                unmet.append(number)
+        elif isinstance(prompt, Box) and not _overlaps(start, patch, prompt):
+            unmet.append(number)
+    return tuple(unmet)
+
+
+def value_of(start: Index, patch: NDArray[np.bool_], voxel: Index) -> bool:
+    """The mask at a voxel of the file."""
+    at = tuple(v - s for v, s in zip(voxel, start, strict=True))
+    return all(0 <= a < n for a, n in zip(at, patch.shape, strict=True)) and bool(patch[at])
+
+
+def _set_voxels(
+    start: Index, patch: NDArray[np.bool_], voxels: NDArray[np.intp], value: bool
+) -> tuple[Index, NDArray[np.bool_]]:
+    if all(value_of(start, patch, (i, j, k)) == value for i, j, k in voxels.tolist()):
+        return start, patch
+    low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
+    if patch.size:
+        low, high = np.minimum(low, start), np.maximum(high, np.add(start, patch.shape))
+    grown = np.zeros(high - low, dtype=bool)
+    if patch.size:
+        place = tuple(slice(s - a, s - a + n) for s, a, n in zip(start, low, patch.shape, strict=True))
+        grown[place] = patch
+    grown[tuple((voxels - low).T)] = value
+    i, j, k = low.tolist()
+    return (i, j, k), grown
+
+
+def _overlaps(start: Index, patch: NDArray[np.bool_], box: Box) -> bool:
+    """Whether any voxel of the mask lies inside a box."""
+    low = np.maximum(np.round(box.lower).astype(int) - start, 0)
+    high = np.minimum(np.round(box.upper).astype(int) + 1 - np.asarray(start), patch.shape)
+    return bool((low < high).all()) and bool(
+        patch[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].any()
+    )

@@ -1,0 +1,87 @@
+"""What turns prompts into the state after them: windows of a 3D model, or slices of a 2D one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medsam_app.errors import PromptError
+from medsam_app.grid.geometry import Grid
+from medsam_app.grid.roi import Index, Roi
+from medsam_app.io.volume import Volume
+from medsam_app.predict.core import constraints
+from medsam_app.predict.core.prediction import State, difference_box
+from medsam_app.prompts.types import Told, says_where
+
+Prompts = tuple[Told, ...]
+Progress = Callable[[str, float], None]
+
+
+class Engine(Protocol):
+    """One model on one volume. What it gives is a function of the model, the volume, its settings and the
+    arguments, and of nothing that was asked before.
+
+    Attributes:
+        volume: what is segmented.
+        encoded: windows or slices encoded so far; what the cache held is not counted.
+    """
+
+    volume: Volume
+    encoded: int
+
+    def step(
+        self, before: State | None, prompts: Prompts, progress: Progress | None, label: int | None = None
+    ) -> State:
+        """The state after the last prompt.
+
+        Args:
+            before: the state after the prompts before it; None when these did not say where the object is.
+            prompts: all prompts so far, the newest last.
+            progress: called with a sentence and a fraction done.
+            label: what is looked for, of the labels that the adapter in use has learned; None for anything.
+        """
+
+    def refined(
+        self, state: State, prompts: Prompts, progress: Progress | None, label: int | None = None
+    ) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
+        """Start and patch of a state's mask with a finer outline where there is one, and unmet prompts."""
+
+
+def settled_state(
+    before: State | None,
+    prompts: Prompts,
+    grid: Grid,
+    roi: Roi,
+    logits: torch.Tensor,
+    start: Index,
+    patch: NDArray[np.bool_],
+    score: float,
+    *,
+    detailed: bool,
+) -> State:
+    """The state of a mask on the file's grid, once clicks and boxes have had the last word on it."""
+    start, patch, unmet = constraints.settle(start, patch, prompts, grid.shape)
+    patch.setflags(write=False)
+    old = (start, patch[:0]) if before is None else (before.start, before.patch)
+    return State(roi, logits, detailed, start, patch, score, unmet, difference_box(*old, start, patch))
+
+
+def first_step(prompts: Sequence[Told]) -> int:
+    """How many prompts it takes to start: up to the first that says where the object is.
+
+    Raises:
+        PromptError: none of them does.
+    """
+    for number, prompt in enumerate(prompts, start=1):
+        if says_where(prompt):
+            return number
+    if not prompts:
+        raise PromptError("There is no prompt; give a positive click, a box or a mask to start from.")
+    raise PromptError(
+        f"All {len(prompts)} clicks are negative, which says only where the object is not; "
+        "start with a positive click or a box."
+    )

@@ -1,0 +1,136 @@
+"""What is asked of a 2D model: a volume's prompts as its slices see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam_app.grid.geometry import Grid
+from medsam_app.predict.core.constraints import BOX_TOLERANCE
+from medsam_app.predict.core.engine import Prompts
+from medsam_app.predict.slicewise.stack import SliceStack, acquisition_axis
+from medsam_app.prompts.types import Box, Point
+
+#: Row and column of a click, and whether it is positive.
+Click = tuple[NDArray[np.float64], bool]
+
+
+def slice_axis(prompts: Prompts, grid: Grid) -> int:
+    """The RAS axis across the slices: that of the last box on a slice, else as they were acquired."""
+    flat = [prompt.slice_axis for prompt in prompts if isinstance(prompt, Box)]
+    flat = [axis for axis in flat if axis is not None]
+    return grid.ras.axes.index(flat[-1]) if flat else acquisition_axis(grid)
+
+
+class SlicePrompts:
+    """Prompts in slices, rows and columns.
+
+    Attributes:
+        key: the slice of the newest prompt.
+        keys: the slices of prompts that say where the object is; a mask prompt and a box on a slice along
+            another axis have none.
+        outside: the slices of negative clicks.
+        rectangle: (4,) first row, first column, last row, last column of the newest prompt, where it is a
+            box.
+        slices: the first and last slice that may be looked at, given by 3D boxes.
+
+    Args:
+        stack: the pile of slices.
+        prompts: in the file's voxels; the newest is no mask.
+    """
+
+    def __init__(self, stack: SliceStack, prompts: Prompts) -> None:
+        self._size, self._spacing = stack.shape[1:], stack.spacing
+        self._clicks: dict[int, list[Click]] = {}
+        self._flat: dict[int, list[NDArray[np.float64]]] = {}
+        hull: list[NDArray[np.float64]] = []
+        self.keys: set[int] = set()
+        self.outside: set[int] = set()
+        self.key = 0
+        for prompt in prompts:
+            self.rectangle: NDArray[np.float64] | None = None
+            if isinstance(prompt, Point):
+                at = np.clip(stack.points(prompt.coordinates), 0, np.asarray(stack.shape) - 1)
+                self.key = int(np.floor(at[0] + 0.5))
+                self._clicks.setdefault(self.key, []).append((at[1:], prompt.positive))
+                (self.keys if prompt.positive else self.outside).add(self.key)
+                continue
+            elif isinstance(prompt, Box):
+                corners = stack.points([prompt.lower, prompt.upper])
+                corners = np.stack([corners.min(axis=0), corners.max(axis=0)])
+                self.rectangle = corners[:, 1:].flatten()
+                if prompt.slice_axis is None:
+                    self.key = int(np.floor(corners[:, 0].mean() + 0.5))
+                    hull.append(corners)
+                elif stack.grid.ras.axes[stack.axis] == prompt.slice_axis:
+                    self.key = int(np.floor(corners[0, 0] + 0.5))
+                    self._flat.setdefault(self.key, []).append(self.rectangle)
+                else:
+                    continue
+            else:
+                continue
+            self.keys.add(self.key)
+        self.slices = (0, stack.shape[0] - 1)
+        self._hull: NDArray[np.float64] | None = None
+        if hull:
+            self._limit(hull, stack)
+
+    def _limit(self, boxes: list[NDArray[np.float64]], stack: SliceStack) -> None:
+        """What 3D boxes allow: all between them, and clicks outside them that say the object is there."""
+        positive = [(n, *at) for n, clicks in self._clicks.items() for at, inside in clicks if inside]
+        inside = np.reshape(positive, (-1, 3))
+        low, high = np.min(boxes, axis=(0, 1)), np.max(boxes, axis=(0, 1))
+        slack = BOX_TOLERANCE * (high - low)
+        corners = np.concatenate([[low - slack, high + slack], inside])
+        self._hull = np.stack([corners.min(axis=0), corners.max(axis=0)])
+        reach = np.concatenate([[low, high], inside])[:, 0]
+        first, last = int(np.floor(reach.min() + 0.5)), int(np.floor(reach.max() + 0.5))
+        self.slices = (max(0, first), min(stack.shape[0] - 1, last))
+
+    def clicks(self, index: int) -> list[Click]:
+        """The clicks on a slice, in the order they were given."""
+        return self._clicks.get(index, [])
+
+    def nearest_key(self, index: int, direction: int, *, masked: Iterable[int]) -> int | None:
+        """The next slice that was settled by a prompt, in a direction (1 or -1), or None.
+
+        A click that says where the object is not settles a slice only where it has a mask; elsewhere it
+        must not keep the mask of other slices from coming there.
+
+        Args:
+            masked: the slices with a mask.
+        """
+        settled = self.keys | self.outside.intersection(masked)
+        others = [key for key in settled if (key - index) * direction > 0]
+        return min(others, key=lambda key: abs(key - index)) if others else None
+
+    def likely_slices(self, mask: NDArray[np.bool_]) -> int:
+        """How many slices an object may have: those of the 3D boxes, else as many as it is wide."""
+        first, last = self.slices
+        if self._hull is None:
+            across, *within = self._spacing
+            width = 2 * np.sqrt(mask.sum() * within[0] * within[1] / np.pi)
+            return min(last - first + 1, round(width / across))
+        return last - first + 1
+
+    def allowed(self, index: int) -> NDArray[np.bool_] | None:
+        """(rows, columns) where a slice's mask may be, given by boxes; None where anywhere."""
+        rectangles = [_with_slack(each) for each in self._flat.get(index, [])]
+        if not rectangles and self._hull is None:
+            return None
+        allowed = _inside(rectangles, self._size) if rectangles else np.ones(self._size, dtype=bool)
+        return allowed if self._hull is None else allowed & _inside([self._hull[:, 1:].flatten()], self._size)
+
+
+def _with_slack(rectangle: NDArray[np.float64]) -> NDArray[np.float64]:
+    slack = BOX_TOLERANCE * (rectangle[2:] - rectangle[:2])
+    return rectangle + np.concatenate([-slack, slack])
+
+
+def _inside(rectangles: list[NDArray[np.float64]], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """(rows, columns) the pixels of any of several rectangles."""
+    rows, columns = np.arange(size[0])[:, None], np.arange(size[1])
+    parts = [(rows >= a) & (rows <= c) & (columns >= b) & (columns <= d) for a, b, c, d in rectangles]
+    return np.logical_or.reduce(parts)

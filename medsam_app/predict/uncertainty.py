@@ -1,0 +1,85 @@
+"""Where to click next: the places where cheap variants of the decode disagree with the mask.
+
+A variant asks the model once more about a window that is encoded already: with the clicks moved by a voxel,
+or without the mask of the prompts before; each answer holds several candidates. The more likely a voxel is on
+the other side than the mask has it, on average, the more it is in doubt. That the spread of such variants
+shows what a network does not know follows Wang et al., arXiv:1807.07356.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medsam_app.grid.geometry import Grid
+from medsam_app.grid.roi import Index, Roi, file_box, write_box
+from medsam_app.predict.core.prediction import box_slices
+from medsam_app.prompts.simulated_clicks import depth
+
+#: A place to click holds voxels that are so much in doubt at least.
+DOUBTED = 0.25
+_FULL = np.ones((3, 3, 3), dtype=bool)
+
+
+@dataclass(frozen=True, eq=False)
+class Doubt:
+    """How far variants of a decode disagree with a mask.
+
+    Attributes:
+        start: (i, j, k) first voxel of the patch.
+        patch: (a, b, c) in the file's axis order: 0 where all variants are sure of what the mask says, 255
+            where all are sure of the opposite; nothing is known outside.
+        worst: the voxel (i, j, k) where a click says most, or None where nothing is in doubt.
+    """
+
+    start: Index
+    patch: NDArray[np.uint8]
+    worst: Index | None
+
+
+def doubt_of(
+    variants: torch.Tensor,
+    roi: Roi,
+    mask: NDArray[np.bool_],
+    start: Index,
+    grid: Grid,
+    *,
+    settled: NDArray[np.bool_] | None = None,
+) -> Doubt:
+    """The doubt about a mask within a window.
+
+    Args:
+        variants: (V, X, Y, Z) logits on the window.
+        roi: the window.
+        mask: (a, b, c) patch of the mask, in the file's axis order.
+        start: (i, j, k) first voxel of the patch.
+        grid: the volume's grid.
+        settled: (i, j, k) voxels of the whole volume that somebody has decided; they are not in doubt.
+    """
+    low, high = file_box(roi, (0, 0, 0), np.asarray(roi.shape) - 1)
+    place = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    chance = np.clip(write_box(torch.sigmoid(variants).mean(dim=0), roi, low, high), 0, 1)
+    whole = np.zeros(grid.shape, dtype=bool)
+    whole[box_slices(start, mask)] = mask
+    doubt = np.where(whole[place], 1 - chance, chance)
+    if settled is not None:
+        doubt[settled[place]] = 0
+    return Doubt(low, np.round(255 * doubt).astype(np.uint8), _worst(doubt, low, grid))
+
+
+def _worst(doubt: NDArray[np.float32], low: Index, grid: Grid) -> Index | None:
+    """The voxel that is deepest, by distance and doubt, in the region with the most doubt in all."""
+    parts, count = ndimage.label(doubt >= DOUBTED, structure=_FULL)
+    if not count:
+        return None
+    most = 1 + int(np.argmax(ndimage.sum_labels(doubt, parts, np.arange(1, count + 1))))
+    box = ndimage.find_objects(parts, max_label=most)[most - 1]
+    region = parts[box] == most
+    inside = depth(region, grid.spacing) * np.where(region, doubt[box], 0)
+    at = np.unravel_index(int(inside.argmax()), inside.shape)
+    i, j, k = (int(a + s.start + first) for a, s, first in zip(at, box, low, strict=True))
+    return i, j, k

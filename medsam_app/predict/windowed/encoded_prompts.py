@@ -1,0 +1,73 @@
+"""What is asked of the model: a volume's prompts as a window sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medsam_app.grid.roi import Roi, move_values
+from medsam_app.models.sam3d import RoiPrompts
+from medsam_app.predict.core import constraints
+from medsam_app.predict.core.click_edit import middle_of_mask
+from medsam_app.predict.core.prediction import State
+from medsam_app.prompts.types import Asked, Box, Point
+
+
+def prompts_in_roi(
+    roi: Roi,
+    prompts: Sequence[Asked],
+    before: State | None,
+    sure: NDArray[np.int8] | None,
+    device: torch.device,
+    learned: torch.Tensor | None = None,
+) -> RoiPrompts:
+    """Prompts in the window's voxels; clicks outside the window are left out.
+
+    Args:
+        roi: the window.
+        prompts: in the file's voxels.
+        before: what the prompts before gave; its mask is a prompt too.
+        sure: (X, Y, Z) what is known of the object in a tile, see `tiles.sure_of`; it says more than a
+            box, of which a tile sees only a part.
+        device: where the tensors go.
+        learned: (1, T, C) tokens of the label that is looked for.
+    """
+    size = np.asarray(roi.shape)
+    coords, labels, corners = [], [], []
+    for prompt in prompts:
+        if isinstance(prompt, Point):
+            at = roi.to_roi(prompt.coordinates)
+            if np.all((at >= -0.5) & (at <= size - 0.5)):
+                coords.append(at)
+                labels.append(int(prompt.positive))
+        elif isinstance(prompt, Box):
+            corners.append((prompt.slice_axis is None, roi.to_roi([prompt.lower, prompt.upper])))
+    # Solid boxes say more than boxes on a slice; of several, the model is told the hull.
+    told = [c for solid, c in corners if solid] or [c for _, c in corners[-1:]]
+    boxes = None
+    if told and sure is None:
+        both = np.concatenate(told)
+        hull = np.clip(np.stack([both.min(axis=0), both.max(axis=0)]), 0, size - 1)
+        boxes = torch.tensor(hull[None], dtype=torch.float32, device=device)
+    mask = None
+    if before is not None:
+        moved = move_values(before.logits, before.roi, roi, fill=constraints.EXCLUDED)
+        mask = torch.sigmoid(moved)[None, None].to(device)
+        if before.detailed:
+            middle = middle_of_mask(
+                moved, roi, [p for p in prompts if isinstance(p, Point) and not p.positive]
+            )
+            if middle is not None:
+                coords.insert(0, middle)
+                labels.insert(0, 1)
+    return RoiPrompts(
+        coords=torch.tensor(np.array(coords).reshape(1, -1, 3), dtype=torch.float32, device=device),
+        labels=torch.tensor([labels], dtype=torch.int64, device=device),
+        boxes=boxes,
+        mask=mask,
+        seeds=None if sure is None else torch.from_numpy(sure)[None, None].to(device),
+        learned=learned,
+    )

@@ -1,0 +1,116 @@
+"""What a training run is measured on: the same windows and the same careful person every time.
+
+The windows are never trained on: synthetic ones come from seeds that training does not draw, real ones lie
+around objects of `dev` cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medsam_app.datasets.cases import MANIFEST
+from medsam_app.models.sam3d import Sam3D
+from medsam_app.pretraining.recipe import Recipe
+from medsam_app.pretraining.windows import Mixture, RealWindows, Window, load_cases
+from medsam_app.synthetic.sampler import Draws
+from medsam_app.training.loss import dice_of
+from medsam_app.training.simulated_user import Interaction
+
+#: The split whose objects are measured.
+SPLIT = "dev"
+#: Decodes of each window.
+ROUNDS = 5
+#: Training draws its seeds below this.
+FIRST_SEED = 2**62
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of one size: image, valid and target are (B, 1, n, n, n)."""
+
+    image: Tensor
+    valid: Tensor
+    target: Tensor
+
+
+class Validation:
+    """Fixed windows, and how good a model is on them.
+
+    Args:
+        recipe: its sides of windows are taken in turn, its batch sizes hold here too.
+        data: folder with a manifest, or None for synthetic windows alone.
+
+    Attributes:
+        batches: by kind, 'synthetic' and, where the data have them, 'dev'.
+
+    Raises:
+        MedsamError: a case cannot be read.
+    """
+
+    def __init__(self, recipe: Recipe, data: Path | None) -> None:
+        synthetic = Mixture(None, {"synthetic": 1.0})
+        self.batches = {"synthetic": _batches(recipe, synthetic.draw)}
+        there = data is not None and (data / MANIFEST).is_file()
+        real = RealWindows(load_cases(data, SPLIT) if data and there else [])
+        if real.names:  # the cases are let go of, the windows stay
+            self.batches[SPLIT] = _batches(recipe, lambda seed, n: real.draw(Draws(seed), n))
+
+    @torch.inference_mode()
+    def measure(
+        self, model: Sam3D, device: torch.device, *, stopped: Callable[[], bool] = lambda: False
+    ) -> dict[str, list[float]] | None:
+        """Mean Dice of each kind of window after each of the rounds of careful clicks.
+
+        Args:
+            model: in evaluation mode.
+            device: where the model is.
+            stopped: asked now and then; where it says yes, None comes back.
+        """
+        found = {}
+        for kind, batches in self.batches.items():
+            scores = []
+            for number, batch in enumerate(batches):
+                if stopped():
+                    return None
+                scores.append(_play(model, batch, np.random.default_rng(number), device))
+            found[kind] = torch.cat(scores).mean(0).tolist()
+        return found
+
+
+def _batches(recipe: Recipe, draw: Callable[[int, int], Window]) -> list[Batch]:
+    """As many windows as the recipe says, the sides it names in turn."""
+    sizes = dict(recipe.windows)
+    by_side: dict[int, list[Window]] = {side: [] for side in sizes}
+    for number in range(recipe.validation_windows):
+        side = list(sizes)[number % len(sizes)]
+        by_side[side].append(draw(FIRST_SEED + number, side))
+    found = []
+    for side, windows in by_side.items():
+        for start in range(0, len(windows), sizes[side]):
+            part = windows[start : start + sizes[side]]
+            tensors = (
+                torch.stack([getattr(w, name) for w in part])[:, None]
+                for name in ("image", "valid", "target")
+            )
+            found.append(Batch(*tensors))
+    return found
+
+
+def _play(model: Sam3D, batch: Batch, rng: np.random.Generator, device: torch.device) -> Tensor:
+    """Dice of each window after each round: (B, rounds)."""
+    image, valid, target = (tensor.to(device) for tensor in (batch.image, batch.valid, batch.target))
+    person = Interaction(target, rng)
+    embedding = model.encode_image(image, valid)
+    scores = []
+    for number in range(ROUNDS):
+        logits = model.decode(embedding, person.prompts()).best()[0]
+        scores.append(dice_of((logits > 0).float(), target.float(), valid.float())[:, 0].cpu())
+        if number + 1 < ROUNDS:
+            person.correct(logits, careful=True)
+    return torch.stack(scores, dim=1)

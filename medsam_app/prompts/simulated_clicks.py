@@ -1,0 +1,75 @@
+"""Simulated clicks: where a careful or a hurried person would click next.
+
+Used by training (hurried) and by the evaluation (careful: the deepest voxel of the largest error).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from medsam_app.grid.roi import mask_bounds
+
+_FULL = np.ones((3, 3, 3), dtype=bool)
+
+
+def largest_component(region: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], tuple[slice, ...]]:
+    """Largest 26-connected part of a region, cut to its bounding box, and that box."""
+    parts, count = ndimage.label(region, structure=_FULL)
+    if count == 0:
+        raise ValueError("empty region")
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    best = int(sizes.argmax())
+    box = ndimage.find_objects(parts, max_label=best)[best - 1]
+    return parts[box] == best, box
+
+
+def depth(region: NDArray[np.bool_], spacing: ArrayLike = (1.0, 1.0, 1.0)) -> NDArray[np.float64]:
+    """Distance in the unit of `spacing` to the nearest voxel outside; the array's border is outside."""
+    padded = np.pad(region, 1)
+    return ndimage.distance_transform_edt(padded, sampling=spacing)[1:-1, 1:-1, 1:-1]
+
+
+def click_inside(
+    region: NDArray[np.bool_], *, spacing: ArrayLike = (1.0, 1.0, 1.0), rng: np.random.Generator | None = None
+) -> tuple[int, int, int]:
+    """A voxel of the largest part of a region.
+
+    Args:
+        region: (i, j, k) booleans with at least one True.
+        spacing: mm along (i, j, k).
+        rng: without it the deepest voxel (the first in C order among equals), as a careful person;
+            with it a random voxel, deeper ones more likely.
+    """
+    part, box = largest_component(region)
+    distance = depth(part, spacing)
+    if rng is None:
+        flat = int(distance.argmax())
+    else:
+        weights = np.cumsum(distance.ravel())
+        flat = int(np.searchsorted(weights, rng.random() * weights[-1], side="right"))
+    index = np.unravel_index(min(flat, distance.size - 1), distance.shape)
+    return tuple(int(i + s.start) for i, s in zip(index, box, strict=True))  # type: ignore[return-value]
+
+
+def next_click(
+    mask: NDArray[np.bool_],
+    truth: NDArray[np.bool_],
+    *,
+    spacing: ArrayLike = (1.0, 1.0, 1.0),
+    rng: np.random.Generator | None = None,
+) -> tuple[tuple[int, int, int], bool] | None:
+    """Click in the largest connected error: (voxel, positive), or None when the masks agree."""
+    bounds = mask_bounds(mask != truth)
+    if bounds is None:
+        return None
+    # Labelling a whole volume would take longer than the model does.
+    box = tuple(slice(a, b) for a, b in zip(*bounds, strict=True))
+    missed, added = truth[box] & ~mask[box], mask[box] & ~truth[box]
+    regions = [region for region in (missed, added) if region.any()]
+    largest = max(regions, key=lambda region: int(largest_component(region)[0].sum()))
+    at = click_inside(largest, spacing=spacing, rng=rng)
+    voxel = (at[0] + bounds[0][0], at[1] + bounds[0][1], at[2] + bounds[0][2])
+    return voxel, bool(truth[voxel])

@@ -1,0 +1,294 @@
+"""What a user says about an object: points, scribbles, boxes, masks, and what was painted by hand.
+
+Coordinates are voxel indices (i, j, k) of the file, in the file's own axis order. Prompts are
+immutable; a list of them, in order, determines a mask.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from medsam_app.errors import PromptError
+from medsam_app.grid.geometry import Grid
+
+Coordinates = tuple[float, float, float]
+#: A model is told a scribble as so many clicks at most, so many voxels apart at least.
+MOST_CLICKS, CLICK_VOXELS = 8, 3.0
+
+
+class _Prompt(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Point(_Prompt):
+    """A click: inside the object (positive) or outside it."""
+
+    kind: Literal["point"] = "point"
+    coordinates: Coordinates
+    positive: bool = True
+
+
+class Scribble(_Prompt):
+    """A line drawn by hand: all of it inside the object (positive) or outside it.
+
+    A model is told a few clicks along it, all at once; the mask honours every voxel of the line.
+
+    Attributes:
+        coordinates: its corners, in the order they were drawn.
+    """
+
+    kind: Literal["scribble"] = "scribble"
+    coordinates: tuple[Coordinates, ...] = Field(min_length=1, max_length=2000)
+    positive: bool = True
+
+    def clicks(self) -> tuple[Point, ...]:
+        """Clicks in the middles of equal parts of the line, none closer than a few voxels to the next."""
+        corners = np.asarray(self.coordinates)
+        along = np.concatenate([[0], np.linalg.norm(np.diff(corners, axis=0), axis=1).cumsum()])
+        count = int(np.clip(along[-1] // CLICK_VOXELS, 1, MOST_CLICKS))
+        at = (np.arange(count) + 0.5) / count * along[-1]
+        places = np.stack([np.interp(at, along, corners[:, axis]) for axis in range(3)], axis=-1)
+        return tuple(Point(coordinates=tuple(place), positive=self.positive) for place in places.tolist())
+
+    def voxels(self, shape: Sequence[int]) -> NDArray[np.intp]:
+        """(N, 3) voxels of a volume that the line goes through."""
+        corners = np.asarray(self.coordinates)
+        parts = [corners[:1]]
+        for a, b in pairwise(corners):
+            steps = int(np.ceil(2 * np.abs(b - a).max()))
+            parts.append(a + (b - a) * np.linspace(0, 1, steps + 1)[1:, None] if steps else b[None])
+        voxels = np.floor(np.concatenate(parts) + 0.5).astype(np.intp)
+        return np.unique(np.clip(voxels, 0, np.asarray(shape) - 1), axis=0)
+
+
+class Box(_Prompt):
+    """A box around the object, corners included.
+
+    A box whose corners agree along one axis lies on that slice: it bounds the object within the
+    slice and says nothing about its extent across.
+    """
+
+    kind: Literal["box"] = "box"
+    lower: Coordinates
+    upper: Coordinates
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sort_corners(cls, values: object) -> object:
+        if isinstance(values, dict) and "lower" in values and "upper" in values:
+            lower, upper = values["lower"], values["upper"]
+            if len(lower) == 3 == len(upper):
+                pairs = [sorted((a, b)) for a, b in zip(lower, upper, strict=True)]
+                values = values | {"lower": tuple(p[0] for p in pairs), "upper": tuple(p[1] for p in pairs)}
+        return values
+
+    @property
+    def slice_axis(self) -> int | None:
+        """The axis across which the box has no extent, or None for a 3D box."""
+        flat = [axis for axis in range(3) if round(self.lower[axis]) == round(self.upper[axis])]
+        return flat[0] if len(flat) == 1 else None
+
+
+class Bits(_Prompt):
+    """Voxels of a volume, stored within their bounding box.
+
+    Attributes:
+        shape: voxels of the whole volume along (i, j, k).
+        start, stop: corners of the bounding box, `stop` excluded.
+        packed: base64 of the zlib-compressed bits inside the box, in C order.
+    """
+
+    shape: tuple[int, int, int]
+    start: tuple[int, int, int]
+    stop: tuple[int, int, int]
+    packed: str
+
+    @classmethod
+    def from_patch(cls, start: Sequence[int], patch: NDArray[np.bool_], shape: Sequence[int]) -> Self | None:
+        """Pack a patch that begins at a voxel of a volume; None where nothing is inside."""
+        spans = [np.flatnonzero(patch.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+        if not all(len(span) for span in spans):
+            return None
+        low = [int(span[0]) for span in spans]
+        high = [int(span[-1]) + 1 for span in spans]
+        box = patch[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+        packed = base64.b64encode(zlib.compress(np.packbits(box).tobytes(), 9)).decode()
+        first, last = ([int(a + s) for a, s in zip(corner, start, strict=True)] for corner in (low, high))
+        return cls(shape=tuple(map(int, shape)), start=tuple(first), stop=tuple(last), packed=packed)  # type: ignore[arg-type]
+
+    def patch(self) -> NDArray[np.bool_]:
+        """Booleans of the bounding box.
+
+        Raises:
+            PromptError: the bits are fewer than the box has voxels.
+        """
+        size = tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
+        count = int(np.prod(size))
+        limit = (count + 7) // 8
+        raw = zlib.decompressobj().decompress(base64.b64decode(self.packed), limit)
+        if len(raw) != limit:
+            raise PromptError(f"A mask prompt of {size} voxels is cut short; write the prompt file again.")
+        return np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=count).astype(bool).reshape(size)
+
+    @property
+    def box(self) -> tuple[slice, ...]:
+        """Where the bounding box lies in the volume."""
+        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+
+    def to_array(self) -> NDArray[np.bool_]:
+        """The whole mask, (i, j, k) booleans; raises as `patch`."""
+        mask = np.zeros(self.shape, dtype=bool)
+        mask[self.box] = self.patch()
+        return mask
+
+
+class MaskPrompt(Bits):
+    """A mask to start from or to refine; see `Bits`."""
+
+    kind: Literal["mask"] = "mask"
+
+    @classmethod
+    def from_array(cls, mask: NDArray) -> MaskPrompt:
+        """Pack an (i, j, k) array; voxels that are not zero are inside.
+
+        Raises:
+            PromptError: the array is not 3D or has no voxel inside.
+        """
+        if mask.ndim != 3:
+            raise PromptError(f"A mask prompt must be 3D (i, j, k); got {mask.ndim}D.")
+        made = cls.from_patch((0, 0, 0), np.asarray(mask) != 0, mask.shape)
+        if made is None:
+            raise PromptError(
+                "The mask given as a prompt is empty; give a mask with at least one voxel inside."
+            )
+        return made
+
+
+class Paint(_Prompt):
+    """What somebody set by hand: voxels that are in the mask, and voxels that are not.
+
+    No model is asked about it: it is laid over what the other prompts give (see `touch_up`), and holds until
+    something newer says otherwise.
+
+    Attributes:
+        what: in words, for menus: 'brush', 'fill holes', ...
+        inside, outside: the voxels; they share none.
+        locked: whether newer prompts leave these voxels alone too.
+    """
+
+    kind: Literal["paint"] = "paint"
+    what: str = Field(min_length=1, max_length=60)
+    inside: Bits | None = None
+    outside: Bits | None = None
+    locked: bool = False
+
+    @property
+    def parts(self) -> list[tuple[Bits, bool]]:
+        """The voxels that are set, and to what."""
+        return [(bits, value) for bits, value in ((self.inside, True), (self.outside, False)) if bits]
+
+
+#: What a model is asked; with scribbles that are still lines; and all that a user says.
+Asked = Point | Box | MaskPrompt
+Told = Asked | Scribble
+AnyPrompt = Told | Paint
+Prompt = Annotated[Told, Field(discriminator="kind")]
+
+
+def says_where(prompt: AnyPrompt) -> bool:
+    """Whether a prompt says where the object is, and not only where it is not."""
+    if isinstance(prompt, Paint):
+        return prompt.inside is not None
+    return not isinstance(prompt, Point | Scribble) or prompt.positive
+
+
+def as_clicks(prompts: Sequence[Told]) -> tuple[Asked, ...]:
+    """The prompts with clicks in the place of scribbles."""
+    told: list[Asked] = []
+    for prompt in prompts:
+        told += prompt.clicks() if isinstance(prompt, Scribble) else [prompt]
+    return tuple(told)
+
+
+def check_prompts(prompts: Sequence[AnyPrompt], grid: Grid) -> None:
+    """Raise `PromptError` for the first prompt that does not lie on the grid."""
+    for number, prompt in enumerate(prompts, start=1):
+        if isinstance(prompt, MaskPrompt | Paint):
+            masks = [prompt] if isinstance(prompt, MaskPrompt) else [bits for bits, _ in prompt.parts]
+            for mask in masks:
+                if mask.shape != tuple(grid.shape):
+                    raise PromptError(
+                        f"Prompt {number} is a mask of shape {mask.shape}, but the image has shape "
+                        f"{tuple(grid.shape)}; give a mask on the image's own grid."
+                    )
+            continue
+        corners = [prompt.lower, prompt.upper] if isinstance(prompt, Box) else list(_places(prompt))
+        for corner in corners:
+            if not grid.contains(corner):
+                last = tuple(n - 1 for n in grid.shape)
+                what = "box corner" if isinstance(prompt, Box) else prompt.kind
+                raise PromptError(
+                    f"Prompt {number}, a {what} at {format_voxel(corner)}, lies outside the image, "
+                    f"whose voxels run from (0, 0, 0) to {last}; click inside the image."
+                )
+
+
+def _places(prompt: Point | Scribble) -> Sequence[Coordinates]:
+    return prompt.coordinates if isinstance(prompt, Scribble) else [prompt.coordinates]
+
+
+def prompts_from_arrays(
+    points: ArrayLike | None,
+    point_labels: ArrayLike | None,
+    boxes: ArrayLike | None,
+    mask_input: NDArray | None,
+) -> list[Point | Box | MaskPrompt]:
+    """Prompts from arrays: the mask first, then the boxes, then the points.
+
+    Args:
+        points: (N, 3) voxel indices (i, j, k).
+        point_labels: (N,) 1 = inside, 0 = outside; all inside by default.
+        boxes: (M, 2, 3) opposite corners in voxel indices, both included.
+        mask_input: (i, j, k) mask.
+
+    Raises:
+        PromptError: an array of a wrong shape, or labels other than 0 and 1.
+    """
+    prompts: list[Point | Box | MaskPrompt] = []
+    if mask_input is not None:
+        prompts.append(MaskPrompt.from_array(np.asarray(mask_input)))
+    if boxes is not None:
+        corners = np.asarray(boxes, dtype=float)
+        if corners.ndim != 3 or corners.shape[1:] != (2, 3):
+            raise PromptError(f"Boxes must be an array of shape (M, 2, 3); got {corners.shape}.")
+        prompts += [Box(lower=tuple(low), upper=tuple(high)) for low, high in corners.tolist()]
+    if points is None:
+        if point_labels is not None:
+            raise PromptError("Point labels were given without points; give points of shape (N, 3) too.")
+        return prompts
+    voxels = np.asarray(points, dtype=float)
+    if voxels.ndim != 2 or voxels.shape[1] != 3:
+        raise PromptError(f"Points must be an array of shape (N, 3) in voxel indices; got {voxels.shape}.")
+    labels = np.ones(len(voxels)) if point_labels is None else np.asarray(point_labels)
+    if labels.shape != (len(voxels),) or not np.isin(labels, (0, 1)).all():
+        raise PromptError(
+            f"Point labels must be {len(voxels)} values, 1 (inside) or 0 (outside), one for each point; "
+            f"got {labels.tolist()}."
+        )
+    return prompts + [
+        Point(coordinates=tuple(voxel), positive=bool(label))
+        for voxel, label in zip(voxels.tolist(), labels.tolist(), strict=True)
+    ]
+
+
+def format_voxel(coordinates: Sequence[float]) -> str:
+    """Voxel indices for a message: '(12, 7.5, 30)'."""
+    return "(" + ", ".join(f"{value:g}" for value in coordinates) + ")"

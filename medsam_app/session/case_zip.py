@@ -1,0 +1,161 @@
+"""Everything of a case in one .zip: masks, prompts, measurements, and what made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medsam_app import __version__
+from medsam_app.errors import SaveError
+from medsam_app.io.mask_formats import ending_of, plain_name, save_labels
+from medsam_app.measure.measurements import Measurement, area_table, measure, object_table
+
+if TYPE_CHECKING:  # heavy
+    from medsam_app.session.session import Session
+
+FORMAT = "medsam_app case"
+
+
+def measure_all(session: Session, known: Mapping[str, Measurement] | None = None) -> dict[str, Measurement]:
+    """The measurement of each object that has a mask, by id; those already known are taken over."""
+    found = dict(known or {})
+    for each in session.objects:
+        made = session.prediction(each.id) if each.id not in found else None
+        if made is not None:
+            found[each.id] = measure(made.patch, made.start, session.volume.array, session.volume.grid)
+    return found
+
+
+def save_case(
+    session: Session,
+    path: Path,
+    *,
+    name: str,
+    format: str = "nifti",
+    unit: str = "",
+    measured: Mapping[str, Measurement] | None = None,
+    screenshot: bytes | None = None,
+) -> Path:
+    """Write a case as a .zip, prove it by reading it back, then give it its name.
+
+    It holds `<name>_mask` in the format asked for; where masks overlap, each object's own in `objects/`;
+    `<name>.prompts.json`; `measurements.csv` and `areas.csv` (columns: `medsam_app.measure.measurements`);
+    `screenshot.png` where there is one; and `about.json`: versions, image, model, adapter, objects, and the
+    SHA-256 of every other file.
+
+    Args:
+        session: whose objects have masks.
+        path: ends in .zip.
+        name: of the case.
+        format: of the masks, one of `medsam_app.io.mask_formats.ENDINGS`.
+        unit: of the intensities, for the table.
+        measured: measurements that are known already, by object.
+        screenshot: a PNG.
+
+    Raises:
+        SaveError: there is no mask, or a file could not be written or did not read back as written.
+        SettingsError: no such format.
+    """
+    ending = ending_of(format)
+    masks = {each.id: session.prediction(each.id) for each in session.objects}
+    if not any(masks.values()):
+        raise SaveError("There is no mask to save yet; click inside an object first.")
+    volume, case = session.volume, plain_name(name)
+    known = measure_all(session, measured)
+    rows = [(each.label, each.name, known[each.id]) for each in session.objects if each.id in known]
+    colours = {each.label: each.colour for each in session.objects}
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".case-") as drafts:
+        folder = Path(drafts) / "case"
+        folder.mkdir()
+        names = session.label_names
+        save_labels(
+            session.label_map(), volume, folder / f"{case}_mask{ending}", names=names, colours=colours
+        )
+        if session.overlaps():
+            (folder / "objects").mkdir()
+            for each in session.objects:
+                if (made := masks[each.id]) is None:
+                    continue
+                own = folder / "objects" / f"{each.label}_{plain_name(each.name)}{ending}"
+                save_labels(made.mask, volume, own, names={1: each.name}, colours={1: each.colour})
+        session.save_prompts(folder / f"{case}.prompts.json")
+        (folder / "measurements.csv").write_text(object_table(rows, unit=unit), encoding="utf-8")
+        (folder / "areas.csv").write_text(area_table(rows), encoding="utf-8")
+        if screenshot is not None:
+            (folder / "screenshot.png").write_bytes(screenshot)
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        about = _about(session, name) | {"files": {_inner(file, folder): _sha256(file) for file in files}}
+        (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        try:
+            draft = Path(drafts) / path.name
+            with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+                for file in [*files, folder / "about.json"]:
+                    archive.write(file, _inner(file, folder))
+            _prove(draft, about["files"])
+            draft.replace(path)
+        except OSError as error:
+            raise SaveError(
+                f"'{path.name}' could not be written ({error.strerror or error}); free some space or save "
+                "elsewhere."
+            ) from error
+    return path
+
+
+def _inner(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix()
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _prove(draft: Path, files: Mapping[str, str]) -> None:
+    """Hold the .zip against the files that were to be in it."""
+    with zipfile.ZipFile(draft) as archive:
+        for name, expected in files.items():
+            if hashlib.sha256(archive.read(name)).hexdigest() != expected:
+                raise SaveError(f"'{draft.name}' did not read back as written; nothing was saved.")
+
+
+def _about(session: Session, name: str) -> dict[str, Any]:
+    """What made the masks."""
+    volume, model = session.volume, session.predictor.model if session.predictor is not None else None
+    adapter = (
+        {"id": model.adapter_id, "sha256": model.adapter_sha256} if model and model.adapter_sha256 else None
+    )
+    return {
+        "format": FORMAT,
+        "version": 1,
+        "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "software": {"medsam_app": __version__, "python": platform.python_version(), **_libraries()},
+        "case": name,
+        "image": {
+            "name": volume.source.name if volume.source is not None else name,
+            "sha256": volume.fingerprint,
+            "shape": [int(n) for n in volume.shape],
+            "spacing_mm": [float(v) for v in volume.spacing],
+            "modality": volume.modality,
+            "series": volume.series,
+            "frame": volume.frame,
+            "channel": volume.channel,
+        },
+        "model": {"id": model.model_id, "sha256": model.weights_sha256} if model else None,
+        "adapter": adapter,
+        "settings": {"overlap": session.overlap, "refine": session.refine, "by_label": session.by_label},
+        "objects": [
+            {"label": each.label, "name": each.name, "colour": each.colour, "prompts": len(each.prompts)}
+            for each in session.objects
+        ],
+    }
+
+
+def _libraries() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "monai", "numpy")}

@@ -1,0 +1,116 @@
+"""What a person segments: an object with its name, label value, colour and prompts."""
+
+from __future__ import annotations
+
+import colorsys
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medsam_app.errors import PromptError, SettingsError
+from medsam_app.prompts.types import AnyPrompt, Box, Paint, Point, Scribble, says_where
+
+LARGEST_LABEL = 65535
+LONGEST_NAME = 100
+#: Okabe and Ito's colours, then Tol's 'muted' and 'bright': people with any colour vision tell the first
+#: ones apart, and all stand out on grey.
+PALETTE = (
+    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#88ccee", "#ddcc77",
+    "#44aa99", "#cc6677", "#999933", "#aa4499", "#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentedObject:
+    """One object of a volume and what was said about it.
+
+    Attributes:
+        id: never given twice in a session.
+        name: what it is called; unique in a session.
+        label: its value in the label map, 1 to 65535; unique in a session.
+        colour: '#rrggbb'.
+        prompts: in the order they were given.
+        times: when each prompt was given, UTC in ISO 8601; as many as there are prompts.
+        may_overlap: whether it may share voxels with any other object. Two of which neither may share none:
+            the session's `overlap` says which of them has a voxel of both.
+    """
+
+    id: str
+    name: str
+    label: int
+    colour: str
+    prompts: tuple[AnyPrompt, ...] = ()
+    times: tuple[str, ...] = ()
+    may_overlap: bool = True
+
+    @property
+    def has_start(self) -> bool:
+        """Whether a prompt says where the object is: negative clicks alone do not."""
+        return any(says_where(prompt) for prompt in self.prompts)
+
+
+def next_colour(taken: Sequence[str]) -> str:
+    """The first colour of the palette that is not taken; beyond it, hues far from one another."""
+    for colour in PALETTE:
+        if colour not in taken:
+            return colour
+    number = 0
+    while True:
+        # Steps of the golden ratio fill the circle of hues evenly, however many there are.
+        hue, level = (number * 0.6180339887) % 1, 0.95 - 0.2 * (number % 3)
+        red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.65, level))
+        colour = f"#{red:02x}{green:02x}{blue:02x}"
+        if colour not in taken:
+            return colour
+        number += 1
+
+
+def checked_name(name: str, others: Sequence[SegmentedObject]) -> str:
+    """The name without spaces around it; `SettingsError` when it is none or one of the others has it."""
+    name = name.strip()
+    if not name or len(name) > LONGEST_NAME or not name.isprintable():
+        raise SettingsError(
+            f"An object's name has 1 to {LONGEST_NAME} printable characters; got {name[:LONGEST_NAME]!r}."
+        )
+    if name in {each.name for each in others}:
+        raise SettingsError(f"There is already an object named '{name}'; give another name.")
+    return name
+
+
+def checked_label(label: int, others: Sequence[SegmentedObject]) -> int:
+    """The label value; `SettingsError` when it is none or one of the others has it."""
+    if isinstance(label, bool) or not isinstance(label, int) or not 1 <= label <= LARGEST_LABEL:
+        raise SettingsError(f"A label value is a whole number from 1 to {LARGEST_LABEL}; got {label!r}.")
+    for each in others:
+        if each.label == label:
+            raise SettingsError(f"Label value {label} belongs to '{each.name}' already; give another one.")
+    return label
+
+
+def checked_colour(colour: str) -> str:
+    """The colour in lower case; `SettingsError` when it is none."""
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
+        raise SettingsError(
+            f"A colour is written '#rrggbb' in hexadecimal, such as '#e69f00'; got {colour!r}."
+        )
+    return colour.lower()
+
+
+def checked_index(owner: SegmentedObject, index: int) -> int:
+    """The index of a prompt; `PromptError` when there is none of that index."""
+    if not 0 <= index < len(owner.prompts):
+        raise PromptError(
+            f"'{owner.name}' has {len(owner.prompts)} prompts, numbered from 0; there is no prompt {index}."
+        )
+    return index
+
+
+def prompt_words(prompt: AnyPrompt) -> str:
+    """What a prompt is, for a menu."""
+    if isinstance(prompt, Point):
+        return "positive click" if prompt.positive else "negative click"
+    if isinstance(prompt, Paint):
+        return prompt.what
+    if isinstance(prompt, Scribble):
+        return "positive scribble" if prompt.positive else "negative scribble"
+    return "box" if isinstance(prompt, Box) else "mask"

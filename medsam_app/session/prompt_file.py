@@ -1,0 +1,271 @@
+"""`<case>.prompts.json`: what was said about an image, from which its masks can be made again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from medsam_app import __version__
+from medsam_app.errors import PromptFileError, SaveError
+from medsam_app.io.atomic import write_whole
+from medsam_app.session.objects import SegmentedObject
+from medsam_app.session.prompt_schema import (
+    ImageEntry,
+    PromptFile,
+    SettingsEntry,
+    WeightsEntry,
+    needed_version,
+    object_entry,
+    read_objects,
+    written_form,
+)
+
+if TYPE_CHECKING:
+    from medsam_app.io.volume import Volume
+    from medsam_app.session.session import Session
+
+SUFFIX = ".prompts.json"
+FORMAT: str = PromptFile.model_fields["format"].default
+VERSIONS = (1, 2)
+#: No more problems than this are spelled out in one message.
+MOST_PROBLEMS = 12
+KINDS = ("point", "scribble", "box", "mask", "paint")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A prompt file that was read for an image.
+
+    Attributes:
+        objects: with prompts in voxel indices.
+        settings: the settings they were made with.
+        notes: sentences for the user: why the masks may differ from those of the time of writing.
+    """
+
+    objects: Sequence[SegmentedObject]
+    settings: SettingsEntry
+    notes: Sequence[str]
+
+
+def default_path(image: Path) -> Path:
+    """Where the prompt file of an image is expected: beside it, as `<case>.prompts.json`."""
+    name = image.name
+    for ending in (".nii.gz", *reversed(image.suffixes)):
+        if name.lower().endswith(ending.lower()):
+            name = name[: -len(ending)]
+            break
+    return image.with_name((name or image.name) + SUFFIX)
+
+
+def save_prompt_file(session: Session, path: str | Path) -> Path:
+    """Write the objects and prompts of a session.
+
+    The file is written under a temporary name, read back, compared, and then renamed.
+
+    Raises:
+        SaveError: the file could not be written, or did not read back as written.
+    """
+    path = Path(path)
+    written = _describe(session, path)
+    text = _as_text(written)
+
+    def prove(draft: Path) -> None:
+        if read_prompt_file(draft) != written:
+            raise SaveError(
+                f"The prompt file {path} did not read back as written; nothing was changed there."
+            )
+
+    try:
+        write_whole(path, text, prove=prove)
+    except OSError as error:
+        raise SaveError(
+            f"The prompt file {path} could not be written: {error.strerror or error}; "
+            "give a path in a folder that exists and that you may write to."
+        ) from None
+    except PromptFileError as error:
+        raise SaveError(f"The prompt file {path} did not read back as written: {error}") from None
+    return path
+
+
+def prompt_text(session: Session, folder: Path) -> str:
+    """The prompt file of a session as text, as it would stand in a folder."""
+    return _as_text(_describe(session, folder / f"work{SUFFIX}"))
+
+
+def _as_text(file: PromptFile) -> str:
+    return json.dumps(written_form(file), indent=1) + "\n"
+
+
+def read_prompt_file(path: str | Path) -> PromptFile:
+    """Read and check a prompt file, not yet against an image.
+
+    Raises:
+        PromptFileError: it cannot be read, or with every problem of its contents.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise PromptFileError(f"The prompt file {path} cannot be read: {error.strerror or error}.") from None
+    except UnicodeDecodeError:
+        raise PromptFileError(
+            f"{path} is not a prompt file: it is not JSON text; give a {SUFFIX} file."
+        ) from None
+    try:
+        data = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = f" (line {error.lineno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
+        raise PromptFileError(f"{path} is not a prompt file: it is not JSON{where}.") from None
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise PromptFileError(
+            f'{path} is JSON but not a prompt file: it does not say "format": "{FORMAT}"; '
+            "give a file that this program saved."
+        )
+    if data.get("version") not in VERSIONS:
+        raise PromptFileError(
+            f"The prompt file {path} has version {data.get('version')!r}, but this program reads versions "
+            f"{VERSIONS[0]} and {VERSIONS[1]}; use the program that wrote it "
+            f"({str(data.get('written_by', 'unknown'))[:60]})."
+        )
+    try:
+        return PromptFile.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise PromptFileError(_listed(path, [_readable(each, data) for each in error.errors()])) from None
+
+
+def open_prompt_file(
+    path: str | Path,
+    volume: Volume,
+    *,
+    model: tuple[str, str | None] | None = None,
+    adapter: tuple[str, str] = ("", ""),
+    other_image: bool = False,
+) -> Replay:
+    """Read a prompt file for an image.
+
+    Args:
+        path: the file.
+        volume: the image; its shape, affine and voxels must be those the prompts were given on.
+        model: name and sha256 of the model that will make the masks.
+        adapter: name and sha256 of the adapter that is switched on, or two empty words.
+        other_image: accept an image on the same grid whose voxels differ.
+
+    Raises:
+        PromptFileError: it cannot be read, belongs to another image, or holds prompts that make no sense.
+    """
+    path = Path(path)
+    held = read_prompt_file(path)
+    notes = _compare_image(path, held.image, volume, other_image)
+    objects, problems = read_objects(held.objects, volume.grid)
+    if problems:
+        raise PromptFileError(_listed(path, problems))
+    if held.model is not None and model is not None and (held.model.id, held.model.sha256) != model:
+        other = f"model {held.model.id}" if held.model.id != model[0] else f"other weights of {held.model.id}"
+        notes.append(f"{path.name} was written with {other}, not {model[0]} as here: masks may differ.")
+    written = (held.adapter.id, held.adapter.sha256) if held.adapter is not None else ("", "")
+    if written[1] != adapter[1]:
+        then = f"the adapter {written[0]}" if written[1] else "no adapter"
+        now = f"{adapter[0]} is on" if adapter[1] else "none is on"
+        notes.append(f"{path.name} was written with {then}, and here {now}: masks may differ.")
+    return Replay(objects, held.settings, notes)
+
+
+def image_path(path: str | Path) -> Path | None:
+    """The image that a prompt file belongs to, where it can be found: as written, or beside the file."""
+    path = Path(path)
+    image = read_prompt_file(path).image
+    for name in (image.path, image.name):
+        if name is not None and (found := path.parent / name).exists():
+            return found
+    return None
+
+
+def _describe(session: Session, path: Path) -> PromptFile:
+    volume, predictor = session.volume, session.predictor
+    source = volume.source
+    relative = None
+    if source is not None:
+        try:
+            relative = Path(os.path.relpath(Path(source).resolve(), path.parent.resolve())).as_posix()
+        except ValueError:  # on another drive there is no relative path
+            relative = Path(source).resolve().as_posix()
+    image = ImageEntry(
+        path=relative,
+        name=Path(source).name if source is not None else "unnamed",
+        shape=tuple(int(n) for n in volume.grid.shape),  # type: ignore[arg-type]
+        affine=tuple(tuple(float(v) for v in row) for row in volume.grid.affine),  # type: ignore[arg-type]
+        sha256=volume.fingerprint,
+        series=volume.series,
+        frame=volume.frame,
+        channel=volume.channel,
+    )
+    model = adapter = None
+    if predictor is not None:
+        if predictor.model.adapter_sha256:
+            adapter = WeightsEntry(id=predictor.model.adapter_id, sha256=predictor.model.adapter_sha256)
+        model = WeightsEntry(id=predictor.model.model_id, sha256=predictor.model.weights_sha256 or "")
+    return PromptFile(
+        version=needed_version(session.objects),
+        written_by=f"medsam_app {__version__}",
+        image=image,
+        model=model,
+        adapter=adapter,
+        settings=SettingsEntry(overlap=session.overlap, refine=session.refine, by_label=session.by_label),
+        objects=tuple(object_entry(each) for each in session.objects),
+    )
+
+
+def _compare_image(path: Path, image: ImageEntry, volume: Volume, other_image: bool) -> list[str]:
+    """Notes on an image that is accepted although it is another one."""
+    difference = image.grid.difference(volume.grid)
+    if difference is not None:
+        raise PromptFileError(
+            f"The prompt file {path} belongs to '{image.name}', which lies on another grid: this image has "
+            f"{difference}; give the image that the prompts were made on."
+        )
+    if image.sha256 == volume.fingerprint:
+        return []
+    if not other_image:
+        raise PromptFileError(
+            f"The prompt file {path} belongs to '{image.name}', which has the same grid but other voxels "
+            f"(sha256 {image.sha256[:12]}… instead of {volume.fingerprint[:12]}…); give that image, or "
+            "say that another one is meant (--other-image)."
+        )
+    return [f"{path.name} was made on another image of the same grid ('{image.name}'): masks will differ."]
+
+
+def _readable(problem: ErrorDetails, data: Any) -> str:
+    """One of pydantic's errors in words: where, and what is wrong."""
+    where: list[str] = []
+    at = data
+    for step in problem["loc"]:
+        if isinstance(step, int):
+            what = where.pop().rstrip("s") if where else "entry"
+            where.append(f"{what} {step + 1}")
+        elif not (step in KINDS and isinstance(at, dict) and at.get("kind") == step):
+            where.append(str(step))
+        if isinstance(at, dict):
+            at = at.get(step, at)
+        elif isinstance(at, list) and isinstance(step, int) and step < len(at):
+            at = at[step]
+    message = {
+        "extra_forbidden": "is not a field of this format",
+        "missing": "is missing",
+        "too_long": "has too many entries",
+    }.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
+    got = problem.get("input")
+    shown = f" (got {str(got)[:40]!r})" if isinstance(got, str | int | float | None) else ""
+    return f"{', '.join(where) or 'file'}: {message}{shown}"
+
+
+def _listed(path: Path, problems: Sequence[str]) -> str:
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    more = f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
+    return f"The prompt file {path} has {count}: {'; '.join(problems[:MOST_PROBLEMS])}{more}."

@@ -1,0 +1,297 @@
+"""What stands in a prompt file, of version 1, or of version 2 where it holds more than version 1 knows.
+
+Every field is checked on reading and unknown ones are refused, so that a misspelt word is not a
+silently ignored one.
+"""
+
+from __future__ import annotations
+
+import binascii
+import zlib
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from medsam_app.errors import PromptError
+from medsam_app.grid.geometry import Grid
+from medsam_app.prompts.types import AnyPrompt, Box, MaskPrompt, Paint, Point, Scribble, check_prompts
+from medsam_app.session.objects import LARGEST_LABEL, LONGEST_NAME, SegmentedObject
+
+Triple = tuple[float, float, float]
+Index = tuple[int, int, int]
+Row = tuple[float, float, float, float]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Space = Literal["voxel", "world"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ImageEntry(_Part):
+    """The image that the prompts were given on.
+
+    Attributes:
+        path: relative to the prompt file where possible, with '/'; None for an image that is no file.
+        name: the last part of the path.
+        shape: voxels along (i, j, k).
+        affine: 4 rows, voxel indices to mm in RAS+.
+        sha256: `Volume.fingerprint`, of the voxels and the affine.
+        series, frame, channel: which part of a file with several; as for `load_volume`.
+    """
+
+    path: str | None
+    name: str
+    shape: Index
+    affine: tuple[Row, Row, Row, Row]
+    sha256: Sha256
+    series: str | None = None
+    frame: int = Field(default=0, ge=0)
+    channel: int = Field(default=0, ge=0)
+
+    @property
+    def grid(self) -> Grid:
+        """Where the image's voxels lie."""
+        return Grid(self.shape, np.asarray(self.affine, dtype=np.float64))
+
+
+class WeightsEntry(_Part):
+    """A model or an adapter: its name and the hash of its weights."""
+
+    id: str
+    sha256: str
+
+
+class SettingsEntry(_Part):
+    """What else decides the label map.
+
+    Attributes:
+        overlap: the object that owns a voxel of two masks: the later or the earlier one of the list.
+        refine: whether objects larger than the window were refined in tiles.
+        by_label: whether objects were looked for as the labels that the adapter has learned.
+    """
+
+    overlap: Literal["later", "earlier"] = "later"
+    refine: bool = True
+    by_label: bool = False
+
+
+class PointEntry(_Part):
+    """A click; coordinates are voxel indices (i, j, k), or mm in RAS+ when `space` is 'world'."""
+
+    kind: Literal["point"]
+    coordinates: Triple
+    sign: Literal["positive", "negative"]
+    space: Space
+    time: datetime | None = None
+
+
+class ScribbleEntry(_Part):
+    """A line; see `Scribble`. `space` as for a click."""
+
+    kind: Literal["scribble"]
+    coordinates: tuple[Triple, ...] = Field(min_length=1, max_length=2000)
+    sign: Literal["positive", "negative"]
+    space: Space
+    time: datetime | None = None
+
+
+class BoxEntry(_Part):
+    """A box by two opposite corners, both inside; flat along one axis: a box on a slice."""
+
+    kind: Literal["box"]
+    lower: Triple
+    upper: Triple
+    space: Space
+    time: datetime | None = None
+
+
+class MaskEntry(_Part):
+    """A mask; see `MaskPrompt`."""
+
+    kind: Literal["mask"]
+    shape: Index
+    start: Index
+    stop: Index
+    packed: str
+    space: Literal["voxel"] = "voxel"
+    time: datetime | None = None
+
+
+class BitsEntry(_Part):
+    """Voxels of the volume; see `Bits`."""
+
+    shape: Index
+    start: Index
+    stop: Index
+    packed: str
+
+
+class PaintEntry(_Part):
+    """What was painted by hand; see `Paint`."""
+
+    kind: Literal["paint"]
+    what: str = Field(min_length=1, max_length=60)
+    inside: BitsEntry | None = None
+    outside: BitsEntry | None = None
+    locked: bool = False
+    space: Literal["voxel"] = "voxel"
+    time: datetime | None = None
+
+
+Entry = PointEntry | ScribbleEntry | BoxEntry | MaskEntry | PaintEntry
+PromptEntry = Annotated[Entry, Field(discriminator="kind")]
+
+
+class ObjectEntry(_Part):
+    """An object and its prompts, in the order they were given."""
+
+    id: str = Field(min_length=1, max_length=LONGEST_NAME)
+    name: str = Field(min_length=1, max_length=LONGEST_NAME)
+    label: int = Field(ge=1, le=LARGEST_LABEL)
+    colour: str = Field(pattern="^#[0-9a-fA-F]{6}$")
+    prompts: tuple[PromptEntry, ...]
+    may_overlap: bool = True
+
+
+class PromptFile(_Part):
+    """A whole prompt file. Version 2 brought scribbles, paint and objects that may not overlap."""
+
+    format: Literal["medsam_app prompts"] = "medsam_app prompts"
+    version: Literal[1, 2] = 1
+    written_by: str
+    image: ImageEntry
+    model: WeightsEntry | None
+    adapter: WeightsEntry | None
+    settings: SettingsEntry
+    objects: tuple[ObjectEntry, ...]
+
+
+def needed_version(objects: Sequence[SegmentedObject]) -> Literal[1, 2]:
+    """The lowest version that can say all about some objects, so that older programs read what they can."""
+    new = any(isinstance(prompt, Scribble | Paint) for each in objects for prompt in each.prompts)
+    return 2 if new or not all(each.may_overlap for each in objects) else 1
+
+
+def written_form(file: PromptFile) -> dict[str, Any]:
+    """A file as JSON, without fields that its version does not know."""
+    data = file.model_dump(mode="json")
+    if file.version == 1:
+        for each in data["objects"]:
+            del each["may_overlap"]
+    return data
+
+
+def object_entry(owner: SegmentedObject) -> ObjectEntry:
+    """An object as it is written."""
+    times = [datetime.fromisoformat(text.replace("Z", "+00:00")) if text else None for text in owner.times]
+    prompts = tuple(_entry(prompt, time) for prompt, time in zip(owner.prompts, times, strict=True))
+    return ObjectEntry(
+        id=owner.id,
+        name=owner.name,
+        label=owner.label,
+        colour=owner.colour,
+        prompts=prompts,
+        may_overlap=owner.may_overlap,
+    )
+
+
+def _entry(prompt: AnyPrompt, time: datetime | None) -> Entry:
+    if isinstance(prompt, Point | Scribble):
+        sign: Literal["positive", "negative"] = "positive" if prompt.positive else "negative"
+        if isinstance(prompt, Scribble):
+            line = prompt.coordinates
+            return ScribbleEntry(kind="scribble", coordinates=line, sign=sign, space="voxel", time=time)
+        return PointEntry(kind="point", coordinates=prompt.coordinates, sign=sign, space="voxel", time=time)
+    if isinstance(prompt, Box):
+        return BoxEntry(kind="box", lower=prompt.lower, upper=prompt.upper, space="voxel", time=time)
+    if isinstance(prompt, Paint):
+        return PaintEntry(**prompt.model_dump(), time=time)
+    return MaskEntry(**prompt.model_dump(), time=time)
+
+
+def read_objects(entries: tuple[ObjectEntry, ...], grid: Grid) -> tuple[list[SegmentedObject], list[str]]:
+    """The objects of a file on a grid, and every problem found, in words."""
+    objects, problems = [], []
+    for what in ("id", "name", "label"):
+        values = [
+            getattr(entry, what).strip() if what == "name" else getattr(entry, what) for entry in entries
+        ]
+        for value in sorted({value for value in values if values.count(value) > 1}):
+            problems.append(f"{values.count(value)} objects have the {what} {value!r}; each needs its own")
+    for entry in entries:
+        prompts: list[AnyPrompt] = []
+        if not entry.name.strip() or not entry.name.isprintable():
+            problems.append(f"the name {entry.name!r} has no printable characters, or others")
+        for number, written in enumerate(entry.prompts, start=1):
+            try:
+                prompt = _prompt(written, grid)
+                # The numbering of `check_prompts` starts at the prompt that it is given.
+                check_prompts([prompt], grid)
+                prompts.append(prompt)
+            except PromptError as error:
+                said = str(error).rstrip(".").removeprefix("Prompt 1, ").removeprefix("Prompt 1 ")
+                problems.append(f"object '{entry.name}', prompt {number}: {said}")
+        times = tuple(
+            each.time.isoformat().replace("+00:00", "Z") if each.time else "" for each in entry.prompts
+        )
+        objects.append(
+            SegmentedObject(
+                id=entry.id,
+                name=entry.name.strip(),
+                label=entry.label,
+                colour=entry.colour.lower(),
+                prompts=tuple(prompts),
+                times=times[: len(prompts)],
+                may_overlap=entry.may_overlap,
+            )
+        )
+    return objects, problems
+
+
+def _prompt(entry: Entry, grid: Grid) -> AnyPrompt:
+    if isinstance(entry, PointEntry):
+        at = voxel_of(entry.coordinates, grid) if entry.space == "world" else entry.coordinates
+        return Point(coordinates=at, positive=entry.sign == "positive")
+    if isinstance(entry, ScribbleEntry):
+        line = (
+            [voxel_of(at, grid) for at in entry.coordinates] if entry.space == "world" else entry.coordinates
+        )
+        return Scribble(coordinates=tuple(line), positive=entry.sign == "positive")
+    if isinstance(entry, BoxEntry):
+        if entry.space == "world":
+            return world_box(entry.lower, entry.upper, grid)
+        return Box(lower=entry.lower, upper=entry.upper)
+    given = entry.model_dump(exclude={"space", "time"})
+    prompt = Paint(**given) if isinstance(entry, PaintEntry) else MaskPrompt(**given)
+    parts = [prompt] if isinstance(prompt, MaskPrompt) else [bits for bits, _ in prompt.parts]
+    for bits in parts:
+        if not all(0 <= a < b <= n for a, b, n in zip(bits.start, bits.stop, bits.shape, strict=True)):
+            raise PromptError(
+                f"its box from {bits.start} to {bits.stop} does not lie in its shape {bits.shape}"
+            )
+    # Before unpacking: only a mask of the image's own size is worth its memory.
+    check_prompts([prompt], grid)
+    try:
+        for bits in parts:
+            bits.patch()
+    except (binascii.Error, zlib.error) as error:
+        raise PromptError(f"its packed voxels are damaged ({error})") from None
+    return prompt
+
+
+def voxel_of(world: Triple, grid: Grid) -> Triple:
+    """Voxel indices of a place in mm. Noise of the last digits is rounded away."""
+    i, j, k = (round(float(value), 6) + 0.0 for value in grid.to_voxel(world))
+    return i, j, k
+
+
+def world_box(lower: Triple, upper: Triple, grid: Grid) -> Box:
+    """The box along the voxel axes that holds all 8 corners of a box along the world axes."""
+    ends = list(zip(lower, upper, strict=True))
+    corners = np.array([voxel_of((x, y, z), grid) for x in ends[0] for y in ends[1] for z in ends[2]])
+    low, high = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+    return Box(lower=tuple(low), upper=tuple(high))

@@ -1,0 +1,266 @@
+"""One person's work on one volume: objects with prompts, and the masks they make.
+
+A session's state is a tuple of immutable objects, so undo and redo only go back and forth among states.
+Masks are no part of the state: each is a pure function of the volume, the model and the prompts,
+and the predictor remembers what the prompts before gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medsam_app.errors import PromptError, SettingsError
+from medsam_app.prompts.types import MaskPrompt, Paint
+from medsam_app.session.actions import ObjectEditor
+from medsam_app.session.objects import AnyPrompt, SegmentedObject
+from medsam_app.session.prompt_file import Replay, open_prompt_file, save_prompt_file
+
+if TYPE_CHECKING:  # these import torch, which a session does not need
+    from medsam_app.io.volume import Volume
+    from medsam_app.predict.core.prediction import MaskPrediction
+    from medsam_app.predict.predictor import Progress, VolumePredictor
+    from medsam_app.predict.uncertainty import Doubt
+
+#: Which object a voxel belongs to where masks overlap: the later one in the list, or the earlier one.
+Overlap = Literal["later", "earlier"]
+#: Prompts, whether refined, label and adapter: what a mask was made of.
+_Asked = tuple[tuple[AnyPrompt, ...], bool, int | None, str]
+
+
+class Session(ObjectEditor):
+    """Objects of one volume and their masks. Safe to call from several threads.
+
+    Args:
+        volume: what is segmented.
+        predictor: makes the masks; without one, prompts can be edited and saved but not run.
+        overlap: who owns a voxel of two masks in the label map. Objects are layers in the order of the
+            list: with 'later' the later one covers the earlier, so that a lesion drawn after its organ
+            is seen; with 'earlier' it is the other way round.
+        refine: whether outlines of large objects are drawn in tiles; by default as the predictor does.
+
+    Attributes:
+        by_label: whether an object whose label value the adapter in use has learned is looked for as that
+            label, and not as just anything that the prompts mean.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        predictor: VolumePredictor | None = None,
+        *,
+        overlap: Overlap = "later",
+        refine: bool | None = None,
+    ) -> None:
+        if overlap not in ("later", "earlier"):
+            raise SettingsError(f"overlap must be 'later' or 'earlier'; got '{overlap}'.")
+        super().__init__(volume.grid)
+        self.volume = volume
+        self.predictor = predictor
+        self.overlap: Overlap = overlap
+        if refine is None:
+            refine = predictor.refine if predictor is not None else True
+        self.refine = refine
+        self.by_label = False
+        if predictor is not None:
+            predictor.set_volume(volume)
+        #: By object: the prompts, whether refined, the label and the adapter, and what they gave.
+        self._predictions: dict[str, tuple[_Asked, MaskPrediction]] = {}
+        #: By object: its own mask, those of the objects that it gives way to, and what is left.
+        self._apart: dict[str, tuple[MaskPrediction, list[MaskPrediction], MaskPrediction]] = {}
+
+    def prediction(self, object_id: str, *, progress: Progress | None = None) -> MaskPrediction | None:
+        """The mask of an object: of its prompts, and without what belongs to others that it may not overlap.
+
+        Returns:
+            None while nothing says where it is.
+
+        Raises:
+            PromptError: no such object, or the session has no predictor.
+        """
+        own = self._own(object_id, progress)
+        if own is None:
+            return None
+        others = [self._own(each.id, progress) for each in self._gives_way_to(object_id)]
+        masks = [mask for mask in others if mask is not None]
+        if not masks:
+            return own
+        known = self._apart.get(object_id)
+        if known is None or known[0] is not own or known[1] != masks:
+            known = (own, masks, without(own, masks, self.get(object_id).prompts))
+            self._apart[object_id] = known
+        return known[2]
+
+    def given_up(self, object_id: str) -> int:
+        """Voxels that an object leaves to others that it may not overlap."""
+        own, left = self._own(object_id, None), self.prediction(object_id)
+        return 0 if own is None or left is None else own.voxels - left.voxels
+
+    def made_of(self, object_id: str) -> Hashable:
+        """Equal where an object's mask is the same."""
+        objects = [self.get(object_id), *self._gives_way_to(object_id)]
+        return tuple((each.prompts, self.refine, self.by_label and each.label) for each in objects)
+
+    def _gives_way_to(self, object_id: str) -> list[SegmentedObject]:
+        """The objects whose voxels are not this object's; see `SegmentedObject.may_overlap`."""
+        objects, asked = self.objects, self.get(object_id)
+        at = objects.index(asked)
+        stronger = objects[at + 1 :] if self.overlap == "later" else objects[:at]
+        return [] if asked.may_overlap else [each for each in stronger if not each.may_overlap]
+
+    def _own(self, object_id: str, progress: Progress | None) -> MaskPrediction | None:
+        with self._lock:
+            asked, refine = self.get(object_id), self.refine
+            known = self._predictions.get(object_id)
+        adapter = self.predictor.model.adapter_sha256 if self.predictor is not None else ""
+        if not asked.has_start:
+            return None
+        label = self._learned_label(asked)
+        wanted = (asked.prompts, refine, label, adapter)
+        if known is not None and known[0] == wanted:
+            return known[1]
+        if self.predictor is None:
+            raise PromptError("This session has no model to make masks with; give it a predictor.")
+        # Outside the lock: somebody who looks at the objects does not wait for the model.
+        made = self.predictor.predict_prompts(asked.prompts, label=label, refine=refine, progress=progress)
+        with self._lock:
+            self._predictions[object_id] = (wanted, made)
+            for gone in self._predictions.keys() - {each.id for each in self.objects}:
+                del self._predictions[gone]  # made again where it comes back
+        return made
+
+    def doubt(self, object_id: str) -> Doubt | None:
+        """Where the model is in doubt about an object's mask; None while nothing says where it is.
+
+        Raises:
+            PromptError, SettingsError: as `prediction` and `VolumePredictor.variants`.
+        """
+        from medsam_app.predict.core.paint_layer import Layer
+        from medsam_app.predict.uncertainty import doubt_of  # torch
+
+        made, asked = self.prediction(object_id), self.get(object_id)
+        if made is None or self.predictor is None:
+            return None
+        variants, roi = self.predictor.variants(asked.prompts, label=self._learned_label(asked))
+        grid, settled = self.volume.grid, None
+        if any(isinstance(prompt, Paint) for prompt in asked.prompts):
+            settled = Layer(asked.prompts, grid.shape).settled(grid.shape)
+        return doubt_of(variants, roi, made.patch, made.start, grid, settled=settled)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of masks, painted voxels and what the predictor remembers, in bytes; not the volume's."""
+        with self._lock:
+            masks = sum(made.nbytes for _, made in self._predictions.values())
+            drawn = sum(_packed(prompt) for each in self.objects for prompt in each.prompts)
+        return masks + drawn + (0 if self.predictor is None else self.predictor.nbytes)
+
+    def _learned_label(self, asked: SegmentedObject) -> int | None:
+        """The label that an object is looked for as, None for anything."""
+        if not self.by_label or self.predictor is None or asked.label not in self.predictor.learned:
+            return None
+        return asked.label
+
+    def label_map(self, *, progress: Progress | None = None) -> NDArray[np.unsignedinteger]:
+        """(i, j, k) label values of all objects, 0 where there is none; see `overlap` for voxels of two.
+
+        Of the smallest unsigned type that holds the labels.
+        """
+        objects = self.objects
+        most = max((each.label for each in objects), default=0)
+        out = np.zeros(self.volume.grid.shape, dtype=np.min_scalar_type(most))
+        for each in objects if self.overlap == "later" else reversed(objects):
+            made = self.prediction(each.id, progress=progress)
+            if made is not None:
+                place = tuple(slice(s, s + n) for s, n in zip(made.start, made.patch.shape, strict=True))
+                out[place][made.patch] = each.label
+        return out
+
+    @property
+    def label_names(self) -> dict[int, str]:
+        """Name of each label value."""
+        return {each.label: each.name for each in self.objects}
+
+    def overlaps(self) -> list[tuple[SegmentedObject, SegmentedObject, int]]:
+        """Pairs of objects whose masks share voxels, and how many; the earlier object comes first."""
+        found = []
+        for first, second in combinations(self.objects, 2):
+            shared = _shared_voxels(self.prediction(first.id), self.prediction(second.id))
+            if shared:
+                found.append((first, second, shared))
+        return found
+
+    def save_prompts(self, path: str | Path) -> Path:
+        """Write the prompt file; see `save_prompt_file`."""
+        return save_prompt_file(self, path)
+
+    def read_prompts(self, path: str | Path, *, other_image: bool = False) -> Replay:
+        """Read a prompt file for this image and this model; see `load_prompts`. Changes nothing."""
+        if self.predictor is None:
+            return open_prompt_file(path, self.volume, other_image=other_image)
+        model = self.predictor.model
+        return open_prompt_file(
+            path,
+            self.volume,
+            model=(model.model_id, model.weights_sha256),
+            adapter=(model.adapter_id, model.adapter_sha256),
+            other_image=other_image,
+        )
+
+    def load_prompts(self, path: str | Path, *, other_image: bool = False) -> list[str]:
+        """Put the objects of a prompt file in the place of all, as one step of the history.
+
+        Args:
+            path: the prompt file.
+            other_image: accept a file that was made on another image of the same grid.
+
+        Returns:
+            Sentences for the user: why masks may differ from those of the time of writing.
+
+        Raises:
+            PromptFileError: the file cannot be read or does not belong to this image.
+        """
+        found = self.read_prompts(path, other_image=other_image)
+        with self._lock:
+            self.replace_objects(found.objects, change=f"open {Path(path).name}")
+            self.overlap, self.refine = found.settings.overlap, found.settings.refine
+            self.by_label = found.settings.by_label
+        return list(found.notes)
+
+
+def _packed(prompt: AnyPrompt) -> int:
+    """Bytes of the voxels that a prompt holds."""
+    if isinstance(prompt, Paint):
+        return sum(len(bits.packed) for bits, _ in prompt.parts)
+    return len(prompt.packed) if isinstance(prompt, MaskPrompt) else 0
+
+
+def _shared_voxels(a: MaskPrediction | None, b: MaskPrediction | None) -> int:
+    return 0 if a is None or b is None else a.voxels - without(a, [b], ()).voxels
+
+
+def without(
+    own: MaskPrediction, others: Sequence[MaskPrediction], prompts: Sequence[AnyPrompt]
+) -> MaskPrediction:
+    """A mask without the voxels of others; the prompts say which are unmet then."""
+    from medsam_app.predict.core.constraints import unmet_prompts  # torch
+
+    patch = own.patch.copy()
+    for other in others:
+        low = np.maximum(own.start, other.start)
+        high = np.minimum(np.add(own.start, patch.shape), np.add(other.start, other.patch.shape))
+        if (low < high).all():
+            mine, theirs = (
+                tuple(slice(x - s, y - s) for x, y, s in zip(low, high, start, strict=True))
+                for start in (own.start, other.start)
+            )
+            patch[mine] &= ~other.patch[theirs]
+    patch.setflags(write=False)
+    unmet = unmet_prompts(own.start, patch, prompts, own.grid.shape) if len(prompts) else ()
+    return replace(own, patch=patch, unmet=unmet)

@@ -1,0 +1,185 @@
+"""A simulated person who prompts a batch of training windows: how prompts begin and how they grow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from medsam_app.models.sam3d import RoiPrompts
+from medsam_app.predict.windowed.tiles import sure_of
+from medsam_app.prompts.simulated_clicks import click_inside, largest_component, next_click
+
+Voxel = tuple[int, int, int]
+#: How often each way of starting is taken: see `Interaction`.
+STARTS = {
+    "click": 0.52, "clicks": 0.08, "box": 0.11, "flat box": 0.06, "box and click": 0.08, "mask": 0.07,
+    "outline": 0.08,
+}  # fmt: skip
+#: How often a person clicks where nothing is wrong.
+REDUNDANT = 0.12
+#: How often a round has no click of its own: the mask that was fed back is all that is new.
+SILENT = 0.06
+#: How often a person clicks anywhere in the largest error instead of in its middle.
+HURRIED = 0.4
+#: Jitter of a box's corners, as a fraction of its size.
+BOX_JITTER = 0.07
+
+
+class Interaction:
+    """The prompts of a batch as they grow, and the simulated person who gives them.
+
+    A person starts with one click (deepest or anywhere inside), two or three clicks, a 3D box, a box on
+    a slice, a box and a click inside it, a rough mask with the click that corrects it, or an outline that
+    is known roughly and is to be drawn finely, as in a tile of a large object.
+
+    Args:
+        targets: (B, 1, X, Y, Z) booleans, each with at least one voxel, except where nothing is prompted.
+        rng: where the person's choices come from; one for each sample makes them independent of the batch
+            that it is in.
+        starts: how often each way of starting is taken; `STARTS` by default.
+        unprompted: (B,) samples that start with no prompt at all.
+    """
+
+    def __init__(
+        self,
+        targets: Tensor,
+        rng: np.random.Generator | Sequence[np.random.Generator],
+        *,
+        starts: Mapping[str, float] | None = None,
+        unprompted: Sequence[bool] | None = None,
+    ) -> None:
+        self.truth = targets[:, 0].cpu().numpy()
+        self.device = targets.device
+        batch = len(targets)
+        self.rngs = rng.spawn(batch) if isinstance(rng, np.random.Generator) else list(rng)
+        starts = STARTS if starts is None else starts
+        self.clicks: list[list[tuple[Voxel, bool]]] = [[] for _ in range(batch)]
+        self.boxes = np.full((batch, 2, 3), np.nan, dtype=np.float32)
+        self.mask: Tensor | None = None
+        self.seeds: Tensor | None = None
+        rough = np.zeros(self.truth.shape, dtype=np.float32)
+        seeds = np.zeros(self.truth.shape, dtype=np.int8)
+        for n in range(batch):
+            kind = self.rngs[n].choice(list(starts), p=list(starts.values()))
+            if unprompted is not None and unprompted[n]:
+                continue
+            if kind == "mask":
+                rough[n] = self._rough_mask(n)
+            elif kind == "outline":
+                rough[n], seeds[n] = self._rough_outline(n)
+            elif kind == "click":
+                self._click_inside(n, anywhere=self.rngs[n].random() < 0.5)
+            elif kind == "clicks":
+                for _ in range(int(self.rngs[n].integers(2, 4))):
+                    self._click_inside(n, anywhere=True)
+            else:
+                flat = kind == "flat box" or (kind != "box" and self.rngs[n].random() < 0.3)
+                self.boxes[n] = self._box(n, flat=flat)
+            if kind == "box and click":
+                self._click_inside(n, anywhere=True)
+        if rough.any():
+            self.mask = torch.from_numpy(rough)[:, None].to(self.device)
+        if seeds.any():
+            self.seeds = torch.from_numpy(seeds)[:, None].to(self.device)
+
+    def first_clicks(self) -> None:
+        """Click on the deepest voxel of each sample that has been given no click yet."""
+        for n, clicks in enumerate(self.clicks):
+            if not clicks and self.truth[n].any():
+                self._click_inside(n, anywhere=False)
+
+    def prompts(self) -> RoiPrompts:
+        """The prompts so far, as the model takes them."""
+        most = max(1, max(len(c) for c in self.clicks))
+        coords = torch.zeros(len(self.clicks), most, 3)
+        labels = torch.full((len(self.clicks), most), -1)
+        for n, clicks in enumerate(self.clicks):
+            for m, (voxel, positive) in enumerate(clicks):
+                coords[n, m] = torch.tensor(voxel, dtype=torch.float32)
+                labels[n, m] = int(positive)
+        boxes = None if np.isnan(self.boxes).all() else torch.from_numpy(self.boxes).to(self.device)
+        return RoiPrompts(coords.to(self.device), labels.to(self.device), boxes, self.mask, self.seeds)
+
+    def correct(self, logits: Tensor, *, careful: bool = False) -> None:
+        """Look at (B, 1, X, Y, Z) logits and click once more on each sample."""
+        self.mask = torch.sigmoid(logits.detach().float())
+        masks = (logits.detach()[:, 0] > 0).cpu().numpy()
+        for n, mask in enumerate(masks):
+            if not careful and self.rngs[n].random() < SILENT:
+                continue
+            hurried = not careful and self.rngs[n].random() < HURRIED
+            redundant = not careful and self.rngs[n].random() < REDUNDANT
+            click = self._redundant(n, mask) if redundant else None
+            click = click or next_click(mask, self.truth[n], rng=self.rngs[n] if hurried else None)
+            if click is not None:
+                self.clicks[n].append(click)
+
+    def _click_inside(self, n: int, *, anywhere: bool) -> None:
+        self.clicks[n].append((click_inside(self.truth[n], rng=self.rngs[n] if anywhere else None), True))
+
+    def _redundant(self, n: int, mask: NDArray[np.bool_]) -> tuple[Voxel, bool] | None:
+        """A click that only says again what the mask already has right."""
+        truth = self.truth[n]
+        positive = self.rngs[n].random() < 0.6
+        right = (
+            (mask & truth)
+            if positive
+            else ndimage.binary_dilation(mask | truth, iterations=4) & ~(mask | truth)
+        )
+        where = np.flatnonzero(right)
+        if not len(where):
+            return None
+        voxel = np.unravel_index(int(self.rngs[n].choice(where)), truth.shape)
+        return (int(voxel[0]), int(voxel[1]), int(voxel[2])), positive
+
+    def _box(self, n: int, *, flat: bool) -> NDArray[np.float32]:
+        part, box = largest_component(self.truth[n])
+        low = np.array([s.start for s in box], dtype=np.float32)
+        high = np.array([s.stop - 1 for s in box], dtype=np.float32)
+        axis = int(self.rngs[n].integers(3))
+        if flat:
+            counts = part.sum(axis=tuple(a for a in range(3) if a != axis))
+            index = int(counts.argmax())
+            span = np.argwhere(part.take(index, axis=axis))
+            others = [a for a in range(3) if a != axis]
+            start = np.array([box[a].start for a in others])
+            low[others], high[others] = start + span.min(0), start + span.max(0)
+            low[axis] = high[axis] = box[axis].start + index
+        jitter = self.rngs[n].normal(size=(2, 3)) * BOX_JITTER * (high - low)
+        size = np.array(self.truth.shape[1:]) - 1
+        corners = np.clip(np.stack([low, high]) + jitter, 0, size)
+        return np.sort(corners, axis=0).astype(np.float32)
+
+    def _rough_mask(self, n: int) -> NDArray[np.bool_]:
+        """The truth grown, shrunk or moved, as another tool might have drawn it; clicks that mend it."""
+        truth = self.truth[n]
+        steps = int(self.rngs[n].integers(1, 4))
+        change = ndimage.binary_dilation if self.rngs[n].random() < 0.5 else ndimage.binary_erosion
+        rough = change(truth, iterations=steps)
+        rough = np.roll(rough, tuple(self.rngs[n].integers(-2, 3, size=3)), axis=(0, 1, 2))
+        rough = rough if rough.any() else truth
+        if (rough & truth).any():  # the predictor takes the middle of a given mask for a click inside
+            self.clicks[n].append((click_inside(rough & truth), True))
+        click = next_click(rough, truth)
+        if click is not None:
+            self.clicks[n].append(click)
+        return rough
+
+    def _rough_outline(self, n: int) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+        """Probability of a mask seen at half the resolution and a little wrong, and what is sure of it."""
+        truth = self.truth[n]
+        signed = ndimage.distance_transform_edt(truth) - ndimage.distance_transform_edt(~truth)
+        rng = self.rngs[n]
+        wander = ndimage.gaussian_filter(rng.normal(size=truth.shape), rng.uniform(2.0, 6.0))
+        signed += wander / max(float(wander.std()), 1e-6) * rng.uniform(0.3, 2.0)
+        blurred = ndimage.gaussian_filter(signed, 1.0).clip(-20, 20)
+        probability = (1 / (1 + np.exp(-blurred / 1.2))).astype(np.float32)
+        seeds = sure_of(probability > 0.5)
+        if (probability > 0.5).any():
+            self.clicks[n].append((click_inside(probability > 0.5), True))
+        return probability, seeds

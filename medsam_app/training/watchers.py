@@ -1,0 +1,131 @@
+"""Who watches a training run: a bar in a terminal, lines in a log, TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from medsam_app.commands.serve import note
+from medsam_app.training.loop import Watcher
+
+if TYPE_CHECKING:
+    from medsam_app.finetuning.plan import Plan
+    from medsam_app.pretraining.recipe import Recipe
+
+#: Between two lines about the work in a log.
+LOG_SECONDS = 60
+
+
+class Lines(Watcher):
+    """A line now and then.
+
+    Args:
+        recipe: says how long the run is.
+    """
+
+    def __init__(self, recipe: Recipe | Plan) -> None:
+        self.recipe, self.said = recipe, -math.inf
+        self.losses: list[float] = []
+
+    def trained(self, row: dict[str, Any], done: float) -> None:
+        self.losses.append(row["loss"])
+        if time.monotonic() - self.said > LOG_SECONDS or done == 1:
+            self.said = time.monotonic()
+            note(f"{100 * done:.0f} %: {progress_text(self.recipe, row, self.losses)}")
+            self.losses = []
+
+    def measured(self, row: dict[str, Any]) -> None:
+        note(measured_text(row))
+
+
+class Bar(Watcher):
+    """A bar in a terminal, with the last measurements above it."""
+
+    #: The loss that is shown is the mean of so many steps.
+    SMOOTH = 20
+
+    def __init__(self, recipe: Recipe | Plan, bar: Progress, task: TaskID) -> None:
+        self.recipe, self.bar, self.task = recipe, bar, task
+        self.losses: list[float] = []
+        self.text = "first step"
+
+    def trained(self, row: dict[str, Any], done: float) -> None:
+        self.losses = [*self.losses, row["loss"]][-self.SMOOTH :]
+        self.text = progress_text(self.recipe, row, self.losses)
+        self.bar.update(self.task, completed=done, description=self.text)
+
+    def measuring(self) -> None:
+        self.bar.update(self.task, description="measuring")
+
+    def measured(self, row: dict[str, Any]) -> None:
+        self.bar.console.print(measured_text(row))
+        self.bar.update(self.task, description=self.text)
+
+
+class Board(Watcher):
+    """Curves for TensorBoard.
+
+    Args:
+        folder: of its files.
+        step: where the run goes on; curves beyond it, of a run that was cut off, are taken back.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer: Any = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def trained(self, row: dict[str, Any], done: float) -> None:
+        self.writer.add_scalar("training/loss", row["loss"], row["step"])
+        self.writer.add_scalar("training/learning rate", row["lr"], row["step"])
+        self._dice("training", row["dice"], row["step"])
+
+    def measured(self, row: dict[str, Any]) -> None:
+        for kind, dice in kinds(row).items():
+            self._dice(kind, dice, row["step"])
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+    def _dice(self, kind: str, dice: list[float], step: int) -> None:
+        for number, value in enumerate(dice, start=1):
+            self.writer.add_scalar(f"{kind}/Dice of round {number}", value, step)
+
+
+@contextmanager
+def on_console(recipe: Recipe | Plan, done: float) -> Iterator[Watcher]:
+    """The watcher that fits where the program runs: a bar in a terminal, lines in a log."""
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        yield Lines(recipe)
+        return
+    columns = (BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn())
+    text = TextColumn("{task.description}", markup=False)
+    with Progress(*columns, text, console=console, transient=True) as bar:
+        task = bar.add_task("first step", total=1.0)
+        bar.update(task, completed=done)
+        yield Bar(recipe, bar, task)
+
+
+def progress_text(recipe: Recipe | Plan, row: dict[str, Any], losses: list[float]) -> str:
+    """'step 12 of 400, loss 0.412', with the time for a run that is counted in it."""
+    return f"{recipe.told(row['step'], row['seconds'])}, loss {sum(losses) / len(losses):.3f}"
+
+
+def measured_text(row: dict[str, Any]) -> str:
+    """'Step 40, mean Dice by round: synthetic 0.512 0.603, dev 0.487 0.575'."""
+    found = (f"{kind} {' '.join(f'{value:.3f}' for value in dice)}" for kind, dice in kinds(row).items())
+    return f"Step {row['step']}, mean Dice by round: {', '.join(found)}"
+
+
+def kinds(row: dict[str, Any]) -> dict[str, list[float]]:
+    """The measured kinds of window in a row."""
+    return {key: value for key, value in row.items() if isinstance(value, list)}

@@ -1,0 +1,205 @@
+"""Work on one case of a worklist: kept after every change, taken up again, accepted.
+
+A case's session is written to the worklist as a prompt file. Masks follow from it and are made again when the
+case is opened; only those of accepted cases are files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medsam_app.errors import MedsamError, SaveError, WorklistConflict, WorklistError
+from medsam_app.io.atomic import write_whole
+from medsam_app.io.writing import save_mask
+from medsam_app.session.objects import SegmentedObject
+from medsam_app.session.prompt_file import SUFFIX, prompt_text, save_prompt_file
+from medsam_app.worklist.rows import Case, Work
+from medsam_app.worklist.store import Worklist
+
+if TYPE_CHECKING:
+    from medsam_app.session.session import Session
+
+MASK_SUFFIX = "_mask.nii.gz"
+#: How the note of a mask that was written begins.
+_WRITTEN = "mask of version"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why work is not kept: a sentence, and whether somebody else changed the case."""
+
+    sentence: str
+    conflict: bool
+
+
+class CaseWork:
+    """One case that a session works on.
+
+    Args:
+        worklist: that it is in.
+        case: as it is when the session begins.
+        who: works on it.
+
+    Attributes:
+        version: of the case that the session builds on.
+        problem: why the newest change is not kept; None where it is.
+    """
+
+    def __init__(self, worklist: Worklist, case: Case, *, who: str = "") -> None:
+        self.worklist = worklist
+        self.name = case.name
+        self.version = case.version
+        self.who = who
+        self.problem: Problem | None = None
+        self._kept: tuple[Any, ...] | None = None
+
+    def restore(self, session: Session, scratch: Path) -> list[str]:
+        """Give a session the newest work on the case, as what its history begins with.
+
+        Args:
+            session: of the case's volume.
+            scratch: a folder for a moment's file.
+
+        Returns:
+            Sentences for the user: why masks may differ, or why the work cannot be used.
+        """
+        self.version, self.problem = self.worklist.case(self.name).version, None
+        work, notes = self.worklist.work(self.name), []
+        if work is not None:
+            path = scratch / f"work{SUFFIX}"
+            try:
+                write_whole(path, work.prompts)
+                found = session.read_prompts(path)
+                session.begin_with(found.objects)
+                held = found.settings
+                session.overlap, session.refine, session.by_label = held.overlap, held.refine, held.by_label
+                notes = [note.replace(path.name, "The work on this case") for note in found.notes]
+            except MedsamError as error:
+                said = str(error).replace(str(path), f"of '{self.name}'")
+                notes = [f"The work on this case is kept but cannot be opened. {said}"]
+            finally:
+                path.unlink(missing_ok=True)
+        else:
+            session.begin_with(())
+        self._kept = _contents(session)
+        return notes
+
+    def propose(self, session: Session, objects: Sequence[SegmentedObject]) -> None:
+        """Let a session begin with what a model found; it is kept with the first change or when accepted."""
+        session.begin_with(objects)
+        self._kept = _contents(session)
+
+    def keep(self, session: Session, *, anyway: bool = False) -> None:
+        """Write what a session holds, unless it is written already; `problem` says whether that went well.
+
+        Args:
+            session: of the case.
+            anyway: also where somebody else changed the case: as a version after theirs.
+        """
+        now = _contents(session)
+        if now == self._kept and self.problem is None and not anyway:
+            return
+        try:
+            seen = self.worklist.case(self.name).version if anyway else self.version
+            self.version = self.worklist.save_work(
+                self.name,
+                prompt_text(session, self.worklist.path.parent),
+                seen=seen,
+                who=self.who,
+                made_by=made_by(session),
+            )
+        except WorklistError as error:
+            self.problem = Problem(str(error), isinstance(error, WorklistConflict))
+        else:
+            self._kept, self.problem = now, None
+
+    def accept(self, session: Session) -> Case:
+        """Write the case's mask and prompt file, then say that it is accepted.
+
+        Raises:
+            WorklistError: what the session holds could not be kept; somebody else changed the case
+                (WorklistConflict); or the case's name leads out of the folder of masks.
+            SaveError: the files could not be written; the case is then as it was.
+        """
+        if self.worklist.work(self.name) is None:  # nobody changed what a model proposed
+            self._kept = None
+        self.keep(session)
+        if self.problem is None:  # also who changed nothing may look at what is not the newest
+            try:
+                self.worklist.check(self.name, seen=self.version)
+            except WorklistConflict as error:
+                self.problem = Problem(str(error), conflict=True)
+        if self.problem is not None:
+            now = self.worklist.case(self.name).version
+            raise (
+                WorklistConflict(self.problem.sentence, version=now)
+                if self.problem.conflict
+                else WorklistError(self.problem.sentence)
+            )
+        mask, prompts = accepted_files(self.worklist, self.name)
+        self._check_ours(mask)
+        try:
+            mask.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SaveError(
+                f"The folder '{mask.parent}' could not be made ({error.strerror}); accept again after that."
+            ) from None
+        save_mask(session.label_map(), session.volume, mask, label_names=session.label_names)
+        save_prompt_file(session, prompts)
+        self.worklist.tell(
+            self.name, f"{_WRITTEN} {self.version} written, made by {made_by(session)}", who=self.who
+        )
+        return self.worklist.set_state(self.name, "accepted", who=self.who, seen=self.version)
+
+    def _check_ours(self, mask: Path) -> None:
+        """Refuse to write over a mask that is none of the worklist's."""
+        ours = any(event.what.startswith(_WRITTEN) for event in self.worklist.events(self.name))
+        if mask.exists() and not ours:
+            raise SaveError(
+                f"'{mask.parent.name}/{mask.name}' is there already and was not written by this worklist; "
+                "move it away, or start the server with --worklist and a folder for masks, and accept again."
+            )
+
+
+def accepted_files(worklist: Worklist, name: str) -> tuple[Path, Path]:
+    """Where the mask and the prompt file of an accepted case are.
+
+    Raises:
+        WorklistError: the name leads out of the folder of masks.
+    """
+    files = worklist.masks / f"{name}{MASK_SUFFIX}", worklist.masks / f"{name}{SUFFIX}"
+    inside = worklist.masks.resolve()
+    if not all(file.resolve().is_relative_to(inside) for file in files):
+        raise WorklistError(f"The case '{name}' has a name that no file can have; it cannot be accepted.")
+    return files
+
+
+def made_by(session: Session) -> str:
+    """What makes a session's masks, as JSON: model and adapter with their hashes."""
+    if session.predictor is None:
+        return "{}"
+    model = session.predictor.model
+    said = {"model": model.model_id, "model_sha256": model.weights_sha256 or ""}
+    if model.adapter_sha256:
+        said |= {"adapter": model.adapter_id, "adapter_sha256": model.adapter_sha256}
+    return json.dumps(said)
+
+
+def chosen_part(work: Work | None) -> dict[str, Any]:
+    """Series, frame and channel of the image that work was done on, as `load_volume` takes them."""
+    if work is None:
+        return {}
+    try:
+        image = json.loads(work.prompts)["image"]
+        return {key: image[key] for key in ("series", "frame", "channel") if image.get(key) is not None}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _contents(session: Session) -> tuple[Any, ...]:
+    objects: Sequence[Any] = session.objects
+    return (objects, session.overlap, session.refine, session.by_label)

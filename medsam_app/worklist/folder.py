@@ -1,0 +1,33 @@
+"""What a folder holds for a worklist."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medsam_app.errors import VolumeError
+from medsam_app.io.atomic import is_text
+from medsam_app.io.volume_folder import Found, find_volumes
+
+
+def volumes_for(folder: Path, *, leave_out: Sequence[Path] = ()) -> tuple[list[Found], list[Found]]:
+    """Volumes under a folder that can be cases, and those that cannot: what could not be looked at, and
+    names that are no text, which no database keeps and no page shows.
+
+    Args:
+        leave_out: as for `find_volumes`.
+
+    Raises:
+        VolumeError: there is none that can.
+    """
+    cases: list[Found] = []
+    others: list[Found] = []
+    for each in find_volumes(folder, leave_out=leave_out):
+        named = is_text(each.case, str(each.path.relative_to(folder)), each.series or "")
+        (cases if named and not each.unread else others).append(each)
+    if not cases:
+        raise VolumeError(
+            f"The folder '{folder}' holds no volume for a worklist: {len(others)} cannot be looked at, or "
+            "have names that are not UTF-8; change their permissions, or rename them."
+        )
+    return cases, others

@@ -1,0 +1,343 @@
+"""The worklist of a folder: its cases, how far each is, and the work on it, kept in one SQLite file.
+
+Several people and servers may have it open. What is written is there after a crash; a version number on each
+case tells a writer that somebody else was faster. Paths are relative to the folder, so that it can be moved.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import RLock
+
+from medsam_app.datasets.find import label_files
+from medsam_app.datasets.gathering import folders_under, there
+from medsam_app.errors import SettingsError, WorklistConflict, WorklistError
+from medsam_app.io.atomic import as_text
+from medsam_app.worklist.folder import volumes_for
+from medsam_app.worklist.rows import STATES, Case, Event, State, Work
+
+DATABASE = ".medsam_app.sqlite"
+MASKS = "masks"
+VERSION = 1
+#: Versions of the work on a case that are kept.
+KEPT = 50
+#: Seconds to wait for somebody else's write.
+PATIENCE = 20.0
+
+_SCHEMA = """
+CREATE TABLE cases (
+    name TEXT PRIMARY KEY, path TEXT NOT NULL, series TEXT, problem TEXT NOT NULL DEFAULT '',
+    missing INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL DEFAULT 'new', version INTEGER NOT NULL DEFAULT 0,
+    who TEXT NOT NULL DEFAULT '', changed TEXT NOT NULL DEFAULT ''
+);
+CREATE TABLE work (
+    name TEXT NOT NULL REFERENCES cases (name), version INTEGER NOT NULL, prompts TEXT NOT NULL,
+    made_by TEXT NOT NULL, who TEXT NOT NULL, changed TEXT NOT NULL, PRIMARY KEY (name, version)
+);
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY, name TEXT NOT NULL, what TEXT NOT NULL, who TEXT NOT NULL,
+    changed TEXT NOT NULL
+);
+CREATE INDEX events_of_case ON events (name);
+"""
+
+
+class Worklist:
+    """Cases of a folder. Safe to use from several threads and processes.
+
+    Args:
+        folder: where the volumes are.
+        place: folder of the database; that of the volumes by default.
+
+    Attributes:
+        left_out: label files that the last `refresh` left out.
+        unread: what else it left out, as `volumes_for`.
+
+    Raises:
+        VolumeError: no such folder.
+        WorklistError: the database cannot be opened, or is of a newer program.
+    """
+
+    def __init__(self, folder: Path, *, place: Path | None = None) -> None:
+        self.folder = folder
+        self.path = (place or folder) / DATABASE
+        self.left_out = self.unread = 0
+        self._lock = RLock()
+        try:
+            self._connection = sqlite3.connect(
+                self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
+            )
+            self._connection.row_factory = sqlite3.Row
+            self._connection.execute("PRAGMA journal_mode = WAL")  # stays as it was where it cannot be
+            self._connection.execute("PRAGMA foreign_keys = ON")
+            self._prepare()
+        except sqlite3.Error as error:
+            raise WorklistError(
+                f"The worklist '{self.path}' cannot be opened ({error}); give a folder that you may write to."
+            ) from None
+
+    def _prepare(self) -> None:
+        with self._writing() as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in _SCHEMA.split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {VERSION}")
+            elif version != VERSION:
+                raise WorklistError(
+                    f"The worklist '{self.path}' has version {version}, but this program knows version "
+                    f"{VERSION}; use the program that wrote it."
+                )
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction; what raises within leaves everything as it was.
+
+        Raises:
+            WorklistError: the database could not be written.
+        """
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                except BaseException:
+                    self._connection.execute("ROLLBACK")
+                    raise
+                self._connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise WorklistError(
+                    f"The worklist '{self.path}' could not be written ({error}); make sure that the folder "
+                    "may be written to and has room, and try again."
+                ) from None
+
+    # Looking
+
+    def cases(self, *, state: State | None = None, search: str = "") -> list[Case]:
+        """Cases in the order of their names, those of a state and with a text in their name if asked for."""
+        where, values = ["instr(lower(name), lower(?)) > 0"], [search]
+        if state is not None:
+            where.append("state = ?")
+            values.append(_checked(state))
+        rows = self._rows(f"SELECT * FROM cases WHERE {' AND '.join(where)} ORDER BY name", *values)
+        return [_case(row) for row in rows]
+
+    def case(self, name: str) -> Case:
+        """The case of a name.
+
+        Raises:
+            WorklistError: there is none.
+        """
+        rows = self._rows("SELECT * FROM cases WHERE name = ?", name)
+        if not rows:
+            raise WorklistError(
+                f"There is no case '{name}' in the worklist of '{self.folder.name}'; choose another."
+            )
+        return _case(rows[0])
+
+    def counts(self) -> dict[State, int]:
+        """How many cases there are of each state."""
+        found = dict(map(tuple, self._rows("SELECT state, COUNT(*) FROM cases GROUP BY state")))
+        return {state: found.get(state, 0) for state in STATES}
+
+    def next_case(
+        self, name: str | None, step: int = 1, *, states: tuple[State, ...] = STATES
+    ) -> Case | None:
+        """The case before (-1) or after (1) one in the list, of some states; None where there is none."""
+        names = [case for case in self.cases() if case.state in states]
+        if step > 0:
+            return next((case for case in names if name is None or case.name > name), None)
+        return next((case for case in reversed(names) if name is None or case.name < name), None)
+
+    def work(self, name: str) -> Work | None:
+        """The newest work on a case, or None."""
+        return next(iter(self.works(name)), None)
+
+    def works(self, name: str) -> list[Work]:
+        """All work on a case that is kept, newest first."""
+        rows = self._rows("SELECT * FROM work WHERE name = ? ORDER BY version DESC", name)
+        return [Work(**{key: row[key] for key in row.keys() if key != "name"}) for row in rows]  # noqa: SIM118
+
+    def stamp(self) -> str:
+        """A text that changes whenever something in the list does."""
+        (row,) = self._rows(
+            "SELECT COUNT(*), SUM(version), SUM(missing), (SELECT MAX(number) FROM events) FROM cases"
+        )
+        return "-".join(str(part or 0) for part in row)
+
+    def events(self, name: str) -> list[Event]:
+        """What happened to a case, newest first."""
+        rows = self._rows(
+            "SELECT name, what, who, changed FROM events WHERE name = ? ORDER BY number DESC", name
+        )
+        return [Event(**dict(row)) for row in rows]
+
+    def _rows(self, query: str, *values: str) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._connection.execute(query, values).fetchall()
+
+    # Changing
+
+    def refresh(self) -> int:
+        """Look through the folder: new volumes become cases, those that are gone are marked; how many cases
+        there are. Label maps beside their images are no cases, but for those that were worked on. Work is
+        never deleted.
+
+        Raises:
+            VolumeError: there is no volume in the folder, or none that can be a case.
+        """
+        # Masks of this worklist, and of those of folders below.
+        masks = [self.masks]
+        masks += [place / MASKS for place in folders_under(self.folder) if there(place / DATABASE)]
+        own = [path.resolve() for path in masks]
+        begun = {_real(self.folder / case.path) for case in self.cases() if case.changed}
+        labels = {
+            path
+            for path in label_files(self.folder) - begun
+            if not any(path.is_relative_to(folder) for folder in own)
+        }
+        found, others = volumes_for(self.folder, leave_out=[*masks, *labels])
+        self.left_out, self.unread = len(labels), len(others)
+        closed = {each.path for each in others}
+        paths = [(case, self.folder / case.path) for case in self.cases()]
+        no_cases = [(case.path,) for case, path in paths if _real(path) in labels]
+        # Of what could not be looked at nobody knows whether it is gone.
+        gone = [(case.name,) for case, path in paths if closed.isdisjoint((path, *path.parents))]
+        rows = [
+            (each.case, each.path.relative_to(self.folder).as_posix(), each.series, as_text(each.problem))
+            for each in found
+        ]
+        with self._writing() as connection:  # all is worked out: others wait for this
+            connection.executemany("DELETE FROM cases WHERE path = ? AND changed = ''", no_cases)
+            connection.executemany("UPDATE cases SET missing = 1 WHERE name = ?", gone)
+            connection.executemany(
+                "INSERT INTO cases (name, path, series, problem) VALUES (?, ?, ?, ?) ON CONFLICT (name) "
+                "DO UPDATE SET path = excluded.path, series = excluded.series, "
+                "problem = excluded.problem, missing = 0",
+                rows,
+            )
+        return len(found)
+
+    @property
+    def masks(self) -> Path:
+        """Where masks of accepted cases go: beside the database."""
+        return self.path.parent / MASKS
+
+    def save_work(self, name: str, prompts: str, *, seen: int, who: str = "", made_by: str = "") -> int:
+        """Keep work on a case, which is in progress from then on unless somebody reviews it.
+
+        Args:
+            name: of the case.
+            prompts: a prompt file, as text.
+            seen: version of the case that the work builds on.
+            who: who did it.
+            made_by: see `Work`.
+
+        Returns:
+            The new version.
+
+        Raises:
+            WorklistConflict: the case has another version: somebody else changed it. Nothing was written.
+            WorklistError: there is no such case, or it could not be written.
+        """
+        with self._writing() as connection:
+            case = self.case(name)
+            if case.version != seen:
+                raise _conflict(case)
+            now, version = _now(), seen + 1
+            state: State = case.state if case.state == "to review" else "in progress"
+            connection.execute(
+                "INSERT INTO work (name, version, prompts, made_by, who, changed) VALUES (?, ?, ?, ?, ?, ?)",
+                (name, version, prompts, made_by, who, now),
+            )
+            connection.execute("DELETE FROM work WHERE name = ? AND version <= ?", (name, version - KEPT))
+            connection.execute(
+                "UPDATE cases SET version = ?, state = ?, who = ?, changed = ? WHERE name = ?",
+                (version, state, who, now, name),
+            )
+            if state != case.state:
+                self._tell(connection, name, state, who, now)
+            return version
+
+    def set_state(self, name: str, state: State, *, who: str = "", seen: int | None = None) -> Case:
+        """Say how far a case is.
+
+        Args:
+            seen: version of the case that this is said of; None for any.
+
+        Raises:
+            WorklistConflict: the case has another version than was seen.
+            WorklistError: there is no such case, or it could not be written.
+            SettingsError: no state.
+        """
+        with self._writing() as connection:
+            case = self.case(name)
+            if seen is not None and case.version != seen:
+                raise _conflict(case)
+            if case.state != _checked(state):
+                now = _now()
+                connection.execute(
+                    "UPDATE cases SET state = ?, who = ?, changed = ? WHERE name = ?", (state, who, now, name)
+                )
+                self._tell(connection, name, state, who, now)
+            return self.case(name)
+
+    def check(self, name: str, *, seen: int) -> None:
+        """Refuse work on another version of a case than there is.
+
+        Raises:
+            WorklistConflict: somebody else changed it.
+            WorklistError: there is no such case.
+        """
+        case = self.case(name)
+        if case.version != seen:
+            raise _conflict(case)
+
+    def tell(self, name: str, what: str, *, who: str = "") -> None:
+        """Note that something happened to a case."""
+        with self._writing() as connection:
+            self._tell(connection, name, what, who, _now())
+
+    @staticmethod
+    def _tell(connection: sqlite3.Connection, name: str, what: str, who: str, now: str) -> None:
+        values = (name, what, who, now)
+        connection.execute("INSERT INTO events (name, what, who, changed) VALUES (?, ?, ?, ?)", values)
+
+
+def _conflict(case: Case) -> WorklistConflict:
+    who, when = case.who or "somebody else", case.changed[:16].replace("T", " ")
+    return WorklistConflict(
+        f"The case '{case.name}' was changed by {who} at {when} UTC, after you opened it; take that work, or "
+        "keep yours as a newer version.",
+        version=case.version,
+    )
+
+
+def _case(row: sqlite3.Row) -> Case:
+    return Case(**(dict(row) | {"missing": bool(row["missing"])}))
+
+
+def _real(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError:  # a link to itself, before Python 3.13
+        return path
+
+
+def _checked(state: str) -> str:
+    if state not in STATES:
+        raise SettingsError(f"The state of a case is one of {', '.join(STATES)}; got '{state}'.")
+    return state
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,393 @@
+"""The browser app's server: who is let in, what is sent, and what bad requests get."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from medsam_app.browser.app import create_app, is_loopback
+from medsam_app.browser.protocol import allowed_files
+from medsam_app.browser.protocol.binary import browser_dtype, frame, mask_part, voxel_blocks
+from medsam_app.browser.state.service import Service
+from medsam_app.browser.state.workspace_registry import Workspaces
+from medsam_app.errors import VolumeError
+from medsam_app.grid.geometry import Grid
+from tests.support.closed_folder import close
+
+HOME = "http://127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shown")
+    (folder / "inner").mkdir()
+    (folder / "notes.txt").write_text("not a volume")
+    rng = np.random.default_rng(0)
+    nib.save(
+        nib.Nifti1Image(rng.normal(size=(20, 18, 16)).astype("f4"), np.eye(4)), folder / "inner/a.nii.gz"
+    )
+    secret = tmp_path_factory.mktemp("secret") / "b.nii.gz"
+    secret.write_bytes((folder / "inner/a.nii.gz").read_bytes())
+    (folder / "link.nii.gz").symlink_to(secret)
+    made = Service(roots=[folder], upload_bytes=200_000)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def client(service):
+    return TestClient(create_app(service), base_url=HOME, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def mine(client):
+    """Headers of a new session."""
+    return {"X-Medsam-Session": client.post("/medsam/api/session").json()["token"]}
+
+
+def unpack(body: bytes) -> tuple[dict, list[np.ndarray]]:
+    """What the page makes of a frame."""
+    length = int.from_bytes(body[:4], "little")
+    header, rest, masks = json.loads(body[4 : 4 + length]), body[4 + length :], []
+    for part in header["masks"]:
+        stored, rest = rest[: part["bytes"]], rest[part["bytes"] :]
+        bits = zlib.decompress(stored) if part["deflated"] else stored
+        flat = np.unpackbits(np.frombuffer(bits, "u1"), bitorder="little")
+        at = np.tensordot(part["strides"], np.indices(part["size"]), axes=1) + part["first"]
+        masks.append(flat[at].astype(bool))
+    assert not rest
+    return header, masks
+
+
+def act(client, mine, **action):
+    have = action.pop("have", [])
+    return client.post("/medsam/api/act", headers=mine, json={"action": action, "have": have})
+
+
+# Who is let in
+
+
+def test_only_names_of_the_loopback_are_answered(client):
+    assert client.get("/medsam/static/viewer.js").status_code == 200
+    for host in ("evil.example", "127.0.0.1.evil.example", "", "[::1", "192.168.0.7:7860"):
+        assert client.get("/", headers={"Host": host}).status_code == 403, host
+    assert client.get("/medsam/static/viewer.js", headers={"Host": "localhost:7860"}).status_code == 200
+
+
+def test_other_sites_cannot_change_anything(client):
+    for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert client.post("/medsam/api/session", headers=headers).status_code == 403, headers
+        assert client.post("/gradio_api/queue/join", headers=headers, json={}).status_code == 403, headers
+    assert client.post("/medsam/api/session", headers={"Origin": HOME}).status_code == 200
+
+
+def test_a_password_guards_every_route(service):
+    app = create_app(service, auth=[("ann", "s3cret"), ("bob", "hünter")])
+    client = TestClient(app, base_url=HOME)
+    for path in ("/", "/config", "/medsam/static/viewer.js", "/medsam/api/progress"):
+        assert client.get(path).status_code == 401, path
+        assert client.get(path, auth=("ann", "wrong")).status_code == 401, path
+    assert client.get("/", auth=("ann", "s3cret")).status_code == 200
+    assert client.get("/", auth=("bob", "hünter".encode())).status_code == 200
+    assert client.get("/", headers={"Authorization": "Basic ???"}).status_code == 401
+
+
+def test_a_forged_session_gets_nothing(client, mine):
+    assert client.get("/medsam/api/progress", headers=mine).status_code == 200
+    for token in ("", "x" * 43, mine["X-Medsam-Session"][:-1]):
+        answer = client.get("/medsam/api/volume", headers={"X-Medsam-Session": token})
+        assert answer.status_code == 401 and "reload" in answer.json()["error"]
+    # A forged token is not taken up: the page gets a new one.
+    assert client.post("/medsam/api/session", headers={"X-Medsam-Session": "mine"}).json()["token"] != "mine"
+
+
+def test_the_page_asks_no_other_host(client):
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "connect-src 'self'" in page.headers["content-security-policy"]
+    for text in (page.text, client.get("/theme.css").text):
+        assert "fonts.googleapis" not in text and "cdnjs" not in text
+
+
+def test_our_scripts_stand_before_gradios(client):
+    page = client.get("/", headers={"Accept-Encoding": "br, gzip"})
+    assert page.headers["content-length"] == str(len(page.content))
+    ours = '<head><script src="medsam/static/frames.js"></script><link rel="modulepreload"'
+    assert page.text.count(ours) == 1 and page.text.count("frames.js") == 1
+    assert page.text.index(ours) < page.text.index("/assets/")
+    assert "frames.js" not in client.get("/config").text
+
+
+def test_which_hosts_are_loopback():
+    assert all(is_loopback(host) for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"))
+    assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org"))
+
+
+# Workspaces
+
+
+def test_workspaces_are_bounded_and_the_least_used_goes():
+    kept = Workspaces(most=2)
+    first, second = kept.create(), kept.create()
+    folder = second.folder
+    assert kept.get(first.token) is first
+    kept.create()
+    assert kept.get(second.token) is None and kept.get(first.token) is first and len(kept) == 2
+    assert not folder.exists()
+
+
+def test_idle_workspaces_are_freed():
+    kept = Workspaces(idle_seconds=-1)
+    gone = kept.create().token
+    assert kept.get(gone) is None and len(kept) == 0
+    assert "not used for hours" in kept.why_ended(gone)
+
+
+# Files
+
+
+def test_only_files_within_the_roots_are_opened(service, client, mine):
+    names = [
+        entry["name"] for entry in client.get("/medsam/api/files?root=0", headers=mine).json()["entries"]
+    ]
+    assert names == ["inner"]
+    for path in ("../secret", "/etc/passwd", "link.nii.gz", "inner/../../x", "no.nii", "a\0b"):
+        with pytest.raises(VolumeError, match="not"):
+            allowed_files.resolve(service.roots, 0, path)
+        answer = client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": path})
+        assert answer.status_code == 422 and "choose" in answer.json()["error"], path
+    with pytest.raises(VolumeError):
+        allowed_files.resolve(service.roots, 1, "")
+    with pytest.raises(VolumeError):
+        allowed_files.resolve(service.roots, -1, "")
+
+
+def test_an_odd_entry_hides_no_other(service, client, mine, tmp_path, monkeypatch):
+    odd = os.fsdecode(b"bild_\xfc")
+    for name in ("b.nii.gz", "A/x", f"{odd}.nii.gz", f"{odd}/x", "closed/x", "slices/0", "slices/1"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0" * 128 + b"DICM" if name == "slices/1" else b"x")
+    for name, target in (("ring.nii.gz", "ring.nii.gz"), ("ring", "ring"), ("gone.nii.gz", "nowhere")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    (tmp_path / "slices/ring").symlink_to(tmp_path / "slices/ring")
+    monkeypatch.setattr(service, "roots", [tmp_path])
+    close(monkeypatch, tmp_path / "closed")
+    real = Path.open
+
+    def opened(path, *how):
+        if path == tmp_path / "slices/0":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *how)
+
+    monkeypatch.setattr(Path, "open", opened)
+    answer = client.get("/medsam/api/files?root=0", headers=mine)
+    assert answer.status_code == 200, answer.text
+    assert [(each["name"], each["kind"]) for each in answer.json()["entries"]] == [
+        ("A", "folder"), ("slices", "dicom"), ("b.nii.gz", "file")
+    ]  # fmt: skip
+    close(monkeypatch, tmp_path)
+    answer = client.get("/medsam/api/files?root=0", headers=mine)
+    assert answer.status_code == 422 and "Permission denied" in answer.json()["error"]
+
+
+def test_uploads_are_bounded_and_named(client, mine):
+    def post(name, body):
+        return client.post("/medsam/api/upload", params={"name": name}, headers=mine, content=body)
+
+    assert post("a.exe", b"x").status_code == 422
+    too_large = post("a.nii", b"x" * 200_001)
+    assert too_large.status_code == 413 and "GB" in too_large.json()["error"]
+    parts = (b"x" * 50_000 for _ in range(5))  # a length that is not announced
+    assert post("a.nii", parts).status_code == 413
+    sent = post("../../etc/cron.nii", b"not an image")
+    assert sent.status_code == 200
+    opened = client.post(
+        "/medsam/api/open", headers=mine, json={"source": "upload", "upload": sent.json()["upload"]}
+    )
+    assert opened.status_code == 422 and "cron.nii" in opened.json()["error"]
+    assert "Traceback" not in opened.text
+
+
+def test_an_upload_opens_and_its_voxels_arrive(client, mine, tmp_path):
+    array = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4) - 30
+    affine = np.array([[0, -2, 0, 1], [1.5, 0, 0, 2], [0, 0, -3, 3], [0, 0, 0, 1.0]])
+    nib.save(nib.Nifti1Image(array, affine), tmp_path / "x.nii.gz")
+    body = (tmp_path / "x.nii.gz").read_bytes()
+    sent = client.post(
+        "/medsam/api/upload", params={"name": "my case.nii.gz"}, headers=mine, content=body
+    ).json()
+    volume = client.post("/medsam/api/open", headers=mine, json={"source": "upload", **sent}).json()["volume"]
+    assert volume["name"] == "my case" and volume["shape"] == [5, 6, 4] and volume["spacing"] == [2, 1.5, 3]
+    voxels = client.get("/medsam/api/volume", headers=mine).content
+    assert len(voxels) == volume["bytes"]
+    shown = np.frombuffer(voxels, volume["dtype"]).reshape(volume["shape"], order="F")
+    # Closest RAS by hand: x runs against j, y along i, z against k.
+    assert np.array_equal(shown, array.transpose(1, 0, 2)[::-1, :, ::-1])
+
+
+# What is sent
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ([0, 255], "uint8"),
+        ([-1024, 3000], "int16"),
+        ([0, 65535], "uint16"),
+        ([0, 70000], "float32"),
+        ([0, 0.5], "float32"),
+    ],
+)
+def test_the_smallest_type_that_is_exact(values, name):
+    array = np.array(values, dtype="f4").reshape(1, 1, 2)
+    assert browser_dtype(array).name == name
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "SLA", "PIR"])
+def test_a_mask_arrives_where_the_volume_has_it(codes):
+    shape = (9, 8, 7)
+    affine = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(codes), shape)
+    grid = Grid(shape, affine)
+    rng = np.random.default_rng(1)
+    patch = rng.random((4, 3, 2)) > 0.4
+    full = np.zeros(shape, dtype=bool)
+    full[2:6, 1:4, 3:5] = patch
+    header, masks = unpack(frame({}, [mask_part("m", (2, 1, 3), patch, grid)]))
+    start, size = header["masks"][0]["start"], header["masks"][0]["size"]
+    shown = np.zeros(grid.ras.shape, dtype=bool)
+    shown[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = masks[0]
+    assert np.array_equal(shown, grid.ras.from_file(full))
+    voxels = b"".join(voxel_blocks(full.astype("u1"), grid, np.dtype("u1")))
+    assert np.array_equal(np.frombuffer(voxels, "u1").reshape(grid.ras.shape, order="F"), shown)
+
+
+def test_an_empty_mask_is_sent_as_nothing():
+    header, masks = unpack(
+        frame({}, [mask_part("m", (0, 0, 0), np.zeros((3, 3, 3), bool), Grid((3, 3, 3), np.eye(4)))])
+    )
+    assert header["masks"][0]["size"] == [0, 0, 0] and masks[0].size == 0
+
+
+# Actions
+
+
+def test_clicks_undo_and_two_sessions(client, mine):
+    client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": "inner/a.nii.gz"})
+    body, masks = unpack(
+        act(client, mine, do="add_prompt", prompt={"kind": "point", "coordinates": [9, 9, 8]}).content
+    )
+    (made,) = body["state"]["objects"]
+    assert len(masks) == 1 and masks[0].any() and made["mask"] == body["masks"][0]["key"]
+    # Masks that the page holds are not sent again, also after undo and redo.
+    act(client, mine, do="undo")
+    body, masks = unpack(act(client, mine, do="redo", have=[made["mask"]]).content)
+    assert body["state"]["objects"][0]["mask"] == made["mask"] and masks == []
+
+    other = {"X-Medsam-Session": client.post("/medsam/api/session").json()["token"]}
+    assert act(client, other, do="look").status_code == 422  # it has no volume
+    client.post("/medsam/api/open", headers=other, json={"source": "folder", "path": "inner/a.nii.gz"})
+    assert unpack(act(client, other, do="look").content)[0]["state"]["objects"] == []
+
+
+def test_bad_actions_are_sentences_and_change_nothing(client, mine):
+    client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": "inner/a.nii.gz"})
+    act(client, mine, do="add_object", name="liver")
+    before = unpack(act(client, mine, do="look").content)[0]["state"]
+    bad = [
+        {"do": "add_prompt", "prompt": {"kind": "point", "coordinates": [99, 9, 8]}},
+        {"do": "add_prompt", "prompt": {"kind": "point", "coordinates": [float(10**9), 0, 0]}},
+        {"do": "add_prompt", "prompt": {"kind": "spell"}},
+        {"do": "delete_prompt", "object": "o1", "index": 4},
+        {"do": "change_object", "object": "o1", "label": -3},
+        {"do": "change_object", "object": "o1", "colour": "red"},
+        {"do": "select", "object": "nobody"},
+        {"do": "format_disk"},
+    ]
+    for action in bad:
+        answer = act(client, mine, **action)
+        assert answer.status_code == 422 and answer.json()["error"].endswith("."), action
+        assert "Traceback" not in answer.text
+    assert unpack(act(client, mine, do="look").content)[0]["state"] == before
+    replay = client.post("/medsam/api/prompts", headers=mine, content=b"{}")
+    assert replay.status_code == 422 and "prompt file" in replay.json()["error"]
+    assert "/tmp" not in replay.json()["error"]
+
+
+def test_masks_are_changed_by_hand(client, mine):
+    client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": "inner/a.nii.gz"})
+    answer = act(client, mine, do="paint", points=[[5, 5, 5], [9, 5, 5]], radius=3, axis=None)
+    body, (mask,) = unpack(answer.content)
+    (made,) = body["state"]["objects"]
+    (shown,) = made["prompts"]
+    assert mask.sum() > 100 and shown["kind"] == "paint" and "packed" not in answer.text
+    assert (shown["lower"], shown["upper"]) == ([2, 2, 2], [12, 8, 8])
+    act(client, mine, do="lock", object="o1", axis=2, index=5, locked=True)
+    body, _ = unpack(act(client, mine, do="tool", object="o1", tool="grow", mm=1).content)
+    assert body["state"]["objects"][0]["locks"] == [{"axis": 2, "index": 5}]
+    before = body["state"]
+    line = {"do": "paint", "points": [[5, 5, 5]], "radius": 3}
+    bad = [
+        line | {"radius": 1e9},
+        line | {"radius": 0},
+        line | {"points": []},
+        line | {"points": [[1, 2]]},
+        line | {"points": [[1e300, 0, 0]]},
+        line | {"points": [[5, 5, 5]] * 5000},
+        line | {"axis": 3},
+        {"do": "lasso", "points": [[5, 5, 50], [9, 5, 50], [9, 9, 50]], "axis": 2},
+        {"do": "tool", "object": "o1", "tool": "melt"},
+        {"do": "tool", "object": "o1", "tool": "shrink", "mm": 50},
+        {"do": "tool", "object": "o1", "tool": "grow", "axis": 0, "index": 10**30},
+        {"do": "lock", "object": "o1", "axis": 0, "index": -1, "locked": True},
+        {"do": "combine", "object": "o1", "other": "o1", "how": "merge"},
+        {"do": "go_back", "object": "o1", "step": -1},
+        {"do": "add_prompt", "prompt": {"kind": "scribble", "coordinates": [[5, 5, 5]], "positive": False}},
+    ]
+    for action in bad:
+        answer = act(client, mine, **action)
+        assert answer.status_code == 422 and answer.json()["error"].endswith("."), action
+    assert unpack(act(client, mine, do="look").content)[0]["state"] == before
+    steps = client.get("/medsam/api/history", headers=mine, params={"object": "o1"}).json()["steps"]
+    assert [step["change"] for step in steps][-1] == "grow 1 mm on object 1" and steps[-1]["now"]
+    assert client.get("/medsam/api/history", headers=mine, params={"object": "<b>"}).status_code == 422
+
+
+def test_label_sets_come_with_the_server_or_from_the_page(client, mine):
+    post = lambda name, body: client.post(f"/medsam/api/labels?name={name}", headers=mine, content=body)  # noqa: E731
+    assert client.post("/medsam/api/session", headers=mine).json()["labels"] == []
+    found = post("a.csv", b"name,label\nliver,4\n").json()["labels"]
+    assert found == [{"name": "liver", "label": 4, "colour": "#e69f00", "may_overlap": True}]
+    assert client.post("/medsam/api/session", headers=mine).json()["labels"] == found
+    for name, body in (("a.csv", b"title\n"), ("../../x.json", b"{"), ("a.csv", bytes(3 << 20))):
+        answer = post(name, body)
+        assert answer.status_code in (413, 422) and "/tmp" not in answer.text
+    assert client.post("/medsam/api/session", headers=mine).json()["labels"] == found
+
+
+def test_saving_names_the_file_after_the_volume(client, mine):
+    client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": "inner/a.nii.gz"})
+    act(client, mine, do="add_prompt", prompt={"kind": "point", "coordinates": [9, 9, 8]})
+    mask = client.get("/medsam/api/mask", headers=mine)
+    assert mask.headers["content-disposition"] == "attachment; filename*=UTF-8''a_mask.nii.gz"
+    image = nib.Nifti1Image.from_bytes(zlib.decompress(mask.content, 31))
+    assert np.asanyarray(image.dataobj).any() and np.array_equal(image.affine, np.eye(4))
+    prompts = client.get("/medsam/api/prompts", headers=mine)
+    again = client.post("/medsam/api/prompts", headers=mine, content=prompts.content)
+    assert len(unpack(again.content)[0]["state"]["objects"]) == 1
+
+
+def test_replay_takes_the_settings_of_the_file(client, mine):
+    client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": "inner/a.nii.gz"})
+    act(client, mine, do="add_prompt", prompt={"kind": "point", "coordinates": [9, 9, 8]})
+    assert unpack(act(client, mine, do="refine", on=True).content)[0]["state"]["refine"] is True
+    prompts = client.get("/medsam/api/prompts", headers=mine).content
+    assert unpack(act(client, mine, do="refine", on=False).content)[0]["state"]["refine"] is False
+    again = client.post("/medsam/api/prompts", headers=mine, content=prompts)
+    assert unpack(again.content)[0]["state"]["refine"] is True

@@ -1,0 +1,180 @@
+"""`medsam-app finetune`: the plan, a whole run with its report, interruptions, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medsam_app.adapters.header import read_header
+from medsam_app.cli.app import main
+from tests.support.labelled_folders import save
+from tests.support.teaching_folder import write_balls
+
+SMALL = ["--set", "batch=2", "--set", "window=[16,16,16]", "--set", "spacing=2", "--device", "cpu"]
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_the_plan_is_shown_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_balls(tmp_path / "data")
+    assert run("finetune", data, "-o", tmp_path / "balls", "--dry-run", "--set", "rotate=5", *SMALL) == 0
+    told = capsys.readouterr().out
+    assert "Plan, for 4 cases" in told
+    assert "1 larger ball, 2 smaller ball" in told
+    assert "5 degrees" in told
+    assert "as asked for" in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+def test_a_run_leaves_an_adapter_a_page_and_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_balls(tmp_path / "data")
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"rotate": 0, "steps": 99, "validate_steps": 1}))
+    options = ["--steps", 2, "--settings", settings, "--baseline", "unet", *SMALL]
+    assert run("finetune", data, "-o", tmp_path / "balls", *options) == 0
+    told = capsys.readouterr().out
+    assert "Done after 2 steps" in told
+    for method in ("sam3d_tiny + balls", "sam3d_tiny + balls, no prompt", "unet"):
+        assert method in told
+    card = read_header(tmp_path / "balls.safetensors")
+    assert card.labels == {1: "larger ball", 2: "smaller ball"}
+    held = card.training["held_out"]
+    assert isinstance(held, dict)
+    assert held["cases"] == 1
+    assert set(held["dice_by_clicks"]["sam3d_tiny"]) == {"1", "3", "5"}
+    page = (tmp_path / "balls.html").read_text()
+    assert "Loss by step" in page
+    assert "https://" not in page
+    folder = tmp_path / "balls.run"
+    assert [row["step"] for row in rows(folder / "log.jsonl")] == [1, 2]
+    assert [row["step"] for row in rows(folder / "validation.jsonl")] == [0, 1, 2]
+    names = {path.name for path in folder.iterdir()}
+    assert {"best.safetensors", "last.safetensors", "plan.json", "scores.json", "unet.safetensors"} <= names
+    plan = json.loads((folder / "plan.json").read_text())
+    assert (plan["rotate"], plan["steps"], plan["batch"]) == (0, 2, 2)
+    # Another plan in the same place is refused, and so is another dataset.
+    assert run("finetune", data, "-o", tmp_path / "balls", "--steps", 3, *SMALL) == 2
+    assert "holds a run of another plan (steps: 2, here 3)" in capsys.readouterr().err
+    other = write_balls(tmp_path / "other")
+    assert run("finetune", other, "-o", tmp_path / "balls", "--steps", 2, *SMALL) == 2
+    assert "another plan (dataset" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "rotate"], "--set takes ITEM=VALUE"),
+        (["--set", "rotatoin=3"], "Did you mean 'rotate'?"),
+        (["--set", "batch=0"], "'batch'"),
+        (["--memory", "lots"], "--memory is a number of gigabytes"),
+        (["--labels", "medium ball"], "medium ball"),
+        (["--baseline", "unnet"], "Did you mean 'unet'?"),
+        (["--base", "medsam_vit_b"], "cannot be taught here"),
+        (["--adapter", "lore"], "Did you mean 'lora'?"),
+        (["--split", "training"], "There is no split 'training'"),
+        (["--set", "most_cases=few"], "At least one case of a dataset is needed; got few."),
+        (["--weights", "nowhere.pth"], "There is no file of weights"),
+        (["--minutes", "5", "--steps", "5"], "Exactly one of 'minutes' and 'steps'"),
+    ],
+)
+def test_mistakes_are_sentences(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    data = write_balls(tmp_path / "data", cases=2)
+    assert run("finetune", data, "-o", tmp_path / "balls", "--device", "cpu", *arguments) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "balls.run" / "plan.json").exists()
+
+
+def test_cases_with_faults_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_balls(tmp_path / "data", cases=6)
+    first = data / "imagesTr/balls_0.nii.gz"
+    first.write_bytes(first.read_bytes()[:200])
+    (data / "labelsTr/balls_1.nii.gz").unlink()
+    wrong = nib.load(data / "labelsTr/balls_2.nii.gz")
+    save(data / "labelsTr/balls_2.nii.gz", np.asarray(wrong.dataobj)[:-4], wrong.affine)
+    empty = nib.load(data / "labelsTr/balls_3.nii.gz")
+    save(data / "labelsTr/balls_3.nii.gz", np.zeros_like(np.asarray(empty.dataobj)), empty.affine)
+    options = ["--no-preflight", "--steps", 1, "--set", "validate_steps=0", *SMALL]
+    assert run("finetune", data, "-o", tmp_path / "balls", *options) == 0
+    told = capsys.readouterr()
+    assert "whether it fits into memory is not known" in told.err
+    assert "left out" in told.err
+    assert "Learning from 1 cases, measuring on 1" in told.err
+
+
+def test_there_must_be_something_to_learn_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_balls(tmp_path / "data", cases=1)
+    (data / "imagesTr/balls_0.nii.gz").write_bytes(b"")
+    assert run("finetune", data, "-o", tmp_path / "balls", "--device", "cpu") == 2
+    assert "No case of" in capsys.readouterr().err
+
+
+def start(data: Path, output: Path, steps: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "medsam_app", "finetune", str(data), "-o", str(output), *SMALL]
+    command += ["--steps", str(steps), "--set", "save_minutes=0", "--set", "validate_steps=2"]
+    command.append("--no-preflight")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def wait_for_steps(log: Path, steps: int, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not (log.is_file() and len(log.read_text().splitlines()) >= steps):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
+    data = write_balls(tmp_path / "data")
+    straight = start(data, tmp_path / "straight", 3)
+    assert straight.wait(300) == 0, straight.communicate()[1]
+    killed = start(data, tmp_path / "killed", 3)
+    wait_for_steps(tmp_path / "killed.run" / "log.jsonl", 1, killed)
+    killed.kill()
+    killed.wait()
+    again = start(data, tmp_path / "killed", 3)
+    assert again.wait(300) == 0, again.communicate()[1]
+    for name in ("log.jsonl", "validation.jsonl"):
+        one, two = (rows(tmp_path / f"{which}.run" / name) for which in ("straight", "killed"))
+        for row in (*one, *two):
+            del row["seconds"]
+        assert one == two
+    one, two = (read_header(tmp_path / f"{which}.safetensors").sha256 for which in ("straight", "killed"))
+    assert one == two
+
+
+def test_ctrl_c_keeps_the_best_so_far(tmp_path: Path) -> None:
+    data = write_balls(tmp_path / "data")
+    process = start(data, tmp_path / "balls", 400)
+    wait_for_steps(tmp_path / "balls.run" / "log.jsonl", 3, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "the best adapter so far is" in out
+    assert "the same command goes on from there" in err
+    assert "Traceback" not in err
+    assert read_header(tmp_path / "balls.safetensors").prompts == (1, 2)

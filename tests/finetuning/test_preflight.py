@@ -1,0 +1,260 @@
+"""Memory of a finetuning run: what is predicted is what is taken, and a plan is changed as far as needed."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medsam_app.datasets.cases import Case
+from medsam_app.errors import ModelError, SettingsError
+from medsam_app.finetuning import preflight
+from medsam_app.finetuning.memory_probe import Task, Trial, can_measure, following, try_out
+from medsam_app.finetuning.plan import Plan
+from medsam_app.finetuning.preflight import fit
+from medsam_app.system import machine_memory
+from tests.support.teaching_folder import ball_cases, small_plan
+
+pytestmark = pytest.mark.skipif(not can_measure("cpu"), reason="the system does not tell what a process took")
+MB = 10**6
+ROOT = Path(__file__).parents[2]
+#: A run of some steps that says what it took at most.
+RUN = """
+import sys, torch
+from pathlib import Path
+from medsam_app.datasets.find import find_cases
+from medsam_app.finetuning.trainer import Teacher
+from medsam_app.finetuning.plan import read_plan
+from medsam_app.finetuning.memory_probe import peak
+cases = list(find_cases(Path(sys.argv[1])).cases)
+plan = read_plan(Path(sys.argv[2]))
+out = Path(sys.argv[2]).parent
+teacher = Teacher(plan, cases[1:], cases[:1], out, torch.device("cpu"), memory=float(sys.argv[3]))
+for _ in range(3):
+    teacher.train_step()
+teacher.measure(lambda: False)
+print(peak("cpu"))
+"""
+
+
+def test_as_much_is_taken_as_was_predicted(tmp_path: Path) -> None:
+    cases = ball_cases(tmp_path / "data")
+    plan = small_plan(window=(48, 48, 32), spacing=1.0, batch=3, rounds=(1, 2), automatic=True)
+    told: list[str] = []
+    found = fit(plan, cases[1:], memory=8000 * MB, progress=lambda what, done: told.append(what))
+    assert (found.plan, found.notes, found.available) == (plan, (), 8000 * MB)
+    assert told[-1].endswith("3 windows at a time")
+    (tmp_path / "plan.json").write_text(plan.text())
+    command = [sys.executable, "-W", "ignore", "-c", RUN, str(tmp_path / "data"), str(tmp_path / "plan.json")]
+    run = subprocess.run([*command, str(found.caches)], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) == pytest.approx(found.predicted, rel=0.15)
+
+
+def test_checkpointing_takes_less(tmp_path: Path) -> None:
+    # In smaller windows it drowns in what the allocator keeps.
+    cases = ball_cases(tmp_path)
+    took = []
+    for checkpointing in (False, True):
+        plan = small_plan(window=(48, 48, 48), rounds=(3, 3), checkpointing=checkpointing)
+        trial = try_out(Task(plan, cases[:1], "cpu", None, 2, 2, 8000 * MB))
+        took.append(trial.steps[2] - trial.ready)
+    assert took[1] < 0.7 * took[0]
+
+
+def test_what_the_parent_has_does_not_count(tmp_path: Path) -> None:
+    # On Linux, the most that a process took begins with what its parent had when it was started.
+    code = "from medsam_app.finetuning.memory_probe import peak; print(peak('cpu'))"
+    grown = "import numpy, subprocess, sys; block = numpy.ones(2 * 10**8)\n"
+    grown += "print(subprocess.run([sys.executable, '-c', sys.argv[1]], check=True).returncode)"
+    took = []
+    for command in (["-c", code], ["-c", grown, code]):
+        run = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True)
+        took.append(int(run.stdout.split()[0]))
+    assert took[1] < took[0] + 200 * MB
+
+
+def test_far_too_little_memory_is_said_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        fit(small_plan(), ball_cases(tmp_path), memory=30 * MB, processes=2)
+    assert str(refusal.value).startswith("Teaching sam3d_tiny does not fit: a step takes ")
+    assert "and there are 15.0 MB of memory for each of 2 processes; give --memory more" in str(refusal.value)
+
+
+def test_what_a_trial_cannot_read_is_said_by_it(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    weights.write_text("hello")
+    with pytest.raises(ModelError, match=r"weights\.pth"):
+        try_out(Task(small_plan(), ball_cases(tmp_path / "data")[:1], "cpu", weights, 1, 1, 8000 * MB))
+
+
+@pytest.mark.parametrize("end", ["kill -9 $$", "exit 137"])
+def test_a_trial_that_was_ended_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    shell = tmp_path / "python"
+    shell.write_text(f'#!/bin/sh\necho \'{{"ready": 7, "gradients": 0, "embedding": 0}}\'\n{end}\n')
+    shell.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(shell))
+    trial = try_out(Task(small_plan(), [], "cpu", None, 1, 4, 8000 * MB))
+    assert (trial.killed, trial.ready, trial.steps) == (True, 7, {})
+
+
+def test_as_many_windows_are_tried_as_are_likely_to_fit(tmp_path: Path) -> None:
+    task = Task(small_plan(), [], "cpu", None, 1, 8, 2000 * MB)
+    ready = 1000 * MB
+    assert following(task, 1, 1100 * MB, ready) == 8
+    assert following(task, 1, 1300 * MB, ready) == 3
+    assert following(task, 1, 1600 * MB, ready) == 2  # perhaps, since 100 MB may be there once
+    assert following(task, 1, 1700 * MB, ready) is None
+    assert following(task, 1, 2100 * MB, ready) is None
+    assert following(task, 8, 1800 * MB, ready) is None
+
+
+def formula(plan: Plan) -> tuple[int, int]:
+    """MB of a made-up model before any window, and for each."""
+    voxels = math.prod(plan.window) / 64**3
+    each = 800 * voxels * (0.5 if plan.checkpointing else 1) * (0.5 if plan.cached else 1)
+    return 1000, round(each)
+
+
+def made_up(task: Task, told: Callable[[str], None]) -> Trial:
+    base, each = formula(task.plan)
+    steps, size = {}, task.fewest
+    while size:
+        steps[size] = (base + each * size) * MB
+        size = following(task, size, steps[size], base * MB) or 0
+    return Trial(ready=base * MB, steps=steps, gradients=10 * MB, embedding=MB if task.plan.cached else 0)
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+    """Plans that were tried; what they take follows from a formula, in no time."""
+    plans: list[Plan] = []
+
+    def trial(task: Task, told: Callable[[str], None] = lambda what: None) -> Trial:
+        plans.append(task.plan)
+        return made_up(task, told)
+
+    monkeypatch.setattr(preflight, "try_out", trial)
+    return plans
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> list[Case]:
+    return ball_cases(tmp_path)
+
+
+LARGE: dict[str, Any] = {"window": (64, 64, 64), "spacing": 1.0, "batch": 8, "rounds": (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("memory", "changed", "trials"),
+    [
+        (8000, {}, 1),
+        (7300, {"micro_batch": 4}, 1),  # 7 would fit, but 4 and 4 are as quick
+        (2700, {"micro_batch": 2}, 1),
+        (1900, {"micro_batch": 1}, 1),
+        (1500, {"micro_batch": 1, "checkpointing": True}, 2),
+        (1300, {"micro_batch": 1, "checkpointing": True, "window": (48, 48, 48)}, 3),
+        (1105, {"micro_batch": 1, "checkpointing": True, "window": (32, 32, 32)}, 3),
+        (1048, {"micro_batch": 1, "checkpointing": True, "cached": True, "window": (32, 32, 32)}, 5),
+    ],
+)
+def test_only_as_much_is_changed_as_is_needed(
+    tried: list[Plan], cases: list[Case], memory: int, changed: dict[str, Any], trials: int
+) -> None:
+    plan = small_plan(**LARGE)
+    found = fit(plan, cases, memory=memory * MB)
+    assert found.plan == plan.model_copy(update=changed)
+    assert len(tried) == trials
+    assert found.predicted <= found.available == memory * MB
+    said = " ".join(found.notes)
+    for field, word in {
+        "micro_batch": "micro_batch",
+        "checkpointing": "checkpointing",
+        "cached": "cached",
+    }.items():
+        assert (word in said.replace("beside cached cases", "")) == (field in changed)
+    assert ("Windows are" in said) == ("window" in changed)
+
+
+def test_nothing_fits(tried: list[Plan], cases: list[Case]) -> None:
+    with pytest.raises(
+        SettingsError, match=r"a step takes 1\.0 GB at least, and there are 1\.0 GB of memory; "
+    ):
+        fit(small_plan(**LARGE), cases, memory=1005 * MB)
+    assert tried[-1].cached
+    assert tried[-1].window == (32, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("kept", "memory", "changed"),
+    [
+        (("micro_batch",), 6000, {"checkpointing": True}),
+        (("checkpointing",), 1500, {"micro_batch": 1, "window": (48, 48, 48)}),
+        (("checkpointing", "window"), 1450, {"micro_batch": 1, "cached": True}),
+    ],
+)
+def test_what_was_asked_for_stays(
+    tried: list[Plan], cases: list[Case], kept: tuple[str, ...], memory: int, changed: dict[str, Any]
+) -> None:
+    plan = small_plan(**LARGE)
+    assert fit(plan, cases, memory=memory * MB, kept=kept).plan == plan.model_copy(update=changed)
+
+
+def test_everything_was_asked_for(tried: list[Plan], cases: list[Case]) -> None:
+    kept = ("micro_batch", "checkpointing", "window", "cached", "rotate")
+    with pytest.raises(
+        SettingsError, match="or leave cached and checkpointing and micro_batch and window to the program"
+    ):
+        fit(small_plan(**LARGE), cases, memory=1700 * MB, kept=kept)
+    assert len(tried) == 1
+
+
+def test_processes_share_windows_and_memory(tried: list[Plan], cases: list[Case]) -> None:
+    plan = small_plan(**LARGE)
+    found = fit(plan, cases, memory=2 * 4400 * MB, processes=2)
+    assert found.plan == plan
+    assert found.available == 4400 * MB
+
+
+def test_caches_get_what_steps_leave(tried: list[Plan], cases: list[Case], tmp_path: Path) -> None:
+    plan = small_plan(**LARGE | {"batch": 1})
+    sizes = preflight._sizes(cases, plan)
+    found = fit(plan, cases, memory=5000 * MB)
+    assert (found.caches, found.predicted) == (sum(sizes), 1800 * MB + sum(sizes))
+    found = fit(plan, cases, memory=1800 * MB + sizes[0])
+    assert (found.caches, found.predicted) == (sizes[0], found.available)
+    assert "are kept in memory; the others are made anew" in found.notes[-1]
+
+
+def test_two_caches_share_what_is_left() -> None:
+    assert preflight._shared_out(100, 20, 30) == (30, 50)
+    assert preflight._shared_out(100, 20, 300) == (80, 100)
+    assert preflight._shared_out(100, 300, 20) == (80, 100)
+    assert preflight._shared_out(100, 300, 200) == (50, 100)
+
+
+def test_most_of_what_is_free_is_taken(tried: list[Plan], cases: list[Case]) -> None:
+    whole = machine_memory()
+    assert whole is not None
+    found = fit(small_plan(), cases)
+    assert 0 < found.available < 0.8 * whole
+
+
+def test_nothing_is_tried_where_nothing_is_measured(
+    tried: list[Plan], cases: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "can_measure", lambda device: False)
+    plan = small_plan()
+    found = fit(plan, cases, memory=100 * MB)
+    assert replace(found, notes=(), caches=0) == preflight.Fitted(plan, 0, 100 * MB, 0)
+    assert not tried
+    assert found.notes

@@ -1,0 +1,410 @@
+"""Automatic mode: all labels of an adapter in a whole volume, without a click."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from medsam_app.adapters.adapter import Adapter
+from medsam_app.cli.app import main
+from medsam_app.errors import AdapterError, PromptError, SettingsError
+from medsam_app.grid.geometry import Grid
+from medsam_app.grid.roi import Roi, read_roi, write_box
+from medsam_app.io.volume import Volume, load_mask, load_volume, save_mask
+from medsam_app.models.load import load_model
+from medsam_app.models.sam3d import RoiPrompts, Sam3D
+from medsam_app.predict import whole_volume
+from medsam_app.predict.predictor import VolumePredictor
+from medsam_app.predict.whole_volume import keep_largest, paint, whole_roi
+from tests.support.two_balls import BRIGHT, CARD, DARK, NAMES, SPACING, WINDOW, balls, taught
+
+ROOT = Path(__file__).parents[2]
+
+
+def affine(spacing: tuple[float, float, float], turn: NDArray[np.float64] | None = None) -> NDArray:
+    """(4, 4) of voxels of that size, negative along axes that run against RAS; `turn` (3, 3) comes after."""
+    out = np.diag([*spacing, 1.0])
+    if turn is not None:
+        out[:3, :3] = turn @ out[:3, :3]
+    out[:3, 3] = 5.0, -40.0, 12.0
+    return out
+
+
+def turned(degrees: float) -> NDArray[np.float64]:
+    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+#: Axes of the file in the order z, x, y, the first two against RAS.
+PERMUTED = np.array([[0, -1.0, 0], [0, 0, 1.0], [-1.0, 0, 0]])
+GRIDS: dict[str, tuple[tuple[int, int, int], NDArray]] = {
+    "as taught": (WINDOW, affine((SPACING,) * 3)),
+    "flipped and anisotropic": ((52, 46, 26), affine((-1.5, -1.5, 3.2))),
+    "oblique": ((60, 58, 38), affine((1.2, -1.3, 2.2), turned(14))),
+    "permuted": ((24, 60, 48), affine((3.0, 1.4, 1.4), PERMUTED)),
+    "smaller than a window": ((40, 38, 20), affine((1.4, 1.4, 2.8))),
+}
+
+
+@pytest.fixture(scope="module")
+def adapter_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return taught(tmp_path_factory.mktemp("adapter") / "balls.safetensors")
+
+
+@pytest.fixture(scope="module")
+def predictor(adapter_file: Path) -> VolumePredictor:
+    return VolumePredictor(adapter=adapter_file, device="cpu")
+
+
+def dices(found: NDArray, truth: NDArray) -> list[float]:
+    return [
+        2 * ((found == value) & (truth == value)).sum() / ((found == value).sum() + (truth == value).sum())
+        for value in NAMES
+    ]
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_both_labels_are_found_where_they_are(predictor: VolumePredictor, tmp_path: Path, name: str) -> None:
+    volume, truth = balls(*GRIDS[name], seed=3)
+    predictor.set_volume(volume)
+    found = predictor.predict_labels()
+    assert found.names == NAMES and found.array.dtype == np.uint8 and found.seconds > 0
+    assert min(dices(found.array, truth)) > 0.6
+    voxels = {value: int((found.array == value).sum()) for value in NAMES}
+    assert found.volumes_ml() == {
+        value: pytest.approx(n * volume.grid.voxel_volume_ml) for value, n in voxels.items()
+    }
+    saved = save_mask(found.array, volume, tmp_path / "labels.nii.gz", label_names=found.names)
+    np.testing.assert_allclose(nib.load(saved).affine, volume.affine, atol=1e-4)
+    np.testing.assert_array_equal(load_mask(saved, volume.grid), found.array)
+
+
+def test_the_file_s_axes_do_not_matter(predictor: VolumePredictor) -> None:
+    """The same patient stored in another order and direction of axes has the same labels."""
+    volume, _ = balls(*GRIDS["flipped and anisotropic"], seed=3)
+    predictor.set_volume(volume)
+    found = predictor.predict_labels().array
+    other = volume.affine @ np.array([[0, 0, -1, 51], [1, 0, 0, 0], [0, -1, 0, 25], [0, 0, 0, 1.0]])
+    array = volume.array[::-1, :, ::-1].transpose(1, 2, 0)
+    np.testing.assert_allclose(
+        Grid(array.shape, other).to_world((3, 4, 5)), volume.grid.to_world((46, 3, 21))
+    )
+    predictor.set_volume(Volume.from_array(np.ascontiguousarray(array), other))
+    again = predictor.predict_labels().array.transpose(2, 0, 1)[::-1, :, ::-1]
+    assert (again != found).mean() < 1e-4
+
+
+def decided(
+    logits: torch.Tensor, roi: Roi, shape: tuple[int, int, int], values: list[int]
+) -> tuple[NDArray, NDArray, NDArray]:
+    """The formula, on all of the file's voxels at once: labels, where rounding cannot change them, and the
+    largest logit or 0."""
+    whole = np.stack([write_box(each, roi, (0, 0, 0), shape) for each in logits])
+    ordered = np.sort(np.concatenate([whole, np.zeros((1, *shape))]), axis=0)
+    labels = np.where(whole.max(axis=0) > 0, np.array(values)[whole.argmax(axis=0)], 0)
+    return labels, ordered[-1] - ordered[-2] > 1e-4, ordered[-1]
+
+
+def one_look(model: Sam3D, volume: Volume) -> tuple[torch.Tensor, Roi]:
+    """(L, X, Y, Z) logits of a volume that fits one window, and the window."""
+    roi = whole_roi(volume.grid, CARD["spacing"], WINDOW)
+    assert roi.shape == WINDOW
+    image, valid = (each[None, None] for each in read_roi(volume.array, roi))
+    adapter = model.__dict__["_adapter_in_use"]
+    clicks = torch.zeros(1, 0, 3), torch.zeros(1, 0, dtype=torch.int64)
+    with torch.inference_mode():
+        embedding = model.encode_image(image, valid)
+        found = [
+            model.decode(embedding, RoiPrompts(*clicks, learned=adapter.prompts.of(value))).best()[0][0, 0]
+            for value in NAMES
+        ]
+    return torch.stack(found), roi
+
+
+@pytest.mark.parametrize("name", ["as taught", "smaller than a window"])
+def test_one_window_is_the_model_s_own_answer(predictor: VolumePredictor, name: str) -> None:
+    volume, _ = balls(*GRIDS[name], seed=3)
+    logits, roi = one_look(predictor.model, volume)  # type: ignore[arg-type]
+    expected, clear, _ = decided(logits, roi, volume.shape, list(NAMES))
+    predictor.set_volume(volume)
+    found = predictor.predict_labels().array
+    assert (found == expected)[clear].all() and clear.mean() > 0.99 and expected.any()
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_slabs_are_the_whole_interpolation(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Labels told apart slab by slab, group by group, are those of all logits on the file's grid."""
+    shape, place = GRIDS[name]
+    grid = Grid(shape, place)
+    roi = whole_roi(grid, (2.5, 2.5, 2.5), (16, 16, 16))
+    rough = torch.randn(3, *roi.shape, generator=torch.Generator().manual_seed(0))
+    logits = torch.nn.functional.avg_pool3d(rough, 3, 1, 1) - 0.05
+    expected, clear, largest = decided(logits, roi, shape, [2, 9, 4])
+    assert clear.mean() > 0.99 and (expected > 0).mean() > 0.3
+    for voxels in (1, 5 * shape[1] * shape[2], 10**9):
+        monkeypatch.setattr(whole_volume, "SLAB_VOXELS", voxels)
+        array, best = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
+        paint(logits[:1], roi, [2], array=array, best=best, chances={})
+        paint(logits[1:], roi, [9, 4], array=array, best=best, chances={})
+        assert (array == expected)[clear].all()
+        np.testing.assert_allclose(best, largest, atol=1e-5)
+
+
+def test_probabilities_are_of_each_label_on_its_own(predictor: VolumePredictor) -> None:
+    volume, _ = balls(*GRIDS["flipped and anisotropic"], seed=3)
+    predictor.set_volume(volume)
+    found = predictor.predict_labels(probabilities=True)
+    assert set(found.probabilities) == {BRIGHT, DARK}
+    likely = np.stack([found.probabilities[value] for value in (BRIGHT, DARK)])
+    np.testing.assert_array_equal((likely >= 128).any(axis=0), found.array > 0)
+    for value in (BRIGHT, DARK):
+        alone = predictor.predict_labels(labels=[value], probabilities=True)
+        np.testing.assert_array_equal(alone.probabilities[value], found.probabilities[value])
+        np.testing.assert_array_equal(alone.array == value, found.probabilities[value] >= 128)
+    assert not predictor.predict_labels().probabilities
+
+
+def test_labels_in_groups_and_windows_in_batches_are_the_same(
+    predictor: VolumePredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, _ = balls(*GRIDS["flipped and anisotropic"], seed=3)
+    predictor.set_volume(volume)
+    told: list[tuple[str, float]] = []
+    found = predictor.predict_labels(progress=lambda what, done: told.append((what, done))).array
+    count = len(told)
+    assert count > 4 and told[0] == (f"Window 1 of {count}", 1 / count) and told[-1][1] == 1
+    monkeypatch.setattr(whole_volume, "STITCHED_VALUES", 1)
+    told.clear()
+    model: Any = predictor.model
+    again = whole_volume.segment_labels(
+        model, volume, batch=3, progress=lambda what, done: told.append((what, done))
+    )
+    assert (again.array != found).mean() < 1e-4
+    assert told[-1] == (f"Window {2 * count} of {2 * count}", 1.0)
+
+
+def test_every_voxel_of_the_window_is_the_volume_s_but_where_one_is_too_large() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        shape = tuple(int(n) for n in rng.integers(9, 70, 3))
+        spacing = rng.uniform(0.5, 4, 3)
+        grid = Grid(shape, affine((-spacing[0], spacing[1], spacing[2])))  # type: ignore[arg-type]
+        roi = whole_roi(grid, (2.0, 2.0, 2.0), (16, 16, 16))
+        valid = read_roi(np.zeros(shape, np.float32), roi)[1]
+        for axis, n in enumerate(roi.shape):
+            assert n == max(16, np.ceil(shape[axis] * spacing[axis] / 2))
+            inside = valid.any(dim=tuple(a for a in range(3) if a != axis))
+            assert inside.all() or n == 16
+        corners = roi.to_roi([(-0.5, -0.5, -0.5), np.array(shape) - 0.5])
+        assert (corners > -0.51).all() and (corners < np.array(roi.shape) - 0.49).all()
+
+
+def test_labels_are_chosen_by_name_or_value(predictor: VolumePredictor) -> None:
+    volume, truth = balls(*GRIDS["as taught"], seed=3)
+    predictor.set_volume(volume)
+    both = predictor.predict_labels()
+    for chosen in ([DARK], [str(DARK)], ["dark ball"], ["dark ball", DARK]):
+        dark = predictor.predict_labels(labels=chosen)
+        assert dark.names == {DARK: "dark ball"} and set(np.unique(dark.array)) == {0, DARK}
+        assert (dark.array == DARK)[both.array == DARK].all() and dices(dark.array, truth)[1] > 0.6
+    with pytest.raises(AdapterError, match=r"no label 'dark bal'\. Did you mean 'dark ball'\?"):
+        predictor.predict_labels(labels=["dark bal"])
+    with pytest.raises(AdapterError, match="no label '4'"):
+        predictor.predict_labels(labels=[4])
+    with pytest.raises(AdapterError, match="No label was chosen"):
+        predictor.predict_labels(labels=[])
+
+
+def test_keep_largest() -> None:
+    array = np.zeros((12, 9, 8), np.uint16)
+    array[1:4, 1:4, 1:4] = 2
+    array[4, 4, 4] = 2  # by its corner alone
+    array[9:11, 1:3, 1:3] = 2
+    array[6:8, 6:8, 6:8] = 300
+    array[9, 1, 5:8] = 300
+    array[0, 0, 0] = 7
+    keep_largest(array)
+    assert {int(v): int(n) for v, n in zip(*np.unique(array, return_counts=True), strict=True)} == {
+        0: 12 * 9 * 8 - 27 - 8 - 1, 2: 27, 300: 8, 7: 1
+    }  # fmt: skip
+    assert (array[1:4, 1:4, 1:4] == 2).all() and (array[6:8, 6:8, 6:8] == 300).all()
+
+
+def test_largest_keeps_one_part_of_each_label(predictor: VolumePredictor) -> None:
+    """Of two bright balls in one volume the larger stays."""
+    place = affine((SPACING,) * 3)
+    parts = [balls(WINDOW, place, seed=seed)[0].array for seed in (3, 4)]
+    volume = Volume.from_array(np.concatenate(parts), place)
+    predictor.set_volume(volume)
+    all_parts, one = predictor.predict_labels().array, predictor.predict_labels(largest=True).array
+    expected = all_parts.copy()
+    keep_largest(expected)
+    np.testing.assert_array_equal(one, expected)
+    for value in (BRIGHT, DARK):
+        halves = [(all_parts[cut] == value).sum() for cut in (slice(16), slice(16, None))]
+        assert min(halves) > 20 and (one == value).sum() == pytest.approx(max(halves), abs=10)
+
+
+def test_what_is_missing_is_said() -> None:
+    alone = VolumePredictor(device="cpu")
+    with pytest.raises(PromptError, match="No volume is set"):
+        alone.predict_labels()
+    alone.set_volume(balls(*GRIDS["as taught"])[0])
+    assert alone.learned == {}
+    with pytest.raises(AdapterError, match="none is switched on; give such an adapter"):
+        alone.predict_labels()
+    without = Adapter.create("ssf", alone.model)  # type: ignore[arg-type]
+    without.enable()
+    with pytest.raises(AdapterError, match="'ssf' was taught no labels that it can find without a click"):
+        alone.predict_labels()
+    without.remove()
+    adapter = Adapter.create("ssf", alone.model, labels=[1])  # type: ignore[arg-type]
+    adapter.enable()
+    assert alone.learned == {1: "label 1"}
+    with pytest.raises(AdapterError, match="does not say at which spacing"):
+        alone.predict_labels()
+    for overlap in (-0.1, 1.0, float("nan")):
+        with pytest.raises(SettingsError, match="from 0 to below 1"):
+            alone.predict_labels(overlap=overlap)
+
+
+# on the command line
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NDArray]:
+    """An image of both balls, and its label map."""
+    volume, truth = balls(*GRIDS["oblique"], seed=3)
+    path = tmp_path_factory.mktemp("scan") / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(volume.array, volume.affine), path)
+    return path, truth
+
+
+def run(*arguments: object) -> int:
+    return main([str(each) for each in arguments])
+
+
+def test_automatic_on_the_command_line(
+    scan: tuple[Path, NDArray], adapter_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, truth = scan
+    output = tmp_path / "labels.nii.gz"
+    status = run("segment", path, "-o", output, "--adapter", adapter_file, "--automatic", "--largest")
+    shown = capsys.readouterr()
+    assert status == 0, shown.err
+    saved: Any = nib.load(output)
+    found = np.asarray(saved.dataobj)
+    np.testing.assert_array_equal(saved.affine, nib.load(path).affine)
+    assert min(dices(found, truth)) > 0.6
+    names = json.loads(saved.header.extensions[0].get_content())
+    assert names == {"labels": {str(value): name for value, name in NAMES.items()}}
+    for value, name in NAMES.items():
+        ml = (found == value).sum() * load_volume(path).grid.voxel_volume_ml
+        assert f"{name} (label {value}): {ml:.2f} ml" in shown.out
+    assert "checked by reading it back" in shown.out
+
+    only = tmp_path / "dark.nrrd"
+    arguments = ("segment", path, "-o", only, "--adapter", adapter_file, "--automatic")
+    assert run(*arguments, "--only", "dark ball") == 0
+    assert set(np.unique(load_mask(only, load_volume(path).grid))) == {0, DARK}
+
+
+def test_a_click_with_a_label_that_was_taught(
+    scan: tuple[Path, NDArray], adapter_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--label says what is meant, and the prompt file remembers it."""
+    path, truth = scan
+    at = np.argwhere(truth == DARK).mean(axis=0).round().astype(int)
+    click = ("--point", ",".join(map(str, at)))
+    files = {name: tmp_path / f"{name}.nii.gz" for name in ("meant", "other", "again")}
+    asked = ("segment", path, *click, "--adapter", adapter_file, "--save-prompts")
+    assert run(*asked, tmp_path / "meant.json", "--label", DARK, "-o", files["meant"]) == 0
+    assert f"has learned label {DARK}, dark ball" in capsys.readouterr().err
+    assert run(*asked, tmp_path / "other.json", "--label", DARK + 1, "-o", files["other"]) == 0
+    assert "has learned" not in capsys.readouterr().err
+    replay = ("segment", path, "--prompts", tmp_path / "meant.json", "--adapter", adapter_file)
+    assert run(*replay, "-o", files["again"]) == 0
+    meant, other, again = (np.asarray(nib.load(file).dataobj) for file in files.values())
+    np.testing.assert_array_equal(again, meant)
+    held = [json.loads((tmp_path / f"{name}.json").read_text())["settings"] for name in ("meant", "other")]
+    assert [each["by_label"] for each in held] == [True, False]
+
+    predictor = VolumePredictor(adapter=adapter_file, device="cpu")
+    predictor.set_volume(load_volume(path))
+    for label, found in ((DARK, meant), (None, other)):
+        np.testing.assert_array_equal(predictor.predict(points=[at], label=label).mask, found > 0)
+    assert ((meant > 0) != (other > 0)).any()
+
+
+ADAPTER = "ADAPTER"
+BAD = [
+    (["--automatic"], "--automatic finds the labels that an adapter was taught; give one with --adapter"),
+    (["--automatic", "--adapter", "none.safetensors"], "There is no adapter file 'none.safetensors'"),
+    (["--automatic", "--adapter", ADAPTER, "--point", "1,2,3"], "--automatic goes without prompts"),
+    (["--automatic", "--adapter", ADAPTER, "--prompts", "p.json"], "--automatic goes without prompts"),
+    (["--automatic", "--adapter", ADAPTER, "--label", "7"], "choose labels by --only"),
+    (["--automatic", "--adapter", ADAPTER, "--no-refine"], "--automatic goes without prompts"),
+    (["--automatic", "--adapter", ADAPTER, "--save-prompts", "p.json"], "--automatic goes without prompts"),
+    (
+        ["--automatic", "--adapter", ADAPTER, "--only", "liver"],
+        "There is no label 'liver'. Known: 3, 7",
+    ),
+    (["--automatic", "--adapter", ADAPTER, "--model", "sam_vit_b"], "was made for the model 'sam3d_tiny'"),
+    (["--point", "1,2,3", "--largest"], "--only and --largest are for --automatic"),
+    (["--point", "1,2,3", "--only", "3"], "--only and --largest are for --automatic"),
+    ([], "or --automatic with an adapter that was taught labels"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD)
+def test_mistakes_are_one_sentence(
+    scan: tuple[Path, NDArray],
+    adapter_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    given = [adapter_file if each == ADAPTER else each for each in arguments]
+    assert run("segment", scan[0], *given, "-o", tmp_path / "x.nii.gz") == 2
+    shown = capsys.readouterr()
+    errors = [line for line in shown.err.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1 and said in errors[0], shown.err
+    assert "Reading" not in shown.err and "Traceback" not in shown.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_adapter_without_labels_is_refused_before_anything_is_read(
+    scan: tuple[Path, NDArray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model: Any = load_model("sam3d_tiny")
+    file = Adapter.create("ssf", model).save(tmp_path / "plain.safetensors")
+    assert run("segment", scan[0], "--automatic", "--adapter", file, "-o", tmp_path / "x.nii.gz") == 2
+    shown = capsys.readouterr().err
+    assert "'plain' was taught no labels" in shown and "Reading" not in shown
+
+
+# the page
+
+
+def test_the_code_in_the_page_runs(
+    scan: tuple[Path, NDArray], adapter_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs/automatic.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    Path("scan.nii.gz").write_bytes(scan[0].read_bytes())
+    Path("balls.safetensors").write_bytes(adapter_file.read_bytes())
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    assert min(dices(np.asarray(nib.load("labels.nii.gz").dataobj), scan[1])) > 0.6
+    for line in re.findall(r"^medsam-app (.*)$", page, re.MULTILINE):
+        assert run(*line.split(), "--overwrite") == 0

@@ -1,0 +1,67 @@
+"""How much memory there is, and what cached cases take of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from medsam_app.finetuning.lessons import Lessons, bytes_on_grid
+from medsam_app.io.volume import load_volume, read_grid
+from medsam_app.system import _free_in_container, free_memory, machine_memory
+from tests.support.bad_kit import nifti
+from tests.support.teaching_folder import ball_cases, small_plan
+
+
+def test_less_is_free_than_there_is() -> None:
+    whole, free = machine_memory(), free_memory()
+    if whole is not None:
+        assert free is not None
+        assert 0 < free < whole
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "line"),
+    [
+        ("memory.max", "memory.current", "inactive_file 300"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file 300"),
+    ],
+)
+def test_limit_of_a_container_counts(tmp_path: Path, limit: str, used: str, line: str) -> None:
+    assert not list(_free_in_container(tmp_path))
+    for name, text in ((limit, "1000\n"), (used, "600\n")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / limit).with_name("memory.stat").write_text(f"anon 5\n{line}\nslab 7\n")
+    assert list(_free_in_container(tmp_path)) == [700]
+    (tmp_path / limit).write_text("max\n")
+    assert not list(_free_in_container(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.mha"])
+def test_header_tells_the_grid(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    if name.endswith("gz"):
+        nifti(file)
+    else:
+        image = sitk.GetImageFromArray(np.zeros((4, 5, 6), np.int16))
+        image.SetSpacing((1.5, 2.0, 3.0))
+        image.SetOrigin((5.0, -7.0, 1.0))
+        image.SetDirection((0, -1, 0, 1, 0, 0, 0, 0, 1))
+        sitk.WriteImage(image, str(file))
+    assert not load_volume(file).grid.difference(read_grid(file))
+
+
+def test_cases_are_cached_as_far_as_they_fit(tmp_path: Path) -> None:
+    plan, cases = small_plan(spacing=0.7), ball_cases(tmp_path)
+    sizes = [bytes_on_grid(case, plan) for case in cases]
+    lessons = Lessons(cases, plan, memory=sum(sizes[:3]))
+    assert (lessons.cached, lessons.count) == (3, 4)
+    for size, held in zip(sizes, lessons.cases._cache, strict=False):
+        voxels = sum(held[key].nbytes for key in ("image", "label", "valid"))
+        taken = voxels + sum(each.nbytes for each in held["label_cls_indices"])
+        assert 0.8 * size < taken <= size
+    assert Lessons(cases, plan, memory=sizes[0] - 1).cached == 0
+    assert Lessons(cases, plan, memory=sizes[0] - 1).draw(0).image.shape == plan.window

@@ -1,0 +1,141 @@
+"""What a worklist teaches from, and what changes when it uses an adapter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from medsam_app.browser.app import create_app
+from medsam_app.browser.state.service import Service
+from medsam_app.errors import SettingsError
+from medsam_app.worklist.adapter_in_use import ADAPTERS, adapter_of, examples, use_adapter
+from medsam_app.worklist.teaching_job import JOB, Job
+from tests.browser.routes.test_worklist import HOME, ODD, Person, make_folder
+from tests.support.two_balls import BRIGHT, NAMES, balls, taught
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "shown" / "data").parent
+
+
+@pytest.fixture
+def service(folder: Path) -> Iterator[Service]:
+    made = Service(roots=[folder])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def ada(service: Service) -> Person:
+    return Person(TestClient(create_app(service), base_url=HOME))
+
+
+@pytest.fixture(scope="module")
+def adapter_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return taught(tmp_path_factory.mktemp("adapter") / "balls.safetensors", steps=40)
+
+
+def test_accepted_cases_are_the_examples(ada: Person, service: Service, folder: Path) -> None:
+    worklist = service.worklists.get(0, "data")
+    for name in ("a", "b"):
+        ada.open(name)
+        said = ada.click(12, 11, 10)
+        ada.act(do="change_object", object=said["state"]["selected"], name="ball <i>", label=5)
+        assert ada.judge(name, "accepted").status_code == 200
+    assert examples(worklist)[1] == {5: "ball <i>"}
+    found = examples(worklist)[0]
+    assert [each.case for each in found] == ["a", "b"]
+    assert all(each.image.is_file() and each.label.is_file() for each in found)
+    # A frame of several is none, the first one either: a list of files cannot name it.
+    frames = np.stack([nib.load(folder / "data/a.nii.gz").get_fdata(dtype=np.float32)] * 2, axis=-1)
+    nib.save(nib.Nifti1Image(frames, np.eye(4)), folder / "data/moving.nii.gz")
+    ada.list(refresh=True)
+    assert ada.ask("worklist/case", root=0, path="data", name="moving", frame=0).status_code == 200
+    ada.click(12, 11, 10)
+    assert ada.judge("moving", "accepted").status_code == 200
+    assert [each.case for each in examples(worklist)[0]] == ["a", "b"]
+    ada.open("b")
+    # What is empty, or accepted no more, teaches nothing.
+    ada.click(2, 2, 2, positive=False)
+    ada.open(ODD)
+    ada.judge(ODD, "accepted", empty=True)
+    assert [each.case for each in examples(worklist)[0]] == ["a"]
+    said = ada.ask("worklist/teaching", root=0, path="data").json()
+    assert (said["usable"], said["stage"], said["in_use"], said["log"]) == (1, "", "", None)
+    refused = ada.ask("worklist/teach", root=0, path="data", what="start")
+    assert refused.status_code == 422 and "accepted cases" in refused.json()["error"]
+    for what in ("use", "resume"):
+        assert ada.ask("worklist/teach", root=0, path="data", what=what).status_code == 422
+    assert ada.ask("worklist/teach", root=0, path="data", what="rm -rf").status_code == 422
+
+
+def test_new_cases_begin_with_what_the_adapter_finds(
+    ada: Person, service: Service, folder: Path, adapter_file: Path
+) -> None:
+    volume, labels = balls((46, 44, 22), np.diag([1.4, 1.4, 2.8, 1]))
+    inside = [int(v) for v in np.argwhere(labels == BRIGHT)[0]]
+    for name in ("a", ODD):
+        nib.save(nib.Nifti1Image(volume.array, volume.affine), folder / f"data/{name}.nii.gz")
+    worklist = service.worklists.get(0, "data")
+    ada.open("b")
+    ada.click(12, 11, 10)
+    # As if a run had ended with an offer.
+    run = service.teachings.run_of(worklist)
+    with pytest.raises(SettingsError, match="No adapter is offered"):
+        service.teachings.do(worklist, "use", minutes=1, who="")
+    run.folder.mkdir()
+    run.adapter.write_bytes(adapter_file.read_bytes())
+    job = Job(stage="offered", began="", minutes=1, learned=[], kept=[])
+    (run.folder / JOB).write_text(job.model_dump_json())
+    said = ada.ask("worklist/teach", root=0, path="data", what="use").json()
+    kept = adapter_of(worklist)
+    assert kept is not None and kept.parent == folder / "data" / ADAPTERS
+    assert said["used"] and said["in_use"] == kept.stem
+
+    state = ada.open("a")["state"]
+    ball = state["objects"][0]
+    assert [(each["label"], each["name"]) for each in state["objects"]] == list(NAMES.items())
+    assert [each["kind"] for each in ball["prompts"]] == ["mask"]
+    assert ball["volume_ml"] > 0 and not state["can_undo"]
+    # What nobody touched is no work yet; a click is.
+    assert ada.row("a")["state"] == "new"
+    ada.act(do="select", object=ball["id"])
+    ada.click(*inside)
+    assert ada.row("a")["version"] == 1
+    made_by = json.loads(worklist.works("a")[0].made_by)
+    assert made_by["adapter"] == kept.stem and len(made_by["adapter_sha256"]) == 64
+    # A case that is accepted as it was found is kept too.
+    ada.open(ODD)
+    assert ada.judge(ODD, "accepted").status_code == 200
+    assert json.loads(worklist.works(ODD)[0].made_by) == made_by
+    # A case begun without the adapter keeps its prompts; that masks may differ is said.
+    found = ada.open("b")
+    assert [each["kind"] for each in found["state"]["objects"][0]["prompts"]] == ["point"]
+    assert any("no adapter" in message for message in found["messages"])
+    assert json.loads(worklist.works("b")[0].made_by) == {
+        key: value for key, value in made_by.items() if not key.startswith("adapter")
+    }
+
+
+def test_an_adapter_that_does_not_fit_does_not_close_the_worklist(
+    ada: Person, service: Service, adapter_file: Path
+) -> None:
+    worklist = service.worklists.get(0, "data")
+    kept = use_adapter(worklist, adapter_file, who="ada")
+    assert kept is not None
+    kept.write_bytes(kept.read_bytes()[:-100])
+    found = ada.open("a")
+    assert found["state"]["objects"] == []
+    assert any("masks are made without it" in message for message in found["messages"])
+    assert use_adapter(worklist, None) is None and adapter_of(worklist) is None
+    (worklist.path.parent / ADAPTERS / "in_use.json").write_text(
+        '{"file": "../../x", "who": "", "since": ""}'
+    )
+    assert adapter_of(worklist) is None
