@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from medsam_app.prompts.types import Box, MaskPrompt, Point
     from medsam_app.session.session import Session
 
-__version__ = "0.1.0"
+from medsam_app._version import __version__ as __version__
 
 __all__ = [
     "Box",

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich import box as borders
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from medsam_app.commands.serve import note
 from medsam_app.errors import SaveError
 
 #: Tables have this width in a log, where nothing should be wrapped.
@@ -82,3 +82,25 @@ def check_target(target: Path, *, sources: Iterable[Path], overwrite: bool) -> N
         raise SaveError(f"{target} is what is read here and is not overwritten; give another name.")
     if target.exists() and not overwrite:
         raise SaveError(f"{target} exists already; give another name, or --overwrite to replace it.")
+
+
+def say(text: str) -> None:
+    """A line of the result."""
+    Console(highlight=False, markup=False, soft_wrap=True).print(text)
+
+
+def note(text: str) -> None:
+    """A line about the work, apart from the result."""
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(text)
+
+
+@contextmanager
+def step(text: str) -> Iterator[Any]:
+    """Say what is being done: a spinner in a terminal, a line in a log. Yields a `Progress`."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        note(f"{text} ...")
+        yield lambda what, done: None
+        return
+    with console.status(text) as status:
+        yield lambda what, done: status.update(f"{text}: {what} ({100 * done:.0f} %)")

@@ -1,12 +1,15 @@
-"""How much memory there is, how much was taken, and how it is told."""
+"""The machine: total, free and peak memory, and errors that are its fault rather than a file's."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+from medsam_app.errors import MachineFault
 
 #: Where Linux says how much a group of processes may take and has taken: of version 2, and of version 1.
 _GROUPS = (
@@ -79,3 +82,33 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+_ROOM = "make room where its temporary files go (TMPDIR), and try again"
+
+
+_FILES = "try again when fewer files are open, or raise the limit of open files (ulimit -n)"
+
+
+_ADVICE = {errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EMFILE: _FILES, errno.ENFILE: _FILES}
+
+
+def machine_fault(path: Path, error: OSError, *, done: str = "read") -> MachineFault | None:
+    """Error for a file that the machine cannot read now; None where that may be the file's fault.
+
+    Args:
+        done: what could not be done with it.
+    """
+    advice = _ADVICE.get(error.errno or 0)
+    return None if advice is None else _fault(path, error, done, advice)
+
+
+def no_temporary_folder(path: Path, error: OSError) -> MachineFault:
+    """Error for a file that could not be unpacked, since there is no folder to put it into."""
+    return _fault(path, error, "unpacked", _ROOM)
+
+
+def _fault(path: Path, error: OSError, done: str, advice: str) -> MachineFault:
+    return MachineFault(
+        f"'{path.name}' could not be {done} on this machine ({error.strerror or error}); {advice}."
+    )

@@ -11,15 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from medsam_app.batch.settings import BatchSettings
-from medsam_app.datasets.gathering import stem
 from medsam_app.errors import PromptError, PromptFileError
-from medsam_app.evaluate.click_through import jittered_box
 from medsam_app.grid.geometry import Grid
 from medsam_app.io.csv_columns import read_table
 from medsam_app.io.headers import SUFFIXES
+from medsam_app.io.paths import stem
 from medsam_app.io.volume import Volume, load_mask
 from medsam_app.io.volume_folder import Found
-from medsam_app.prompts.simulated_clicks import click_inside
+from medsam_app.prompts.simulated_clicks import click_inside, jittered_box
 from medsam_app.prompts.types import Box, Point
 from medsam_app.session.objects import AnyPrompt
 from medsam_app.session.prompt_file import SUFFIX

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medsam_app import __version__
+from medsam_app._version import __version__
 from medsam_app.batch.index_page import IndexRow, index_page
 from medsam_app.batch.record import CaseRecord, Shard
 from medsam_app.io.atomic import save_whole

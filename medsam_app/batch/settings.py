@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from medsam_app import __version__
+from medsam_app._version import __version__
 from medsam_app.adapters.header import header_for, read_header
 from medsam_app.adapters.label_card import chosen_labels, spacing_of
 from medsam_app.errors import AdapterError, ModelError, PromptFileError, SettingsError, VolumeError

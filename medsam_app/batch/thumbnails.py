@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medsam_app.errors import GridMismatch, SettingsError
-from medsam_app.evaluate.gallery import around
+from medsam_app.grid.geometry import padded_bounds
 from medsam_app.session.objects import PALETTE, checked_colour
 
 if TYPE_CHECKING:  # heavy
@@ -136,7 +136,7 @@ def _window(planes: list[_Plane]) -> tuple[float, float]:
     for plane in planes:
         drawn = plane.labels != 0
         if drawn.any():
-            near.append(plane.image[around(drawn)].ravel())
+            near.append(plane.image[padded_bounds(drawn)].ravel())
             inside.append(plane.image[drawn])
         else:
             near.append(plane.image.ravel())

@@ -15,7 +15,7 @@ from typing import Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from medsam_app import __version__
+from medsam_app._version import __version__
 from medsam_app.cli.dataset import dataset_app
 from medsam_app.cli.evaluate import evaluate
 from medsam_app.cli.finetune import finetune
@@ -114,9 +114,9 @@ def serve(
     ] = None,
 ) -> None:
     """Start the browser app."""
-    from medsam_app.commands import serve as commands
+    from medsam_app.commands import serve as serve_command
 
-    commands.serve(
+    serve_command.serve(
         image,
         host=host,
         port=port,
@@ -145,9 +145,10 @@ def info(
     channel: ChannelOption = None,
 ) -> None:
     """Print shape, spacing, orientation, intensities and series of an image."""
-    from medsam_app.commands import serve as commands
 
-    commands.info(image, series=series, frame=frame, channel=channel)
+    from medsam_app.commands import info as info_command
+
+    info_command.info(image, series=series, frame=frame, channel=channel)
 
 
 app.command()(evaluate)

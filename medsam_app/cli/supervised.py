@@ -1,4 +1,4 @@
-"""`python -m medsam_app.cli.supervised ...` is `python -m medsam_app ...`, but is stopped when its standard input ends.
+"""Run the command line as a child that is stopped when its standard input ends.
 
 Whoever starts it holds the other end: when that process is gone, killed or not, this one stops too, and may
 save what it has.

@@ -10,9 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from medsam_app import __version__
-from medsam_app.commands.serve import note, say
-from medsam_app.console import check_target, table_console, titled_table, watched
+from medsam_app._version import __version__
+from medsam_app.console import check_target, note, say, table_console, titled_table, watched
 from medsam_app.datasets.find import Dataset, Problem, find_cases
 from medsam_app.datasets.fingerprint import Fingerprint, Spread, fingerprint
 from medsam_app.datasets.label_census import PERCENTILES

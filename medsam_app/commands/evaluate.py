@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medsam_app.commands.serve import note, say, step
-from medsam_app.console import check_target, table_console, titled_table, watched
+from medsam_app.console import check_target, note, say, step, table_console, titled_table, watched
 from medsam_app.errors import SaveError, SettingsError
 from medsam_app.evaluate.files import write_json, write_scores
 from medsam_app.evaluate.tables import Sheet, remarks, sheets

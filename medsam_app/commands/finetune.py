@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsam_app.commands.finetune_setup import PLAN, RIVALS, Ready, prepare, ready_run
-from medsam_app.commands.serve import note, say
-from medsam_app.console import check_target
+from medsam_app.console import check_target, note, say
 from medsam_app.errors import ModelError, SaveError, SettingsError, unknown_name
 from medsam_app.finetuning.plan import Plan, laid_over, read_plan, read_settings
 from medsam_app.finetuning.planning import MINUTES

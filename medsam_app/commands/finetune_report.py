@@ -13,8 +13,7 @@ from torch import nn
 
 from medsam_app.adapters.adapter import Adapter
 from medsam_app.commands.evaluate import print_sheet
-from medsam_app.commands.serve import note, say
-from medsam_app.console import table_console, watched
+from medsam_app.console import note, say, table_console, watched
 from medsam_app.datasets.cases import Case
 from medsam_app.datasets.find import Dataset
 from medsam_app.evaluate.files import write_json

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medsam_app.commands.plan_table import show_plan
-from medsam_app.commands.serve import note
-from medsam_app.console import watched
+from medsam_app.console import note, watched
 from medsam_app.datasets.cases import Case
 from medsam_app.datasets.find import Dataset, find_cases
 from medsam_app.datasets.fingerprint import fingerprint

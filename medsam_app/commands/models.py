@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from medsam_app.commands.serve import note, say
+from medsam_app.console import note, say
 from medsam_app.errors import ModelError
 from medsam_app.models import download as store
 from medsam_app.models.table import MODELS, ModelEntry, model_entry

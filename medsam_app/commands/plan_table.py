@@ -6,8 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from medsam_app.commands.serve import note
-from medsam_app.console import table_console, titled_table
+from medsam_app.console import note, table_console, titled_table
 from medsam_app.datasets.fingerprint import first_few
 from medsam_app.finetuning.plan import Plan
 from medsam_app.finetuning.planning import Settled

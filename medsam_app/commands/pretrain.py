@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medsam_app.commands.serve import note, say
+from medsam_app.console import note, say
 from medsam_app.errors import ModelError, SaveError, SettingsError, VolumeError
 from medsam_app.io.atomic import write_whole
 from medsam_app.pretraining.recipe import Recipe, read_recipe

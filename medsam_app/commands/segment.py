@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from medsam_app.adapters.header import read_header
 from medsam_app.adapters.label_card import chosen_labels, spacing_of
-from medsam_app.commands.serve import check_model, geometry, note, say, step
+from medsam_app.commands.checks import check_model, geometry
+from medsam_app.console import note, say, step
 from medsam_app.errors import AdapterError, PromptError, SaveError, SettingsError, VolumeError
 
 if TYPE_CHECKING:  # heavy: imported inside the functions that need them

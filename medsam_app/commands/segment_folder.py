@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medsam_app.commands.serve import note, say, step
-from medsam_app.console import table_console, titled_table, watched
+from medsam_app.console import note, say, step, table_console, titled_table, watched
 from medsam_app.training.processes import stopping
 
 if TYPE_CHECKING:  # heavy

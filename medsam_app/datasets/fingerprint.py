@@ -113,8 +113,9 @@ class Fingerprint:
 def fingerprint(dataset: Dataset, *, progress: Progress | None = None) -> Fingerprint:
     """Read every case, one at a time, and tell what they are like and all that is wrong with them.
 
-    Of large volumes evenly spaced voxels are taken for percentiles (`medsam_app.datasets.fingerprint_case`), and up
-    to 5000 evenly spaced ones of each case for the percentiles over all cases; there is no chance in it.
+    Of large volumes evenly spaced voxels are taken for percentiles
+    (`medsam_app.datasets.fingerprint_case`), and up to 5000 evenly spaced ones of each case for the
+    percentiles over all cases; there is no chance in it.
 
     Args:
         dataset: of `medsam_app.datasets.find.find_cases`.

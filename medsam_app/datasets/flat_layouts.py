@@ -18,12 +18,11 @@ from medsam_app.datasets.gathering import (
     names_beside,
     names_by_value,
     read_json,
-    stem,
-    there,
     volumes_in,
 )
 from medsam_app.errors import DatasetError
 from medsam_app.io.csv_columns import read_table
+from medsam_app.io.paths import stem, there
 
 DATASET = "dataset.json"
 

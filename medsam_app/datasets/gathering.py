@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Literal
 
 from medsam_app.datasets.cases import Case
 from medsam_app.errors import DatasetError
-from medsam_app.io.headers import SUFFIXES
+from medsam_app.io.paths import is_volume, there
 
 #: Names of label values, where the layout has no place of its own for them.
 NAMES_FILE = "labels.json"
@@ -170,23 +169,6 @@ def _say_repeated(found: Gathering) -> None:
             found.warning("listed twice", cases[0].case, message, dataset=cases[0].dataset)
 
 
-def there(path: Path) -> bool:
-    """Whether there is a file or folder; also of names that no system can have."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # too long, or with a zero in it
-        return False
-
-
-def stem(path: Path) -> str:
-    """Name without the ending of a volume: 'x' of 'x.nii.gz', 'x.y' of 'x.y'."""
-    name = path.name
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
-
-
 def volumes_in(folder: Path, *, folders: bool = False) -> list[Path]:
     """Files with the ending of a volume in a folder, hidden ones left out, by name.
 
@@ -199,11 +181,6 @@ def volumes_in(folder: Path, *, folders: bool = False) -> list[Path]:
         if (is_volume(path) and path.is_file()) or (folders and shown and path.is_dir()):
             found.append(path)
     return found
-
-
-def is_volume(path: Path) -> bool:
-    """Whether a file has the ending of a volume and is not hidden, as the '._x.nii.gz' of macOS are."""
-    return not path.name.startswith(".") and path.name.lower().endswith(tuple(SUFFIXES))
 
 
 def seen_in(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -219,14 +196,6 @@ def seen_in(folder: Path) -> tuple[list[Path], list[Path]]:
                 elif stat.S_ISREG(mode):
                     files.append(path)
     return files, folders
-
-
-def folders_under(folder: Path) -> Iterator[Path]:
-    """A folder and all below, but for those that cannot be looked at; links are not followed further."""
-    for place, inside, _ in os.walk(folder):
-        here = Path(place)
-        yield here
-        yield from (here / name for name in inside if (here / name).is_symlink())
 
 
 def read_json(path: Path) -> Any:

@@ -14,17 +14,15 @@ from numpy.typing import NDArray
 
 from medsam_app.evaluate.gallery import Gallery
 from medsam_app.evaluate.protocols import LabelMapper, Methods, Segmenter
-from medsam_app.grid.roi import Index, mask_bounds
+from medsam_app.grid.roi import Index
 from medsam_app.io.volume import Volume
 from medsam_app.measure.scores import MIN_VOXELS, FalseLabel, Score, dice
 from medsam_app.measure.surface_distances import Distances, surface_distances
 from medsam_app.predict.core.engine import Progress
-from medsam_app.prompts.simulated_clicks import next_click
+from medsam_app.prompts.simulated_clicks import jittered_box, next_click
 
 #: What an object's prompts may begin with; see `Plan.first`.
 FIRSTS = ("click", "box", "found")
-#: Most by which a face of a box is off, as a fraction of the box's size across it.
-BOX_JITTER = 0.1
 
 
 class Step(NamedTuple):
@@ -75,25 +73,6 @@ class Found:
     scores: list[Score] = field(default_factory=list)
     small: int = 0
     false: list[FalseLabel] = field(default_factory=list)
-
-
-def jittered_box(
-    truth: NDArray[np.bool_], rng: np.random.Generator, amount: float = BOX_JITTER
-) -> tuple[Index, Index]:
-    """First and last voxel of an object's bounding box, each face moved by up to a part of its size.
-
-    Args:
-        truth: (i, j, k) the object, not empty.
-        rng: where the unsteadiness comes from; the box stays within the volume.
-        amount: the part.
-    """
-    bounds = mask_bounds(truth)
-    if bounds is None:
-        raise ValueError("empty object")
-    low, high = np.array(bounds[0]), np.array(bounds[1]) - 1
-    moved = np.stack([low, high]) + rng.uniform(-amount, amount, size=(2, 3)) * (high - low + 1)
-    moved = np.clip(np.round(moved), 0, np.array(truth.shape) - 1).astype(int)
-    return tuple(moved.min(axis=0).tolist()), tuple(moved.max(axis=0).tolist())
 
 
 def click_through(

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medsam_app import __version__
+from medsam_app._version import __version__
 from medsam_app.io.atomic import save_whole
 from medsam_app.measure.scores import Score
 

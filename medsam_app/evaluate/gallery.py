@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam_app.grid.geometry import RasView
+from medsam_app.grid.geometry import RasView, padded_bounds
 from medsam_app.io.volume import Volume
 from medsam_app.measure.scores import Score
 
 #: Dataset, modality and name of a case.
 CaseKey = tuple[str, str, str]
-#: Around what is drawn, as a fraction of its size, and in voxels at least.
-_MARGIN, _LEAST = 0.4, 8
 #: An axis whose voxels are so much longer than along the others is not looked along.
 _COARSE = 1.5
 
@@ -104,7 +102,7 @@ class Gallery:
             return
         case, self._open = self._open, None
         drawn = np.any([case.truth > 0, *(mask for _, mask in case.masks)], axis=0)
-        box = around(drawn)
+        box = padded_bounds(drawn)
         image = case.image[box].astype(np.float32)
         black, white = np.percentile(image, [1, 99])
         grey = np.clip((image - black) / max(white - black, 1e-6), 0, 1)
@@ -149,14 +147,3 @@ def ranked_cases(scores: Sequence[Score], method: str) -> list[tuple[str, CaseKe
     ranks = {"best": 0, "median": len(order) // 2, "worst": -1}
     wanted = {1: ["best"], 2: ["best", "worst"]}.get(len(order), list(ranks))
     return [(rank, order[ranks[rank]]) for rank in wanted if order]
-
-
-def around(drawn: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """The part of a (rows, columns) slice that holds what is drawn, somewhere True, and a margin."""
-    spans = []
-    for axis, size in enumerate(drawn.shape):
-        where = np.flatnonzero(drawn.any(axis=1 - axis))
-        low, high = int(where[0]), int(where[-1]) + 1
-        room = max(_LEAST, round(_MARGIN * (high - low)))
-        spans.append(slice(max(0, low - room), min(size, high + room)))
-    return spans[0], spans[1]

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medsam_app import __version__
+from medsam_app._version import __version__
 from medsam_app.evaluate import plots
 from medsam_app.evaluate.gallery import Gallery, case_dice, ranked_cases
 from medsam_app.evaluate.tables import Sheet, count_name, remarks, sheets

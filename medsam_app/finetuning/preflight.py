@@ -3,10 +3,10 @@
 found = fit(plan, cases, memory=6_000_000_000, device="cpu")
 Teacher(found.plan, ..., memory=found.caches)
 
-Real steps are measured in a process of their own (`medsam_app.finetuning.memory_probe`): with one window at a time, and with as
-many as there are to be, or as fit. So what is chosen has been measured; a line through one and two windows
-would miss by a tenth, since the libraries treat one window otherwise than several. Three things take memory
-in each process of a run:
+Real steps are measured in a process of their own (`medsam_app.finetuning.memory_probe`): with one window
+at a time, and with as many as there are to be, or as fit. So what is chosen has been measured; a line
+through one and two windows would miss by a tenth, since the libraries treat one window otherwise than
+several. Three things take memory in each process of a run:
 
 - what is there before any window: Python and torch with their libraries, the base, the adapter, its running
   average and the optimizer's two, which are measured with

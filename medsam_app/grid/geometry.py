@@ -136,3 +136,18 @@ class RasView:
 def format_mm(values: ArrayLike) -> str:
     """Millimetres for a message: '0.70 x 0.70 x 2.00 mm'."""
     return " x ".join(f"{v:.2f}" for v in np.asarray(values, dtype=float)) + " mm"
+
+
+#: Margin around a mask in a picture: a fraction of the mask's extent, and voxels at least.
+_MARGIN, _LEAST = 0.4, 8
+
+
+def padded_bounds(drawn: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Return the bounding box of a non-empty (rows, columns) mask, enlarged by a margin."""
+    spans = []
+    for axis, size in enumerate(drawn.shape):
+        where = np.flatnonzero(drawn.any(axis=1 - axis))
+        low, high = int(where[0]), int(where[-1]) + 1
+        room = max(_LEAST, round(_MARGIN * (high - low)))
+        spans.append(slice(max(0, low - room), min(size, high + room)))
+    return spans[0], spans[1]

@@ -12,8 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from medsam_app.errors import VolumeError
 from medsam_app.io.dicom.series import looks_like_dicom
-from medsam_app.machine import machine_fault, no_temporary_folder
-from medsam_app.system import format_bytes
+from medsam_app.system import format_bytes, machine_fault, no_temporary_folder
 
 #: Bytes that a zip may unpack to, and files it may hold.
 MAX_UNPACKED = 8 * 10**9

@@ -30,7 +30,7 @@ from medsam_app.io.dicom.series import SeriesInfo
 from medsam_app.io.headers import Format, choose, find_format, inspect, itk_affine, not_read, sitk_reader
 from medsam_app.io.nifti_header import cut_short, read_nifti_header
 from medsam_app.io.writing import save_mask
-from medsam_app.machine import machine_fault
+from medsam_app.system import machine_fault
 
 __all__ = ["SeriesInfo", "Volume", "list_series", "load_mask", "load_volume", "save_mask"]
 

@@ -26,8 +26,8 @@ class Score:
         unmet: clicks so far that the mask does not honour.
         seconds: time of this click; None when the mask before was perfect and nothing was clicked. Of click
             0, the time of all labels of the volume.
-        surface_dice, hd95: see `medsam_app.measure.surface_distances`; None where not measured, and the second also where
-            the mask is empty.
+        surface_dice, hd95: see `medsam_app.measure.surface_distances`; None where not measured, and
+            the second also where the mask is empty.
     """
 
     method: str

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from medsam_app.grid.roi import mask_bounds
+from medsam_app.grid.roi import Index, mask_bounds
 
 _FULL = np.ones((3, 3, 3), dtype=bool)
 
@@ -73,3 +73,26 @@ def next_click(
     at = click_inside(largest, spacing=spacing, rng=rng)
     voxel = (at[0] + bounds[0][0], at[1] + bounds[0][1], at[2] + bounds[0][2])
     return voxel, bool(truth[voxel])
+
+
+#: Most by which a face of a box is off, as a fraction of the box's size across it.
+BOX_JITTER = 0.1
+
+
+def jittered_box(
+    truth: NDArray[np.bool_], rng: np.random.Generator, amount: float = BOX_JITTER
+) -> tuple[Index, Index]:
+    """First and last voxel of an object's bounding box, each face moved by up to a part of its size.
+
+    Args:
+        truth: (i, j, k) the object, not empty.
+        rng: where the unsteadiness comes from; the box stays within the volume.
+        amount: the part.
+    """
+    bounds = mask_bounds(truth)
+    if bounds is None:
+        raise ValueError("empty object")
+    low, high = np.array(bounds[0]), np.array(bounds[1]) - 1
+    moved = np.stack([low, high]) + rng.uniform(-amount, amount, size=(2, 3)) * (high - low + 1)
+    moved = np.clip(np.round(moved), 0, np.array(truth.shape) - 1).astype(int)
+    return tuple(moved.min(axis=0).tolist()), tuple(moved.max(axis=0).tolist())

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medsam_app import __version__
+from medsam_app._version import __version__
 from medsam_app.errors import SaveError
 from medsam_app.io.mask_formats import ending_of, plain_name, save_labels
 from medsam_app.measure.measurements import Measurement, area_table, measure, object_table

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from medsam_app import __version__
+from medsam_app._version import __version__
 from medsam_app.errors import PromptFileError, SaveError
 from medsam_app.io.atomic import write_whole
 from medsam_app.session.objects import SegmentedObject

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from medsam_app.commands.serve import step
+from medsam_app.console import step
 from medsam_app.errors import SettingsError
 from medsam_app.system import free_memory
 

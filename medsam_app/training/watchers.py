@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from medsam_app.commands.serve import note
+from medsam_app.console import note
 from medsam_app.training.loop import Watcher
 
 if TYPE_CHECKING:

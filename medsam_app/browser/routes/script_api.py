@@ -64,7 +64,9 @@ class Api:
         name = str(sent.get("orig_name") or path.name)
         try:
             if allowed_files.ending(name) is None:
-                raise PromptError(f"'{name}' is no volume; send one of {', '.join(files.UPLOAD_EXTENSIONS)}.")
+                raise PromptError(
+                    f"'{name}' is no volume; send one of {', '.join(allowed_files.UPLOAD_EXTENSIONS)}."
+                )
             place = workspace.place() / safe_name(name)
             path.replace(place)
             key = workspace.keep(place, name)

@@ -90,7 +90,7 @@ async def receive_file(
     if allowed_files.ending(name) is None:
         raise VolumeError(
             f"'{name}' is no volume that can be opened here; choose a file that ends in "
-            f"{', '.join(files.UPLOAD_EXTENSIONS)}, or the folder of DICOM slices."
+            f"{', '.join(allowed_files.UPLOAD_EXTENSIONS)}, or the folder of DICOM slices."
         )
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(name, limit)

@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import PYDICOM_ROOT_UID, SegmentationStorage, generate_uid
 
-from medsam_app import __version__
+from medsam_app._version import __version__
 from medsam_app.errors import MedsamError, SaveError
 from medsam_app.io.dicom.frames import DAMAGED
 from medsam_app.io.dicom.seg_reader import (

@@ -1,0 +1,39 @@
+"""Names and folders of volumes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from medsam_app.io.headers import SUFFIXES
+
+
+def there(path: Path) -> bool:
+    """Whether there is a file or folder; also of names that no system can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or with a zero in it
+        return False
+
+
+def stem(path: Path) -> str:
+    """Name without the ending of a volume: 'x' of 'x.nii.gz', 'x.y' of 'x.y'."""
+    name = path.name
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a file has the ending of a volume and is not hidden, as the '._x.nii.gz' of macOS are."""
+    return not path.name.startswith(".") and path.name.lower().endswith(tuple(SUFFIXES))
+
+
+def folders_under(folder: Path) -> Iterator[Path]:
+    """A folder and all below, but for those that cannot be looked at; links are not followed further."""
+    for place, inside, _ in os.walk(folder):
+        here = Path(place)
+        yield here
+        yield from (here / name for name in inside if (here / name).is_symlink())

@@ -1,0 +1,78 @@
+"""The package as a whole: its public names, what importing it loads, and what a wheel holds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    import medsam_app
+
+    assert medsam_app.__all__ == sorted(medsam_app.__all__)
+    for name in medsam_app.__all__:
+        assert getattr(medsam_app, name).__name__ == name
+
+
+def test_importing_the_package_is_light() -> None:
+    script = "import sys, medsam_app; print([m for m in ('torch', 'monai', 'gradio') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["models", "adapters"])
+def test_bare_names_are_refused(name: str) -> None:
+    run = subprocess.run([sys.executable, "-c", f"import {name}"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert f"imported as 'medsam_app.{name}'" in run.stderr
+
+
+def test_every_dependency_can_be_tried_at_its_lowest() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = project["dependencies"], *project["optional-dependencies"].values()
+    wanted = [each for group in groups for each in group if each != "medsam-app[test]"]
+    script = [sys.executable, ".ci/lowest.py"]
+    lines = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.replace("==", ">=") for line in lines] == wanted
+    assert all(re.fullmatch(r"[\w-]+==\d[\d.]*", line) for line in lines)
+
+
+def test_wheel_holds_medsam_app_alone(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), "."]
+    run = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"medsam_app"}
+    for needed in (
+        "medsam_app/batch/index_page.css",
+        "medsam_app/batch/index_page.js",
+        "medsam_app/py.typed",
+        "medsam_app/models/sam3d.py",
+        "medsam_app/models/weights/sam3d_tiny.safetensors",
+        "medsam_app/adapters/__init__.py",
+    ):
+        assert needed in names
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "medsam_app").rglob("*.py")}
+    assert modules <= set(names), "add the new package to [tool.setuptools] packages in pyproject.toml"
+    scripts = {Path(name).name for name in names if name.startswith("medsam_app/browser/static/")}
+    assert scripts == {path.name for path in (ROOT / "medsam_app/browser/static").iterdir() if path.is_file()}
+
+
+def test_the_project_names_no_registry_and_no_path_of_a_machine() -> None:
+    hosts = ["files.python" + "hosted", "registry.npm" + "js", "py" + "pi.org", "deb.deb" + "ian"]
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    for name in files:
+        path = ROOT / name
+        if path.is_file() and path.suffix in {".py", ".md", ".toml", ".js", ".css", ".txt", ".yaml", ".json"}:
+            text = path.read_text()
+            assert not [host for host in hosts if host in text], name
