@@ -62,7 +62,7 @@ def _connect(url: str, file: BinaryIO, size: int, progress: Progress | None) -> 
     """One connection: append to the file what it lacks, or begin again where the server cannot do that."""
     import pooch
 
-    from medsam_app import __version__
+    from medsam_app._version import __version__
 
     def begin(response: Any, **_: Any) -> None:
         if response.status_code in (200, 416):  # all of it; or no such part of it
