@@ -1,0 +1,1 @@
+"""Options of the command line; imports nothing heavy, so that `--help` is quick."""

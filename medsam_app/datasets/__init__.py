@@ -1,0 +1,1 @@
+"""Find labelled cases in the usual layouts, and check and summarise them."""

@@ -1,0 +1,1 @@
+"""Voxel grids: affine, spacing, orientation, and parts of a volume (windows, patches)."""

@@ -1,0 +1,1 @@
+"""Measurements of masks: volumes, diameters, surfaces, distances and scores."""

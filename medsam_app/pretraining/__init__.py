@@ -1,0 +1,1 @@
+"""Train the embedded model on synthetic and real windows: `medsam-app pretrain`."""

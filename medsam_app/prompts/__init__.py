@@ -1,0 +1,1 @@
+"""Prompts: points, boxes, scribbles, masks, painted voxels; and simulated clicks."""

@@ -1,0 +1,1 @@
+"""Synthetic volumes with known label maps, for tests, the bundled sample and pretraining."""

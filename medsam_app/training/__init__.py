@@ -1,0 +1,1 @@
+"""What all training runs share: loop, loss, checkpoints, simulated users, processes."""

@@ -1,0 +1,1 @@
+"""DICOM: series, stacks of slices, multi-frame files and segmentations."""

@@ -1,0 +1,1 @@
+"""What all engines share: the engine protocol, predictions, constraints by prompts, caching."""
