@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from medsam_app.batch.run import segment_folder
     from medsam_app.errors import MedsamError
-    from medsam_app.io.volume import Volume, load_mask, load_volume
+    from medsam_app.io.loading import load_mask, load_volume
+    from medsam_app.io.volume import Volume
     from medsam_app.io.writing import save_mask
     from medsam_app.predict.predictor import VolumePredictor
     from medsam_app.prompts.types import Box, MaskPrompt, Point
@@ -31,17 +32,17 @@ __all__ = [
 ]
 
 _HOME = {
-    "Box": "prompts",
-    "MaskPrompt": "prompts",
+    "Box": "prompts.types",
+    "MaskPrompt": "prompts.types",
     "MedsamError": "errors",
-    "Point": "prompts",
-    "Session": "session",
-    "Volume": "volume",
-    "VolumePredictor": "predictor",
-    "load_mask": "volume",
-    "load_volume": "volume",
-    "save_mask": "saving",
-    "segment_folder": "batch",
+    "Point": "prompts.types",
+    "Session": "session.session",
+    "Volume": "io.volume",
+    "VolumePredictor": "predict.predictor",
+    "load_mask": "io.loading",
+    "load_volume": "io.loading",
+    "save_mask": "io.writing",
+    "segment_folder": "batch.run",
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from medsam_app.finetuning.lessons import Lessons, bytes_on_grid
-from medsam_app.io.volume import load_volume, read_grid
+from medsam_app.io.loading import load_volume, read_grid
 from medsam_app.system import _free_in_container, free_memory, machine_memory
 from tests.support.bad_kit import nifti
 from tests.support.teaching_folder import ball_cases, small_plan

@@ -19,7 +19,8 @@ from medsam_app.batch.prompts import Asked, Wanted, objects_of_mask, objects_of_
 from medsam_app.batch.record import HIDDEN, CaseRecord, ObjectRecord, OutputRecord
 from medsam_app.batch.settings import BatchSettings
 from medsam_app.errors import MedsamError
-from medsam_app.io.volume import Volume, load_volume
+from medsam_app.io.loading import load_volume
+from medsam_app.io.volume import Volume
 from medsam_app.models.load import choose_device
 from medsam_app.predict.core.prediction import MaskPrediction
 from medsam_app.predict.predictor import VolumePredictor

@@ -64,7 +64,7 @@ def segment(asked: Segmentation) -> None:
     if asked.automatic:
         _check_automatic(asked)
     with step(f"Reading {asked.image.name}"):
-        from medsam_app.io.volume import load_volume
+        from medsam_app.io.loading import load_volume
 
         volume = load_volume(asked.image, series=asked.series, frame=asked.frame, channel=asked.channel)
     for remark in volume.notes:
@@ -127,7 +127,7 @@ def _follow_prompts(
 
 def _save(asked: Segmentation, volume: Volume, labels: NDArray, names: Mapping[int, str]) -> None:
     with step(f"Writing {asked.output.name}"):
-        from medsam_app.io.volume import save_mask
+        from medsam_app.io.writing import save_mask
 
         saved = save_mask(labels, volume, asked.output, label_names=names)
     say(f"Saved {saved}: {geometry(volume)}; affine, shape and labels were checked by reading it back.")
@@ -200,7 +200,7 @@ def _check_combination(asked: Segmentation) -> None:
 
 def _prompts(asked: Segmentation, grid: Grid) -> list[Point | Box | MaskPrompt]:
     """The prompts of the options, in voxel indices, in the order in which they are used."""
-    from medsam_app.io.volume import load_mask
+    from medsam_app.io.loading import load_mask
     from medsam_app.prompts.types import Box, MaskPrompt, Point, check_prompts
     from medsam_app.session.prompt_schema import voxel_of, world_box
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from medsam_app.errors import SettingsError, VolumeError, unknown_name
-from medsam_app.io.volume import Volume, load_mask, load_volume
+from medsam_app.io.loading import load_mask, load_volume
+from medsam_app.io.volume import Volume
 
 MANIFEST = "manifest.json"
 

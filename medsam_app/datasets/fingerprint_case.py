@@ -15,7 +15,8 @@ from medsam_app.datasets.gathering import Problem
 from medsam_app.datasets.label_census import LabelFacts, label_facts, percentiles
 from medsam_app.errors import GridMismatch, MedsamError, SeriesChoice
 from medsam_app.grid.geometry import Grid
-from medsam_app.io.volume import Volume, load_mask, load_volume
+from medsam_app.io.loading import load_mask, load_volume
+from medsam_app.io.volume import Volume
 from medsam_app.measure.scores import MIN_VOXELS
 
 #: Percentiles are taken of about so many voxels at most.

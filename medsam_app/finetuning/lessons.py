@@ -22,7 +22,7 @@ from medsam_app.datasets.cases import Case
 from medsam_app.errors import VolumeError
 from medsam_app.finetuning.plan import Plan
 from medsam_app.grid.roi import Index, Roi, read_roi
-from medsam_app.io.volume import read_grid
+from medsam_app.io.loading import read_grid
 from medsam_app.predict.whole_volume import whole_roi
 
 #: A window is cut out so much larger, so that turning and zooming it find image at its corners.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from medsam_app.errors import VolumeError
-from medsam_app.io.dicom.series import looks_like_dicom
+from medsam_app.io.headers import looks_like_dicom
 from medsam_app.system import format_bytes, machine_fault, no_temporary_folder
 
 #: Bytes that a zip may unpack to, and files it may hold.

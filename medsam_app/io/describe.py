@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medsam_app.errors import SeriesChoice
 from medsam_app.io.headers import find_format, inspect, title
-from medsam_app.io.volume import list_series, load_volume
+from medsam_app.io.loading import list_series, load_volume
 
 #: Percentiles come from at most about so many voxels, evenly spread.
 _SAMPLE = 2_000_000

@@ -81,6 +81,11 @@ def find_format(path: Path) -> Format:
     raise VolumeError(f"'{path.name}' cannot be opened: {kind} are not supported; give {READABLE}.")
 
 
+def looks_like_dicom(start: bytes) -> bool:
+    """Whether the first 132 bytes of a file are those of a DICOM file (with or without preamble)."""
+    return start[128:132] == b"DICM" or (start[:2] in (b"\x02\0", b"\x08\0") and len(start) == 132)
+
+
 def inspect_nifti(path: Path) -> HeaderInfo:
     """Check the header of a NIfTI file against the file; `VolumeError` when it cannot be a volume."""
     header, _ = read_nifti_header(path)

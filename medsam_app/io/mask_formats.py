@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
 from medsam_app.errors import SettingsError, unknown_name
+from medsam_app.io.volume import Volume
 from medsam_app.io.writing import save_mask
-
-if TYPE_CHECKING:
-    from medsam_app.io.volume import Volume
 
 #: Ending of a DICOM segmentation.
 SEGMENTATION = ".seg.dcm"

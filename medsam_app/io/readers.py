@@ -3,7 +3,7 @@
 `NiftiReader` is MONAI's `NibabelReader` that opens by content, takes one frame, scales to float32 and
 proves the checksum. `ItkReader` and `DicomReader` are MONAI `ImageReader`s on SimpleITK. Each works in
 `monai.transforms.LoadImage(reader=...)` as well. Importing this module imports MONAI (seconds), so
-`medsam_app.io.volume` does it only when something is read.
+`medsam_app.io.loading` does it only when something is read.
 """
 
 from __future__ import annotations

@@ -1,38 +1,19 @@
-"""Volumes: an array in the file's own order with its grid, from any format that is read here.
-
-MONAI's readers do the reading; this module decides what is acceptable, says so in notes and errors,
-and keeps what saving needs so that a mask lies exactly on its image.
-"""
+"""A volume: an array in the file's own order with its grid, and what saving a mask on it needs."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import ArrayLike, NDArray
 
-from medsam_app.errors import GridMismatch, VolumeError
 from medsam_app.grid.geometry import Grid
-from medsam_app.io.archive import unpacked
-from medsam_app.io.checks import checked_affine, checked_array, nifti_notes
-from medsam_app.io.dicom import series as dicom
-from medsam_app.io.dicom import stack as dicom_stack
-from medsam_app.io.dicom.series import SeriesInfo
-from medsam_app.io.headers import Format, choose, find_format, inspect, itk_affine, not_read, sitk_reader
-from medsam_app.io.nifti_header import cut_short, read_nifti_header
-from medsam_app.io.writing import save_mask
-from medsam_app.system import machine_fault
-
-__all__ = ["SeriesInfo", "Volume", "list_series", "load_mask", "load_volume", "save_mask"]
+from medsam_app.io.checks import checked_affine, checked_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,155 +86,3 @@ def make_volume(name: str, array: NDArray, affine: ArrayLike, **fields: Any) -> 
     grid = Grid(tuple(int(n) for n in array.shape), checked_affine(name, affine))  # type: ignore[arg-type]
     array, notes = checked_array(name, array)
     return Volume(array, grid, notes=tuple(fields.pop("notes", ())) + notes, **fields)
-
-
-def load_volume(
-    path: str | Path, *, series: str | None = None, frame: int | None = None, channel: int | None = None
-) -> Volume:
-    """Read a volume: .nii, .nii.gz, .nrrd, .mha, .mhd, or a folder or .zip of DICOM slices.
-
-    Args:
-        series: UID or number (from 1, in the order of `list_series`) of a DICOM series.
-        frame: number from 0 of a time point or echo.
-        channel: number from 0 of a value of multi-channel voxels.
-
-    Raises:
-        SeriesChoice: there are several series, frames or channels and none was chosen.
-        VolumeError: it cannot be used as a volume; the message says why and what to do.
-    """
-    path = Path(path).expanduser()
-    if find_format(path) == "dicom":
-        return _load_dicom(path, series, frame, channel)
-    if series is not None:
-        raise VolumeError(f"'{path.name}' is not DICOM and has no series; leave the option 'series' out.")
-    array, meta, fields = _read_file(path, frame, channel)
-    return make_volume(path.name, array, meta["affine"], source=path, **fields)
-
-
-def read_grid(path: Path) -> Grid:
-    """The grid of a volume by its header alone, where the format has one; DICOM is read whole.
-
-    Raises:
-        MedsamError: it cannot be used as a volume.
-    """
-    format = find_format(path)
-    if format == "dicom":
-        return load_volume(path).grid
-    shape = inspect(path, format).shape
-    if format == "nifti":
-        affine = read_nifti_header(path)[0].get_best_affine()
-    else:
-        reader = sitk_reader(path, format)
-        reader.ReadImageInformation()
-        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ itk_affine(reader)
-    return Grid(shape, checked_affine(path.name, affine))
-
-
-def _read_file(path: Path, frame: int | None, channel: int | None) -> tuple[NDArray, dict, dict[str, Any]]:
-    """Voxels, MONAI's metadata and the attributes of `Volume` of a single-file volume."""
-    format = find_format(path)
-    with _reading(path, format):
-        info = inspect(path, format)
-        frame, channel = choose(path, info, frame=frame, channel=channel)
-        from medsam_app.io.readers import reader_for  # imports MONAI, seconds
-
-        reader: Any = reader_for(info, frame=frame, channel=channel)
-        array, meta = reader.get_data(reader.read(path))
-    fields: dict[str, Any] = {"frame": frame, "channel": channel}
-    if format == "nifti":
-        header = reader.header
-        fields["notes"], fields["nifti_geometry"] = nifti_notes(header)
-        fields["nifti_codes"] = (int(header["qform_code"]), int(header["sform_code"]))
-    elif format == "nrrd" and "NRRD_space" not in reader.keys:
-        fields["notes"] = ("The header names no patient space: left and right may be swapped.",)
-    return array, meta, fields
-
-
-@contextmanager
-def _reading(path: Path, format: Format) -> Iterator[None]:
-    """Turn what the reading libraries raise for damaged files, and the system for its own, into sentences."""
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise cut_short(path) from error
-    except MemoryError as error:
-        raise VolumeError(
-            f"'{path.name}' does not fit the free memory; crop or downsample it first."
-        ) from error
-    except (OSError, HeaderDataError) as error:
-        if isinstance(error, PermissionError):
-            raise VolumeError(
-                f"'{path.name}' may not be read by this user; change its permissions."
-            ) from error
-        fault = machine_fault(path, error) if isinstance(error, OSError) else None
-        raise fault or cut_short(path) from error
-    except RuntimeError as error:  # SimpleITK
-        raise not_read(path, format) from error
-
-
-def _load_dicom(path: Path, series: str | None, frame: int | None, channel: int | None) -> Volume:
-    if channel not in (None, 0):
-        raise VolumeError(
-            f"'{path.name}' is DICOM with one channel (number 0); leave the option 'channel' out."
-        )
-    with _reading(path, "dicom"), unpacked(path) as (folder, files):
-        found, notes = dicom.scan(path.name, folder, files)
-        slices = dicom.pick_series(path.name, found, series)
-        stack = dicom_stack.stack(path.name, slices)
-        number = dicom_stack.pick_frame(path.name, stack, frame)
-        from medsam_app.io.readers import DicomReader  # imports MONAI, seconds
-
-        reader = DicomReader(stack.frames[number], stack.affine)
-        array, meta = reader.get_data(reader.read())
-        return make_volume(
-            path.name, array, meta["affine"], source=path, modality=stack.modality, notes=notes + stack.notes,
-            series=slices[0].series or None, frame=number,
-        )  # fmt: skip
-
-
-def list_series(path: str | Path) -> list[SeriesInfo]:
-    """Image series of a DICOM folder or .zip; empty for a file that is not DICOM.
-
-    Raises:
-        VolumeError: there are no DICOM images, or they cannot be read.
-    """
-    path = Path(path).expanduser()
-    if find_format(path) != "dicom":
-        return []
-    with _reading(path, "dicom"), unpacked(path) as (folder, files):
-        return dicom.series_list(dicom.scan(path.name, folder, files)[0])
-
-
-def load_mask(path: str | Path, grid: Grid) -> NDArray:
-    """Read an integer label map that lies on a grid: (i, j, k), 0 = background.
-
-    Raises:
-        VolumeError: it cannot be read, or its values are not whole numbers from 0.
-        GridMismatch: it lies on another grid.
-    """
-    path = Path(path).expanduser()
-    if find_format(path) == "dicom":
-        raise VolumeError(
-            f"'{path.name}' is DICOM; give the mask as .nii.gz, .nrrd or .mha on the image's grid."
-        )
-    array, meta, _ = _read_file(path, None, None)
-    affine = checked_affine(path.name, meta["affine"])
-    difference = grid.difference(Grid(array.shape, affine))
-    if difference:
-        raise GridMismatch(
-            f"The mask '{path.name}' does not lie on the grid of the image: {difference}; "
-            "give a mask made on this image, or resample it to the image first."
-        )
-    if array.dtype.kind == "f":
-        whole = np.isfinite(array).all() and bool((array == np.rint(array)).all())
-        if not whole:
-            raise VolumeError(
-                f"The mask '{path.name}' has values that are not whole numbers; give a label map, not "
-                "probabilities."
-            )
-    low, high = array.min(), array.max()
-    if low < 0:
-        raise VolumeError(
-            f"The mask '{path.name}' has negative values (down to {low:g}); labels count from 0."
-        )
-    return array.astype(np.min_scalar_type(int(high)), copy=False)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medsam_app.errors import MachineFault, MedsamError, VolumeError
-from medsam_app.io.dicom.series import SeriesInfo, looks_like_dicom
-from medsam_app.io.headers import SUFFIXES
+from medsam_app.io.dicom.series import SeriesInfo
+from medsam_app.io.headers import SUFFIXES, looks_like_dicom
+from medsam_app.io.loading import list_series
 from medsam_app.io.paths import stem
-from medsam_app.io.volume import list_series
 from medsam_app.system import machine_fault
 
 #: Endings of files that hold slices of a series together with the others of their folder.

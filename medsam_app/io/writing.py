@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -25,9 +25,7 @@ from medsam_app.errors import SaveError
 from medsam_app.grid.geometry import Grid
 from medsam_app.io.atomic import as_text, is_text
 from medsam_app.io.text_headers import check_text_header
-
-if TYPE_CHECKING:
-    from medsam_app.io.volume import Volume
+from medsam_app.io.volume import Volume
 
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -20,7 +20,7 @@ from medsam_app.datasets.cases import manifest_cases
 from medsam_app.errors import VolumeError
 from medsam_app.grid.geometry import Grid
 from medsam_app.grid.roi import Roi, read_roi
-from medsam_app.io.volume import load_volume
+from medsam_app.io.loading import load_volume
 from medsam_app.pretraining.supervoxel_objects import pseudo_object
 from medsam_app.synthetic.anatomy import label_in, random_anatomy
 from medsam_app.synthetic.rendering import degrade, painted

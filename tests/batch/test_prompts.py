@@ -18,7 +18,7 @@ from medsam_app.errors import (
     SettingsError,
     VolumeError,
 )
-from medsam_app.io.volume import load_volume
+from medsam_app.io.loading import load_volume
 from medsam_app.io.volume_folder import find_volumes
 from medsam_app.io.writing import save_mask
 from medsam_app.prompts.types import Box, Point

@@ -25,7 +25,7 @@ from medsam_app.batch.record import HIDDEN, CaseRecord
 from medsam_app.batch.run import FolderResult, look_at_folder, segment_folder
 from medsam_app.batch.worker import Worker
 from medsam_app.errors import MedsamError, SaveError, SettingsError
-from medsam_app.io.volume import load_mask, load_volume
+from medsam_app.io.loading import load_mask, load_volume
 from tests.support.bad_inputs import BAD_INPUTS
 from tests.support.dicom_files import write_series
 from tests.support.volume_folders import affine_of, ball, masks_in, table_of, write_volumes

@@ -15,7 +15,7 @@ from medsam_app.datasets.fingerprint_case import count_values, evenly, inspect_c
 from medsam_app.datasets.gathering import Dataset
 from medsam_app.datasets.label_census import PERCENTILES, boxes, largest_piece
 from medsam_app.errors import MedsamError
-from medsam_app.io.volume import load_volume
+from medsam_app.io.loading import load_volume
 from tests.support.dicom_files import write_series
 from tests.support.labelled_folders import (
     FLIPPED,

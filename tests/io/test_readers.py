@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from medsam_app.errors import VolumeError
 from medsam_app.grid.geometry import Grid
-from medsam_app.io.volume import list_series, load_volume
+from medsam_app.io.loading import list_series, load_volume
 from tests.support.bad_kit import itk, nifti, voxels
 from tests.support.dicom_files import write_series, write_slice
 

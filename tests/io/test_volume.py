@@ -16,7 +16,8 @@ import pytest
 from medsam_app.errors import MachineFault, VolumeError
 from medsam_app.grid.geometry import Grid
 from medsam_app.io.describe import describe, guess_modality
-from medsam_app.io.volume import Volume, list_series, load_mask, load_volume
+from medsam_app.io.loading import list_series, load_mask, load_volume
+from medsam_app.io.volume import Volume
 from tests.support.bad_inputs import BAD_INPUTS, page, sentence
 from tests.support.bad_kit import AFFINE, SHAPE, nifti, voxels
 from tests.support.dicom_files import write_series

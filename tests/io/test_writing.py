@@ -15,7 +15,8 @@ import SimpleITK as sitk
 
 from medsam_app.errors import SaveError
 from medsam_app.grid.geometry import Grid
-from medsam_app.io.volume import Volume, load_mask, load_volume
+from medsam_app.io.loading import load_mask, load_volume
+from medsam_app.io.volume import Volume
 from medsam_app.io.writing import prove, save_mask
 from tests.grid.test_geometry import ORIENTATIONS, affine_of
 from tests.io.test_readers import LPS, oblique, sitk_affine
@@ -210,7 +211,8 @@ FULL = """
 import resource, signal, sys
 import numpy as np
 from medsam_app.errors import SaveError
-from medsam_app.io.volume import Volume, save_mask
+from medsam_app.io.volume import Volume
+from medsam_app.io.writing import save_mask
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 noise = np.random.default_rng(0).integers(0, 200, (20, 20, 20))

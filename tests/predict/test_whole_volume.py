@@ -18,7 +18,9 @@ from medsam_app.cli.app import main
 from medsam_app.errors import AdapterError, PromptError, SettingsError
 from medsam_app.grid.geometry import Grid
 from medsam_app.grid.roi import Roi, read_roi, write_box
-from medsam_app.io.volume import Volume, load_mask, load_volume, save_mask
+from medsam_app.io.loading import load_mask, load_volume
+from medsam_app.io.volume import Volume
+from medsam_app.io.writing import save_mask
 from medsam_app.models.load import load_model
 from medsam_app.models.sam3d import RoiPrompts, Sam3D
 from medsam_app.predict import whole_volume

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from medsam_app.cli import app as cli
 from medsam_app.errors import PromptError, PromptFileError, SettingsError
 from medsam_app.grid.geometry import Grid
-from medsam_app.io.volume import Volume, load_mask, load_volume, save_mask
+from medsam_app.io.loading import load_mask, load_volume
+from medsam_app.io.volume import Volume
+from medsam_app.io.writing import save_mask
 from medsam_app.predict.core.paint_layer import Layer
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.prompts.types import Bits, Box, Paint, Point, Scribble

@@ -11,7 +11,9 @@ import pytest
 
 from medsam_app.errors import PromptFileError, SaveError
 from medsam_app.grid.geometry import Grid
-from medsam_app.io.volume import Volume, load_volume, save_mask
+from medsam_app.io.loading import load_volume
+from medsam_app.io.volume import Volume
+from medsam_app.io.writing import save_mask
 from medsam_app.prompts.types import Box, MaskPrompt, Point
 from medsam_app.session.prompt_file import default_path, image_path, open_prompt_file, read_prompt_file
 from medsam_app.session.prompt_schema import voxel_of, world_box

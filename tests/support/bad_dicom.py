@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 
 from medsam_app.errors import SeriesChoice
-from medsam_app.io.volume import load_volume
+from medsam_app.io.loading import load_volume
 from tests.support.bad_kit import SHAPE, case, damaged, itk, nifti, slices, text, voxels
 from tests.support.dicom_enhanced import write_enhanced
 from tests.support.dicom_files import AXIAL, write_series, write_slice

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medsam_app.io.volume import load_volume
+from medsam_app.io.loading import load_volume
 from tests.support.bad_kit import case, damaged, itk, nifti, text, voxels
 
 # not an image at all

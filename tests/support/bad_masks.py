@@ -9,7 +9,8 @@ import numpy as np
 from medsam_app.errors import GridMismatch, SaveError
 from medsam_app.grid.geometry import Grid
 from medsam_app.io.dicom.seg_writer import read_dicom_seg, save_dicom_seg
-from medsam_app.io.volume import Volume, load_mask, load_volume
+from medsam_app.io.loading import load_mask, load_volume
+from medsam_app.io.volume import Volume
 from medsam_app.io.writing import save_mask
 from tests.support.bad_kit import AFFINE, SHAPE, case, nifti, slices, voxels
 from tests.support.dicom_files import write_series

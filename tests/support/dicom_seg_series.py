@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from pydicom.uid import EnhancedMRImageStorage
 
-from medsam_app.io.volume import Volume, load_volume
+from medsam_app.io.loading import load_volume
+from medsam_app.io.volume import Volume
 from tests.support.dicom_enhanced import write_enhanced
 from tests.support.dicom_files import AXIAL, write_series, write_slice
 

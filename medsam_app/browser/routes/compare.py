@@ -15,7 +15,7 @@ from medsam_app.browser.routes.downloads import opened
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import PromptError, VolumeError
 from medsam_app.grid.roi import Index, tight
-from medsam_app.io.volume import load_mask
+from medsam_app.io.loading import load_mask
 from medsam_app.measure.scores import dice
 from medsam_app.measure.surface_distances import surface_distances, usual_tolerance
 from medsam_app.predict.core.prediction import on_box, union_box

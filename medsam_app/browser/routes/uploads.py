@@ -24,7 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from medsam_app.browser.protocol import allowed_files
 from medsam_app.browser.state.workspaces import ENDED, Workspace
 from medsam_app.errors import VolumeError
-from medsam_app.io.dicom.series import looks_like_dicom
+from medsam_app.io.headers import looks_like_dicom
 
 #: Files of a folder that may be sent at a time, and bytes of the list of their names.
 UPLOAD_FILES = 20_000

@@ -23,7 +23,8 @@ from medsam_app.browser.state.workspace_registry import Workspaces
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import MedsamError, SeriesChoice, VolumeError
 from medsam_app.io.headers import find_format
-from medsam_app.io.volume import Volume, load_volume
+from medsam_app.io.loading import load_volume
+from medsam_app.io.volume import Volume
 from medsam_app.models.load import choose_device
 from medsam_app.predict.core.feature_cache import EmbeddingCache
 from medsam_app.predict.predictor import CACHE_BYTES, AnyModel, VolumePredictor

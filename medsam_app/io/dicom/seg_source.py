@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pydicom
@@ -26,9 +25,7 @@ from medsam_app.io.dicom import stack as dicom_stack
 from medsam_app.io.dicom.frames import DAMAGED
 from medsam_app.io.dicom.series import Slice
 from medsam_app.io.headers import find_format
-
-if TYPE_CHECKING:
-    from medsam_app.io.volume import Volume
+from medsam_app.io.volume import Volume
 
 #: Beside the groups of patient and clinical trial.
 _TAKEN = (

@@ -11,7 +11,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -33,10 +33,8 @@ from medsam_app.io.dicom.seg_reader import (
 )
 from medsam_app.io.dicom.seg_source import Source, read_source
 from medsam_app.io.dicom.series import Slice
+from medsam_app.io.volume import Volume
 from medsam_app.io.writing import check_place, smallest_labels, write_proved
-
-if TYPE_CHECKING:
-    from medsam_app.io.volume import Volume
 
 __all__ = ["read_dicom_seg", "save_dicom_seg"]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from medsam_app.errors import SeriesChoice, VolumeError
 from medsam_app.io.atomic import is_text
-from medsam_app.io.headers import sitk_reader
+from medsam_app.io.headers import looks_like_dicom, sitk_reader
 
 #: Not images: segmentations, presentation states, reports, radiotherapy, directories, raw data.
 _NOT_IMAGES = re.compile(
@@ -81,11 +81,6 @@ class SeriesInfo:
 def _readable(text: str) -> str:
     """Text of a tag; SimpleITK gives bytes that are not UTF-8 as they are, which are read as Latin 1."""
     return text if is_text(text) else text.encode("utf-8", "surrogateescape").decode("latin-1")
-
-
-def looks_like_dicom(start: bytes) -> bool:
-    """Whether the first 132 bytes of a file are those of a DICOM file (with or without preamble)."""
-    return start[128:132] == b"DICM" or (start[:2] in (b"\x02\0", b"\x08\0") and len(start) == 132)
 
 
 def scan(

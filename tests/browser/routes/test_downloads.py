@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from medsam_app.browser.app import create_app
 from medsam_app.browser.state.service import Service
 from medsam_app.io.dicom.seg_writer import read_dicom_seg
-from medsam_app.io.volume import load_mask, load_volume
+from medsam_app.io.loading import load_mask, load_volume
 from medsam_app.models.sam3d import build_sam3d_tiny
 from medsam_app.session.prompt_file import read_prompt_file
 from tests.support.dicom_files import write_series

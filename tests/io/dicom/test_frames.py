@@ -8,7 +8,7 @@ import pytest
 from pydicom.uid import UID, EnhancedMRImageStorage
 
 from medsam_app.errors import MedsamError, SeriesChoice, VolumeError
-from medsam_app.io.volume import load_volume
+from medsam_app.io.loading import load_volume
 from tests.support.dicom_enhanced import write_enhanced
 from tests.support.dicom_files import AXIAL, write_series
 

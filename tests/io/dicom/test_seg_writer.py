@@ -13,7 +13,8 @@ import SimpleITK as sitk
 from medsam_app.errors import GridMismatch, SaveError, VolumeError
 from medsam_app.grid.geometry import Grid
 from medsam_app.io.dicom.seg_writer import read_dicom_seg, save_dicom_seg
-from medsam_app.io.volume import Volume, list_series, load_volume
+from medsam_app.io.loading import list_series, load_volume
+from medsam_app.io.volume import Volume
 from tests.support import dicom_seg_series
 from tests.support.dicom_seg_series import (
     SERIES,

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
-from medsam_app.io.volume import Volume, load_volume
+from medsam_app.io.loading import load_volume
+from medsam_app.io.volume import Volume
 from medsam_app.models.sam2d import SliceCandidates
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.predict.slicewise.propagation import Propagation
