@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 #: Two affines are the same grid when no voxel corner moves by more than this fraction of a voxel.
 GRID_TOLERANCE = 1e-2
+#: Turns world coordinates of DICOM and ITK (LPS+) into those of NIfTI (RAS+), and back: its own inverse.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +133,16 @@ class RasView:
             if self.flips[axis]:
                 ras[..., axis] = self.shape[axis] - 1 - ras[..., axis]
         return ras[..., [int(a) for a in np.argsort(self.axes)]]
+
+
+def flip_affine(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Convert a (4, 4) affine to mm in LPS into one to mm in RAS, or back."""
+    return LPS_TO_RAS @ affine
+
+
+def flip_points(points: ArrayLike) -> NDArray[np.float64]:
+    """Convert (..., 3) points or directions in mm from LPS to RAS, or back."""
+    return np.asarray(points, dtype=np.float64) * LPS_TO_RAS.diagonal()[:3]
 
 
 def format_mm(values: ArrayLike) -> str:

@@ -17,7 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from medsam_app.errors import GridMismatch, VolumeError
-from medsam_app.grid.geometry import Grid
+from medsam_app.grid.geometry import Grid, flip_affine
 from medsam_app.io.archive import unpacked
 from medsam_app.io.checks import checked_affine, nifti_notes
 from medsam_app.io.dicom import series as dicom
@@ -67,7 +67,7 @@ def read_grid(path: Path) -> Grid:
     else:
         reader = sitk_reader(path, format)
         reader.ReadImageInformation()
-        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ itk_affine(reader)
+        affine = flip_affine(itk_affine(reader))
     return Grid(shape, checked_affine(path.name, affine))
 
 

@@ -19,12 +19,11 @@ from monai.utils import MetaKeys, SpaceKeys
 from nibabel.fileslice import fileslice
 from numpy.typing import NDArray
 
+from medsam_app.grid.geometry import flip_affine
 from medsam_app.io.dicom.series import Slice
 from medsam_app.io.dicom.stack import result_type
 from medsam_app.io.headers import HeaderInfo, find_format, itk_affine, sitk_reader
 from medsam_app.io.nifti_header import open_nifti, read_nifti_header
-
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def _path(data: Any) -> Path:
@@ -130,7 +129,7 @@ class ItkReader(ImageReader):
         if array.size < whole:  # let go of the other frames and channels
             array = array.copy(order="C")
         array = _scaled(array.transpose(2, 1, 0), 1.0, 0.0)
-        meta = _meta(_LPS_TO_RAS @ itk_affine(img), array)
+        meta = _meta(flip_affine(itk_affine(img)), array)
         self.keys = set(img.GetMetaDataKeys())
         return array, meta
 

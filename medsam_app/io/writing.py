@@ -22,13 +22,13 @@ from nibabel.nifti1 import Nifti1Extension
 from numpy.typing import NDArray
 
 from medsam_app.errors import SaveError
-from medsam_app.grid.geometry import Grid
+from medsam_app.grid.geometry import Grid, flip_affine
 from medsam_app.io.atomic import as_text, is_text
+from medsam_app.io.headers import itk_affine
 from medsam_app.io.text_headers import check_text_header
 from medsam_app.io.volume import Volume
 
 WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def save_mask(
@@ -243,7 +243,7 @@ def _read_nifti(path: Path, volume: Volume) -> tuple[NDArray, NDArray[np.float64
 
 def _write_itk(labels: NDArray, affine: NDArray[np.float64], path: Path, names: str | None) -> None:
     image = sitk.GetImageFromArray(np.ascontiguousarray(labels.transpose(2, 1, 0)))
-    lps = _LPS @ affine
+    lps = flip_affine(affine)
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     image.SetSpacing(spacing.tolist())
     image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
@@ -255,10 +255,7 @@ def _write_itk(labels: NDArray, affine: NDArray[np.float64], path: Path, names: 
 
 def _read_itk(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
     image = sitk.ReadImage(str(path))
-    lps = np.eye(4)
-    lps[:3, :3] = np.asarray(image.GetDirection()).reshape(3, 3) * np.asarray(image.GetSpacing())
-    lps[:3, 3] = image.GetOrigin()
-    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), _LPS @ lps
+    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), flip_affine(itk_affine(image))
 
 
 def prove(path: Path, labels: NDArray, grid: Grid, found: NDArray, affine: NDArray[np.float64]) -> None:

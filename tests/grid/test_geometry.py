@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from medsam_app.grid.geometry import Grid, RasView, format_mm
+from medsam_app.grid.geometry import Grid, RasView, flip_affine, flip_points, format_mm
 
 SHAPE = (4, 5, 6)
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
@@ -102,3 +102,14 @@ def test_singular_affine_has_no_view():
 
 def test_format_mm():
     assert format_mm([0.7, 0.7, 2]) == "0.70 x 0.70 x 2.00 mm"
+
+
+def test_lps_and_ras_differ_in_the_sign_of_two_axes():
+    assert np.array_equal(flip_points([[1, 2, 3], [-4, 5, -6]]), [[-1, -2, 3], [4, -5, -6]])
+    ras = Grid(SHAPE, affine_of((1, 0, 2), (1, -1, 1), tilt=0.3))
+    lps = Grid(SHAPE, flip_affine(ras.affine))
+    assert lps.orientation != ras.orientation
+    assert np.array_equal(flip_affine(lps.affine), ras.affine)
+    points = np.random.default_rng(0).normal(size=(50, 3)) * 100
+    assert np.array_equal(flip_points(flip_points(points)), points)
+    assert np.allclose(flip_points(lps.to_world(points)), ras.to_world(points), rtol=0, atol=1e-9)

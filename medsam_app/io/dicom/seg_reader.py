@@ -18,7 +18,7 @@ from pydicom.pixels import iter_pixels
 from pydicom.uid import SegmentationStorage
 
 from medsam_app.errors import GridMismatch, VolumeError
-from medsam_app.grid.geometry import GRID_TOLERANCE, Grid
+from medsam_app.grid.geometry import GRID_TOLERANCE, Grid, flip_points
 from medsam_app.io.dicom.frames import DAMAGED
 
 #: A frame may lie this fraction of the slice distance, and this many mm, beside its slice: no more than the
@@ -141,8 +141,8 @@ def frame_places(path: Path, data: Dataset, grid: Grid) -> list[tuple[int, int]]
 
         cosines = np.array(macro("PlaneOrientationSequence").ImageOrientationPatient, float).reshape(2, 3)
         between = np.array(macro("PixelMeasuresSequence").PixelSpacing, float)[::-1]
-        steps = cosines * between[:, None] * [-1, -1, 1]  # RAS, along i and along j
-        corner = np.array(macro("PlanePositionSequence").ImagePositionPatient, float) * [-1, -1, 1]
+        steps = flip_points(cosines * between[:, None])  # RAS, along i and along j
+        corner = flip_points(np.array(macro("PlanePositionSequence").ImagePositionPatient, float))
         k = round(float(grid.to_voxel(corner)[2]))
         beside = float(np.linalg.norm(corner - grid.to_world((0, 0, k))))
         turned = np.linalg.norm(far @ (steps - grid.affine[:3, :2].T), axis=1).max()

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from medsam_app.errors import SeriesChoice, VolumeError
+from medsam_app.grid.geometry import flip_affine
 from medsam_app.io.dicom.frames import split_frames
 from medsam_app.io.dicom.series import TAGS, Slice, numbers
 from medsam_app.system import machine_memory
@@ -175,7 +176,7 @@ def _affine(name: str, slices: list[Slice]) -> tuple[NDArray[np.float64], list[s
             f"The slices are stacked {lean:.1f} degrees off their normal (gantry tilt); the affine is "
             "sheared."
         )
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps, notes
+    return flip_affine(lps), notes
 
 
 def pick_frame(name: str, stack: Stack, wanted: int | None) -> int:
