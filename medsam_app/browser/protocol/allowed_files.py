@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
@@ -15,7 +16,10 @@ from medsam_app.io.atomic import is_text
 EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".zip")
 #: Those that can be uploaded: files that are whole by themselves.
 UPLOAD_EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".mha", ".zip", ".dcm")
+#: Files that one upload of a folder may hold.
+UPLOAD_FILES = 20_000
 _MOST_ENTRIES = 2000
+_NAME_BYTES = 200
 
 
 def resolve(roots: Sequence[Path], root: int, path: str) -> Path:
@@ -102,3 +106,12 @@ def stem(name: str) -> str:
         if name.lower().endswith(end):
             return name[: -len(end)] or name
     return name
+
+
+def safe_name(name: str) -> str:
+    """Return a name without folders and odd characters, to store an upload under.
+
+    The rest of the name is kept, since messages and prompt files mention it.
+    """
+    plain = re.sub(r"[^\w.\- ]", "_", Path(name.replace("\\", "/")).name)
+    return plain.encode()[-_NAME_BYTES:].decode(errors="ignore").lstrip(".") or "file"

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medsam_app.browser.protocol.binary import frame, mask_part
 from medsam_app.browser.routes.edit_actions import AnyAction, EditAction
 from medsam_app.browser.state.workspaces import Workspace
-from medsam_app.errors import MedsamError, PromptError
+from medsam_app.errors import MedsamError
 from medsam_app.prompts.types import AnyPrompt, Box, Paint, Prompt
 from medsam_app.session.mask_editing import locked_slices
 from medsam_app.session.session import Session
@@ -159,9 +159,7 @@ def perform(workspace: Workspace, action: Action, have: list[str], *, opened: in
         PromptError: no volume is open, or the prompt makes no sense on it.
     """
     with workspace.lock:
-        session = workspace.session
-        if session is None:
-            raise PromptError("No volume is open; open one first.")
+        session = workspace.open_session()
         workspace.check(opened)  # again: it waited for its turn
         workspace.show("Segmenting")
         before, refine = session.objects, session.refine

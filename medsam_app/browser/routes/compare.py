@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from medsam_app.browser.protocol.binary import frame, mask_part
-from medsam_app.browser.routes.downloads import opened
+from medsam_app.browser.state.comparison import Reference
+from medsam_app.browser.state.service import Service
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import PromptError, VolumeError
 from medsam_app.grid.roi import Index, tight
@@ -20,26 +20,8 @@ from medsam_app.measure.scores import dice
 from medsam_app.measure.surface_distances import surface_distances, usual_tolerance
 from medsam_app.predict.core.prediction import on_box, union_box
 
-if TYPE_CHECKING:
-    from medsam_app.browser.state.service import Service
-
 #: Labels of a file that are compared, at most.
 MOST_LABELS = 256
-
-
-@dataclass(frozen=True, eq=False)
-class Other:
-    """A label map to compare with.
-
-    Attributes:
-        number: tells it from those before.
-        name: of its file.
-        parts: of each label that occurs, the first voxel (i, j, k) and the mask within its box.
-    """
-
-    number: int
-    name: str
-    parts: dict[int, tuple[Index, NDArray[np.bool_]]]
 
 
 def open_other(
@@ -52,7 +34,7 @@ def open_other(
         VolumeError: it cannot be read, or holds no mask. GridMismatch: it lies on another grid.
     """
     with workspace.lock:
-        volume, before = opened(workspace).volume, workspace.other
+        volume, before = workspace.open_session().volume, workspace.other
     workspace.show("Reading the mask")
     try:
         where = {"source": source, "root": root, "path": path, "upload": upload}
@@ -68,8 +50,8 @@ def open_other(
         raise VolumeError(f"The mask '{name}' has {what}; give another file.")
     parts = dict(_parts(labels, values))
     with workspace.lock:
-        if opened(workspace).volume is volume:
-            workspace.other = Other(before.number + 1 if before else 1, name, parts)
+        if workspace.open_session().volume is volume:
+            workspace.other = Reference(before.number + 1 if before else 1, name, parts)
 
 
 def _parts(labels: NDArray, values: list[int]) -> Iterator[tuple[int, tuple[Index, NDArray[np.bool_]]]]:
@@ -94,7 +76,7 @@ def compared(workspace: Workspace, *, tolerance: float | None, have: set[str]) -
         PromptError: no volume is open, or no file was given.
     """
     with workspace.lock:
-        session, other = opened(workspace), workspace.other
+        session, other = workspace.open_session(), workspace.other
         if other is None:
             raise PromptError("There is no mask to compare with; choose a file first.")
         objects, masks, selected = session.objects, workspace.masks(), session.selected

@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 
 from medsam_app.browser.protocol.request_bodies import read_body
 from medsam_app.browser.state.workspaces import Workspace
-from medsam_app.errors import PromptError, SaveError
+from medsam_app.errors import SaveError
 from medsam_app.io.dicom.seg_source import read_source
 from medsam_app.io.mask_formats import ending_of, save_labels
 from medsam_app.measure.measurements import Measurement, area_table, measure, object_table
@@ -47,7 +47,7 @@ def add_saves(router: APIRouter, mine: Any) -> None:
     def segmentation(workspace: Workspace = mine) -> dict[str, str]:
         """Why no DICOM segmentation can be saved; empty where one can."""
         try:
-            read_source(opened(workspace).volume)
+            read_source(workspace.open_session().volume)
         except SaveError as error:
             return {"refused": str(error)}
         return {"refused": ""}
@@ -90,7 +90,7 @@ def measured(workspace: Workspace, only: str | None = None) -> dict[str, Measure
         PromptError: no volume is open.
     """
     with workspace.lock:
-        volume, masks = opened(workspace).volume, workspace.masks()
+        volume, masks = workspace.open_session().volume, workspace.masks()
     found, kept = {}, workspace.measurements
     for owner, (key, made) in masks.items():
         if only in (None, owner):
@@ -105,13 +105,6 @@ def measured(workspace: Workspace, only: str | None = None) -> dict[str, Measure
 def unit_of(workspace: Workspace) -> str:
     """Unit of the intensities, as far as it is known."""
     return "HU" if workspace.header and workspace.header["ct"] else ""
-
-
-def opened(workspace: Workspace) -> Session:
-    """The session of a workspace; `PromptError` when no volume is open."""
-    if workspace.session is None:
-        raise PromptError("No volume is open; open one first.")
-    return workspace.session
 
 
 def _write_mask(workspace: Workspace, session: Session, path: Path) -> None:
@@ -135,7 +128,7 @@ def _rows(workspace: Workspace, session: Session) -> list[tuple[int, str, Measur
 def _sent(workspace: Workspace, name: str, write: Callable[[Workspace, Session, Path], object]) -> Response:
     """A file that was written in the workspace's folder, as a download of that name."""
     with workspace.lock:
-        session = opened(workspace)
+        session = workspace.open_session()
         folder = Path(tempfile.mkdtemp(prefix="out-", dir=workspace.folder))
         # Named after its format alone: names of volumes may be long or odd.
         path = folder / f"saved{name.removeprefix(workspace.name)}"

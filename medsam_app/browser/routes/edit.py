@@ -10,7 +10,6 @@ from fastapi import APIRouter, HTTPException, Request
 from starlette.concurrency import run_in_threadpool
 
 from medsam_app.browser.state.workspaces import Workspace
-from medsam_app.errors import PromptError
 from medsam_app.session.label_set import MOST_BYTES, read_label_set
 
 
@@ -25,9 +24,7 @@ def add_edit_routes(router: APIRouter, mine: Any) -> None:
     @router.get("/history")
     def history(object: str, workspace: Workspace = mine) -> dict[str, Any]:
         with workspace.lock:
-            if workspace.session is None:
-                raise PromptError("No volume is open; open one first.")
-            return {"steps": [asdict(step) for step in workspace.session.steps(object)]}
+            return {"steps": [asdict(step) for step in workspace.open_session().steps(object)]}
 
     @router.post("/labels")
     async def labels(request: Request, name: str, workspace: Workspace = mine) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from fastapi import HTTPException
 from pydantic import ValidationError
 
 from medsam_app.browser.protocol import allowed_files
+from medsam_app.browser.protocol.allowed_files import safe_name
 from medsam_app.browser.protocol.request_bodies import Source
 from medsam_app.browser.protocol.script_files import Exchange
-from medsam_app.browser.routes.uploads import safe_name
 from medsam_app.browser.state.service import Service
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import MedsamError, PromptError

@@ -16,9 +16,7 @@ def heat(workspace: Workspace, object_id: str) -> bytes:
         PromptError: no volume is open, no such object, or it has no mask yet.
     """
     with workspace.lock:
-        session = workspace.session
-        if session is None:
-            raise PromptError("No volume is open; open one first.")
+        session = workspace.open_session()
         workspace.show("Looking for doubt")
         try:
             found = session.doubt(object_id)

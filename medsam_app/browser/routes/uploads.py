@@ -10,7 +10,6 @@ it comes; a form would be gathered by its parser first.
 from __future__ import annotations
 
 import asyncio
-import re
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -22,14 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from medsam_app.browser.protocol import allowed_files
+from medsam_app.browser.protocol.allowed_files import UPLOAD_FILES, safe_name
 from medsam_app.browser.state.workspaces import ENDED, Workspace
 from medsam_app.errors import VolumeError
 from medsam_app.io.headers import looks_like_dicom
 
-#: Files of a folder that may be sent at a time, and bytes of the list of their names.
-UPLOAD_FILES = 20_000
+#: Bytes of the list of a folder's files.
 _LIST_BYTES = 8 << 20
-_NAME_BYTES = 200
 #: Whoever sends too much is not listened to until the end.
 _HANG_UP = {"Connection": "close"}
 
@@ -164,12 +162,6 @@ async def _new_file(path: Path, start: bytes = b"") -> AsyncIterator[BinaryIO]:
         yield out
     finally:
         await asyncio.to_thread(out.close)  # unlike Starlette's, begun even when the request is cancelled
-
-
-def safe_name(name: str) -> str:
-    """A name without folders and odd characters; kept at all since messages and prompt files mention it."""
-    plain = re.sub(r"[^\w.\- ]", "_", Path(name.replace("\\", "/")).name)
-    return plain.encode()[-_NAME_BYTES:].decode(errors="ignore").lstrip(".") or "file"
 
 
 @asynccontextmanager

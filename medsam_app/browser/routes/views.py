@@ -16,7 +16,6 @@ from starlette.concurrency import run_in_threadpool
 from medsam_app.browser.protocol.binary import browser_dtype, voxel_blocks
 from medsam_app.browser.protocol.request_bodies import Source, parse_body, read_body
 from medsam_app.browser.routes import compare as comparing
-from medsam_app.browser.routes.downloads import opened
 from medsam_app.browser.state.service import Service
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import PromptError, VolumeError
@@ -78,7 +77,7 @@ def add_seeing(router: APIRouter, mine: Any, service: Service) -> None:
     @router.get("/frame")
     def frame(number: int, workspace: Workspace = mine) -> StreamingResponse:
         with workspace.lock:
-            volume = opened(workspace).volume
+            volume = workspace.open_session().volume
             assert workspace.header is not None
             source = Source.model_validate(workspace.header["source"])
         with service.readers:
@@ -101,7 +100,7 @@ def add_seeing(router: APIRouter, mine: Any, service: Service) -> None:
 def _surface(workspace: Workspace, owner: str) -> tuple[str, Surface]:
     """The key of an object's mask, and its surface, which is made once."""
     with workspace.lock:
-        grid, masks = opened(workspace).volume.grid, workspace.masks()
+        grid, masks = workspace.open_session().volume.grid, workspace.masks()
     if owner not in masks:
         raise PromptError("This object has no mask yet; click inside it first.")
     key, made = masks[owner]

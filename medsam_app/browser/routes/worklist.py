@@ -10,8 +10,9 @@ from fastapi import Request as HttpRequest
 from pydantic import BaseModel, ConfigDict, Field
 
 from medsam_app.browser.security.guard import LOGIN
+from medsam_app.browser.state.case_opening import open_case
 from medsam_app.browser.state.service import Service
-from medsam_app.browser.state.worklists import open_case, rows
+from medsam_app.browser.state.worklists import rows
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import SettingsError, WorklistError
 from medsam_app.worklist.case_session import CaseWork

@@ -15,7 +15,6 @@ from medsam_app.browser.protocol import allowed_files
 from medsam_app.browser.protocol.binary import volume_header
 from medsam_app.browser.protocol.request_bodies import Source
 from medsam_app.browser.protocol.script_files import Exchange
-from medsam_app.browser.routes.uploads import UPLOAD_FILES
 from medsam_app.browser.state.teaching import Teachings
 from medsam_app.browser.state.worker import ModelWorker
 from medsam_app.browser.state.worklists import Worklists
@@ -133,7 +132,7 @@ class Service:
         return {
             "token": workspace.token,
             "upload_bytes": self.upload_bytes,
-            "upload_files": UPLOAD_FILES,
+            "upload_files": allowed_files.UPLOAD_FILES,
             "extensions": allowed_files.UPLOAD_EXTENSIONS,
             "roots": [root.resolve().name or str(root) for root in self.roots],
             "model": f"{name}{with_adapter}. {self.device_sentence}",

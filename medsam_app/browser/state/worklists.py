@@ -1,28 +1,17 @@
-"""Worklists that are open on this server, and how a page gets a case of one."""
+"""Worklists that are open on this server."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medsam_app.browser.protocol import allowed_files
-from medsam_app.browser.protocol.request_bodies import Source
-from medsam_app.browser.state.workspaces import Workspace
-from medsam_app.errors import MedsamError, VolumeError, WorklistError
-from medsam_app.predict.predictor import VolumePredictor
-from medsam_app.prompts.types import MaskPrompt
-from medsam_app.session.objects import SegmentedObject, next_colour
-from medsam_app.session.session import Session
-from medsam_app.worklist.case_session import CaseWork, chosen_part
+from medsam_app.errors import VolumeError, WorklistError
 from medsam_app.worklist.folder import volumes_for
 from medsam_app.worklist.store import DATABASE, Worklist
-
-if TYPE_CHECKING:
-    from medsam_app.browser.state.service import Service
 
 
 class Worklists:
@@ -117,84 +106,3 @@ def rows(worklist: Worklist) -> dict[str, Any]:
         "counts": worklist.counts(),
         "cases": [asdict(case) for case in worklist.cases()],
     }
-
-
-def open_case(
-    service: Service,
-    workspace: Workspace,
-    worklist: Worklist,
-    name: str,
-    *,
-    root: int,
-    who: str,
-    choice: dict[str, Any],
-) -> dict[str, Any]:
-    """Open a case in a workspace with the work on it; what is told of its volume.
-
-    Args:
-        root: in which the worklist's folder is.
-        who: works on it.
-        choice: series, frame and channel, as `load_volume` takes them; None for what was chosen before.
-
-    Raises:
-        WorklistError: no such case.
-        VolumeError: it cannot be read, or (SeriesChoice) a part of it must be chosen.
-    """
-    workspace.show("Reading the volume")
-    try:
-        case = worklist.case(name)
-        inner = worklist.folder.relative_to(service.roots[root].resolve()) / PurePosixPath(case.path)
-        source = Source(source="folder", root=root, path=str(inner), series=case.series)
-        chosen = chosen_part(worklist.work(name))
-        chosen |= {key: value for key, value in choice.items() if value is not None}
-        with service.readers:
-            volume, source = service.read_part(workspace, source, chosen)
-        service.make_room(workspace, volume)
-        volume.fingerprint  # noqa: B018  kept with it, so that the first click need not wait
-        workspace.show("Loading the model")
-        try:
-            model, notes = service.model_for(worklist), []
-        except MedsamError as error:
-            model = service.model
-            notes = [f"The adapter of this worklist cannot be used, so masks are made without it. {error}"]
-        session = Session(volume, VolumePredictor(model, cache=service.cache), refine=False)
-        header = service.header(workspace, volume, name, source)
-        work = CaseWork(worklist, case, who=who)
-        notes += work.restore(session, workspace.folder)
-        if worklist.work(name) is None:
-            try:
-                _propose(service, workspace, work, session)
-            except MedsamError as error:
-                notes.append(f"The case begins empty. {error}")
-        with workspace.lock:
-            session.labels = service.labels_of(workspace)
-            workspace.take(session, name.rsplit("/", 1)[-1], header, case=work, notes=notes)
-            return workspace.header or header
-    finally:
-        workspace.show("")
-
-
-def _propose(service: Service, workspace: Workspace, work: CaseWork, session: Session) -> None:
-    """Let a new case begin with what an adapter finds that has learned labels."""
-    assert session.predictor is not None
-    if not session.predictor.learned:
-        return
-    workspace.show("Waiting for the model")
-    predictor = session.predictor
-    found = service.work(workspace, lambda: predictor.predict_labels(progress=workspace.show)).result()
-    objects: list[SegmentedObject] = []
-    for value, label in found.names.items():
-        mask = found.array == value
-        if mask.any():
-            objects.append(
-                SegmentedObject(
-                    id=f"o{len(objects) + 1}",
-                    name=label if label not in {each.name for each in objects} else f"{label} {value}",
-                    label=value,
-                    colour=next_colour([each.colour for each in objects]),
-                    prompts=(MaskPrompt.from_array(mask),),
-                    times=(datetime.now(UTC).isoformat().replace("+00:00", "Z"),),
-                )
-            )
-    session.by_label = True
-    work.propose(session, objects)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
 
-from medsam_app.errors import VolumeError
+from medsam_app.browser.state.comparison import Reference
+from medsam_app.errors import PromptError, VolumeError
 from medsam_app.measure.measurements import Measurement
 from medsam_app.measure.surface_mesh import Surface
 from medsam_app.predict.core.prediction import MaskPrediction
@@ -25,7 +26,6 @@ from medsam_app.worklist.case_session import CaseWork
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from medsam_app.browser.routes.compare import Other
     from medsam_app.io.volume import Volume
 
 ANOTHER = (
@@ -63,7 +63,7 @@ class Workspace:
         self.measurements: dict[str, Measurement] = {}
         self.surfaces: dict[str, Surface] = {}
         #: What is compared with.
-        self.other: Other | None = None
+        self.other: Reference | None = None
 
     @property
     def folder(self) -> Path:
@@ -100,6 +100,16 @@ class Workspace:
         """Refuse what is meant for another volume than is open, which a page names by its number 'opened'."""
         if opened is not None and self.session is not None and opened != self._volumes:
             raise HTTPException(409, ANOTHER)
+
+    def open_session(self) -> Session:
+        """Return the session on the open volume.
+
+        Raises:
+            PromptError: no volume is open.
+        """
+        if self.session is None:
+            raise PromptError("No volume is open; open one first.")
+        return self.session
 
     def show(self, text: str, fraction: float | None = None) -> None:
         """Say how far a job is."""
