@@ -19,9 +19,12 @@ def main() -> None:
     # Waiting threads that spin make a click several times slower when the cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from medsam_app.browser.app import serve
+    from medsam_app.browser.options import ServeOptions
+    from medsam_app.session.label_set import read_label_set
 
     try:
-        serve(given.image, labels=given.labels)
+        labels = () if given.labels is None else read_label_set(given.labels)
+        serve(ServeOptions(image=given.image, labels=labels))
     except MedsamError as error:
         sys.exit(str(error))
 

@@ -36,15 +36,15 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
+from medsam_app.browser.options import ServeOptions
 from medsam_app.browser.page_head import FirstInHead
 from medsam_app.browser.protocol.script_files import UploadGate
 from medsam_app.browser.routes.router import add_error_pages, make_router
 from medsam_app.browser.routes.script_api import AT_A_TIME, MOST_HELD, Api, add_endpoints
 from medsam_app.browser.security.guard import LOOPBACK, Guard
-from medsam_app.browser.state.service import UPLOAD_BYTES, Service
+from medsam_app.browser.state.service import Service
 from medsam_app.browser.state.workspace_registry import Workspaces
 from medsam_app.errors import SettingsError
-from medsam_app.session.label_set import read_label_set
 
 STATIC = Path(__file__).parent / "static"
 _SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]
@@ -129,67 +129,26 @@ def create_app(
     )
 
 
-def serve(
-    image: Path | None = None,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    roots: Sequence[Path] = (),
-    model: str = "sam3d_tiny",
-    weights: Path | None = None,
-    adapter: Path | None = None,
-    device: str = "auto",
-    open_browser: bool = True,
-    auth: Sequence[tuple[str, str]] | None = None,
-    upload_bytes: int = UPLOAD_BYTES,
-    session_bytes: int | None = None,
-    worklist: Path | None = None,
-    labels: Path | None = None,
-) -> None:
+def serve(options: ServeOptions) -> None:
     """Serve the browser app until it is interrupted.
 
-    Args:
-        image: the volume pages begin with; the bundled sample by default.
-        host: address to listen on; by default only this machine can reach it.
-        port: port to listen on; when it is taken, the next free one of ten.
-        roots: folders of the server that pages may browse and open files from.
-        model, weights, adapter: what segments, as for `VolumePredictor`.
-        device: where it runs.
-        open_browser: open the page in this machine's browser.
-        auth: (name, password) pairs that are let in; None lets everybody in.
-        upload_bytes: largest upload.
-        session_bytes: memory for all volumes and masks together; half of the machine's by default.
-        worklist: folder for worklists and the masks of accepted cases; None to keep them with the data.
-        labels: file of objects that pages offer to add; see `label_set`.
-
     Raises:
-        SettingsError: a root that is no folder, no free port, or what is no label set.
-        VolumeError: the image is not there.
+        SettingsError: there is no free port.
     """
-    for root in roots:
-        if not Path(root).is_dir():
-            raise SettingsError(
-                f"The folder '{root}' does not exist; give a folder that pages may open files from."
-            )
-    if image is not None and not Path(image).exists():
-        raise SettingsError(f"The image '{image}' does not exist; give a volume or a folder of DICOM slices.")
-    known = read_label_set(labels) if labels is not None else ()
-    listener = _listen(host, port)
+    listener = _listen(options.host, options.port)
     port = listener.getsockname()[1]
     service = Service(
-        image=image,
-        roots=roots,
-        model=model,
-        weights=weights,
-        adapter=adapter,
-        device=device,
-        upload_bytes=upload_bytes,
-        workspaces=Workspaces(limit=session_bytes),
-        worklist=worklist,
-        labels=known,
+        image=options.image,
+        roots=options.roots,
+        model=options.model,
+        upload_bytes=options.upload_bytes,
+        workspaces=Workspaces(limit=options.session_bytes),
+        worklist=options.worklist,
+        labels=options.labels,
     )
-    if image is None:
+    if options.image is None:
         threading.Thread(target=service.sample, daemon=True).start()
+    host, auth = options.host, options.auth
     app = create_app(service, host=host, port=port, auth=auth)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     shown = "localhost" if host in ("127.0.0.1", "::1", "0.0.0.0", "::") else host
@@ -199,7 +158,7 @@ def serve(
         logging.getLogger(__name__).warning(
             "Everybody who can reach %s can use it%s.", host, "" if auth is None else " with a password"
         )
-    if open_browser:
+    if options.open_browser:
         threading.Timer(0.8, webbrowser.open, [url]).start()
     if threading.current_thread() is threading.main_thread():
         # uvicorn raises it again when it has stopped, which must not end the process before `close`.

@@ -114,24 +114,25 @@ def serve(
     ] = None,
 ) -> None:
     """Start the browser app."""
+    from medsam_app.browser.options import ServeOptions
+    from medsam_app.browser.security.accounts import read_accounts
     from medsam_app.commands import serve as serve_command
+    from medsam_app.predict.model_choice import ModelChoice
+    from medsam_app.session.label_set import read_label_set
 
-    serve_command.serve(
-        image,
+    options = ServeOptions(
+        image=image,
         host=host,
         port=port,
-        roots=root or [],
+        roots=tuple(root or ()),
         worklist=worklist,
-        model=model,
-        weights=weights,
-        adapter=adapter,
-        device=device,
-        auth=auth or [],
-        auth_file=auth_file,
-        session_memory=session_memory,
+        model=ModelChoice(name=model, weights=weights, adapter=adapter, device=device),
+        auth=tuple(read_accounts(auth or (), auth_file)) or None,
+        session_bytes=None if session_memory is None else int(session_memory * 1e9),
         open_browser=open_browser,
-        labels=labels,
+        labels=() if labels is None else read_label_set(labels),
     )
+    serve_command.serve(options)
 
 
 app.command()(segment)

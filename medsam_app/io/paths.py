@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from medsam_app.errors import VolumeError
 from medsam_app.io.headers import SUFFIXES
 
 
@@ -15,6 +16,16 @@ def there(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):  # too long, or with a zero in it
         return False
+
+
+def check_image(path: Path) -> None:
+    """Refuse the path of an image that does not exist.
+
+    Raises:
+        VolumeError: there is neither a file nor a folder.
+    """
+    if not path.exists():
+        raise VolumeError(f"There is no file or folder {path}; give the path of an image.")
 
 
 def stem(path: Path) -> str:

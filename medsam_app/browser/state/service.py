@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import BoundedSemaphore, Lock
 from typing import Any, TypeVar
 
+from medsam_app.browser.options import UPLOAD_BYTES
 from medsam_app.browser.protocol import allowed_files
 from medsam_app.browser.protocol.binary import volume_header
 from medsam_app.browser.protocol.request_bodies import Source
@@ -26,6 +27,7 @@ from medsam_app.io.loading import load_volume
 from medsam_app.io.volume import Volume
 from medsam_app.models.load import choose_device
 from medsam_app.predict.core.feature_cache import EmbeddingCache
+from medsam_app.predict.model_choice import ModelChoice
 from medsam_app.predict.predictor import CACHE_BYTES, AnyModel, VolumePredictor
 from medsam_app.session.label_set import Label
 from medsam_app.session.session import Session
@@ -36,8 +38,6 @@ from medsam_app.worklist.teaching_job import Teaching
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
-#: Largest upload in bytes unless told otherwise.
-UPLOAD_BYTES = 2_000_000_000
 #: Volumes read at a time: a reader holds more than the volume, for a while.
 READERS = 2
 SAMPLE_NAME = "torso_phantom"
@@ -49,7 +49,7 @@ class Service:
     Args:
         image: the volume pages begin with; None for the sample.
         roots: folders that may be browsed.
-        model, weights, adapter, device: as for `VolumePredictor`.
+        model: the choice of the model that segments, or a loaded one; the embedded model by default.
         upload_bytes: largest upload.
         workspaces: where the pages' work is kept.
         worklist: folder for worklists and their masks; None to keep them with the data.
@@ -61,10 +61,7 @@ class Service:
         *,
         image: Path | None = None,
         roots: Sequence[Path] = (),
-        model: str | AnyModel = "sam3d_tiny",
-        weights: Path | None = None,
-        adapter: Path | None = None,
-        device: str = "auto",
+        model: ModelChoice | AnyModel | None = None,
         upload_bytes: int = UPLOAD_BYTES,
         workspaces: Workspaces | None = None,
         worklist: Path | None = None,
@@ -79,33 +76,35 @@ class Service:
         self.worklists = Worklists(self.roots, worklist)
         self.worker = ModelWorker()
         self.cache = EmbeddingCache(CACHE_BYTES)
-        self._device, self.device_sentence = choose_device(device)
-        self._wanted, self._weights, self._adapter = model, weights, adapter
+        if model is None or isinstance(model, ModelChoice):
+            self._choice, self._loaded = model or ModelChoice(), None
+        else:
+            self._choice, self._loaded = ModelChoice(name=model.model_id), model
+        self._device, self.device_sentence = choose_device(self._choice.device)
         self._model: Future[AnyModel] = self.worker.submit(self._load)
         self.worker.submit(_warm_readers)
         self.teachings = Teachings(
             self.worker,
             load=self._load,
             make=lambda folder: Teaching(
-                folder, model=self._model_name, weights=weights, device=str(self._device)
+                folder,
+                model=self._choice.name,
+                weights=self._choice.weights,
+                device=str(self._device),
             ),
-            adapter=adapter,
+            adapter=self._choice.adapter,
         )
         self._shared: dict[str, Volume] = {}
         self._shared_lock = Lock()
         self.readers = BoundedSemaphore(READERS)
 
-    @property
-    def _model_name(self) -> str:
-        return self._wanted if isinstance(self._wanted, str) else self._wanted.model_id
-
     def _load(self, adapter: Path | None = None) -> AnyModel:
         """The server's model; with another adapter than that it was started with, a model of its own."""
         try:
             return VolumePredictor(
-                self._wanted if adapter is None else self._model_name,
-                weights=self._weights,
-                adapter=adapter or self._adapter,
+                self._loaded if self._loaded is not None and adapter is None else self._choice.name,
+                weights=self._choice.weights,
+                adapter=adapter or self._choice.adapter,
                 device=str(self._device),
             ).model
         except MedsamError as error:
@@ -127,8 +126,9 @@ class Service:
 
     def hello(self, workspace: Workspace) -> dict[str, Any]:
         """What a page is told first."""
-        name = self._model_name
-        with_adapter = "" if self._adapter is None else f" with the adapter {self._adapter.stem}"
+        name = self._choice.name
+        adapter = self._choice.adapter
+        with_adapter = "" if adapter is None else f" with the adapter {adapter.stem}"
         return {
             "token": workspace.token,
             "upload_bytes": self.upload_bytes,
