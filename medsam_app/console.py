@@ -68,7 +68,8 @@ def check_target(target: Path, *, sources: Iterable[Path], overwrite: bool) -> N
     """Refuse an output that could not or should not be written, before the work is done.
 
     Args:
-        sources: files and folders that are read, nothing of which is ever overwritten.
+        sources: files and folders that are read; neither they nor what is in them is ever overwritten,
+            nor another name of the same file.
         overwrite: whether another file that exists may be replaced.
 
     Raises:
@@ -78,10 +79,16 @@ def check_target(target: Path, *, sources: Iterable[Path], overwrite: bool) -> N
         raise SaveError(f"There is no folder {target.parent} to write {target.name} to; make it first.")
     if target.is_dir():
         raise SaveError(f"{target} is a folder; give the name of a file.")
-    if target.exists() and any(target.resolve().is_relative_to(source.resolve()) for source in sources):
+    if target.exists() and any(_overwrites(target, source) for source in sources):
         raise SaveError(f"{target} is what is read here and is not overwritten; give another name.")
     if target.exists() and not overwrite:
         raise SaveError(f"{target} exists already; give another name, or --overwrite to replace it.")
+
+
+def _overwrites(target: Path, source: Path) -> bool:
+    """Whether an existing target is the source, a hard link to it, or inside it."""
+    same = source.exists() and target.samefile(source)
+    return same or target.resolve().is_relative_to(source.resolve())
 
 
 def say(text: str) -> None:

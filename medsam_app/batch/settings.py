@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from medsam_app._version import __version__
-from medsam_app.adapters.header import header_for, read_header
-from medsam_app.adapters.label_card import chosen_labels, spacing_of
-from medsam_app.errors import AdapterError, ModelError, PromptFileError, SettingsError, VolumeError
+from medsam_app.adapters.header import read_header
+from medsam_app.errors import AdapterError, PromptFileError, SettingsError, VolumeError
 from medsam_app.models.table import DEFAULT_MODEL, model_entry
+from medsam_app.predict.model_choice import ModelChoice
 
 #: How the label maps of a folder are written: in one format, or each in that of its image.
 OutputFormat = Literal["nii.gz", "nii", "nrrd", "mha", "input"]
@@ -68,6 +68,11 @@ class BatchSettings(BaseModel):
     separate: bool = False
     probabilities: bool = False
 
+    @property
+    def model_choice(self) -> ModelChoice:
+        """The model with its weights and adapter."""
+        return ModelChoice(name=self.model, weights=self.weights, adapter=self.adapter)
+
     def identity(self) -> dict[str, Any]:
         """What makes results of one run different from those of another, by name; hashes instead of files."""
         from medsam_app.models.download import sha256_of
@@ -101,14 +106,13 @@ def make_settings(values: Mapping[str, Any]) -> BatchSettings:
         message = f"{first['msg'][0].lower()}{first['msg'][1:]}"
         raise SettingsError(f"The setting '{where}' is wrong: {message}; got {first['input']!r}.") from None
     _check_combination(settings)
-    model_entry(settings.model)
-    if settings.weights is not None and not settings.weights.exists():
-        raise ModelError(f"There is no file of weights '{settings.weights}'; check the path.")
+    choice = settings.model_choice
+    choice.check()
     for path in (settings.prompts, settings.masks, settings.net):
         if path is not None and not path.exists():
             raise VolumeError(f"There is no file or folder '{path}'; check the path.")
-    if settings.adapter is not None:
-        _check_adapter(settings, settings.adapter)
+    if settings.automatic:
+        choice.check_labels(settings.only)
     return settings
 
 
@@ -139,10 +143,3 @@ def _check_combination(settings: BatchSettings) -> None:
         )
     if settings.masks is not None and not settings.masks.is_dir():
         raise VolumeError(f"'{settings.masks}' is a file; give the folder that holds a mask for each image.")
-
-
-def _check_adapter(settings: BatchSettings, path: Path) -> None:
-    header = header_for(path, settings.model)
-    if settings.automatic:
-        chosen_labels(path.stem, header, header.prompts, settings.only or None)
-        spacing_of(path.stem, header)

@@ -217,6 +217,7 @@ def segment(
             "folder of the masks after it."
         )
     from medsam_app.commands import segment as segment_command
+    from medsam_app.predict.model_choice import ModelChoice
 
     segment_command.segment(
         segment_command.Segmentation(
@@ -234,10 +235,7 @@ def segment(
             series=series,
             frame=frame,
             channel=channel,
-            model=model,
-            weights=weights,
-            adapter=adapter,
-            device=device,
+            model=ModelChoice(name=model, weights=weights, adapter=adapter, device=device),
             save_prompts=save_prompts,
             other_image=other_image,
             overwrite=overwrite,

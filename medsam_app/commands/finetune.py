@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from medsam_app.commands.finetune_setup import PLAN, RIVALS, Ready, prepare, ready_run
 from medsam_app.console import check_target, note, say
-from medsam_app.errors import ModelError, SaveError, SettingsError, unknown_name
+from medsam_app.errors import SaveError, SettingsError, unknown_name
 from medsam_app.finetuning.plan import Plan, laid_over, read_plan, read_settings
 from medsam_app.finetuning.planning import MINUTES
+from medsam_app.predict.model_choice import check_weights
 from medsam_app.training.processes import (
     is_first,
     process_count,
@@ -80,8 +81,7 @@ def finetune(
     output = output if output.suffix == ".safetensors" else output.with_name(output.name + ".safetensors")
     out = output.with_name(output.stem + ".run")
     budget = _gigabytes(memory)
-    if weights is not None and not weights.exists():
-        raise ModelError(f"There is no file of weights '{weights}'; check the path.")
+    check_weights(weights)
     if tensorboard and find_spec("tensorboard") is None:
         raise SettingsError(
             "--tensorboard needs tensorboard, which is not installed; run 'pip install tensorboard'."

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsam_app.console import note, say
-from medsam_app.errors import ModelError, SaveError, SettingsError, VolumeError
+from medsam_app.errors import SaveError, SettingsError, VolumeError
 from medsam_app.io.atomic import write_whole
+from medsam_app.predict.model_choice import check_weights
 from medsam_app.pretraining.recipe import Recipe, read_recipe
 from medsam_app.training.processes import is_first, process_device, stopping, together, told_by
 
@@ -96,8 +97,7 @@ def _measured(
 
 def _check_inputs(recipe: Recipe, data: Path | None, weights: Path | None) -> None:
     """Refuse what cannot be trained on, before anything slow begins."""
-    if weights is not None and not weights.exists():
-        raise ModelError(f"There is no file of weights '{weights}'; check the path.")
+    check_weights(weights)
     if data is None:
         if not recipe.shares.get("synthetic"):
             raise SettingsError(

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medsam_app.adapters.header import read_header
-from medsam_app.adapters.label_card import chosen_labels, spacing_of
-from medsam_app.commands.checks import check_model, geometry
-from medsam_app.console import note, say, step
-from medsam_app.errors import AdapterError, PromptError, SaveError, SettingsError, VolumeError
+from medsam_app.console import check_target, note, say, step
+from medsam_app.errors import AdapterError, PromptError, SaveError, SettingsError
+from medsam_app.io.paths import check_image
+from medsam_app.predict.model_choice import ModelChoice
 
 if TYPE_CHECKING:  # heavy: imported inside the functions that need them
     from numpy.typing import NDArray
@@ -44,10 +43,7 @@ class Segmentation:
     series: str | None
     frame: int | None
     channel: int | None
-    model: str
-    weights: Path | None
-    adapter: Path | None
-    device: str
+    model: ModelChoice
     save_prompts: Path | None
     other_image: bool
     overwrite: bool
@@ -60,7 +56,7 @@ def segment(asked: Segmentation) -> None:
     # What can be refused is refused before anything slow begins.
     _check_targets(asked)
     _check_combination(asked)
-    check_model(asked.model, asked.weights, asked.adapter)
+    asked.model.check()
     if asked.automatic:
         _check_automatic(asked)
     with step(f"Reading {asked.image.name}"):
@@ -70,13 +66,14 @@ def segment(asked: Segmentation) -> None:
     for remark in volume.notes:
         note(f"Note: {remark}")
     prompts = [] if asked.prompt_file or asked.automatic else _prompts(asked, volume.grid)
-    with step(f"Loading {asked.model}"):
+    with step(f"Loading {asked.model.name}"):
         from medsam_app.models.load import choose_device
         from medsam_app.predict.predictor import VolumePredictor
 
-        device, chosen = choose_device(asked.device)
+        model = asked.model
+        device, chosen = choose_device(model.device)
         predictor = VolumePredictor(
-            asked.model, weights=asked.weights, adapter=asked.adapter, device=str(device)
+            model.name, weights=model.weights, adapter=model.adapter, device=str(device)
         )
     note(chosen)
     if asked.automatic:
@@ -130,13 +127,20 @@ def _save(asked: Segmentation, volume: Volume, labels: NDArray, names: Mapping[i
         from medsam_app.io.writing import save_mask
 
         saved = save_mask(labels, volume, asked.output, label_names=names)
-    say(f"Saved {saved}: {geometry(volume)}; affine, shape and labels were checked by reading it back.")
+    say(f"Saved {saved}: {_geometry(volume)}; affine, shape and labels were checked by reading it back.")
+
+
+def _geometry(volume: Volume) -> str:
+    """Shape, spacing and orientation of a volume in words."""
+    from medsam_app.grid.geometry import format_mm
+
+    grid = volume.grid
+    return f"{' x '.join(str(n) for n in grid.shape)} voxels, {format_mm(grid.spacing)}, {grid.orientation}"
 
 
 def _check_targets(asked: Segmentation) -> None:
     """Refuse outputs that could not or should not be written."""
-    if not asked.image.exists():
-        raise VolumeError(f"There is no file or folder {asked.image}; give the path of an image.")
+    check_image(asked.image)
     if not asked.output.name.lower().endswith(ENDINGS):
         raise SaveError(
             f"The mask cannot be written as {asked.output.name}; end its name in {', '.join(ENDINGS)}."
@@ -145,26 +149,19 @@ def _check_targets(asked: Segmentation) -> None:
         raise SaveError(
             f"The prompt file cannot be named {asked.save_prompts.name}; end it in .prompts.json."
         )
+    sources = [asked.image] if asked.mask is None else [asked.image, asked.mask]
     for target in filter(None, (asked.output, asked.save_prompts)):
-        if not target.parent.is_dir():
-            raise SaveError(f"There is no folder {target.parent} to write {target.name} to; make it first.")
-        for source in filter(None, (asked.image, asked.mask)):
-            if target.resolve() == source.resolve() or (target.exists() and target.samefile(source)):
-                raise SaveError(f"{target} is what is read here and is not overwritten; give another output.")
-        if target.exists() and not asked.overwrite:
-            raise SaveError(f"{target} exists already; give another name, or --overwrite to replace it.")
+        check_target(target, sources=sources, overwrite=asked.overwrite)
 
 
 def _check_automatic(asked: Segmentation) -> None:
     """What can be told of an adapter's labels without loading it."""
-    if asked.adapter is None:
+    if asked.model.adapter is None:
         raise AdapterError(
             "--automatic finds the labels that an adapter was taught; give one with --adapter, or say where "
             "the object is with --point, --box, --mask or --prompts."
         )
-    header = read_header(asked.adapter)
-    chosen_labels(asked.adapter.stem, header, header.prompts, asked.only or None)
-    spacing_of(asked.adapter.stem, header)
+    asked.model.check_labels(asked.only)
 
 
 def _check_combination(asked: Segmentation) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsam_app.adapters.header import header_for
+from medsam_app.adapters.header import header_for, read_header
+from medsam_app.adapters.label_card import chosen_labels, spacing_of
 from medsam_app.errors import ModelError
 from medsam_app.models.table import DEFAULT_MODEL, model_entry
 
@@ -37,6 +39,20 @@ class ModelChoice:
         check_weights(self.weights)
         if self.adapter is not None:
             header_for(self.adapter, self.name)
+
+    def check_labels(self, wanted: Sequence[str] = ()) -> None:
+        """Check that the adapter can find labels without a prompt.
+
+        Args:
+            wanted: names or values of the labels; empty for all that it has learned.
+
+        Raises:
+            AdapterError: from `chosen_labels` or `spacing_of`.
+        """
+        if self.adapter is not None:
+            header = read_header(self.adapter)
+            chosen_labels(self.adapter.stem, header, header.prompts, wanted or None)
+            spacing_of(self.adapter.stem, header)
 
 
 def check_weights(weights: Path | None) -> None:
