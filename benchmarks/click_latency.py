@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 
+from medsam_app.grid.patch import box_slices
 from medsam_app.io.volume import Volume
 from medsam_app.predict.predictor import VolumePredictor
 
@@ -28,7 +29,7 @@ def ct(shape: tuple[int, int, int]) -> tuple[Volume, list[tuple[int, int, int]]]
         centre = np.array([n // 4 + c * n // 2 for n, c in zip(shape, corner, strict=True)])
         radius = 12 + 2 * number  # mm
         reach = np.ceil(radius / spacing).astype(int)
-        box = tuple(slice(c - r, c + r + 1) for c, r in zip(centre, reach, strict=True))
+        box = box_slices(centre - reach, centre + reach + 1)
         lines = np.meshgrid(
             *[np.arange(-r, r + 1) * s for r, s in zip(reach, spacing, strict=True)], indexing="ij"
         )

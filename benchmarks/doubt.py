@@ -17,8 +17,8 @@ from choices import objects
 from scipy import ndimage
 from scipy.stats import rankdata
 
+from medsam_app.grid.patch import box_slices
 from medsam_app.measure.scores import dice
-from medsam_app.predict.core.prediction import box_slices
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.predict.uncertainty import doubt_of
 from medsam_app.prompts.simulated_clicks import next_click
@@ -62,14 +62,14 @@ def main() -> None:
             if number not in CLICKS or error is None:
                 continue
             variants, roi = predictor.variants(prompts)
-            doubt = doubt_of(variants, roi, made.patch, made.start, volume.grid)
-            wrong = (mask != truth)[box_slices(doubt.start, doubt.patch)]
+            doubt = doubt_of(variants, roi, made.patch, volume.grid)
+            wrong = (mask != truth)[box_slices(doubt.start, np.add(doubt.start, doubt.values.shape))]
             outline = np.argwhere(mask & ~ndimage.binary_erosion(mask))
             places = {"largest error": error[0], "doubt": doubt.worst}
             places["outline"] = outline[rng.integers(len(outline))] if len(outline) else None
             rows = found[number]
             rows["before"].append(dice(mask, truth))
-            rows["area"].append(area_under_curve(doubt.patch, wrong))
+            rows["area"].append(area_under_curve(doubt.values, wrong))
             for name, place in places.items():
                 after = mask if place is None else predictor.predict_prompts([*prompts, point(place)]).mask
                 rows[name].append(dice(after, truth))

@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.patch import Patch
 from medsam_app.measure.measurements import measure
 from medsam_app.measure.surface_mesh import surface_of
 from medsam_app.synthetic.torso import torso_phantom
@@ -20,10 +21,10 @@ def ellipsoid() -> tuple[np.ndarray, Grid]:
 
 
 def report(name: str, mask: np.ndarray, array: np.ndarray, grid: Grid) -> None:
-    began = time.perf_counter()
-    surface = surface_of(mask, (0, 0, 0), grid)
+    patch, began = Patch((0, 0, 0), mask), time.perf_counter()
+    surface = surface_of(patch, grid)
     drawn = time.perf_counter() - began
-    measure(mask, (0, 0, 0), array, grid)
+    measure(patch, array, grid)
     measured = time.perf_counter() - began - drawn
     voxels = int(mask.sum()) * grid.voxel_volume_ml
     print(

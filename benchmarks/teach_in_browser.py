@@ -27,6 +27,7 @@ from scipy import ndimage
 from skimage.measure import find_contours
 
 from medsam_app.datasets.cases import Case, choose_cases, manifest_cases
+from medsam_app.grid.patch import box_slices
 from medsam_app.measure.scores import dice
 from medsam_app.prompts.simulated_clicks import next_click
 
@@ -151,7 +152,7 @@ class Annotator:
         if held is not None:
             flat = np.unpackbits(np.array(held["bits"], dtype=np.uint8), bitorder="little").astype(bool)
             part = flat[np.tensordot(held["strides"], np.indices(held["size"]), axes=1) + held["first"]]
-            whole[tuple(slice(s, s + n) for s, n in zip(held["start"], held["size"], strict=True))] = part
+            whole[box_slices(held["start"], np.add(held["start"], held["size"]))] = part
         return whole
 
     def accept(self) -> None:

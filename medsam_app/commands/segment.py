@@ -254,7 +254,7 @@ def _run(session: Session) -> None:
             if isinstance(prompt, Point):
                 what += f" at {format_voxel(prompt.coordinates)}"
             note(f"Warning: the mask of '{each.name}' does not honour prompt {index + 1}, the {what}.")
-        if not made.patch.any():
+        if not made.voxels:
             note(f"Warning: the mask of '{each.name}' is empty.")
     for first, second, voxels in session.overlaps():
         owner = second if session.overlap == "later" else first

@@ -24,13 +24,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from medsam_app.errors import PromptError
+from medsam_app.grid.patch import box_slices
 from medsam_app.grid.roi import Roi, mask_from_logits, read_roi
 from medsam_app.io.volume import Volume
 from medsam_app.models.encoder import normalise
 from medsam_app.models.load import choose_device, prepare
 from medsam_app.models.sam3d import build_sam3d_tiny
 from medsam_app.predict.core.constraints import BOX_TOLERANCE
-from medsam_app.predict.core.prediction import box_slices
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.predict.windowed.window_choice import Framing, first_roi
 from medsam_app.prompts.types import Box, Point, check_prompts, prompts_from_arrays
@@ -117,10 +117,8 @@ class Classical(ABC):
         held = [Point(coordinates=click.coordinates) for click in clicks]
         roi = first_roi([*drawn, *held], grid, (self.SIDE,) * 3, Framing())
         inside = self._inside(_view(self.volume, roi, clicks, drawn))
-        start, patch = mask_from_logits(torch.from_numpy(inside - np.float32(0.5)), roi)
-        mask = np.zeros(grid.shape, dtype=bool)
-        mask[box_slices(start, patch)] = patch
-        return ClassicalPrediction(mask)
+        patch = mask_from_logits(torch.from_numpy(inside - np.float32(0.5)), roi)
+        return ClassicalPrediction(patch.to_array(grid.shape))
 
     @abstractmethod
     def _inside(self, view: View) -> NDArray[np.float32]:
@@ -140,7 +138,7 @@ def _view(volume: Volume, roi: Roi, clicks: list[Point], drawn: list[Box]) -> Vi
         low = np.clip(np.ceil(corners.min(axis=0) - reach), 0, size - 1).astype(int)
         high = np.clip(np.floor(corners.max(axis=0) + reach), low, size - 1).astype(int)
         within = np.zeros_like(allowed)
-        within[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))] = True
+        within[box_slices(low, high + 1)] = True
         allowed &= within
     return View(
         image=views.numpy(),

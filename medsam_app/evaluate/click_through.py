@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medsam_app.evaluate.gallery import Gallery
 from medsam_app.evaluate.protocols import LabelMapper, Methods, Segmenter
-from medsam_app.grid.roi import Index
+from medsam_app.grid.patch import Index
 from medsam_app.io.volume import Volume
 from medsam_app.measure.scores import MIN_VOXELS, FalseLabel, Score, dice
 from medsam_app.measure.surface_distances import Distances, surface_distances

@@ -21,7 +21,8 @@ from torch import Tensor
 from medsam_app.datasets.cases import Case
 from medsam_app.errors import VolumeError
 from medsam_app.finetuning.plan import Plan
-from medsam_app.grid.roi import Index, Roi, read_roi
+from medsam_app.grid.patch import Index
+from medsam_app.grid.roi import Roi, read_roi
 from medsam_app.io.loading import read_grid
 from medsam_app.predict.whole_volume import whole_roi
 

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from medsam_app.grid.geometry import Grid, RasView
+from medsam_app.grid.patch import Index, Patch, mask_bounds
 
-Index = tuple[int, int, int]
 #: Voxels converted to float32 at a time while a window is read.
 SLAB_VOXELS = 1 << 22
 #: Voxels of a mask that are made at a time: what is thrown away right after stays in the processor's cache.
@@ -217,29 +217,28 @@ def file_box(roi: Roi, low: ArrayLike, high: ArrayLike) -> tuple[Index, Index]:
     return tuple(start.tolist()), tuple(stop.tolist())
 
 
-def mask_from_logits(logits: torch.Tensor, roi: Roi) -> tuple[Index, NDArray[np.bool_]]:
+def mask_from_logits(logits: torch.Tensor, roi: Roi) -> Patch:
     """Mask of the file's voxels inside the window where the interpolated logit is above zero.
 
     Returns:
-        start: (3,) first voxel of the patch, in voxel indices of the file.
-        patch: (i, j, k) bool, the mask's bounding box; of size zero when the mask is empty.
+        The mask in its bounding box; of size zero when the mask is empty.
     """
     bounds = mask_bounds((logits > 0).numpy())
     if bounds is None:
-        return (0, 0, 0), np.zeros((0, 0, 0), dtype=bool)
+        return Patch.empty()
     # Averaging over a coarse voxel of the file reaches as far as that voxel.
     reach = np.maximum(1.0, 1.0 / roi.step)
     start, stop = file_box(roi, np.asarray(bounds[0]) - reach, np.asarray(bounds[1]) - 1 + reach)
     if any(a >= b for a, b in zip(start, stop, strict=True)):
-        return (0, 0, 0), np.zeros((0, 0, 0), dtype=bool)
+        return Patch.empty()
     count, across, deep = (b - a for a, b in zip(start, stop, strict=True))
-    patch = np.empty((count, across, deep), dtype=bool)
+    mask = np.empty((count, across, deep), dtype=bool)
     rows = max(1, PATCH_VOXELS // (across * deep))
     for first in range(start[0], stop[0], rows):
         last = min(first + rows, stop[0])
         part = write_box(logits, roi, (first, start[1], start[2]), (last, stop[1], stop[2]))
-        np.greater(part, 0, out=patch[first - start[0] : last - start[0]])
-    return tight(start, patch)
+        np.greater(part, 0, out=mask[first - start[0] : last - start[0]])
+    return Patch(start, mask).tight()
 
 
 def move_values(values: torch.Tensor, source: Roi, target: Roi, *, fill: float) -> torch.Tensor:
@@ -254,35 +253,6 @@ def move_values(values: torch.Tensor, source: Roi, target: Roi, *, fill: float) 
     moved = apply_separable(values.float().numpy(), matrices)
     x, y, z = inside
     return torch.where(x[:, None, None] & y[None, :, None] & z[None, None, :], moved, fill)
-
-
-def mask_bounds(mask: NDArray[np.bool_]) -> tuple[Index, Index] | None:
-    """Start and stop of the bounding box of a 3D mask, or None when it is empty."""
-    if not mask.size:
-        return None
-    if all(end.any() for axis in range(3) for end in (np.moveaxis(mask, axis, 0)[n] for n in (0, -1))):
-        return (0, 0, 0), mask.shape
-    flat = np.logical_or.reduce(mask, axis=0)  # quicker than over two axes at once
-    second = np.flatnonzero(flat.any(axis=1))
-    if not len(second):
-        return None
-    c, d = int(second[0]), int(second[-1]) + 1
-    third = np.flatnonzero(np.logical_or.reduce(flat[c:d], axis=0))
-    e, f = int(third[0]), int(third[-1]) + 1
-    first = np.flatnonzero(mask[:, c:d, e:f].any(axis=(1, 2)))
-    return (int(first[0]), c, e), (int(first[-1]) + 1, d, f)
-
-
-def tight(start: Index, patch: NDArray[np.bool_]) -> tuple[Index, NDArray[np.bool_]]:
-    """The same mask in the smallest patch that holds it; the same patch where it is that already."""
-    bounds = mask_bounds(patch)
-    if bounds is None:
-        return (0, 0, 0), np.zeros((0, 0, 0), dtype=bool)
-    low, high = bounds
-    if high == patch.shape and not any(low):
-        return start, patch
-    moved = tuple(int(s + a) for s, a in zip(start, low, strict=True))
-    return moved, patch[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].copy()  # type: ignore[return-value]
 
 
 def fitting_spacing(grid: Grid, shape: Index) -> float:

@@ -16,6 +16,7 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist, squareform
 
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.patch import Patch
 
 #: The axis closest to RAS that runs through each plane.
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}
@@ -44,16 +45,14 @@ class Diameter:
     across_ends: Ends
 
 
-def longest_diameter(
-    patch: NDArray[np.bool_], start: tuple[int, int, int], grid: Grid, plane: str
-) -> Diameter | None:
+def longest_diameter(patch: Patch, grid: Grid, plane: str) -> Diameter | None:
     """The longest diameter of a mask in a plane, exact; None of an empty mask.
 
     All that a slice holds counts as one, in how many parts it may be.
 
     Args:
-        patch: (a, b, c) the mask within a box, in the file's order.
-        start: (i, j, k) first voxel of the patch.
+        patch: the mask.
+        grid: the volume's grid.
         plane: one of `PLANES`.
     """
     axis = grid.ras.axes[PLANES[plane]]
@@ -61,7 +60,7 @@ def longest_diameter(
     # Millimetres within the slice: right under oblique and sheared affines too.
     to_mm = np.linalg.qr(grid.affine[:3, others])[1]
     best: tuple[float, int, NDArray, NDArray] | None = None
-    for bound, number, inside in _slices(patch, axis, to_mm):
+    for bound, number, inside in _slices(patch.mask, axis, to_mm):
         if best is not None and bound <= best[0]:
             break  # what is left is smaller than that
         points = sides(inside)
@@ -79,10 +78,10 @@ def longest_diameter(
         ijk = np.empty((2, 3))
         ijk[:, axis] = number
         ijk[:, others] = pair
-        first, second = (ijk + start).tolist()
+        first, second = (ijk + patch.start).tolist()
         return tuple(first), tuple(second)
 
-    return Diameter(plane, number + start[axis], length, place(ends), across, place(across_ends))
+    return Diameter(plane, number + patch.start[axis], length, place(ends), across, place(across_ends))
 
 
 def sides(inside: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -100,10 +99,10 @@ def sides(inside: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def _slices(
-    patch: NDArray[np.bool_], axis: int, to_mm: NDArray[np.float64]
+    mask: NDArray[np.bool_], axis: int, to_mm: NDArray[np.float64]
 ) -> Iterator[tuple[float, int, NDArray[np.bool_]]]:
     """Slices that hold anything, with what their diameter cannot exceed (mm); the largest first."""
-    stack = np.moveaxis(patch, axis, 0)
+    stack = np.moveaxis(mask, axis, 0)
     bounds = []
     for number, inside in enumerate(stack):
         spans = [np.flatnonzero(inside.any(axis=other)) for other in (1, 0)]

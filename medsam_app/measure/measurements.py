@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_app.grid.geometry import Grid
-from medsam_app.grid.roi import mask_bounds
+from medsam_app.grid.patch import Index, Patch
 from medsam_app.measure.diameters import PLANES, Diameter, longest_diameter
 
 #: Columns of the table of objects, in order.
@@ -67,51 +67,47 @@ class Measurement:
     sd: float
     low: float
     high: float
-    first: tuple[int, int, int]
-    last: tuple[int, int, int]
+    first: Index
+    last: Index
     box_mm: tuple[float, float, float]
 
 
-def measure(patch: NDArray[np.bool_], start: tuple[int, int, int], array: NDArray, grid: Grid) -> Measurement:
+def measure(patch: Patch, array: NDArray, grid: Grid) -> Measurement:
     """Measure a mask.
 
     Args:
-        patch: (a, b, c) the mask within a box, in the file's order.
-        start: (i, j, k) first voxel of the patch.
+        patch: the mask.
         array: (i, j, k) intensities.
         grid: of the intensities.
     """
-    bounds = mask_bounds(patch)
-    if bounds is None:
+    patch = patch.tight()
+    if not patch.mask.size:
         return Measurement(0, 0.0, (), (), 0.0, 0.0, 0.0, 0.0, (0, 0, 0), (0, 0, 0), (0.0, 0.0, 0.0))
-    inside = patch[tuple(slice(a, b) for a, b in zip(*bounds, strict=True))]
-    first = tuple(int(a + b) for a, b in zip(start, bounds[0], strict=True))
-    place = tuple(slice(a, a + n) for a, n in zip(first, inside.shape, strict=True))
-    values = array[place][inside].astype(np.float64)
-    voxels = int(inside.sum())
-    sizes = np.array(inside.shape) * grid.spacing
-    found = [longest_diameter(inside, first, grid, plane) for plane in PLANES]  # type: ignore[arg-type]
+    values = array[patch.slices][patch.mask].astype(np.float64)
+    voxels = patch.voxels
+    sizes = np.array(patch.mask.shape) * grid.spacing
+    found = [longest_diameter(patch, grid, plane) for plane in PLANES]
     return Measurement(
         voxels=voxels,
         volume_ml=voxels * grid.voxel_volume_ml,
         diameters=tuple(each for each in found if each is not None),
-        areas=tuple(_areas(inside, first, grid, plane) for plane in PLANES),
+        areas=tuple(_areas(patch, grid, plane) for plane in PLANES),
         mean=float(values.mean()),
         sd=float(values.std()),
         low=float(values.min()),
         high=float(values.max()),
-        first=first,  # type: ignore[arg-type]
-        last=tuple(int(a + n - 1) for a, n in zip(first, inside.shape, strict=True)),  # type: ignore[arg-type]
+        first=patch.start,
+        last=tuple(n - 1 for n in patch.stop),  # type: ignore[arg-type]
         box_mm=tuple(float(sizes[axis]) for axis in grid.ras.axes),  # type: ignore[arg-type]
     )
 
 
-def _areas(inside: NDArray[np.bool_], first: Sequence[int], grid: Grid, plane: str) -> Areas:
+def _areas(patch: Patch, grid: Grid, plane: str) -> Areas:
     axis = grid.ras.axes[PLANES[plane]]
     others = tuple(other for other in range(3) if other != axis)
     pixel = np.linalg.norm(np.cross(grid.affine[:3, others[0]], grid.affine[:3, others[1]]))
-    counts = inside.sum(axis=others)
-    return Areas(plane, first[axis], tuple((counts * pixel).tolist()))
+    counts = patch.mask.sum(axis=others)
+    return Areas(plane, patch.start[axis], tuple((counts * pixel).tolist()))
 
 
 def object_table(rows: Iterable[tuple[int, str, Measurement]], *, unit: str = "") -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from medsam_app.grid.roi import mask_bounds
+from medsam_app.grid.patch import box_slices, mask_bounds
 
 #: Share of the distances, in per cent, that HD95 is not below.
 PERCENTILE = 95
@@ -57,7 +57,7 @@ def surface_distances(
     if not mask.any() or not truth.any():
         return Distances(0.0, None)
     # All of both surfaces is in here, and a margin of nothing around them makes their outer faces surface.
-    box = tuple(slice(a, b) for a, b in zip(*bounds, strict=True))
+    box = box_slices(*bounds)
     found, wanted = (torch.from_numpy(np.pad(each[box], 1))[None, None] for each in (mask, truth))
     mm = np.asarray(spacing, dtype=np.float64).tolist()
     within = usual_tolerance(spacing) if tolerance is None else tolerance

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medsam_app.grid.geometry import Grid
-from medsam_app.grid.roi import mask_bounds
+from medsam_app.grid.patch import Patch
 
 #: Triangles of a surface, at most.
 MOST_TRIANGLES = 150_000
@@ -56,22 +56,20 @@ class Surface:
         return a, b, c
 
 
-def surface_of(
-    patch: NDArray[np.bool_], start: tuple[int, int, int], grid: Grid, *, most: int = MOST_TRIANGLES
-) -> Surface:
+def surface_of(patch: Patch, grid: Grid, *, most: int = MOST_TRIANGLES) -> Surface:
     """The surface of a mask.
 
     Args:
-        patch: (a, b, c) the mask within a box, in the file's order; outside the box it is zero.
-        start: (i, j, k) first voxel of the patch.
+        patch: the mask.
+        grid: the volume's grid.
         most: triangles that it may have. Of a mask that would have more, details smaller than a voxel of
             the coarser grid are lost.
     """
-    bounds = mask_bounds(patch)
-    if bounds is None:
+    patch = patch.tight()
+    if not patch.mask.size:
         return Surface(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint32))
-    mask = np.pad(patch[tuple(slice(a, b) for a, b in zip(*bounds, strict=True))], 2)
-    first = np.add(start, bounds[0]) - 2
+    mask = np.pad(patch.mask, 2)
+    first = np.asarray(patch.start) - 2
     side = _coarse_side(mask, grid.spacing, most)
     while True:
         field, step = _field(mask, np.maximum(1, side / grid.spacing))

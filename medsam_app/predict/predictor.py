@@ -213,16 +213,14 @@ class VolumePredictor:
                 state = engine.step(state, asked[:done], progress, label)
                 self._states.put((*own, asked[:done]), PackedState(state))
             assert state is not None  # first <= len(asked)
-            start, patch, unmet = state.start, state.patch, state.unmet
+            patch, unmet = state.patch, state.unmet
             if self.refine if refine is None else refine:
-                start, patch, unmet = engine.refined(state, asked, progress, label)
+                patch, unmet = engine.refined(state, asked, progress, label)
             if any(isinstance(prompt, Paint) for prompt in prompts):
-                start, patch = Layer(prompts, grid.shape).over(start, patch)
-                patch.setflags(write=False)
-                unmet = unmet_prompts(start, patch, prompts, grid.shape)
+                patch = Layer(prompts, grid.shape).over(patch)
+                unmet = unmet_prompts(patch, prompts, grid.shape)
             return MaskPrediction(
                 grid=grid,
-                start=start,
                 patch=patch,
                 score=state.score,
                 unmet=unmet,

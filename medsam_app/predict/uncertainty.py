@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medsam_app.grid.geometry import Grid
-from medsam_app.grid.roi import Index, Roi, file_box, write_box
-from medsam_app.predict.core.prediction import box_slices
+from medsam_app.grid.patch import Index, Patch
+from medsam_app.grid.roi import Roi, file_box, write_box
 from medsam_app.prompts.simulated_clicks import depth
 
 #: A place to click holds voxels that are so much in doubt at least.
@@ -30,44 +30,39 @@ class Doubt:
     """How far variants of a decode disagree with a mask.
 
     Attributes:
-        start: (i, j, k) first voxel of the patch.
-        patch: (a, b, c) in the file's axis order: 0 where all variants are sure of what the mask says, 255
+        start: (i, j, k) first voxel of the values.
+        values: (a, b, c) in the file's axis order: 0 where all variants are sure of what the mask says, 255
             where all are sure of the opposite; nothing is known outside.
         worst: the voxel (i, j, k) where a click says most, or None where nothing is in doubt.
     """
 
     start: Index
-    patch: NDArray[np.uint8]
+    values: NDArray[np.uint8]
     worst: Index | None
 
 
 def doubt_of(
     variants: torch.Tensor,
     roi: Roi,
-    mask: NDArray[np.bool_],
-    start: Index,
+    mask: Patch,
     grid: Grid,
     *,
-    settled: NDArray[np.bool_] | None = None,
+    settled: Patch | None = None,
 ) -> Doubt:
     """The doubt about a mask within a window.
 
     Args:
         variants: (V, X, Y, Z) logits on the window.
         roi: the window.
-        mask: (a, b, c) patch of the mask, in the file's axis order.
-        start: (i, j, k) first voxel of the patch.
+        mask: the mask.
         grid: the volume's grid.
-        settled: (i, j, k) voxels of the whole volume that somebody has decided; they are not in doubt.
+        settled: voxels that the user has set by hand; they are not in doubt.
     """
     low, high = file_box(roi, (0, 0, 0), np.asarray(roi.shape) - 1)
-    place = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     chance = np.clip(write_box(torch.sigmoid(variants).mean(dim=0), roi, low, high), 0, 1)
-    whole = np.zeros(grid.shape, dtype=bool)
-    whole[box_slices(start, mask)] = mask
-    doubt = np.where(whole[place], 1 - chance, chance)
+    doubt = np.where(mask.within((low, high)), 1 - chance, chance)
     if settled is not None:
-        doubt[settled[place]] = 0
+        doubt[settled.within((low, high))] = 0
     return Doubt(low, np.round(255 * doubt).astype(np.uint8), _worst(doubt, low, grid))
 
 

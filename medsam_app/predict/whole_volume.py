@@ -28,7 +28,8 @@ from medsam_app.adapters.adapter import Adapter, adapter_in_use
 from medsam_app.adapters.label_card import chosen_labels, spacing_of
 from medsam_app.errors import AdapterError, SettingsError
 from medsam_app.grid.geometry import Grid
-from medsam_app.grid.roi import SLAB_VOXELS, Index, Roi, read_roi, write_box
+from medsam_app.grid.patch import Index
+from medsam_app.grid.roi import SLAB_VOXELS, Roi, read_roi, write_box
 from medsam_app.io.volume import Volume
 from medsam_app.models.sam3d import RoiPrompts, Sam3D
 from medsam_app.predict.core.constraints import EXCLUDED

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from medsam_app.grid.roi import Index, mask_bounds
+from medsam_app.grid.patch import Index, box_slices, mask_bounds
 
 _FULL = np.ones((3, 3, 3), dtype=bool)
 
@@ -34,7 +34,7 @@ def depth(region: NDArray[np.bool_], spacing: ArrayLike = (1.0, 1.0, 1.0)) -> ND
 
 def click_inside(
     region: NDArray[np.bool_], *, spacing: ArrayLike = (1.0, 1.0, 1.0), rng: np.random.Generator | None = None
-) -> tuple[int, int, int]:
+) -> Index:
     """A voxel of the largest part of a region.
 
     Args:
@@ -60,13 +60,13 @@ def next_click(
     *,
     spacing: ArrayLike = (1.0, 1.0, 1.0),
     rng: np.random.Generator | None = None,
-) -> tuple[tuple[int, int, int], bool] | None:
+) -> tuple[Index, bool] | None:
     """Click in the largest connected error: (voxel, positive), or None when the masks agree."""
     bounds = mask_bounds(mask != truth)
     if bounds is None:
         return None
     # Labelling a whole volume would take longer than the model does.
-    box = tuple(slice(a, b) for a, b in zip(*bounds, strict=True))
+    box = box_slices(*bounds)
     missed, added = truth[box] & ~mask[box], mask[box] & ~truth[box]
     regions = [region for region in (missed, added) if region.any()]
     largest = max(regions, key=lambda region: int(largest_component(region)[0].sum()))

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medsam_app.errors import PromptError
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.patch import Index, Patch
 
 Coordinates = tuple[float, float, float]
 #: A model is told a scribble as so many clicks at most, so many voxels apart at least.
@@ -106,26 +107,23 @@ class Bits(_Prompt):
         packed: base64 of the zlib-compressed bits inside the box, in C order.
     """
 
-    shape: tuple[int, int, int]
-    start: tuple[int, int, int]
-    stop: tuple[int, int, int]
+    shape: Index
+    start: Index
+    stop: Index
     packed: str
 
     @classmethod
-    def from_patch(cls, start: Sequence[int], patch: NDArray[np.bool_], shape: Sequence[int]) -> Self | None:
-        """Pack a patch that begins at a voxel of a volume; None where nothing is inside."""
-        spans = [np.flatnonzero(patch.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-        if not all(len(span) for span in spans):
+    def from_patch(cls, patch: Patch, shape: Sequence[int]) -> Self | None:
+        """Pack a part of a volume of a shape (i, j, k); None where no voxel is inside."""
+        patch = patch.tight()
+        if not patch.mask.size:
             return None
-        low = [int(span[0]) for span in spans]
-        high = [int(span[-1]) + 1 for span in spans]
-        box = patch[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-        packed = base64.b64encode(zlib.compress(np.packbits(box).tobytes(), 9)).decode()
-        first, last = ([int(a + s) for a, s in zip(corner, start, strict=True)] for corner in (low, high))
-        return cls(shape=tuple(map(int, shape)), start=tuple(first), stop=tuple(last), packed=packed)  # type: ignore[arg-type]
+        i, j, k = map(int, shape)
+        packed = base64.b64encode(zlib.compress(np.packbits(patch.mask).tobytes(), 9)).decode()
+        return cls(shape=(i, j, k), start=patch.start, stop=patch.stop, packed=packed)
 
-    def patch(self) -> NDArray[np.bool_]:
-        """Booleans of the bounding box.
+    def patch(self) -> Patch:
+        """Unpack the voxels, in their bounding box.
 
         Raises:
             PromptError: the bits are fewer than the box has voxels.
@@ -136,18 +134,12 @@ class Bits(_Prompt):
         raw = zlib.decompressobj().decompress(base64.b64decode(self.packed), limit)
         if len(raw) != limit:
             raise PromptError(f"A mask prompt of {size} voxels is cut short; write the prompt file again.")
-        return np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=count).astype(bool).reshape(size)
-
-    @property
-    def box(self) -> tuple[slice, ...]:
-        """Where the bounding box lies in the volume."""
-        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+        bits = np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=count)
+        return Patch(self.start, bits.view(bool).reshape(size))
 
     def to_array(self) -> NDArray[np.bool_]:
         """The whole mask, (i, j, k) booleans; raises as `patch`."""
-        mask = np.zeros(self.shape, dtype=bool)
-        mask[self.box] = self.patch()
-        return mask
+        return self.patch().to_array(self.shape)
 
 
 class MaskPrompt(Bits):
@@ -164,7 +156,7 @@ class MaskPrompt(Bits):
         """
         if mask.ndim != 3:
             raise PromptError(f"A mask prompt must be 3D (i, j, k); got {mask.ndim}D.")
-        made = cls.from_patch((0, 0, 0), np.asarray(mask) != 0, mask.shape)
+        made = cls.from_patch(Patch((0, 0, 0), np.asarray(mask) != 0), mask.shape)
         if made is None:
             raise PromptError(
                 "The mask given as a prompt is empty; give a mask with at least one voxel inside."

@@ -30,7 +30,7 @@ def measure_all(session: Session, known: Mapping[str, Measurement] | None = None
     for each in session.objects:
         made = session.prediction(each.id) if each.id not in found else None
         if made is not None:
-            found[each.id] = measure(made.patch, made.start, session.volume.array, session.volume.grid)
+            found[each.id] = measure(made.patch, session.volume.array, session.volume.grid)
     return found
 
 

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_app.errors import PromptError, SettingsError
+from medsam_app.grid.patch import Index, Patch
 from medsam_app.predict.core.paint_layer import Layer
-from medsam_app.predict.core.prediction import box_slices, on_box, union_box
-from medsam_app.prompts.types import AnyPrompt, Bits, Paint
+from medsam_app.prompts.types import Bits, Paint
 from medsam_app.session import mask_tools
 from medsam_app.session.objects import SegmentedObject
 from medsam_app.session.session import Session
-from medsam_app.session.strokes import Drawn, Index, brush_stroke, lasso
+from medsam_app.session.strokes import brush_stroke, lasso
 
 Tool = Literal["fill holes", "keep largest", "smooth", "grow", "shrink", "interpolate"]
 #: Millimetres that a tool or a brush may be given.
@@ -89,32 +89,31 @@ def use_tool(
         raise PromptError(f"'{owner.name}' has no mask yet; click inside it or paint it first.")
     reach = {"grow": mm, "smooth": 3 * mm}.get(tool, 0.0)
     room = np.ceil(reach / session.grid.spacing).astype(int) + 1
-    low = np.maximum(np.asarray(made.start) - room, 0)
-    high = np.minimum(np.add(made.start, made.patch.shape) + room, session.grid.shape)
-    before = on_box(made.start, made.patch, (_index(low), _index(high)))
-    after = _apply(tool, before, session, owner, low, mm, axis, index)
-    if not after.any():
+    low = _index(np.maximum(np.asarray(made.patch.start) - room, 0))
+    high = _index(np.minimum(np.asarray(made.patch.stop) + room, session.grid.shape))
+    before = Patch(low, made.patch.within((low, high)))
+    after = Patch(low, _apply(tool, before, session, owner, mm, axis, index))
+    if not after.mask.any():
         raise PromptError(f"Nothing would be left of '{owner.name}'; give fewer millimetres.")
     words = f"{tool} {mm:g} mm" if tool in ("smooth", "grow", "shrink") else tool
-    return _change(session, owner, _index(low), before, after, words)
+    return _change(session, owner, before, after, words)
 
 
 def _apply(
     tool: Tool,
-    before: NDArray[np.bool_],
+    before: Patch,
     session: Session,
     owner: SegmentedObject,
-    low: NDArray[np.int_],
     mm: float,
     axis: int | None,
     index: int | None,
 ) -> NDArray[np.bool_]:
-    spacing = session.grid.spacing.tolist()
+    spacing, mask, start = session.grid.spacing.tolist(), before.mask, before.start
     if tool == "interpolate":
         if axis is None:
             raise PromptError("Interpolation goes along an axis; say which.")
-        keys = [at - int(low[axis]) for across, at in locked_slices(owner) if across == axis]
-        return mask_tools.interpolate(before, spacing, axis, keys if len(keys) > 1 else ())
+        keys = [at - start[axis] for across, at in locked_slices(owner) if across == axis]
+        return mask_tools.interpolate(mask, spacing, axis, keys if len(keys) > 1 else ())
     made: dict[str, Callable[[NDArray[np.bool_], list[float]], NDArray[np.bool_]]] = {
         "fill holes": lambda mask, _: mask_tools.fill_holes(mask),
         "keep largest": lambda mask, _: mask_tools.keep_largest(mask),
@@ -123,11 +122,11 @@ def _apply(
         "shrink": lambda mask, step: mask_tools.grow(mask, step, -mm),
     }
     if axis is None or index is None:
-        return made[tool](before, spacing)
-    after, at = before.copy(), index - int(low[axis])
-    if 0 <= at < before.shape[axis]:
+        return made[tool](mask, spacing)
+    after, at = mask.copy(), index - start[axis]
+    if 0 <= at < mask.shape[axis]:
         place = tuple(at if n == axis else slice(None) for n in range(3))
-        after[place] = made[tool](before[place], [step for n, step in enumerate(spacing) if n != axis])
+        after[place] = made[tool](mask[place], [step for n, step in enumerate(spacing) if n != axis])
     return after
 
 
@@ -137,8 +136,8 @@ def merge(session: Session, object_id: str, other_id: str) -> SegmentedObject:
     Raises:
         PromptError: one of them does not exist or has no mask, or both are the same.
     """
-    owner, other, start, own, theirs = _pair(session, object_id, other_id)
-    change = _paint(session, owner, start, theirs & ~own, own & False, f"merge {other.name}")
+    owner, other, own, theirs = _pair(session, object_id, other_id)
+    change = _paint(session, owner, theirs.without(own), Patch.empty(), f"merge {other.name}")
     return session.absorb(owner.id, other.id, change)
 
 
@@ -148,8 +147,8 @@ def subtract(session: Session, object_id: str, other_id: str) -> SegmentedObject
     Raises:
         PromptError: as `merge`, or they share no voxel.
     """
-    owner, other, start, own, theirs = _pair(session, object_id, other_id)
-    return _change(session, owner, start, own, own & ~theirs, f"subtract {other.name}")
+    owner, other, own, theirs = _pair(session, object_id, other_id)
+    return _change(session, owner, own, own.without(theirs), f"subtract {other.name}")
 
 
 def set_lock(session: Session, object_id: str, axis: int, index: int, locked: bool) -> SegmentedObject:
@@ -176,16 +175,12 @@ def set_lock(session: Session, object_id: str, axis: int, index: int, locked: bo
         return owner
     if not locked:
         return session.delete_prompt(object_id, held[-1])
-    start, stop = [0, 0, 0], list(grid.shape)
-    start[axis], stop[axis] = index, index + 1
-    inside = np.zeros(np.subtract(stop, start), dtype=bool)
-    made = session.prediction(object_id)
-    if made is not None and made.start[axis] <= index < made.start[axis] + made.patch.shape[axis]:
-        place = list(box_slices(made.start, made.patch))
-        place[axis] = slice(0, 1)
-        inside[tuple(place)] = made.patch.take([index - made.start[axis]], axis=axis)
+    first, stop = [0, 0, 0], list(grid.shape)
+    first[axis], stop[axis] = index, index + 1
+    start, made = _index(first), session.prediction(object_id)
+    mask = (Patch.empty() if made is None else made.patch).within((start, _index(stop)))
     what = f"lock {slice_words(session, axis, index)}"
-    parts = [Bits.from_patch(start, part, grid.shape) for part in (inside, ~inside)]
+    parts = [Bits.from_patch(Patch(start, part), grid.shape) for part in (mask, ~mask)]
     return session.add_prompt(object_id, Paint(what=what, inside=parts[0], outside=parts[1], locked=True))
 
 
@@ -213,27 +208,21 @@ def locked_slices(owner: SegmentedObject) -> list[tuple[int, int]]:
     return sorted(place for place in found if place is not None)
 
 
-def _draw(session: Session, object_id: str, drawn: Drawn, positive: bool, what: str) -> SegmentedObject:
-    owner, (start, patch) = session.get(object_id), drawn
+def _draw(session: Session, object_id: str, drawn: Patch, positive: bool, what: str) -> SegmentedObject:
+    owner, none = session.get(object_id), Patch.empty()
     if not positive and session.prediction(object_id) is None:
         raise PromptError(f"'{owner.name}' has no mask yet; there is nothing to erase.")
-    none = np.zeros_like(patch)
-    made = _paint(session, owner, start, *((patch, none) if positive else (none, patch)), what)
+    made = _paint(session, owner, *((drawn, none) if positive else (none, drawn)), what)
     if made is None:
         raise PromptError(f"All that was drawn on is locked for '{owner.name}'; unlock the slice first.")
     return session.add_prompt(object_id, made)
 
 
 def _change(
-    session: Session,
-    owner: SegmentedObject,
-    start: Index,
-    before: NDArray[np.bool_],
-    after: NDArray[np.bool_],
-    what: str,
+    session: Session, owner: SegmentedObject, before: Patch, after: Patch, what: str
 ) -> SegmentedObject:
-    made = _paint(session, owner, start, after & ~before, before & ~after, what)
-    if made is None and (before != after).any():
+    made = _paint(session, owner, after.without(before), before.without(after), what)
+    if made is None and before.difference(after) is not None:
         raise PromptError(
             f"All that would change of '{owner.name}' ({what}) is locked; unlock the slice first."
         )
@@ -243,40 +232,22 @@ def _change(
 
 
 def _paint(
-    session: Session,
-    owner: SegmentedObject,
-    start: Index,
-    inside: NDArray[np.bool_],
-    outside: NDArray[np.bool_],
-    what: str,
+    session: Session, owner: SegmentedObject, inside: Patch, outside: Patch, what: str
 ) -> Paint | None:
     """The voxels as a prompt, without those that are locked; None where none is left."""
     shape = session.grid.shape
-    parts = [
-        Bits.from_patch(start, _unlocked(owner.prompts, start, part, shape), shape)
-        for part in (inside, outside)
-    ]
+    locks = [prompt for prompt in owner.prompts if isinstance(prompt, Paint) and prompt.locked]
+    locked = Layer(locks, shape).locked
+    parts = [Bits.from_patch(part.without(locked), shape) for part in (inside, outside)]
     if parts == [None, None]:
         return None
     return Paint(what=what[:60], inside=parts[0], outside=parts[1])
 
 
-def _unlocked(
-    prompts: Sequence[AnyPrompt], start: Index, patch: NDArray[np.bool_], shape: Sequence[int]
-) -> NDArray[np.bool_]:
-    layer = Layer([p for p in prompts if isinstance(p, Paint) and p.locked], shape)
-    if not layer.locked.size:
-        return patch
-    box = union_box((layer.start, layer.locked), (start, patch))
-    held = on_box(layer.start, layer.locked, box)
-    shifted = (start[0] - box[0][0], start[1] - box[0][1], start[2] - box[0][2])
-    return patch & ~held[box_slices(shifted, patch)]
-
-
 def _pair(
     session: Session, object_id: str, other_id: str
-) -> tuple[SegmentedObject, SegmentedObject, Index, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Two objects, the first voxel of the box around both masks, and the masks in it."""
+) -> tuple[SegmentedObject, SegmentedObject, Patch, Patch]:
+    """Two objects and their masks."""
     owner, other = session.get(object_id), session.get(other_id)
     if owner.id == other.id:
         raise PromptError(f"'{owner.name}' cannot be combined with itself; choose another object.")
@@ -285,10 +256,8 @@ def _pair(
         made = session.prediction(each.id)
         if made is None or not made.voxels:
             raise PromptError(f"'{each.name}' has no mask yet; click inside it or paint it first.")
-        masks.append((made.start, made.patch))
-    box = union_box(*masks)
-    own, theirs = (on_box(*mask, box) for mask in masks)
-    return owner, other, box[0], own, theirs
+        masks.append(made.patch)
+    return owner, other, masks[0], masks[1]
 
 
 def _index(values: Sequence[int] | NDArray[np.int_]) -> Index:

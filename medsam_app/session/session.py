@@ -148,10 +148,10 @@ class Session(ObjectEditor):
         if made is None or self.predictor is None:
             return None
         variants, roi = self.predictor.variants(asked.prompts, label=self._learned_label(asked))
-        grid, settled = self.volume.grid, None
+        grid, painted = self.volume.grid, None
         if any(isinstance(prompt, Paint) for prompt in asked.prompts):
-            settled = Layer(asked.prompts, grid.shape).settled(grid.shape)
-        return doubt_of(variants, roi, made.patch, made.start, grid, settled=settled)
+            painted = Layer(asked.prompts, grid.shape).painted
+        return doubt_of(variants, roi, made.patch, grid, settled=painted)
 
     @property
     def nbytes(self) -> int:
@@ -178,8 +178,7 @@ class Session(ObjectEditor):
         for each in objects if self.overlap == "later" else reversed(objects):
             made = self.prediction(each.id, progress=progress)
             if made is not None:
-                place = tuple(slice(s, s + n) for s, n in zip(made.start, made.patch.shape, strict=True))
-                out[place][made.patch] = each.label
+                out[made.patch.slices][made.patch.mask] = each.label
         return out
 
     @property
@@ -251,16 +250,6 @@ def without(
     """A mask without the voxels of others; the prompts say which are unmet then."""
     from medsam_app.predict.core.constraints import unmet_prompts  # torch
 
-    patch = own.patch.copy()
-    for other in others:
-        low = np.maximum(own.start, other.start)
-        high = np.minimum(np.add(own.start, patch.shape), np.add(other.start, other.patch.shape))
-        if (low < high).all():
-            mine, theirs = (
-                tuple(slice(x - s, y - s) for x, y, s in zip(low, high, start, strict=True))
-                for start in (own.start, other.start)
-            )
-            patch[mine] &= ~other.patch[theirs]
-    patch.setflags(write=False)
-    unmet = unmet_prompts(own.start, patch, prompts, own.grid.shape) if len(prompts) else ()
+    patch = own.patch.without(*(other.patch for other in others))
+    unmet = unmet_prompts(patch, prompts, own.grid.shape) if len(prompts) else ()
     return replace(own, patch=patch, unmet=unmet)

@@ -12,15 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from medsam_app.errors import PromptError
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.patch import Patch, box_slices
 from medsam_app.prompts.types import Scribble
 
-Index = tuple[int, int, int]
-Drawn = tuple[Index, NDArray[np.bool_]]
 #: Millimetres that rounding may take from a distance.
 _SLACK = 1e-3
 
 
-def brush_stroke(points: ArrayLike, radius: float, grid: Grid, *, axis: int | None = None) -> Drawn:
+def brush_stroke(points: ArrayLike, radius: float, grid: Grid, *, axis: int | None = None) -> Patch:
     """The voxels that a brush goes over.
 
     Args:
@@ -28,9 +27,6 @@ def brush_stroke(points: ArrayLike, radius: float, grid: Grid, *, axis: int | No
         radius: of the brush, in mm; voxels on the line itself are drawn however small it is.
         grid: the volume's grid.
         axis: the stroke is drawn on the slice across this axis that it begins on; None for a ball.
-
-    Returns:
-        Start and patch.
 
     Raises:
         PromptError: nothing of it lies in the volume.
@@ -45,18 +41,18 @@ def brush_stroke(points: ArrayLike, radius: float, grid: Grid, *, axis: int | No
     high = np.minimum(np.ceil(corners.max(axis=0) + reach), last).astype(int)
     if (low > high).any():
         raise PromptError("That stroke lies outside the image; draw inside it.")
-    patch = np.zeros(high - low + 1, dtype=bool)
+    mask = np.zeros(high - low + 1, dtype=bool)
     for a, b in pairwise([*corners, corners[-1]]):
         first = np.clip(np.floor(np.minimum(a, b) - reach).astype(int), low, high + 1)
         stop = np.clip(np.ceil(np.maximum(a, b) + reach).astype(int) + 1, low, high + 1)
         if (first >= stop).any():
             continue
-        part = patch[tuple(slice(x - o, y - o) for x, y, o in zip(first, stop, low, strict=True))]
+        part = mask[box_slices(first, stop, low)]
         part |= _near(a, b, first, stop, spacing) <= (radius + _SLACK) ** 2
     on_line = Scribble(coordinates=tuple(map(tuple, corners.tolist()))).voxels(grid.shape)
     inside = ((on_line >= low) & (on_line <= high)).all(axis=1) & _beside(on_line, corners)
-    patch[tuple((on_line[inside] - low).T)] = True
-    return (int(low[0]), int(low[1]), int(low[2])), patch
+    mask[tuple((on_line[inside] - low).T)] = True
+    return Patch((int(low[0]), int(low[1]), int(low[2])), mask)
 
 
 def _within_reach(points: ArrayLike, grid: Grid) -> NDArray[np.float64]:
@@ -83,16 +79,13 @@ def _near(
     return (u - at * line[0]) ** 2 + (v - at * line[1]) ** 2 + (w - at * line[2]) ** 2
 
 
-def lasso(points: ArrayLike, grid: Grid, *, axis: int) -> Drawn:
+def lasso(points: ArrayLike, grid: Grid, *, axis: int) -> Patch:
     """The voxels of a slice whose middles a closed line goes around, however often it crosses itself.
 
     Args:
         points: (N, 3) corners of the line; its end is joined to its beginning.
         grid: the volume's grid.
         axis: the axis across the slice; which one, the first point says.
-
-    Returns:
-        Start and patch.
 
     Raises:
         PromptError: nothing of the volume lies within.
@@ -110,7 +103,7 @@ def lasso(points: ArrayLike, grid: Grid, *, axis: int) -> Drawn:
         raise PromptError("That lasso holds no voxel of the image; draw around at least one.")
     start = [0, 0, 0]
     start[axis], start[u], start[v] = index, int(low[0]), int(low[1])
-    return (start[0], start[1], start[2]), np.expand_dims(inside, axis)
+    return Patch((start[0], start[1], start[2]), np.expand_dims(inside, axis))
 
 
 def _around(

@@ -19,6 +19,7 @@ from medsam_app.browser.state.service import Service
 from medsam_app.browser.state.workspace_registry import Workspaces
 from medsam_app.errors import VolumeError
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.patch import Patch, box_slices
 from tests.support.closed_folder import close
 
 HOME = "http://127.0.0.1"
@@ -259,19 +260,18 @@ def test_a_mask_arrives_where_the_volume_has_it(codes):
     patch = rng.random((4, 3, 2)) > 0.4
     full = np.zeros(shape, dtype=bool)
     full[2:6, 1:4, 3:5] = patch
-    header, masks = unpack(frame({}, [mask_part("m", (2, 1, 3), patch, grid)]))
+    header, masks = unpack(frame({}, [mask_part("m", Patch((2, 1, 3), patch), grid)]))
     start, size = header["masks"][0]["start"], header["masks"][0]["size"]
     shown = np.zeros(grid.ras.shape, dtype=bool)
-    shown[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = masks[0]
+    shown[box_slices(start, np.add(start, size))] = masks[0]
     assert np.array_equal(shown, grid.ras.from_file(full))
     voxels = b"".join(voxel_blocks(full.astype("u1"), grid, np.dtype("u1")))
     assert np.array_equal(np.frombuffer(voxels, "u1").reshape(grid.ras.shape, order="F"), shown)
 
 
 def test_an_empty_mask_is_sent_as_nothing():
-    header, masks = unpack(
-        frame({}, [mask_part("m", (0, 0, 0), np.zeros((3, 3, 3), bool), Grid((3, 3, 3), np.eye(4)))])
-    )
+    nothing = Patch((0, 0, 0), np.zeros((3, 3, 3), bool))
+    header, masks = unpack(frame({}, [mask_part("m", nothing, Grid((3, 3, 3), np.eye(4)))]))
     assert header["masks"][0]["size"] == [0, 0, 0] and masks[0].size == 0
 
 

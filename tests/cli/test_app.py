@@ -15,6 +15,7 @@ from scipy import ndimage
 from medsam_app.adapters.adapter import Adapter
 from medsam_app.cli.app import main
 from medsam_app.commands import models as models_command
+from medsam_app.grid.patch import box_slices
 from medsam_app.models.sam3d import build_sam3d_tiny
 from medsam_app.models.table import MODELS
 from medsam_app.synthetic.torso import torso_phantom
@@ -105,7 +106,7 @@ def test_segment_then_replay(phantom, tmp_path, capsys):
     truth = masks["gallbladder"]
     where = np.argwhere(truth)
     boxed = np.zeros_like(truth)
-    boxed[tuple(slice(a, b + 1) for a, b in zip(where.min(axis=0), where.max(axis=0), strict=True))] = True
+    boxed[box_slices(where.min(axis=0), where.max(axis=0) + 1)] = True
     beside = text(middle(boxed & ~truth))
     output, prompts = tmp_path / "gallbladder.nii.gz", tmp_path / "gallbladder.prompts.json"
     status = run(

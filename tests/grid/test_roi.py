@@ -13,13 +13,11 @@ from medsam_app.grid.roi import (
     Roi,
     file_box,
     interpolation_matrix,
-    mask_bounds,
     mask_from_logits,
     move_values,
     read_roi,
     write_box,
 )
-from medsam_app.predict.core.prediction import on_box
 
 
 def _affine(order: tuple[int, ...], signs: tuple[int, ...], spacing: tuple[float, ...]) -> np.ndarray:
@@ -89,12 +87,12 @@ def test_mask_of_a_ball_keeps_its_size_on_the_files_grid() -> None:
     roi = Roi.centred((40, 40, 15), 1.5, (48, 48, 48), grid.ras)
     axes = torch.meshgrid(*[torch.arange(48.0)] * 3, indexing="ij")
     distance = sum((a - 23.5) ** 2 for a in axes) ** 0.5 * 1.5  # mm
-    start, patch = mask_from_logits(20.0 - distance, roi)
-    volume = patch.sum() * 3.0
+    patch = mask_from_logits(20.0 - distance, roi)
+    volume = patch.voxels * 3.0
     assert volume == pytest.approx(4 / 3 * np.pi * 20**3, rel=0.03)
     low, high = file_box(roi, (0, 0, 0), (47, 47, 47))
-    assert all(a <= b for a, b in zip(low, start, strict=True))
-    assert all(s + n <= h for s, n, h in zip(start, patch.shape, high, strict=True))
+    assert all(a <= b for a, b in zip(low, patch.start, strict=True))
+    assert all(b <= h for b, h in zip(patch.stop, high, strict=True))
 
 
 def test_moving_values_between_windows() -> None:
@@ -115,28 +113,6 @@ def test_a_mask_made_in_pieces_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> 
     logits = torch.randn(16, 16, 16, generator=torch.Generator().manual_seed(0))
     whole = mask_from_logits(logits, roi)
     monkeypatch.setattr("medsam_app.grid.roi.PATCH_VOXELS", 1)  # a row at a time
-    start, patch = mask_from_logits(logits, roi)
-    assert start == whole[0] and patch.shape[0] > 5
-    np.testing.assert_array_equal(patch, whole[1])
-
-
-@pytest.mark.parametrize("low", [(0, 0, 0), (3, 4, 2), (6, 1, 9), (8, 8, 8)])
-def test_a_patch_on_any_box(low: tuple[int, int, int]) -> None:
-    whole, start = np.zeros((12, 12, 12), dtype=bool), (4, 2, 3)
-    patch = np.random.default_rng(0).random((4, 5, 6)) > 0.5
-    whole[4:8, 2:7, 3:9] = patch
-    for high in ((12, 12, 12), (9, 9, 10), (8, 8, 9)):
-        if all(a <= b for a, b in zip(low, high, strict=True)):
-            box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-            np.testing.assert_array_equal(on_box(start, patch, (low, high)), whole[box])
-    assert on_box(start, patch, ((4, 2, 3), (8, 7, 9))) is patch
-
-
-def test_bounds_are_those_of_all_voxels() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        mask = rng.random(rng.integers(0, 6, 3)) < rng.choice([0.05, 0.3, 0.9])
-        for seen in (mask, np.moveaxis(mask, 0, 2)):
-            at = np.argwhere(seen)
-            expected = (tuple(at.min(axis=0)), tuple(at.max(axis=0) + 1)) if len(at) else None
-            assert mask_bounds(seen) == expected
+    patch = mask_from_logits(logits, roi)
+    assert patch.start == whole.start and patch.mask.shape[0] > 5
+    np.testing.assert_array_equal(patch.mask, whole.mask)

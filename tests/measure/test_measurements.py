@@ -11,6 +11,7 @@ from scipy.spatial.distance import pdist
 from scipy.spatial.transform import Rotation
 
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.patch import Patch
 from medsam_app.measure.diameters import PLANES, longest_diameter, sides
 from medsam_app.measure.measurements import AREA_COLUMNS, COLUMNS, area_table, measure, object_table
 
@@ -38,16 +39,15 @@ GRIDS = {
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_diameter_is_the_longest_of_all_pairs(name: str) -> None:
     grid, rng = GRIDS[name], np.random.default_rng(3)
-    patch = rng.random((9, 8, 7)) > 0.75
-    start = (4, 5, 6)
+    start, mask = (4, 5, 6), rng.random((9, 8, 7)) > 0.75
     for plane, ras_axis in PLANES.items():
         axis = grid.ras.axes[ras_axis]
         longest = []
-        for number in range(patch.shape[axis]):
-            flat = sides(patch.take(number, axis))
+        for number in range(mask.shape[axis]):
+            flat = sides(mask.take(number, axis))
             ijk = np.insert(flat, axis, number, axis=1) + start
             longest.append(pdist(grid.to_world(ijk)).max())
-        found = longest_diameter(patch, start, grid, plane)
+        found = longest_diameter(Patch(start, mask), grid, plane)
         assert found is not None
         assert found.length_mm == pytest.approx(max(longest))
         assert found.slice == start[axis] + int(np.argmax(longest))
@@ -71,7 +71,7 @@ def test_an_ellipse_has_its_two_axes(name: str) -> None:
     offsets = grid.to_world(ij) - centre
     inside = (offsets @ turned[0] / 20) ** 2 + (offsets @ turned[1] / 11) ** 2 <= 1
     inside[:, :, [0, 2]] = False
-    found = longest_diameter(inside, (0, 0, 0), grid, "axial")
+    found = longest_diameter(Patch((0, 0, 0), inside), grid, "axial")
     assert found is not None and found.slice == 1
     pixel = max(np.linalg.norm(plan.affine[:3, axis]) for axis in (0, 1))
     assert found.length_mm == pytest.approx(40, abs=pixel)
@@ -83,8 +83,8 @@ def test_an_ellipse_has_its_two_axes(name: str) -> None:
 
 def test_rows_and_single_voxels_are_as_long_as_they_are() -> None:
     grid = grid_of((9, 9, 9), (0.7, 0.9, 3.0))
-    row = np.ones((5, 1, 1), bool)
-    found = {plane: longest_diameter(row, (1, 2, 3), grid, plane) for plane in PLANES}
+    row = Patch((1, 2, 3), np.ones((5, 1, 1), bool))
+    found = {plane: longest_diameter(row, grid, plane) for plane in PLANES}
     assert found["axial"].length_mm == pytest.approx(5 * 0.7)
     assert found["axial"].across_mm == pytest.approx(0.9)
     assert found["axial"].ends == ((0.5, 2, 3), (5.5, 2, 3)) or found["axial"].ends == (
@@ -92,14 +92,14 @@ def test_rows_and_single_voxels_are_as_long_as_they_are() -> None:
         (0.5, 2, 3),
     )
     assert found["sagittal"].length_mm == pytest.approx(3.0)  # one voxel: its longer side
-    assert longest_diameter(np.zeros((3, 3, 3), bool), (0, 0, 0), grid, "axial") is None
+    assert longest_diameter(Patch((0, 0, 0), np.zeros((3, 3, 3), bool)), grid, "axial") is None
 
 
 def test_the_chord_across_is_the_longest_of_all_chords() -> None:
     grid, rng = GRIDS["tilted"], np.random.default_rng(5)
     for _ in range(20):
         inside = rng.random((7, 6, 1)) > 0.6
-        found = longest_diameter(inside, (0, 0, 0), grid, "axial")
+        found = longest_diameter(Patch((0, 0, 0), inside), grid, "axial")
         assert found is not None
         flat = np.insert(sides(inside[:, :, 0]), 2, 0, axis=1)
         points, (first, last) = grid.to_world(flat), grid.to_world(found.ends)
@@ -129,8 +129,8 @@ def test_what_a_ball_measures(name: str) -> None:
     ijk = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), axis=-1)
     ball = np.linalg.norm(grid.to_world(ijk) - middle, axis=-1) < 7.5
     corner = np.argwhere(ball).min(axis=0)
-    patch = ball[tuple(slice(c, None) for c in corner)]
-    made = measure(patch, tuple(int(c) for c in corner), array, grid)
+    i, j, k = corner.tolist()
+    made = measure(Patch((i, j, k), ball[i:, j:, k:]), array, grid)
     assert made.voxels == int(ball.sum())
     assert made.volume_ml == pytest.approx(4 / 3 * np.pi * 0.75**3, rel=0.06)
     inside = array[ball].astype(float)
@@ -150,7 +150,7 @@ def test_what_a_ball_measures(name: str) -> None:
 
 def test_nothing_measures_nothing() -> None:
     grid = GRIDS["plain"]
-    made = measure(np.zeros((2, 2, 2), bool), (0, 0, 0), np.ones(grid.shape), grid)
+    made = measure(Patch((0, 0, 0), np.zeros((2, 2, 2), bool)), np.ones(grid.shape), grid)
     assert (made.voxels, made.diameters, made.areas) == (0, (), ())
     (row,) = csv.DictReader(io.StringIO(object_table([(1, "none", made)])))
     assert row["voxels"] == "0" and row["axial_diameter_mm"] == row["mean"] == ""
@@ -159,7 +159,7 @@ def test_nothing_measures_nothing() -> None:
 def test_tables_read_back_and_hold_no_formulas() -> None:
     grid = GRIDS["anisotropic"]
     array = np.full(grid.shape, -1000.25)
-    made = measure(np.ones((4, 3, 2), bool), (1, 2, 3), array, grid)
+    made = measure(Patch((1, 2, 3), np.ones((4, 3, 2), bool)), array, grid)
     rows = [(3, "=HYPERLINK(1)", made), (5, 'a "b", c', made)]
     table = list(csv.DictReader(io.StringIO(object_table(rows, unit="HU"))))
     assert tuple(table[0]) == COLUMNS

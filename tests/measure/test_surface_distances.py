@@ -10,6 +10,7 @@ import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from scipy import ndimage
 
+from medsam_app.grid.patch import box_slices
 from medsam_app.measure.surface_distances import surface_distances, usual_tolerance
 
 SPACING = (0.7, 1.5, 4.0)
@@ -17,7 +18,7 @@ SPACING = (0.7, 1.5, 4.0)
 
 def box(low: tuple[int, ...], high: tuple[int, ...], shape: tuple[int, ...] = (30, 24, 16)) -> np.ndarray:
     mask = np.zeros(shape, dtype=bool)
-    mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = True
+    mask[box_slices(low, high)] = True
     return mask
 
 

@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.patch import Patch
 from medsam_app.measure.surface_mesh import Surface, surface_of
 from tests.measure.test_measurements import GRIDS, grid_of
 
@@ -32,9 +33,8 @@ def test_a_ball_has_its_area_and_volume_and_is_closed(name: str) -> None:
         grid = Grid((70, 40, 60), grid.affine)
     centre = grid.to_world(np.array(grid.shape) / 2 - 0.3)
     inside = ball(grid, centre, 15)
-    corner = tuple(int(v) for v in np.argwhere(inside).min(axis=0))
-    patch = inside[tuple(slice(c, None) for c in corner)]
-    surface = surface_of(patch, corner, grid)
+    i, j, k = np.argwhere(inside).min(axis=0).tolist()
+    surface = surface_of(Patch((i, j, k), inside[i:, j:, k:]), grid)
     assert_closed(surface)
     assert surface.area_mm2 == pytest.approx(4 * np.pi * 15**2, rel=0.05)
     assert surface.volume_ml == pytest.approx(4 / 3 * np.pi * 1.5**3, rel=0.03)
@@ -49,7 +49,7 @@ def test_thin_things_are_kept_and_the_surface_lies_between_voxels() -> None:
     grid = GRIDS["anisotropic"]
     mask = np.zeros((20, 20, 12), bool)
     mask[5, 5, 5] = mask[9, 2:18, 6] = mask[12:18, 12:18, 3] = True
-    surface = surface_of(mask, (0, 0, 0), grid)
+    surface = surface_of(Patch.from_mask(mask), grid)
     assert_closed(surface)
     assert surface.volume_ml > 0
     at = np.rint(grid.to_voxel(surface.vertices)).astype(int)
@@ -66,12 +66,12 @@ def test_a_million_voxels_become_few_enough_triangles(spacing) -> None:
     noise = ndimage.gaussian_filter(rng.normal(size=grid.shape).astype(np.float32), 2)
     mask = noise > np.quantile(noise, 0.5)  # a sponge: about the most surface there can be
     assert mask.sum() >= 1_000_000
-    surface = surface_of(mask, (0, 0, 0), grid)
+    surface = surface_of(Patch.from_mask(mask), grid)
     assert 50_000 < len(surface.triangles) <= 150_000
     assert surface.volume_ml == pytest.approx(mask.sum() * grid.voxel_volume_ml, rel=0.15)
 
 
 def test_nothing_has_no_surface() -> None:
-    surface = surface_of(np.zeros((3, 3, 3), bool), (0, 0, 0), GRIDS["plain"])
+    surface = surface_of(Patch((0, 0, 0), np.zeros((3, 3, 3), bool)), GRIDS["plain"])
     assert surface.vertices.shape == surface.triangles.shape == (0, 3)
     assert surface.area_mm2 == surface.volume_ml == 0

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from medsam_app.errors import PromptError
+from medsam_app.grid.patch import box_slices
 from medsam_app.io.volume import Volume
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.prompts.types import Box, MaskPrompt, Point
@@ -88,11 +89,11 @@ def test_what_is_kept_of_prefixes_is_bounded_and_the_same(predictor: VolumePredi
     prompts = [Point(coordinates=(30 + n, 28 - n, 15), positive=n % 3 != 2) for n in range(5)]
     made = [predictor.predict_prompts(prompts[:n], refine=False) for n in range(1, 6)]
     logits = made[-1].logits.nbytes
-    assert 5 * logits < predictor.nbytes < 5 * logits + sum(each.patch.nbytes for each in made)
+    assert 5 * logits < predictor.nbytes < 5 * logits + sum(each.patch.mask.nbytes for each in made)
     for n, each in enumerate(made, start=1):
         again = predictor.predict_prompts(prompts[:n], refine=False)
-        assert again.logits is each.logits and again.start == each.start
-        assert np.array_equal(again.patch, each.patch) and again.unmet == each.unmet
+        assert again.logits is each.logits and again.patch.start == each.patch.start
+        assert np.array_equal(again.patch.mask, each.patch.mask) and again.unmet == each.unmet
     further = predictor.predict_prompts([*prompts, Point(coordinates=(20, 28, 15))], refine=False)
     small = VolumePredictor(predictor.model, cache=predictor.cache)
     small.set_volume(volume)
@@ -122,7 +123,7 @@ def test_changed_box_holds_every_changed_voxel(predictor: VolumePredictor) -> No
     assert changed.any()
     assert second.changed_box is not None
     start, stop = second.changed_box
-    changed[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = False
+    changed[box_slices(start, stop)] = False
     assert not changed.any()
 
 

@@ -13,6 +13,7 @@ from medsam_app.browser.routes.uncertainty import heat
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import PromptError
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.patch import Patch, box_slices
 from medsam_app.grid.roi import Roi
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.predict.uncertainty import doubt_of
@@ -40,28 +41,27 @@ def test_doubt_is_where_variants_say_otherwise() -> None:
     mask = np.zeros(grid.shape, dtype=bool)
     mask[6:14, 8:16, 2:8] = True
     # Variants that are sure of nothing being there: all of the mask is in doubt, and nothing else.
-    found = doubt_of(torch.full((3, *roi.shape), -20.0), roi, mask[6:14, 8:16, 2:8], (6, 8, 2), grid)
+    found = doubt_of(torch.full((3, *roi.shape), -20.0), roi, Patch.from_mask(mask), grid)
     whole = np.zeros(grid.shape, dtype=np.uint8)
-    whole[tuple(slice(s, s + n) for s, n in zip(found.start, found.patch.shape, strict=True))] = found.patch
+    whole[box_slices(found.start, np.add(found.start, found.values.shape))] = found.values
     assert (whole[mask] == 255).all() and not whole[~mask].any()
     assert found.worst is not None and mask[found.worst]
     # What somebody has decided is in no doubt.
     half = mask.copy()
     half[:, :, 5:] = False
-    rest = doubt_of(
-        torch.full((3, *roi.shape), -20.0), roi, mask[6:14, 8:16, 2:8], (6, 8, 2), grid, settled=half
-    )
+    variants, settled = torch.full((3, *roi.shape), -20.0), Patch.from_mask(half)
+    rest = doubt_of(variants, roi, Patch.from_mask(mask), grid, settled=settled)
     assert rest.worst is not None and rest.worst[2] >= 5
-    sure = doubt_of(torch.full((1, *roi.shape), -20.0), roi, mask[:0], (0, 0, 0), grid)
-    assert sure.worst is None and not sure.patch.any()
+    sure = doubt_of(torch.full((1, *roi.shape), -20.0), roi, Patch.empty(), grid)
+    assert sure.worst is None and not sure.values.any()
 
 
 def test_a_model_is_in_doubt_near_the_outline(session: Session) -> None:
     found, made = session.doubt("o1"), session.prediction("o1")
     assert found is not None and made is not None
     again = session.doubt("o1")
-    assert again is not None and (again.patch == found.patch).all() and again.worst == found.worst
-    assert 0 < (found.patch >= 64).mean() < 0.5
+    assert again is not None and (again.values == found.values).all() and again.worst == found.worst
+    assert 0 < (found.values >= 64).mean() < 0.5
     assert found.worst is not None
 
 
@@ -77,7 +77,7 @@ def test_the_page_gets_it_in_its_own_order(session: Session) -> None:
     ras = session.volume.grid.ras
     assert header["worst"] == ras.points_from_file([found.worst])[0].tolist()
     inside = tuple(np.subtract(header["worst"], part["start"]))
-    assert values[inside] == found.patch[tuple(np.subtract(found.worst, found.start))]
+    assert values[inside] == found.values[tuple(np.subtract(found.worst, found.start))]
     session.add_object("nothing yet")
     with pytest.raises(PromptError, match="no mask yet"):
         heat(workspace, "o2")

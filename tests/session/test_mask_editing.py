@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from medsam_app.cli import app as cli
 from medsam_app.errors import PromptError, PromptFileError, SettingsError
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.patch import Patch
 from medsam_app.io.loading import load_mask, load_volume
 from medsam_app.io.volume import Volume
 from medsam_app.io.writing import save_mask
@@ -78,14 +79,14 @@ def test_a_click_on_a_thin_shell_frees_it_only_nearby():
     at = np.stack(np.indices((40, 40, 40)), axis=-1)
     far = np.linalg.norm(at - (20, 20, 20), axis=-1)
     shell = (far > 13) & (far < 16)
-    paint = Paint(what="grow", inside=Bits.from_patch((0, 0, 0), shell, shell.shape))
+    paint = Paint(what="grow", inside=Bits.from_patch(Patch((0, 0, 0), shell), shell.shape))
     layer = Layer([paint, Point(coordinates=(34, 20, 20), positive=False)], shell.shape)
-    left = layer.settled(shell.shape)
+    left = layer.painted.to_array(shell.shape)
     reach = np.linalg.norm(np.argwhere(shell & ~left) - (34, 20, 20), axis=1).max()
     assert 4 < reach < 10 and left.sum() > 0.8 * shell.sum()
-    blob = Paint(what="brush", inside=Bits.from_patch((0, 0, 0), far < 13, shell.shape))
+    blob = Paint(what="brush", inside=Bits.from_patch(Patch((0, 0, 0), far < 13), shell.shape))
     layer = Layer([blob, Point(coordinates=(26, 20, 20), positive=False)], shell.shape)
-    assert not layer.settled(shell.shape).any()  # half-way out is deep enough for all of a ball
+    assert not layer.painted.to_array(shell.shape).any()  # half-way out is deep enough for all of a ball
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -7,6 +7,7 @@ import pytest
 
 from medsam_app.errors import PromptError
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.patch import Patch
 from medsam_app.prompts.types import Scribble
 from medsam_app.session.strokes import brush_stroke, lasso
 
@@ -15,11 +16,8 @@ SHAPE = (30, 40, 20)
 GRID = Grid(SHAPE, np.array([[0, -0.8, 0, 3], [1.5, 0, 0, -8], [0, 0, -3.0, 20], [0, 0, 0, 1]]))
 
 
-def whole(drawn) -> np.ndarray:
-    start, patch = drawn
-    out = np.zeros(SHAPE, bool)
-    out[tuple(slice(s, s + n) for s, n in zip(start, patch.shape, strict=True))] = patch
-    return out
+def whole(drawn: Patch) -> np.ndarray:
+    return drawn.to_array(SHAPE)
 
 
 def away(*ends) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_app.grid.geometry import Grid
-from medsam_app.grid.roi import tight
+from medsam_app.grid.patch import Patch
 
 #: Bytes of voxels made at a time.
 BLOCK_BYTES = 8 << 20
@@ -84,9 +84,7 @@ def voxel_blocks(array: NDArray, grid: Grid, dtype: np.dtype) -> Iterator[bytes]
         yield view[:, :, first : first + slices].astype(dtype).tobytes(order="F")
 
 
-def mask_part(
-    key: str, start: tuple[int, int, int], patch: NDArray[np.bool_], grid: Grid
-) -> tuple[dict, bytes]:
+def mask_part(key: str, patch: Patch, grid: Grid) -> tuple[dict, bytes]:
     """Header and bits of a mask within its bounding box.
 
     Bits come as voxels lie in memory, least significant first. The header says where a voxel's is: at `first`
@@ -94,16 +92,16 @@ def mask_part(
 
     Args:
         key: what the browser knows the mask by.
-        start: (i, j, k) first voxel of the patch in the file's order.
-        patch: (a, b, c) booleans in the file's order; zero outside.
+        patch: the mask.
+        grid: the volume's grid.
     """
     ras = grid.ras
-    first, box = tight(start, patch)
-    if not box.size:
+    patch = patch.tight()
+    if not patch.mask.size:
         nothing = {"start": [0, 0, 0], "size": [0, 0, 0], "first": 0, "strides": [0, 0, 0]}
         return {"key": key, **nothing, "bytes": 0, "deflated": False}, b""
-    box = np.ascontiguousarray(box)
-    corners = ras.points_from_file(np.stack([first, first + np.array(box.shape) - 1]))
+    box = np.ascontiguousarray(patch.mask)
+    corners = ras.points_from_file(np.stack([patch.start, np.array(patch.stop) - 1]))
     bits = np.packbits(box, bitorder="little").tobytes()
     deflated = len(bits) > DEFLATE_ABOVE
     stored = zlib.compress(bits, 1) if deflated else bits

@@ -231,6 +231,6 @@ def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | 
     }
     grid = session.volume.grid
     wanted = {key: made for key, made in masks.values() if key not in held}
-    parts = [mask_part(key, made.start, made.patch, grid) for key, made in wanted.items()]
+    parts = [mask_part(key, made.patch, grid) for key, made in wanted.items()]
     notes, workspace.notes = workspace.notes, []
     return frame({"state": state, "messages": [*notes, *(messages or [])]}, parts)

@@ -14,11 +14,11 @@ from medsam_app.browser.state.comparison import Reference
 from medsam_app.browser.state.service import Service
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import PromptError, VolumeError
-from medsam_app.grid.roi import Index, tight
+from medsam_app.grid.geometry import Grid
+from medsam_app.grid.patch import Patch, enclosing_box
 from medsam_app.io.loading import load_mask
 from medsam_app.measure.scores import dice
 from medsam_app.measure.surface_distances import surface_distances, usual_tolerance
-from medsam_app.predict.core.prediction import on_box, union_box
 
 #: Labels of a file that are compared, at most.
 MOST_LABELS = 256
@@ -54,15 +54,16 @@ def open_other(
             workspace.other = Reference(before.number + 1 if before else 1, name, parts)
 
 
-def _parts(labels: NDArray, values: list[int]) -> Iterator[tuple[int, tuple[Index, NDArray[np.bool_]]]]:
-    """First voxel and mask within its box of each label."""
+def _parts(labels: NDArray, values: list[int]) -> Iterator[tuple[int, Patch]]:
+    """Each label and its mask."""
     if values[-1] >= 2**16:  # what looks for all boxes at once keeps a list of all values
-        yield from ((value, tight((0, 0, 0), labels == value)) for value in values)
+        yield from ((value, Patch.from_mask(labels == value)) for value in values)
         return
     boxes = ndimage.find_objects(labels.astype(np.uint16, copy=False))
     for value in values:
         box = boxes[value - 1]
-        yield value, (tuple(part.start for part in box), labels[box] == value)
+        i, j, k = (part.start for part in box)
+        yield value, Patch((i, j, k), labels[box] == value)
 
 
 def compared(workspace: Workspace, *, tolerance: float | None, have: set[str]) -> bytes:
@@ -92,7 +93,7 @@ def compared(workspace: Workspace, *, tolerance: float | None, have: set[str]) -
         if theirs is not None:
             met.add(theirs)
         key, made = masks.get(each.id, (None, None))
-        ours = None if made is None else (made.start, made.patch)
+        ours = None if made is None else made.patch
         row: dict[str, Any] = {"object": each.id, "name": each.name, "label": theirs, "mask": key}
         rows.append(row | _row(ours, other.parts.get(theirs or 0), grid, within))
     for value, part in other.parts.items():
@@ -102,19 +103,19 @@ def compared(workspace: Workspace, *, tolerance: float | None, have: set[str]) -
     keys = {value: f"c{other.number}l{value}" for value in other.parts}
     for row in rows:
         row["theirs"] = keys.get(row["label"])
-    parts = [mask_part(key, *other.parts[value], grid) for value, key in keys.items() if key not in have]
+    parts = [mask_part(key, other.parts[value], grid) for value, key in keys.items() if key not in have]
     return frame({"name": other.name, "tolerance_mm": within, "rows": rows}, parts)
 
 
-def _row(ours: Any, theirs: Any, grid: Any, tolerance: float) -> dict[str, Any]:
+def _row(ours: Patch | None, theirs: Patch | None, grid: Grid, tolerance: float) -> dict[str, Any]:
     """Volumes of two masks, and how they agree where both are there."""
     volumes = {
-        name: None if part is None else float(part[1].sum() * grid.voxel_volume_ml)
+        name: None if part is None else float(part.voxels * grid.voxel_volume_ml)
         for name, part in (("ours_ml", ours), ("theirs_ml", theirs))
     }
     if ours is None or theirs is None:
         return volumes | {"dice": None, "surface_dice": None, "hd95_mm": None}
-    box = union_box(ours, theirs)
-    a, b = (on_box(start, patch, box) for start, patch in (ours, theirs))
+    box = enclosing_box(ours.corners, theirs.corners)
+    a, b = (patch.within(box) for patch in (ours, theirs))
     found = surface_distances(a, b, spacing=grid.spacing, tolerance=tolerance)
     return volumes | {"dice": dice(a, b), "surface_dice": found.surface_dice, "hd95_mm": found.hd95}

@@ -95,7 +95,7 @@ def measured(workspace: Workspace, only: str | None = None) -> dict[str, Measure
     for owner, (key, made) in masks.items():
         if only in (None, owner):
             if key not in kept:
-                kept[key] = measure(made.patch, made.start, volume.array, volume.grid)
+                kept[key] = measure(made.patch, volume.array, volume.grid)
             found[owner] = kept[key]
     for key in list(kept)[:-_MOST_KEPT]:
         kept.pop(key, None)

@@ -219,7 +219,7 @@ def _facts(session: Session) -> dict[str, Any]:
                 "name": each.name,
                 "label": each.label,
                 "prompts": len(each.prompts),
-                "voxels": 0 if made is None else int(made.patch.sum()),
+                "voxels": 0 if made is None else made.voxels,
                 "volume_ml": 0.0 if made is None else made.volume_ml,
                 "score": None if made is None else made.score,
                 "unmet": [] if made is None else [int(n) for n in made.unmet],

@@ -26,9 +26,9 @@ def heat(workspace: Workspace, object_id: str) -> bytes:
             raise PromptError("This object has no mask yet; click inside it first.")
         ras = session.volume.grid.ras
         corners = ras.points_from_file(
-            [found.start, [a + n - 1 for a, n in zip(found.start, found.patch.shape, strict=True)]]
+            [found.start, [a + n - 1 for a, n in zip(found.start, found.values.shape, strict=True)]]
         )
-        values = ras.from_file(found.patch)
+        values = ras.from_file(found.values)
         worst = None if found.worst is None else [int(v) for v in ras.points_from_file([found.worst])[0]]
         key = "heat"
         part = {

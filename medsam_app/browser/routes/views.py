@@ -106,7 +106,7 @@ def _surface(workspace: Workspace, owner: str) -> tuple[str, Surface]:
     key, made = masks[owner]
     kept = workspace.surfaces
     if key not in kept:
-        kept[key] = surface_of(made.patch, made.start, grid)
+        kept[key] = surface_of(made.patch, grid)
         for old in list(kept)[:-_MOST_KEPT]:
             kept.pop(old, None)
     return key, kept[key]

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from medsam_app.grid.roi import Index
+from medsam_app.grid.patch import Patch
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,9 +14,9 @@ class Reference:
     Attributes:
         number: tells it from those before.
         name: of its file.
-        parts: of each label that occurs, the first voxel (i, j, k) and the mask within its box.
+        parts: the mask of each label that occurs.
     """
 
     number: int
     name: str
-    parts: dict[int, tuple[Index, NDArray[np.bool_]]]
+    parts: dict[int, Patch]

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medsam_app.grid.roi import Index, Roi, box_weights, in_file_order, tight
+from medsam_app.grid.patch import Index, Patch
+from medsam_app.grid.roi import Roi, box_weights, in_file_order
 from medsam_app.prompts.types import AnyPrompt, Asked, Box, Point, Scribble, Told, as_clicks
 
 #: Logit that a repaired click reaches.
@@ -195,70 +196,39 @@ def keep_to_boxes(logits: torch.Tensor, roi: Roi, prompts: Sequence[Asked]) -> t
     return torch.where(keep, logits, logits.clamp_max(EXCLUDED))
 
 
-def settle(
-    start: Index, patch: NDArray[np.bool_], prompts: Sequence[Told], shape: Sequence[int]
-) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
+def settle(patch: Patch, prompts: Sequence[Told], shape: Sequence[int]) -> tuple[Patch, tuple[int, ...]]:
     """Last word on the file's grid: clip to boxes, set clicked voxels, and say what is not honoured.
 
     Returns:
-        start, patch: the mask, see `MaskPrediction`.
-        unmet: indices of the prompts that the mask does not honour.
+        The mask in its bounding box, and the indices of the prompts that it does not honour.
     """
     ranges = box_ranges(as_clicks(prompts))
-    if ranges and patch.size:
-        positions = [np.arange(s, s + n, dtype=float) for s, n in zip(start, patch.shape, strict=True)]
+    if ranges and patch.mask.size:
+        positions = [np.arange(a, b, dtype=float) for a, b in zip(*patch.corners, strict=True)]
         allowed = allowed_by_boxes(ranges, positions, (0.5, 0.5, 0.5))
         if allowed is not None:
-            start, patch = tight(start, patch & allowed)
+            patch = Patch(patch.start, patch.mask & allowed).tight()
     for prompt in prompts:
         if isinstance(prompt, Point | Scribble):
-            start, patch = _set_voxels(start, patch, clicked_voxels(prompt, shape), prompt.positive)
-    start, patch = tight(start, patch)
-    return start, patch, unmet_prompts(start, patch, prompts, shape)
+            patch = patch.with_voxels(clicked_voxels(prompt, shape), prompt.positive)
+    patch = patch.tight()
+    return patch, unmet_prompts(patch, prompts, shape)
 
 
-def unmet_prompts(
-    start: Index, patch: NDArray[np.bool_], prompts: Sequence[AnyPrompt], shape: Sequence[int]
-) -> tuple[int, ...]:
+def unmet_prompts(patch: Patch, prompts: Sequence[AnyPrompt], shape: Sequence[int]) -> tuple[int, ...]:
     """Indices of the prompts that a mask does not honour."""
     unmet = []
     for number, prompt in enumerate(prompts):
         if isinstance(prompt, Point | Scribble):
             voxels = clicked_voxels(prompt, shape)
-            if any(value_of(start, patch, (i, j, k)) != prompt.positive for i, j, k in voxels.tolist()):
+            if any(patch.value_at(voxel) != prompt.positive for voxel in voxels.tolist()):
                 unmet.append(number)
-        elif isinstance(prompt, Box) and not _overlaps(start, patch, prompt):
+        elif isinstance(prompt, Box) and not _overlaps(patch, prompt):
             unmet.append(number)
     return tuple(unmet)
 
 
-def value_of(start: Index, patch: NDArray[np.bool_], voxel: Index) -> bool:
-    """The mask at a voxel of the file."""
-    at = tuple(v - s for v, s in zip(voxel, start, strict=True))
-    return all(0 <= a < n for a, n in zip(at, patch.shape, strict=True)) and bool(patch[at])
-
-
-def _set_voxels(
-    start: Index, patch: NDArray[np.bool_], voxels: NDArray[np.intp], value: bool
-) -> tuple[Index, NDArray[np.bool_]]:
-    if all(value_of(start, patch, (i, j, k)) == value for i, j, k in voxels.tolist()):
-        return start, patch
-    low, high = voxels.min(axis=0), voxels.max(axis=0) + 1
-    if patch.size:
-        low, high = np.minimum(low, start), np.maximum(high, np.add(start, patch.shape))
-    grown = np.zeros(high - low, dtype=bool)
-    if patch.size:
-        place = tuple(slice(s - a, s - a + n) for s, a, n in zip(start, low, patch.shape, strict=True))
-        grown[place] = patch
-    grown[tuple((voxels - low).T)] = value
-    i, j, k = low.tolist()
-    return (i, j, k), grown
-
-
-def _overlaps(start: Index, patch: NDArray[np.bool_], box: Box) -> bool:
+def _overlaps(patch: Patch, box: Box) -> bool:
     """Whether any voxel of the mask lies inside a box."""
-    low = np.maximum(np.round(box.lower).astype(int) - start, 0)
-    high = np.minimum(np.round(box.upper).astype(int) + 1 - np.asarray(start), patch.shape)
-    return bool((low < high).all()) and bool(
-        patch[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].any()
-    )
+    first, last = np.round(box.lower).astype(int), np.round(box.upper).astype(int)
+    return bool(patch.cropped((tuple(first.tolist()), tuple((last + 1).tolist()))).mask.any())

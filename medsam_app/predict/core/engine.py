@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from medsam_app.errors import PromptError
 from medsam_app.grid.geometry import Grid
-from medsam_app.grid.roi import Index, Roi
+from medsam_app.grid.patch import Patch
+from medsam_app.grid.roi import Roi
 from medsam_app.io.volume import Volume
 from medsam_app.predict.core import constraints
-from medsam_app.predict.core.prediction import State, difference_box
+from medsam_app.predict.core.prediction import State
 from medsam_app.prompts.types import Told, says_where
 
 Prompts = tuple[Told, ...]
@@ -47,8 +46,8 @@ class Engine(Protocol):
 
     def refined(
         self, state: State, prompts: Prompts, progress: Progress | None, label: int | None = None
-    ) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
-        """Start and patch of a state's mask with a finer outline where there is one, and unmet prompts."""
+    ) -> tuple[Patch, tuple[int, ...]]:
+        """A state's mask with a finer outline where there is one, and indices of unmet prompts."""
 
 
 def settled_state(
@@ -57,17 +56,15 @@ def settled_state(
     grid: Grid,
     roi: Roi,
     logits: torch.Tensor,
-    start: Index,
-    patch: NDArray[np.bool_],
+    patch: Patch,
     score: float,
     *,
     detailed: bool,
 ) -> State:
     """The state of a mask on the file's grid, once clicks and boxes have had the last word on it."""
-    start, patch, unmet = constraints.settle(start, patch, prompts, grid.shape)
-    patch.setflags(write=False)
-    old = (start, patch[:0]) if before is None else (before.start, before.patch)
-    return State(roi, logits, detailed, start, patch, score, unmet, difference_box(*old, start, patch))
+    patch, unmet = constraints.settle(patch, prompts, grid.shape)
+    old = Patch.empty() if before is None else before.patch
+    return State(roi, logits, detailed, patch, score, unmet, old.difference(patch))
 
 
 def first_step(prompts: Sequence[Told]) -> int:

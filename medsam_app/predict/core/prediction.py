@@ -1,4 +1,4 @@
-"""What a prediction is: a mask within a patch of the file's grid, or a label map, and what is known of it."""
+"""Predictions: the mask of one object as a patch of the file's grid, or a label map."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from medsam_app.grid.geometry import Grid
-from medsam_app.grid.roi import Index, Roi, file_box, mask_bounds, write_box
-
-Corners = tuple[Index, Index]
-_NO_MASK = np.zeros((0, 0, 0), dtype=bool)
+from medsam_app.grid.patch import Corners, Index, Patch, box_slices
+from medsam_app.grid.roi import Roi, file_box, write_box
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +20,7 @@ class MaskPrediction:
 
     Attributes:
         grid: the volume's grid.
-        start: (i, j, k) first voxel of the patch.
-        patch: (a, b, c) bool in the file's axis order; the mask is zero outside the patch.
+        patch: the mask within a box.
         score: predicted quality in [0, 1].
         unmet: indices of the prompts that the mask does not honour; empty when all are.
         changed_box: start and stop (excluded) of the voxels that differ from the mask before the last
@@ -36,8 +33,7 @@ class MaskPrediction:
     """
 
     grid: Grid
-    start: Index
-    patch: NDArray[np.bool_]
+    patch: Patch
     score: float
     unmet: tuple[int, ...]
     changed_box: Corners | None
@@ -49,19 +45,17 @@ class MaskPrediction:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """(i, j, k) the mask on the whole volume; a new array each time."""
-        full = np.zeros(self.grid.shape, dtype=bool)
-        full[box_slices(self.start, self.patch)] = self.patch
-        return full
+        return self.patch.to_array(self.grid.shape)
 
     @property
     def voxels(self) -> int:
         """Voxels inside the mask."""
-        return int(self.patch.sum())
+        return self.patch.voxels
 
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return self.patch.nbytes + self.logits.numel() * self.logits.element_size()
+        return self.patch.mask.nbytes + self.logits.numel() * self.logits.element_size()
 
     def probability(self) -> NDArray[np.uint8]:
         """(i, j, k) how likely each voxel is to be inside, 255 for surely; a new array each time.
@@ -72,11 +66,10 @@ class MaskPrediction:
         """
         full = np.zeros(self.grid.shape, dtype=np.uint8)
         start, stop = file_box(self.roi, (0, 0, 0), np.asarray(self.roi.shape) - 1)
-        place = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-        full[place] = to_probability(write_box(self.logits, self.roi, start, stop))
+        full[box_slices(start, stop)] = to_probability(write_box(self.logits, self.roi, start, stop))
         np.minimum(full, 127, out=full, where=~self.mask)
-        inside = full[box_slices(self.start, self.patch)]
-        np.maximum(inside, 128, out=inside, where=self.patch)
+        inside = full[self.patch.slices]
+        np.maximum(inside, 128, out=inside, where=self.patch.mask)
         return full
 
     @property
@@ -125,91 +118,66 @@ class State:
     Attributes:
         roi, logits: the window and its (X, Y, Z) logits.
         detailed: whether the patch holds more than the logits do (a mask prompt, tiles).
-        start, patch, score, unmet, changed: as in `MaskPrediction`.
-        seen: start and patch of the mask that the logits alone make; None where nobody has asked.
+        patch, score, unmet, changed: as in `MaskPrediction`.
+        seen: the mask that the logits alone make; None where it was not needed.
     """
 
     roi: Roi
     logits: torch.Tensor
     detailed: bool
-    start: Index
-    patch: NDArray[np.bool_]
+    patch: Patch
     score: float
     unmet: tuple[int, ...]
     changed: Corners | None
-    seen: tuple[Index, NDArray[np.bool_]] | None = None
+    seen: Patch | None = None
 
 
 class PackedState:
     """A state that is kept, its masks as bits: of a large organ they are most of it."""
 
     def __init__(self, state: State) -> None:
-        seen = None if state.seen is None or state.seen[1] is state.patch else state.seen
-        self._state = replace(state, patch=_NO_MASK, seen=state.seen and (state.seen[0], _NO_MASK))
-        self._patch, self._seen = _packed(state.patch), seen and _packed(seen[1])
+        self._state = replace(state, patch=Patch.empty(), seen=None)
+        self._patch = _PackedPatch.of(state.patch)
+        self._seen: _PackedPatch | None = None
+        if state.seen is state.patch:
+            self._seen = self._patch  # one patch stays one
+        elif state.seen is not None:
+            self._seen = _PackedPatch.of(state.seen)
 
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        masks = sum(each[0].nbytes for each in (self._patch, self._seen) if each is not None)
-        return self._state.logits.numel() * self._state.logits.element_size() + masks
+        logits = self._state.logits
+        seen = 0 if self._seen is None or self._seen is self._patch else self._seen.bits.nbytes
+        return logits.numel() * logits.element_size() + self._patch.bits.nbytes + seen
 
     def state(self) -> State:
         """The state, its masks made anew."""
-        patch = _unpacked(*self._patch)
-        if self._state.seen is None:
+        patch = self._patch.patch()
+        if self._seen is None:
             return replace(self._state, patch=patch)
-        seen = patch if self._seen is None else _unpacked(*self._seen)
-        return replace(self._state, patch=patch, seen=(self._state.seen[0], seen))
+        seen = patch if self._seen is self._patch else self._seen.patch()
+        return replace(self._state, patch=patch, seen=seen)
 
 
-def _packed(mask: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], Index]:
-    i, j, k = mask.shape
-    return np.packbits(mask), (i, j, k)
+@dataclass(frozen=True, eq=False)
+class _PackedPatch:
+    """A patch with 8 voxels in a byte.
 
+    Attributes:
+        start, shape: first voxel and size of the box.
+        bits: of its voxels in C order.
+    """
 
-def _unpacked(bits: NDArray[np.uint8], shape: Index) -> NDArray[np.bool_]:
-    mask = np.unpackbits(bits, count=math.prod(shape)).view(bool).reshape(shape)
-    mask.setflags(write=False)
-    return mask
+    start: Index
+    shape: Index
+    bits: NDArray[np.uint8]
 
+    @classmethod
+    def of(cls, patch: Patch) -> _PackedPatch:
+        i, j, k = patch.mask.shape
+        return cls(patch.start, (i, j, k), np.packbits(patch.mask))
 
-def box_slices(start: Index, patch: NDArray) -> tuple[slice, ...]:
-    """Where a patch lies in the whole volume."""
-    return tuple(slice(s, s + n) for s, n in zip(start, patch.shape, strict=True))
-
-
-def union_box(*patches: tuple[Index, NDArray]) -> Corners:
-    """Start and stop of the box that holds several patches; patches of size zero count for nothing."""
-    solid = [(start, patch) for start, patch in patches if patch.size]
-    if not solid:
-        return (0, 0, 0), (0, 0, 0)
-    low = np.min([start for start, _ in solid], axis=0)
-    high = np.max([np.add(start, patch.shape) for start, patch in solid], axis=0)
-    return tuple(low.tolist()), tuple(high.tolist())
-
-
-def on_box(start: Index, patch: NDArray[np.bool_], box: Corners) -> NDArray[np.bool_]:
-    """A patch's mask on a box; the patch itself where it fills the box."""
-    low, high = box
-    size = tuple(b - a for a, b in zip(low, high, strict=True))
-    if tuple(start) == tuple(low) and patch.shape == size:
-        return patch
-    out = np.zeros(size, dtype=bool)
-    sides = list(zip(start, patch.shape, low, high, strict=True))
-    place = tuple(slice(max(s, a) - a, max(min(s + n, b) - a, 0)) for s, n, a, b in sides)
-    taken = tuple(slice(max(s, a) - s, max(min(s + n, b) - s, 0)) for s, n, a, b in sides)
-    out[place] = patch[taken]
-    return out
-
-
-def difference_box(
-    start_a: Index, patch_a: NDArray[np.bool_], start_b: Index, patch_b: NDArray[np.bool_]
-) -> Corners | None:
-    """Start and stop of the voxels where two masks differ, or None when they are the same."""
-    box = union_box((start_a, patch_a), (start_b, patch_b))
-    bounds = mask_bounds(on_box(start_a, patch_a, box) != on_box(start_b, patch_b, box))
-    if bounds is None:
-        return None
-    low, high = (tuple((np.asarray(corner) + box[0]).tolist()) for corner in bounds)
-    return low, high
+    def patch(self) -> Patch:
+        mask = np.unpackbits(self.bits, count=math.prod(self.shape)).view(bool).reshape(self.shape)
+        return Patch(self.start, mask)

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medsam_app.grid.roi import Index, mask_from_logits, move_values
+from medsam_app.grid.patch import Patch, box_slices
+from medsam_app.grid.roi import mask_from_logits, move_values
 from medsam_app.io.volume import Volume
 from medsam_app.models.sam2d import SliceSegmenter
 from medsam_app.models.slice_input import shown_in_window
@@ -91,7 +92,7 @@ class SliceEngine:
         start, part = logits.dense(stack.shape, points, CLICK_ROOM)
         values, roi = stack.to_roi(start, part)
         values = constraints.keep_to_boxes(values, roi, told)
-        box = tuple(slice(a, a + n) for a, n in zip(start, part.shape, strict=True))
+        box = box_slices(start, np.add(start, part.shape))
         look, _ = stack.to_roi(
             start, shown_in_window(stack.from_file(self.volume.array)[box], window) * 2 - 1
         )
@@ -101,26 +102,25 @@ class SliceEngine:
         if before is not None and detailed and mending:
             old = move_values(before.logits, before.roi, roi, fill=constraints.EXCLUDED)
             values = mend_near_click(old, values, roi, *mending)
-        found = mask_from_logits(values, roi)
+        patch = mask_from_logits(values, roi)
         score = _score(walk.quality, logits, before)
-        return settled_state(before, prompts, grid, roi, values, *found, score, detailed=detailed)
+        return settled_state(before, prompts, grid, roi, values, patch, score, detailed=detailed)
 
     def refined(
         self, state: State, prompts: Prompts, progress: Progress | None, label: int | None = None
-    ) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
+    ) -> tuple[Patch, tuple[int, ...]]:
         """The mask of a state as it is: slices are seen at the volume's own resolution."""
-        return state.start, state.patch, state.unmet
+        return state.patch, state.unmet
 
     def _from_mask(self, before: State | None, prompts: Prompts, mask: MaskPrompt) -> State:
         """The state of a mask given as it is."""
         grid = self.volume.grid
         stack = SliceStack(grid, acquisition_axis(grid))
-        box = tuple(slice(a, b) for a, b in zip(mask.start, mask.stop, strict=True))
-        patch = mask.to_array()[box]
+        patch = mask.patch()
         last = np.array(mask.stop) - 1
         start = stack.points(np.stack([mask.start, last])).min(axis=0)
-        values, roi = stack.to_roi(start, np.where(stack.from_file(patch), GIVEN, -GIVEN))
-        return settled_state(before, prompts, grid, roi, values, mask.start, patch, 1.0, detailed=True)
+        values, roi = stack.to_roi(start, np.where(stack.from_file(patch.mask), GIVEN, -GIVEN))
+        return settled_state(before, prompts, grid, roi, values, patch, 1.0, detailed=True)
 
     def embed(self, stack: SliceStack, index: int, window: tuple[float, float]) -> Any:
         """The embedding of a slice, from the cache where it is there."""

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from medsam_app.grid.geometry import Grid
-from medsam_app.grid.roi import Index, Roi
+from medsam_app.grid.patch import Index
+from medsam_app.grid.roi import Roi
 from medsam_app.predict.core.constraints import EXCLUDED
 
 #: Spacings that differ by less than this are the same.

@@ -10,14 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from medsam_app.adapters.adapter import adapter_in_use, learned_prompt
-from medsam_app.grid.roi import Index, Roi, mask_from_logits, move_values, read_roi, tight
+from medsam_app.grid.patch import Index, Patch
+from medsam_app.grid.roi import Roi, mask_from_logits, move_values, read_roi
 from medsam_app.io.volume import Volume
 from medsam_app.models.sam3d import Embedding, Sam3D
 from medsam_app.predict.core import constraints
 from medsam_app.predict.core.click_edit import keep_to_click, mend_near_click
 from medsam_app.predict.core.engine import Progress, Prompts, settled_state
 from medsam_app.predict.core.feature_cache import EmbeddingCache
-from medsam_app.predict.core.prediction import State, box_slices, difference_box, on_box, union_box
+from medsam_app.predict.core.prediction import State
 from medsam_app.predict.windowed.encoded_prompts import prompts_in_roi
 from medsam_app.predict.windowed.tiles import plan_tiles
 from medsam_app.predict.windowed.window_choice import (
@@ -97,17 +98,15 @@ class WindowEngine:
                 logits = mend_near_click(old, logits, roi, *clicks)
             elif mends:
                 logits = self._honoured(keep_to_click(old, logits, roi, *clicks), roi, told)
-        seen = start, patch = mask_from_logits(logits, roi)
+        seen = patch = mask_from_logits(logits, roi)
         if before is not None and (before.detailed or mends):
-            start, patch = _keep_detail(before, roi, *seen)
-        state = settled_state(
-            before, prompts, grid, roi, logits, start, patch, score, detailed=_detailed(before)
-        )
+            patch = _keep_detail(before, roi, seen)
+        state = settled_state(before, prompts, grid, roi, logits, patch, score, detailed=_detailed(before))
         return replace(state, seen=seen)
 
     def refined(
         self, state: State, prompts: Prompts, progress: Progress | None, label: int | None = None
-    ) -> tuple[Index, NDArray[np.bool_], tuple[int, ...]]:
+    ) -> tuple[Patch, tuple[int, ...]]:
         """The mask of a state with its outline drawn in tiles, where that shows more.
 
         A window of 128 voxels is as fine already as tiles of one of 64.
@@ -117,7 +116,7 @@ class WindowEngine:
         if not state.detailed and not self.framing.fixed_mm and max(self.shape) < 2 * TILED_SIDE:
             mosaic = plan_tiles(state.logits, state.roi, grid, finest=finest, fill=constraints.EXCLUDED)
         if mosaic is None:
-            return state.start, state.patch, state.unmet
+            return state.patch, state.unmet
         rough = replace(state, roi=mosaic.roi, logits=mosaic.logits, detailed=True)
 
         def look(roi: Roi, sure: NDArray[np.int8], number: int) -> torch.Tensor:
@@ -127,7 +126,7 @@ class WindowEngine:
 
         told = as_clicks(prompts)
         logits = constraints.keep_to_boxes(mosaic.redrawn(look), mosaic.roi, told)
-        return constraints.settle(*mask_from_logits(logits, mosaic.roi), prompts, grid.shape)
+        return constraints.settle(mask_from_logits(logits, mosaic.roi), prompts, grid.shape)
 
     def variants(
         self, before: State | None, state: State, prompts: Prompts, label: int | None = None
@@ -225,13 +224,10 @@ class WindowEngine:
     def _from_mask(self, before: State | None, prompts: Prompts, mask: MaskPrompt) -> State:
         """The state of a mask given as it is."""
         roi = first_roi(as_clicks(prompts), self.volume.grid, self.shape, self.framing)
-        whole = mask.to_array()
-        inside, valid = read_roi(whole, roi)
+        patch = mask.patch()
+        inside, valid = read_roi(patch.to_array(mask.shape), roi)
         logits = torch.where(valid, torch.logit(inside, eps=0.02), constraints.EXCLUDED)
-        patch = whole[tuple(slice(a, b) for a, b in zip(mask.start, mask.stop, strict=True))]
-        return settled_state(
-            before, prompts, self.volume.grid, roi, logits, mask.start, patch, 1.0, detailed=True
-        )
+        return settled_state(before, prompts, self.volume.grid, roi, logits, patch, 1.0, detailed=True)
 
 
 def _moved(prompt: Asked, by: NDArray[np.float64], last: NDArray[np.int_]) -> Asked:
@@ -246,31 +242,29 @@ def _holds(before: State | None, click: Point, shape: Sequence[int]) -> bool:
     """Whether a click lies inside the mask before it."""
     if before is None:
         return False
-    return constraints.value_of(before.start, before.patch, constraints.nearest_voxel(click, shape))
+    return before.patch.value_at(constraints.nearest_voxel(click, shape))
 
 
 def _detailed(before: State | None) -> bool:
     return before is not None and before.detailed
 
 
-def _keep_detail(
-    before: State, roi: Roi, start: Index, patch: NDArray[np.bool_]
-) -> tuple[Index, NDArray[np.bool_]]:
-    """Where a prompt did not change the mask as the window sees it, keep the finer mask of before."""
+def _keep_detail(before: State, roi: Roi, seen: Patch) -> Patch:
+    """The new mask, with the finer one of before where a prompt changed nothing that the window shows.
+
+    Args:
+        before: the state before the prompt.
+        roi: the window.
+        seen: the mask that the window's logits make after the prompt.
+    """
     coarse = before.seen
     if coarse is None or before.roi != roi:
         moved = move_values(before.logits, before.roi, roi, fill=constraints.EXCLUDED)
         coarse = mask_from_logits(moved, roi)
-    if coarse[1] is before.patch:  # what was settled changed nothing
-        return start, patch
-    detail = difference_box(*coarse, before.start, before.patch)
+    if coarse is before.patch:  # prompts changed nothing of what the logits gave
+        return seen
+    detail = coarse.difference(before.patch)
     if detail is None:
-        return start, patch
-    new, old, fine = (
-        on_box(*mask, detail) for mask in ((start, patch), coarse, (before.start, before.patch))
-    )
-    kept = np.where(new == old, fine, new)
-    box = union_box((start, patch), (detail[0], kept))
-    out = np.array(on_box(start, patch, box))
-    out[box_slices(tuple(np.subtract(detail[0], box[0])), kept)] = kept
-    return tight(box[0], out)
+        return seen
+    new, old, fine = (patch.within(detail) for patch in (seen, coarse, before.patch))
+    return seen.overlaid(Patch(detail[0], np.where(new == old, fine, new))).tight()

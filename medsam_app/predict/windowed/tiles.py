@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medsam_app.grid.geometry import Grid
-from medsam_app.grid.roi import Index, Roi, mask_bounds, move_values
+from medsam_app.grid.patch import Index, box_slices, mask_bounds
+from medsam_app.grid.roi import Roi, move_values
 
 #: Within so many voxels of its outline, a rough mask is not sure.
 DOUBT = 4
@@ -61,7 +62,7 @@ class Mosaic:
 
     def cut(self, corner: Index) -> tuple[slice, ...]:
         """Where a tile lies in the fine window."""
-        return tuple(slice(c, c + n) for c, n in zip(corner, self.tile_shape, strict=True))
+        return box_slices(corner, np.add(corner, self.tile_shape).tolist())
 
     def redrawn(self, look: Callable[[Roi, NDArray[np.int8], int], torch.Tensor]) -> torch.Tensor:
         """The logits, near the outline taken from the tiles.

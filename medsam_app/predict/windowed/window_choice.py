@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_app.grid.geometry import Grid
-from medsam_app.grid.roi import Index, Roi, fitting_spacing, mask_bounds
+from medsam_app.grid.patch import Index, mask_bounds
+from medsam_app.grid.roi import Roi, fitting_spacing
 from medsam_app.prompts.types import Asked, Box, MaskPrompt, Point
 
 

@@ -74,7 +74,7 @@ def test_a_surface_arrives_as_it_was_made(service, client, mine):
     vertices = np.frombuffer(body, "<f4", 3 * header["vertices"], 4 + length).reshape(-1, 3)
     triangles = np.frombuffer(body, "<u4", offset=4 + length + vertices.nbytes).reshape(-1, 3)
     made = session.prediction(owner)
-    expected = surface_of(made.patch, made.start, session.volume.grid)
+    expected = surface_of(made.patch, session.volume.grid)
     assert np.array_equal(vertices, expected.vertices) and np.array_equal(triangles, expected.triangles)
     state = unpack(client.post(f"{API}/act", headers=mine, json={"action": {"do": "look"}}).content)[0][
         "state"

@@ -113,6 +113,6 @@ def test_what_predictors_remember_goes_before_anybodys_work(tmp_path: Path) -> N
     assert session.predictor.nbytes == 0 and kept.get(one.token) is one
     session._predictions.clear()
     again = session.prediction(owner.id)
-    assert again is not None and np.array_equal(again.patch, made.patch)
+    assert again is not None and np.array_equal(again.mask, made.mask)
     service.close()
     assert kept.nbytes == 0 and len(kept) == 0

@@ -10,7 +10,6 @@ from medsam_app.measure.scores import dice
 from medsam_app.models.load import load_model
 from medsam_app.predict.core.click_edit import keep_to_click, mend_near_click, middle_of_mask
 from medsam_app.predict.core.feature_cache import EmbeddingCache
-from medsam_app.predict.core.prediction import State
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.predict.windowed import engine as windows
 from medsam_app.predict.windowed.engine import FREE_PROMPTS, WindowEngine
@@ -100,17 +99,11 @@ def test_after_the_free_prompts_a_click_only_mends(monkeypatch: pytest.MonkeyPat
                     (before.logits <= 0) & (after.logits > 0),
                 )
                 against[mends] += int((lost if point.positive else won).sum())
-        found = next_click(mask_of(state, truth.shape), truth, spacing=volume.spacing)
+        found = next_click(state.patch.to_array(truth.shape), truth, spacing=volume.spacing)
         assert found is not None
         click = (found[0], bool(found[1]))
     assert against[True] == 0
     assert against[False] > 0
-
-
-def mask_of(state: State, shape: tuple[int, ...]) -> np.ndarray:
-    mask = np.zeros(shape, dtype=bool)
-    mask[tuple(slice(a, a + n) for a, n in zip(state.start, state.patch.shape, strict=True))] = state.patch
-    return mask
 
 
 @pytest.mark.parametrize("positive", [True, False])

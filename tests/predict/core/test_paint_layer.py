@@ -9,6 +9,7 @@ import pytest
 
 from medsam_app.errors import PromptError, PromptFileError
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.patch import Patch
 from medsam_app.io.volume import Volume
 from medsam_app.predict.core.paint_layer import Layer
 from medsam_app.predict.predictor import VolumePredictor
@@ -23,7 +24,7 @@ AFFINE = np.array([[0, -1.2, 0, 3], [1.5, 0, 0, -8], [0, 0, -3.0, 20], [0, 0, 0,
 def bits(*corners: tuple[int, int]) -> Bits:
     """A block from corner to corner, `stop` excluded."""
     start, stop = zip(*corners, strict=True)
-    made = Bits.from_patch(start, np.ones(np.subtract(stop, start), dtype=bool), SHAPE)
+    made = Bits.from_patch(Patch(start, np.ones(np.subtract(stop, start), dtype=bool)), SHAPE)
     assert made is not None
     return made
 
@@ -34,10 +35,7 @@ def click(i: int, j: int, k: int, positive: bool = True) -> Point:
 
 def painted(*prompts) -> np.ndarray:
     """(i, j, k) the layer over an empty mask."""
-    start, patch = Layer(prompts, SHAPE).over((0, 0, 0), np.zeros((0, 0, 0), dtype=bool))
-    whole = np.zeros(SHAPE, dtype=bool)
-    whole[tuple(slice(s, s + n) for s, n in zip(start, patch.shape, strict=True))] = patch
-    return whole
+    return Layer(prompts, SHAPE).over(Patch.empty()).to_array(SHAPE)
 
 
 @pytest.fixture
@@ -53,12 +51,12 @@ def session() -> Session:
 def test_bits_round_trip() -> None:
     rng = np.random.default_rng(1)
     patch = rng.random((7, 5, 4)) > 0.7
-    made = Bits.from_patch((3, 2, 1), patch, SHAPE)
+    made = Bits.from_patch(Patch((3, 2, 1), patch), SHAPE)
     assert made is not None
     whole = np.zeros(SHAPE, dtype=bool)
     whole[3:10, 2:7, 1:5] = patch
     assert (made.to_array() == whole).all()
-    assert Bits.from_patch((0, 0, 0), np.zeros((3, 3, 3), dtype=bool), SHAPE) is None
+    assert Bits.from_patch(Patch((0, 0, 0), np.zeros((3, 3, 3), dtype=bool)), SHAPE) is None
 
 
 def test_the_newest_word_wins() -> None:

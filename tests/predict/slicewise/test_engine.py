@@ -13,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy import ndimage
 
+from medsam_app.grid.patch import box_slices
 from medsam_app.io.loading import load_volume
 from medsam_app.io.volume import Volume
 from medsam_app.models.sam2d import SliceCandidates
@@ -218,7 +219,7 @@ def test_a_negative_click_keeps_out_what_touches() -> None:
     changed = leaked.mask != mended.mask
     assert mended.changed_box is not None
     start, stop = mended.changed_box
-    changed[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = False
+    changed[box_slices(start, stop)] = False
     assert not changed.any()
 
 

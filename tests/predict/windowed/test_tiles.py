@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.patch import Patch
 from medsam_app.grid.roi import Roi, fitting_spacing, mask_from_logits, read_roi
 from medsam_app.predict.windowed.tiles import DOUBT, Mosaic, plan_tiles, sure_of
 
@@ -43,9 +44,8 @@ def _planned(name: str) -> tuple[np.ndarray, torch.Tensor, Roi, Mosaic]:
     return truth, logits, roi, mosaic
 
 
-def _dice(start: tuple[int, ...], patch: np.ndarray, truth: np.ndarray) -> float:
-    mask = np.zeros_like(truth)
-    mask[tuple(slice(s, s + n) for s, n in zip(start, patch.shape, strict=True))] = patch
+def _dice(patch: Patch, truth: np.ndarray) -> float:
+    mask = patch.to_array(truth.shape)
     return 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
 
 
@@ -53,8 +53,8 @@ def _dice(start: tuple[int, ...], patch: np.ndarray, truth: np.ndarray) -> float
 def test_tiles_that_see_the_truth_bring_it_to_the_file(name: str) -> None:
     truth, logits, roi, mosaic = _planned(name)
     fine = mosaic.redrawn(lambda tile, sure, number: read_roi(truth, tile)[0] * 10 - 5)
-    before = _dice(*mask_from_logits(logits, roi), truth)
-    after = _dice(*mask_from_logits(fine, mosaic.roi), truth)
+    before = _dice(mask_from_logits(logits, roi), truth)
+    after = _dice(mask_from_logits(fine, mosaic.roi), truth)
     assert 1 - after < 0.6 * (1 - before)
 
 
