@@ -54,16 +54,6 @@ class Replay:
     notes: Sequence[str]
 
 
-def default_path(image: Path) -> Path:
-    """Where the prompt file of an image is expected: beside it, as `<case>.prompts.json`."""
-    name = image.name
-    for ending in (".nii.gz", *reversed(image.suffixes)):
-        if name.lower().endswith(ending.lower()):
-            name = name[: -len(ending)]
-            break
-    return image.with_name((name or image.name) + SUFFIX)
-
-
 def save_prompt_file(session: Session, path: str | Path) -> Path:
     """Write the objects and prompts of a session.
 
@@ -175,16 +165,6 @@ def open_prompt_file(
         now = f"{adapter[0]} is on" if adapter[1] else "none is on"
         notes.append(f"{path.name} was written with {then}, and here {now}: masks may differ.")
     return Replay(objects, held.settings, notes)
-
-
-def image_path(path: str | Path) -> Path | None:
-    """The image that a prompt file belongs to, where it can be found: as written, or beside the file."""
-    path = Path(path)
-    image = read_prompt_file(path).image
-    for name in (image.path, image.name):
-        if name is not None and (found := path.parent / name).exists():
-            return found
-    return None
 
 
 def _describe(session: Session, path: Path) -> PromptFile:

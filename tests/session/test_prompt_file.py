@@ -15,7 +15,7 @@ from medsam_app.io.loading import load_volume
 from medsam_app.io.volume import Volume
 from medsam_app.io.writing import save_mask
 from medsam_app.prompts.types import Box, MaskPrompt, Point
-from medsam_app.session.prompt_file import default_path, image_path, open_prompt_file, read_prompt_file
+from medsam_app.session.prompt_file import open_prompt_file, read_prompt_file
 from medsam_app.session.prompt_schema import voxel_of, world_box
 from medsam_app.session.session import Session
 
@@ -115,27 +115,6 @@ def test_file_names_the_image_relative_to_itself(tmp_path):
     session = Session(load_volume(image))
     path = session.save_prompts(tmp_path / "out" / "case.prompts.json")
     assert read_prompt_file(path).image.path == "../images/case.nii.gz"
-    assert image_path(path).samefile(image)
-    moved = tmp_path / "elsewhere"
-    (tmp_path / "out").rename(moved)
-    assert image_path(moved / path.name).samefile(image)
-    image.rename(moved / image.name)  # beside the file it is found, too
-    assert image_path(moved / path.name) == moved / image.name
-    (moved / image.name).unlink()
-    assert image_path(moved / path.name) is None
-
-
-@pytest.mark.parametrize(
-    ("image", "expected"),
-    [
-        ("a/ct.nii.gz", "a/ct.prompts.json"),
-        ("a/ct.nii", "a/ct.prompts.json"),
-        ("a/scan.1.nrrd", "a/scan.1.prompts.json"),
-        ("a/folder", "a/folder.prompts.json"),
-    ],
-)
-def test_default_name(image, expected):
-    assert default_path(Path(image)) == Path(expected)
 
 
 def test_world_coordinates_are_converted(written):
