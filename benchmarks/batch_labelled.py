@@ -19,7 +19,7 @@ import numpy as np
 from medsam_app.batch.run import segment_folder
 from medsam_app.datasets.cases import Case
 from medsam_app.datasets.find import find_cases
-from medsam_app.io.headers import SUFFIXES
+from medsam_app.io.formats import SUFFIXES
 from medsam_app.io.loading import load_mask, read_grid
 from medsam_app.measure.scores import dice
 from medsam_app.prompts.simulated_clicks import click_inside
@@ -39,7 +39,7 @@ def gather(
     cases = [case for some in by_dataset.values() for case in some[:each]]
     rows, clicked = ["image,label,i,j,k"], {}
     for case in cases:
-        ending = next(end for end in sorted(SUFFIXES, key=len, reverse=True) if case.image.name.endswith(end))
+        ending = next(end for end in SUFFIXES if case.image.name.endswith(end))
         name = f"{case.dataset}/{case.case}"
         link = folder / f"{name}{ending}"
         link.parent.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,7 @@ from medsam_app.batch.prompts import Asked
 from medsam_app.batch.record import CaseRecord
 from medsam_app.batch.settings import OutputFormat
 from medsam_app.errors import SaveError
-from medsam_app.io.headers import SUFFIXES, Format
-from medsam_app.io.mask_formats import SEGMENTATION
+from medsam_app.io.formats import mask_suffix_for
 from medsam_app.io.volume_folder import Found
 
 #: Cases that are read, segmented and written side by side in one process, of which one is in the model.
@@ -59,10 +58,5 @@ class Job:
 
 
 def ending_for(path: Path, format: OutputFormat) -> str:
-    """How the masks of an image are to end."""
-    if format != "input":
-        return f".{format}"
-    own: dict[Format, str] = {"nrrd": ".nrrd", "meta": ".mha", "dicom": SEGMENTATION}
-    name = path.name.lower()
-    kind: Format = next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), "dicom")
-    return own.get(kind, ".nii" if name.endswith(".nii") else ".nii.gz")
+    """Return the ending of the masks of an image."""
+    return mask_suffix_for(path) if format == "input" else f".{format}"

@@ -14,9 +14,8 @@ from medsam_app.batch.settings import BatchSettings
 from medsam_app.errors import PromptError, PromptFileError
 from medsam_app.grid.geometry import Grid
 from medsam_app.io.csv_columns import read_table
-from medsam_app.io.headers import SUFFIXES
+from medsam_app.io.formats import SUFFIXES, stem
 from medsam_app.io.loading import load_mask
-from medsam_app.io.paths import stem
 from medsam_app.io.volume import Volume
 from medsam_app.io.volume_folder import Found
 from medsam_app.prompts.simulated_clicks import click_inside, jittered_box

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medsam_app.console import check_target, note, say, step
 from medsam_app.errors import AdapterError, PromptError, SaveError, SettingsError
+from medsam_app.io.formats import WRITABLE
 from medsam_app.io.paths import check_image
 from medsam_app.predict.model_choice import ModelChoice
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:  # heavy: imported inside the functions that need them
     from medsam_app.predict.predictor import VolumePredictor
     from medsam_app.prompts.types import Asked, Box, MaskPrompt, Point
     from medsam_app.session.session import Session
-
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +140,9 @@ def _geometry(volume: Volume) -> str:
 def _check_targets(asked: Segmentation) -> None:
     """Refuse outputs that could not or should not be written."""
     check_image(asked.image)
-    if not asked.output.name.lower().endswith(ENDINGS):
+    if not asked.output.name.lower().endswith(WRITABLE):
         raise SaveError(
-            f"The mask cannot be written as {asked.output.name}; end its name in {', '.join(ENDINGS)}."
+            f"The mask cannot be written as {asked.output.name}; end its name in {', '.join(WRITABLE)}."
         )
     if asked.save_prompts is not None and asked.save_prompts.suffix.lower() != ".json":
         raise SaveError(

@@ -23,7 +23,7 @@ from medsam_app.datasets.folder_layouts import (
 )
 from medsam_app.datasets.gathering import Dataset, Problem
 from medsam_app.errors import DatasetError, MedsamError
-from medsam_app.io.headers import READABLE
+from medsam_app.io.formats import READABLE
 from medsam_app.io.paths import folders_under
 
 __all__ = ["Dataset", "Problem", "find_cases", "label_files"]

@@ -22,7 +22,8 @@ from medsam_app.datasets.gathering import (
 )
 from medsam_app.errors import DatasetError
 from medsam_app.io.csv_columns import read_table
-from medsam_app.io.paths import stem, there
+from medsam_app.io.formats import stem
+from medsam_app.io.paths import there
 
 DATASET = "dataset.json"
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from medsam_app.datasets.gathering import NAMES_FILE, Dataset, Gathering, names_beside, seen_in, volumes_in
-from medsam_app.io.paths import is_volume, stem
+from medsam_app.io.formats import is_volume, stem
 
 #: Folders of images and of label maps, in lower case.
 IMAGE_FOLDERS = ("images", "imagestr", "image", "imgs", "img", "scans", "volumes")

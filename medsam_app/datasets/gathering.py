@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from medsam_app.datasets.cases import Case
 from medsam_app.errors import DatasetError
-from medsam_app.io.paths import is_volume, there
+from medsam_app.io.formats import is_volume
+from medsam_app.io.paths import there
 
 #: Names of label values, where the layout has no place of its own for them.
 NAMES_FILE = "labels.json"

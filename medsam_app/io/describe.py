@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_app.errors import SeriesChoice
-from medsam_app.io.headers import find_format, inspect, title
+from medsam_app.io.formats import TITLES
+from medsam_app.io.headers import find_format, inspect
 from medsam_app.io.loading import list_series, load_volume
 
 #: Percentiles come from at most about so many voxels, evenly spread.
@@ -38,7 +39,7 @@ def describe(
     format = find_format(path)
     facts: dict[str, Any] = {
         "path": str(path),
-        "format": title(format),
+        "format": TITLES[format],
         "series": [asdict(info) for info in list_series(path)],
         "frames": 1,
         "channels": 1,

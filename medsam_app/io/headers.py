@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -21,17 +20,10 @@ from numpy.typing import NDArray
 from medsam_app.errors import SeriesChoice, VolumeError
 from medsam_app.io.atomic import as_text, is_text
 from medsam_app.io.checks import checked_affine
+from medsam_app.io.formats import READABLE, TITLES, Format, file_type
 from medsam_app.io.nifti_header import read_nifti_header
 from medsam_app.io.text_headers import check_text_header
 from medsam_app.system import format_bytes, machine_memory
-
-Format = Literal["nifti", "nrrd", "meta", "dicom"]
-
-SUFFIXES: dict[str, Format] = {
-    ".nii": "nifti", ".nii.gz": "nifti", ".nrrd": "nrrd", ".mha": "meta", ".mhd": "meta",
-    ".zip": "dicom", ".dcm": "dicom",
-}  # fmt: skip
-READABLE = ".nii, .nii.gz, .nrrd, .mha, .mhd, a folder or a .zip of DICOM slices"
 
 #: Deflate cannot shrink data further than this (a property of the format).
 DEFLATE_LIMIT = 1032
@@ -70,10 +62,9 @@ def find_format(path: Path) -> Format:
         return "dicom"
     if path.stat().st_size == 0:
         raise VolumeError(f"'{path.name}' is empty (0 bytes); copy or download it again.")
-    name = path.name.lower()
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if name.endswith(suffix):
-            return SUFFIXES[suffix]
+    known = file_type(path.name)
+    if known is not None:
+        return known.format
     with path.open("rb") as file:
         if file.read(132)[128:] == b"DICM":
             return "dicom"
@@ -192,14 +183,10 @@ def sitk_reader(path: Path, format: Format) -> sitk.ImageFileReader:
     return reader
 
 
-def title(format: Format) -> str:
-    return {"nifti": "NIfTI", "nrrd": "NRRD", "meta": "MetaImage", "dicom": "DICOM"}[format]
-
-
 def not_read(path: Path, format: Format) -> VolumeError:
     """Error for a file that SimpleITK gives up on."""
     return VolumeError(
-        f"'{path.name}' could not be read as {title(format)}: it is damaged or not of that format; export "
+        f"'{path.name}' could not be read as {TITLES[format]}: it is damaged or not of that format; export "
         "it again."
     )
 

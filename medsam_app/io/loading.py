@@ -23,7 +23,8 @@ from medsam_app.io.checks import checked_affine, nifti_notes
 from medsam_app.io.dicom import series as dicom
 from medsam_app.io.dicom import stack as dicom_stack
 from medsam_app.io.dicom.series import SeriesInfo
-from medsam_app.io.headers import Format, choose, find_format, inspect, itk_affine, not_read, sitk_reader
+from medsam_app.io.formats import Format
+from medsam_app.io.headers import choose, find_format, inspect, itk_affine, not_read, sitk_reader
 from medsam_app.io.nifti_header import cut_short, read_nifti_header
 from medsam_app.io.volume import Volume, make_volume
 from medsam_app.system import machine_fault

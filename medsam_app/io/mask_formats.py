@@ -1,4 +1,4 @@
-"""The formats that masks are written in, and one writer for all of them."""
+"""One writer for masks of any format, chosen by the ending of the file name."""
 
 from __future__ import annotations
 
@@ -9,20 +9,16 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from medsam_app.errors import SettingsError, unknown_name
+from medsam_app.io.formats import MASK_SUFFIXES, SEGMENTATION
 from medsam_app.io.volume import Volume
 from medsam_app.io.writing import save_mask
-
-#: Ending of a DICOM segmentation.
-SEGMENTATION = ".seg.dcm"
-#: Ending of the files of each format.
-ENDINGS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "dicom-seg": SEGMENTATION}
 
 
 def ending_of(format: str) -> str:
     """Ending of the files of a format; `SettingsError` when there is no such format."""
-    if format not in ENDINGS:
-        raise SettingsError(unknown_name("format of masks", format, ENDINGS))
-    return ENDINGS[format]
+    if format not in MASK_SUFFIXES:
+        raise SettingsError(unknown_name("format of masks", format, MASK_SUFFIXES))
+    return MASK_SUFFIXES[format]
 
 
 def save_labels(

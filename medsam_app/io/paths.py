@@ -1,4 +1,4 @@
-"""Names and folders of volumes."""
+"""Paths that may not exist, and walks through folders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medsam_app.errors import VolumeError
-from medsam_app.io.headers import SUFFIXES
 
 
 def there(path: Path) -> bool:
@@ -26,20 +25,6 @@ def check_image(path: Path) -> None:
     """
     if not path.exists():
         raise VolumeError(f"There is no file or folder {path}; give the path of an image.")
-
-
-def stem(path: Path) -> str:
-    """Name without the ending of a volume: 'x' of 'x.nii.gz', 'x.y' of 'x.y'."""
-    name = path.name
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
-
-
-def is_volume(path: Path) -> bool:
-    """Whether a file has the ending of a volume and is not hidden, as the '._x.nii.gz' of macOS are."""
-    return not path.name.startswith(".") and path.name.lower().endswith(tuple(SUFFIXES))
 
 
 def folders_under(folder: Path) -> Iterator[Path]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from medsam_app.grid.geometry import flip_affine
 from medsam_app.io.dicom.series import Slice
 from medsam_app.io.dicom.stack import result_type
+from medsam_app.io.formats import file_type
 from medsam_app.io.headers import HeaderInfo, find_format, itk_affine, sitk_reader
 from medsam_app.io.nifti_header import open_nifti, read_nifti_header
 
@@ -113,7 +114,8 @@ class ItkReader(ImageReader):
         self.frame, self.channel = frame, channel
 
     def verify_suffix(self, filename: Any) -> bool:
-        return _path(filename).name.lower().endswith((".nrrd", ".mha", ".mhd"))
+        kind = file_type(_path(filename).name)
+        return kind is not None and kind.format in ("nrrd", "meta")
 
     def read(self, data: Any, **kwargs: Any) -> sitk.Image:
         path = _path(data)

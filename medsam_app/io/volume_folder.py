@@ -12,16 +12,13 @@ from pathlib import Path
 
 from medsam_app.errors import MachineFault, MedsamError, VolumeError
 from medsam_app.io.dicom.series import SeriesInfo
-from medsam_app.io.headers import SUFFIXES, looks_like_dicom
+from medsam_app.io.formats import DICOM_SLICES, SINGLE_VOLUMES, file_type, stem
+from medsam_app.io.headers import looks_like_dicom
 from medsam_app.io.loading import list_series
-from medsam_app.io.paths import stem
 from medsam_app.system import machine_fault
 
-#: Endings of files that hold slices of a series together with the others of their folder.
-_SLICES = (".dcm", ".ima", ".dic", ".dicom")
 #: What is said of a link to nothing, or to itself.
 _NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-_FILES = tuple(suffix for suffix in SUFFIXES if suffix not in (".dcm", ".zip"))
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,8 @@ def find_volumes(folder: Path, *, leave_out: Sequence[Path] = ()) -> list[Found]
         raise VolumeError(found[0].problem)
     if not found:
         raise VolumeError(
-            f"The folder '{folder}' holds no volume; give one with {', '.join(_FILES)} files or DICOM slices."
+            f"The folder '{folder}' holds no volume; give one with {', '.join(SINGLE_VOLUMES)} files or "
+            "DICOM slices."
         )
     return sorted(_told_apart(found), key=lambda each: each.case)
 
@@ -97,7 +95,7 @@ def _walk(folder: Path, hidden: set[Path], *, slices: bool = True) -> Iterator[t
     if slices and any(_is_slice(path) for path in files):
         yield folder, ""
         slices = False  # those below are series of this folder
-    yield from ((path, "") for path in files if path.name.lower().endswith((*_FILES, ".zip")))
+    yield from ((path, "") for path in files if path.name.lower().endswith((*SINGLE_VOLUMES, ".zip")))
     for path in folders:
         if path.resolve() not in hidden:
             hidden.add(path.resolve())  # a link back to where it lies would never end
@@ -111,9 +109,9 @@ def _closed(path: Path, error: OSError) -> str:
 
 def _is_slice(path: Path) -> bool:
     name = path.name.lower()
-    if name.endswith(_SLICES):
+    if name.endswith(DICOM_SLICES):
         return True
-    if name.endswith(tuple(SUFFIXES)) or ("." in name and not re.search(r"\.\d+$", name)):
+    if file_type(name) is not None or ("." in name and not re.search(r"\.\d+$", name)):
         return False
     try:  # slices often have no ending, or a number for one
         with path.open("rb") as file:

@@ -24,11 +24,10 @@ from numpy.typing import NDArray
 from medsam_app.errors import SaveError
 from medsam_app.grid.geometry import Grid, flip_affine
 from medsam_app.io.atomic import as_text, is_text
+from medsam_app.io.formats import WRITABLE, file_type
 from medsam_app.io.headers import itk_affine
 from medsam_app.io.text_headers import check_text_header
 from medsam_app.io.volume import Volume
-
-WRITABLE = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
 
 def save_mask(
@@ -50,15 +49,15 @@ def save_mask(
             written or did not read back as written. What was at `path` before is then still there.
     """
     path = Path(path).expanduser()
-    suffix = next((end for end in WRITABLE if path.name.lower().endswith(end)), None)
-    if suffix is None:
+    kind = file_type(path.name)
+    if kind is None or not kind.writable:
         raise SaveError(
             f"A mask cannot be saved as '{path.name}'; let its name end in {', '.join(WRITABLE)}."
         )
-    if not suffix.startswith(".nii") and not is_text(str(path)):  # SimpleITK would end the program
+    if kind.format != "nifti" and not is_text(str(path)):  # SimpleITK would end the program
         raise SaveError(
-            f"'{as_text(path.name)}' cannot be written as {suffix}: its name, or that of a folder above, is "
-            "not UTF-8; rename it, or save as .nii.gz."
+            f"'{as_text(path.name)}' cannot be written as {kind.suffix}: its name, or that of a folder "
+            "above, is not UTF-8; rename it, or save as .nii.gz."
         )
     labels = smallest_labels(label_map, volume.shape)
     names = (
@@ -66,7 +65,7 @@ def save_mask(
     )
 
     def write(draft: Path) -> None:
-        if suffix.startswith(".nii"):
+        if kind.format == "nifti":
             _write_nifti(labels, volume, draft, names)
             found, affine = _read_nifti(draft, volume)
         else:

@@ -55,7 +55,7 @@ def save_case(
         session: whose objects have masks.
         path: ends in .zip.
         name: of the case.
-        format: of the masks, one of `medsam_app.io.mask_formats.ENDINGS`.
+        format: of the masks, one of `medsam_app.io.formats.MASK_SUFFIXES`.
         unit: of the intensities, for the table.
         measured: measurements that are known already, by object.
         screenshot: a PNG.

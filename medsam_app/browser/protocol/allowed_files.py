@@ -11,11 +11,8 @@ from typing import Any
 
 from medsam_app.errors import VolumeError
 from medsam_app.io.atomic import is_text
+from medsam_app.io.formats import LISTED
 
-#: Endings of the files that can be opened.
-EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".zip")
-#: Those that can be uploaded: files that are whole by themselves.
-UPLOAD_EXTENSIONS = (".nii", ".nii.gz", ".nrrd", ".mha", ".zip", ".dcm")
 #: Files that one upload of a folder may hold.
 UPLOAD_FILES = 20_000
 _MOST_ENTRIES = 2000
@@ -68,7 +65,7 @@ def _entry(path: Path, base: Path) -> dict[str, Any] | None:
             return None
         if path.is_dir():
             return {"name": path.name, "kind": "dicom" if holds_dicom(path) else "folder", "size": 0}
-        if path.name.lower().endswith(EXTENSIONS):
+        if path.name.lower().endswith(LISTED):
             return {"name": path.name, "kind": "file", "size": path.stat().st_size}
     except (OSError, RuntimeError):  # RuntimeError: a link to itself, before Python 3.13
         pass
@@ -91,21 +88,6 @@ def holds_dicom(folder: Path) -> bool:
                 if file.read(132)[128:] == b"DICM":
                     return True
     return False
-
-
-def ending(name: str) -> str | None:
-    """The ending of a file's name, one of `UPLOAD_EXTENSIONS`, or None."""
-    return next(
-        (end for end in sorted(UPLOAD_EXTENSIONS, key=len, reverse=True) if name.lower().endswith(end)), None
-    )
-
-
-def stem(name: str) -> str:
-    """A file's name without its ending."""
-    for end in sorted({*EXTENSIONS, *UPLOAD_EXTENSIONS}, key=len, reverse=True):
-        if name.lower().endswith(end):
-            return name[: -len(end)] or name
-    return name
 
 
 def safe_name(name: str) -> str:

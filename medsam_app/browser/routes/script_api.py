@@ -22,6 +22,7 @@ from medsam_app.browser.protocol.script_files import Exchange
 from medsam_app.browser.state.service import Service
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import MedsamError, PromptError
+from medsam_app.io.formats import UPLOADABLE
 from medsam_app.io.writing import save_mask
 from medsam_app.prompts.types import AnyPrompt, Box, Point
 from medsam_app.session.session import Session
@@ -63,10 +64,8 @@ class Api:
         path = self.exchange.sent(str(sent.get("path", "")))
         name = str(sent.get("orig_name") or path.name)
         try:
-            if allowed_files.ending(name) is None:
-                raise PromptError(
-                    f"'{name}' is no volume; send one of {', '.join(allowed_files.UPLOAD_EXTENSIONS)}."
-                )
+            if not name.lower().endswith(UPLOADABLE):
+                raise PromptError(f"'{name}' is no volume; send one of {', '.join(UPLOADABLE)}.")
             place = workspace.place() / safe_name(name)
             path.replace(place)
             key = workspace.keep(place, name)

@@ -20,10 +20,10 @@ from fastapi import HTTPException
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from medsam_app.browser.protocol import allowed_files
 from medsam_app.browser.protocol.allowed_files import UPLOAD_FILES, safe_name
 from medsam_app.browser.state.workspaces import ENDED, Workspace
 from medsam_app.errors import VolumeError
+from medsam_app.io.formats import UPLOADABLE
 from medsam_app.io.headers import looks_like_dicom
 
 #: Bytes of the list of a folder's files.
@@ -85,10 +85,10 @@ async def receive_file(
         VolumeError: its ending is none that can be opened.
         HTTPException: it is too large, or could not be stored.
     """
-    if allowed_files.ending(name) is None:
+    if not name.lower().endswith(UPLOADABLE):
         raise VolumeError(
             f"'{name}' is no volume that can be opened here; choose a file that ends in "
-            f"{', '.join(allowed_files.UPLOAD_EXTENSIONS)}, or the folder of DICOM slices."
+            f"{', '.join(UPLOADABLE)}, or the folder of DICOM slices."
         )
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(name, limit)

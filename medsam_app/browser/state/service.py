@@ -22,6 +22,7 @@ from medsam_app.browser.state.worklists import Worklists
 from medsam_app.browser.state.workspace_registry import Workspaces
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import MedsamError, SeriesChoice, VolumeError
+from medsam_app.io.formats import UPLOADABLE, stem
 from medsam_app.io.headers import find_format
 from medsam_app.io.loading import load_volume
 from medsam_app.io.volume import Volume
@@ -133,11 +134,11 @@ class Service:
             "token": workspace.token,
             "upload_bytes": self.upload_bytes,
             "upload_files": allowed_files.UPLOAD_FILES,
-            "extensions": allowed_files.UPLOAD_EXTENSIONS,
+            "extensions": UPLOADABLE,
             "roots": [root.resolve().name or str(root) for root in self.roots],
             "model": f"{name}{with_adapter}. {self.device_sentence}",
             "start": {"source": "start" if self.image is not None else "sample"},
-            "name": SAMPLE_NAME if self.image is None else allowed_files.stem(self.image.name),
+            "name": SAMPLE_NAME if self.image is None else _title(self.image.name),
             "labels": [asdict(label) for label in self.labels_of(workspace)],
             "volume": workspace.header,
             "case": workspace.case.name if workspace.case else None,
@@ -258,7 +259,7 @@ class Service:
         choice = {"series": source.series, "frame": source.frame, "channel": source.channel}
         where = {"source": source.source, "root": source.root, "path": source.path, "upload": source.upload}
         with self.file(workspace, **where) as (path, name):  # type: ignore[arg-type]
-            return load_volume(path, **choice), allowed_files.stem(name)  # type: ignore[arg-type]
+            return load_volume(path, **choice), _title(name)  # type: ignore[arg-type]
 
     @contextmanager
     def file(
@@ -283,6 +284,11 @@ class Service:
         self.workspaces.close()
         self.exchange.close()
         self.worklists.close()
+
+
+def _title(name: str) -> str:
+    """Return a file's name without its ending; the whole name if it is nothing else."""
+    return stem(name) or name
 
 
 def _warm_readers() -> None:
