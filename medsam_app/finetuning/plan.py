@@ -18,6 +18,7 @@ from pydantic import (
 from medsam_app.adapters.table import adapter_kind, check_settings
 from medsam_app.errors import SettingsError, unknown_name
 from medsam_app.models.table import MODELS, model_entry
+from medsam_app.training.run_settings import RunSettings, TimeUnit
 
 #: Families of models that can be taught, and what the sides of their windows are multiples of.
 TAUGHT = {"sam3d": 16, "sam3d_vit": 32}
@@ -28,7 +29,7 @@ _Value = Annotated[int, Field(ge=1)]
 _Part = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Plan(BaseModel):
+class Plan(RunSettings):
     """Everything that a finetuning run does.
 
     Attributes:
@@ -69,7 +70,7 @@ class Plan(BaseModel):
         most_cases: at most so many cases of each, evenly spread, the held-out ones among them; None for all.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    TIME = TimeUnit("minutes", 60, "{:.1f} of {:g} min")
 
     base: str = "sam3d_tiny"
     adapter: str = "spatial"
@@ -143,8 +144,7 @@ class Plan(BaseModel):
     @model_validator(mode="after")
     def _agrees(self) -> Plan:
         check_settings(self.adapter, self.settings)
-        if (self.minutes is None) == (self.steps is None):
-            raise ValueError("Exactly one of 'minutes' and 'steps' says how long the run is.")
+        self.check_length()
         multiple = TAUGHT[model_entry(self.base).family]
         if any(side % multiple for side in self.window):
             sides = " x ".join(str(side) for side in self.window)
@@ -161,35 +161,9 @@ class Plan(BaseModel):
             )
         return self
 
-    def done(self, step: int, seconds: float) -> float:
-        """Which part of the run is behind, from 0 to 1, after so many steps in so many seconds."""
-        return min(1.0, seconds / (self.minutes * 60) if self.minutes else step / (self.steps or 1))
-
-    def told(self, step: int, seconds: float) -> str:
-        """How far the run is: 'step 12 of 400', with minutes for one that is counted in them."""
-        if self.minutes is None:
-            return f"step {step} of {self.steps}"
-        return f"step {step}, {seconds / 60:.1f} of {self.minutes:g} min"
-
-    def validations(self, step: int, seconds: float) -> int:
-        """How many measurements are due by then, the one before the first step apart."""
-        at, period = (
-            (seconds, self.validate_minutes * 60) if self.minutes else (float(step), self.validate_steps)
-        )
-        return int(at // period) if period else 0
-
-    @property
-    def validates(self) -> bool:
-        return (self.validate_minutes if self.minutes else self.validate_steps) > 0
-
     def text(self) -> str:
         """JSON of every field, which reads back as the same plan."""
         return self.model_dump_json(indent=2) + "\n"
-
-    def differences(self, other: Plan) -> list[str]:
-        """'batch: 8, here 4' for each field that the other plan has otherwise."""
-        own, others = self.model_dump(), other.model_dump()
-        return [f"{name}: {others[name]}, here {own[name]}" for name in own if own[name] != others[name]]
 
 
 def read_plan(file: Path) -> Plan:

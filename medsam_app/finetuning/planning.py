@@ -97,11 +97,11 @@ def _checked(base: str, given: Mapping[str, Any]) -> Plan:
     length = {} if given.get("steps") is not None else {"minutes": MINUTES}
     rest = {"labels": {1: "label"}, "spacing": 1.0, "window": (SIDE, SIDE, SIDE), "base": base}
     asked = make_plan(rest | length | dict(given), source="What was asked for")
-    right, other = "validate_minutes", "validate_steps"
-    if asked.steps is not None:
-        right, other = other, right
-    if other in given and right not in given:
-        raise SettingsError(f"'{other}' does not go with the length of this run; give '{right}'.")
+    try:
+        if not {"validate_minutes", "validate_steps"} <= given.keys():
+            asked.check_period(given)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     return asked
 
 

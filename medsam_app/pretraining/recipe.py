@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medsam_app.errors import SettingsError, unknown_name
+from medsam_app.training.run_settings import RunSettings, TimeUnit
 
 #: Where windows come from.
 SHARES = ("real", "pseudo", "heads", "synthetic")
@@ -17,7 +18,7 @@ _Positive = Annotated[int, Field(ge=1)]
 _Side = Annotated[int, Field(ge=16, multiple_of=16)]
 
 
-class Recipe(BaseModel):
+class Recipe(RunSettings):
     """Settings of a training run.
 
     Attributes:
@@ -36,7 +37,7 @@ class Recipe(BaseModel):
         validation_windows: how many windows of each kind are measured.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    TIME = TimeUnit("hours", 3600, "{:.2f} of {:.2f} h")
 
     seed: int = Field(0, ge=0, lt=2**63)
     hours: float | None = Field(None, gt=0)
@@ -74,43 +75,13 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _one_length(self) -> Recipe:
-        if (self.hours is None) == (self.steps is None):
-            raise ValueError("Exactly one of 'hours' and 'steps' says how long the run is.")
-        other = "validate_steps" if self.steps is None else "validate_minutes"
-        if other in self.model_fields_set:
-            right = "validate_minutes" if self.steps is None else "validate_steps"
-            raise ValueError(f"'{other}' does not go with the length of this run; give '{right}'.")
+        self.check_length()
+        self.check_period(self.model_fields_set)
         return self
-
-    def done(self, step: int, seconds: float) -> float:
-        """Which part of the run is behind, from 0 to 1, after so many steps in so many seconds."""
-        return min(1.0, seconds / (self.hours * 3600) if self.hours else step / (self.steps or 1))
-
-    def told(self, step: int, seconds: float) -> str:
-        """How far the run is: 'step 12 of 400', with hours for one that is counted in them."""
-        if self.hours is None:
-            return f"step {step} of {self.steps}"
-        return f"step {step}, {seconds / 3600:.2f} of {self.hours:.2f} h"
-
-    def validations(self, step: int, seconds: float) -> int:
-        """How many measurements are due by then, the one before the first step apart."""
-        at, period = (
-            (seconds, self.validate_minutes * 60) if self.hours else (float(step), self.validate_steps)
-        )
-        return int(at // period) if period else 0
-
-    @property
-    def validates(self) -> bool:
-        return (self.validate_minutes if self.hours else self.validate_steps) > 0
 
     def text(self) -> str:
         """JSON of what was asked for; defaults that were left alone are left out."""
         return self.model_dump_json(exclude_unset=True, indent=2) + "\n"
-
-    def differences(self, other: Recipe) -> list[str]:
-        """'hours: 3.0, here 5.0' for each field that the other recipe has otherwise."""
-        own, others = self.model_dump(), other.model_dump()
-        return [f"{name}: {others[name]}, here {own[name]}" for name in own if own[name] != others[name]]
 
 
 def read_recipe(file: Path) -> Recipe:

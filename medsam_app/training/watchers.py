@@ -7,17 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from medsam_app.console import note
 from medsam_app.training.loop import Watcher
-
-if TYPE_CHECKING:
-    from medsam_app.finetuning.plan import Plan
-    from medsam_app.pretraining.recipe import Recipe
+from medsam_app.training.run_settings import RunSettings
 
 #: Between two lines about the work in a log.
 LOG_SECONDS = 60
@@ -27,18 +24,18 @@ class Lines(Watcher):
     """A line now and then.
 
     Args:
-        recipe: says how long the run is.
+        settings: say how long the run is.
     """
 
-    def __init__(self, recipe: Recipe | Plan) -> None:
-        self.recipe, self.said = recipe, -math.inf
+    def __init__(self, settings: RunSettings) -> None:
+        self.settings, self.said = settings, -math.inf
         self.losses: list[float] = []
 
     def trained(self, row: dict[str, Any], done: float) -> None:
         self.losses.append(row["loss"])
         if time.monotonic() - self.said > LOG_SECONDS or done == 1:
             self.said = time.monotonic()
-            note(f"{100 * done:.0f} %: {progress_text(self.recipe, row, self.losses)}")
+            note(f"{100 * done:.0f} %: {progress_text(self.settings, row, self.losses)}")
             self.losses = []
 
     def measured(self, row: dict[str, Any]) -> None:
@@ -51,14 +48,14 @@ class Bar(Watcher):
     #: The loss that is shown is the mean of so many steps.
     SMOOTH = 20
 
-    def __init__(self, recipe: Recipe | Plan, bar: Progress, task: TaskID) -> None:
-        self.recipe, self.bar, self.task = recipe, bar, task
+    def __init__(self, settings: RunSettings, bar: Progress, task: TaskID) -> None:
+        self.settings, self.bar, self.task = settings, bar, task
         self.losses: list[float] = []
         self.text = "first step"
 
     def trained(self, row: dict[str, Any], done: float) -> None:
         self.losses = [*self.losses, row["loss"]][-self.SMOOTH :]
-        self.text = progress_text(self.recipe, row, self.losses)
+        self.text = progress_text(self.settings, row, self.losses)
         self.bar.update(self.task, completed=done, description=self.text)
 
     def measuring(self) -> None:
@@ -101,23 +98,23 @@ class Board(Watcher):
 
 
 @contextmanager
-def on_console(recipe: Recipe | Plan, done: float) -> Iterator[Watcher]:
+def on_console(settings: RunSettings, done: float) -> Iterator[Watcher]:
     """The watcher that fits where the program runs: a bar in a terminal, lines in a log."""
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
-        yield Lines(recipe)
+        yield Lines(settings)
         return
     columns = (BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn())
     text = TextColumn("{task.description}", markup=False)
     with Progress(*columns, text, console=console, transient=True) as bar:
         task = bar.add_task("first step", total=1.0)
         bar.update(task, completed=done)
-        yield Bar(recipe, bar, task)
+        yield Bar(settings, bar, task)
 
 
-def progress_text(recipe: Recipe | Plan, row: dict[str, Any], losses: list[float]) -> str:
+def progress_text(settings: RunSettings, row: dict[str, Any], losses: list[float]) -> str:
     """'step 12 of 400, loss 0.412', with the time for a run that is counted in it."""
-    return f"{recipe.told(row['step'], row['seconds'])}, loss {sum(losses) / len(losses):.3f}"
+    return f"{settings.progress_text(row['step'], row['seconds'])}, loss {sum(losses) / len(losses):.3f}"
 
 
 def measured_text(row: dict[str, Any]) -> str:
