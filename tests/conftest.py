@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -20,29 +21,27 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 ROOT = Path(__file__).resolve().parents[1]
 
 
-#: Files whose tests take longest: they are begun first, so that none is left alone at the end.
-LONG = (
-    "test_published",
-    "test_finetune",
-    "test_teach_job",
-    "test_preflight",
-    "test_style",
-    "test_pretrain_command",
-)
-WORKERS = 3
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the browser tests, and order a run on several workers.
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each worker begins with an equal part of the list: the long tests stand first in each."""
-    long = [item for item in items if item.path.stem.startswith(LONG)]
-    rest = [item for item in items if not item.path.stem.startswith(LONG)]
-    if len(long) + len(rest) < 500:  # some files alone: as they stand
+    Each worker begins with an equal part of the list. Slow tests come first in each part, so that no worker
+    is left with one at the end. Tests that fork the command line share a part, because each worker that runs
+    one of them imports everything once more.
+    """
+    for item in items:
+        if item.path.parent.name == "e2e":
+            item.add_marker("browser")
+    count = getattr(config, "workerinput", {}).get("workercount", 1)
+    if count == 1:
         return
-    part = -(-len(rest) // WORKERS)
-    ordered: list[pytest.Item] = []
-    for worker in range(WORKERS):
-        ordered += long[worker::WORKERS] + rest[worker * part : (worker + 1) * part]
-    items[:] = ordered
+    forked = [item for item in items if item.get_closest_marker("forked")]
+    slow = [item for item in items if item.get_closest_marker("slow") and item not in forked]
+    rest = iter([item for item in items if item not in forked and item not in slow])
+    size = -(-len(items) // count)
+    parts = [[*(forked if worker == 0 else []), *slow[worker::count]] for worker in range(count)]
+    for part in parts:
+        part += islice(rest, max(0, size - len(part)))
+    items[:] = [item for part in parts for item in part]
 
 
 @pytest.fixture(scope="session")

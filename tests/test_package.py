@@ -45,6 +45,7 @@ def test_every_dependency_can_be_tried_at_its_lowest() -> None:
     assert all(re.fullmatch(r"[\w-]+==\d[\d.]*", line) for line in lines)
 
 
+@pytest.mark.slow
 def test_wheel_holds_medsam_app_alone(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), "."]
     run = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)

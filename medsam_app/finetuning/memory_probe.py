@@ -137,9 +137,9 @@ def following(task: Task, size: int, took: int, ready: int) -> int | None:
 
 def peak(device: str) -> int:
     """Most bytes that this process had since `forget_peak`: of the device, or of the machine's memory."""
-    import torch
-
     if device.startswith("cuda"):
+        import torch
+
         return torch.cuda.max_memory_reserved(device)
     return peak_memory() or 0
 
@@ -147,9 +147,9 @@ def peak(device: str) -> int:
 def forget_peak(device: str) -> None:
     """Start anew; where the system cannot, the peak remains that of all before, and steps that take less
     seem to take as much."""
-    import torch
-
     if device.startswith("cuda"):
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
     else:
         system.forget_peak()

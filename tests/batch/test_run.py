@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from medsam_app.errors import MedsamError, SaveError, SettingsError
 from medsam_app.io.loading import load_mask, load_volume
 from tests.support.bad_inputs import BAD_INPUTS
 from tests.support.dicom_files import write_series
+from tests.support.forked_cli import ForkedCli, run_cli
 from tests.support.volume_folders import affine_of, ball, masks_in, table_of, write_volumes
 
 NAMES = ["a.nii.gz", "deep/er/b.nii.gz", "deep/c.nii", "d.nrrd", "e.mha"]
@@ -50,6 +50,7 @@ def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> FolderRe
     return segment(images, tmp_path_factory.mktemp("straight"))
 
 
+@pytest.mark.slow
 def test_every_mask_lies_on_its_image(images: Path, straight: FolderResult) -> None:
     assert [case.case for case in straight.cases] == ["a", "d", "deep/c", "deep/er/b", "e"]
     assert not straight.stopped and len(straight.having("done")) == 5
@@ -84,6 +85,7 @@ def test_what_is_left_beside_the_masks(images: Path, straight: FolderResult) -> 
         assert case.case in page
 
 
+@pytest.mark.slow
 def test_nothing_is_made_twice(images: Path, tmp_path: Path) -> None:
     first = segment(images, tmp_path)
     before = masks_in(tmp_path)
@@ -120,6 +122,7 @@ def test_a_name_that_is_no_text(images: Path, straight: FolderResult, tmp_path: 
     assert r"bild_\udcfc" in (tmp_path / "out/index.html").read_text()
 
 
+@pytest.mark.slow
 def test_results_of_other_settings_are_not_mixed(images: Path, tmp_path: Path) -> None:
     segment(images, tmp_path)
     with pytest.raises(SettingsError, match=r"other settings \(refine: False, here none\)"):
@@ -138,6 +141,7 @@ def test_what_was_there_before_is_not_overwritten(images: Path, tmp_path: Path) 
         segment(images, images)
 
 
+@pytest.mark.slow
 def test_two_runs_refuse_each_other(images: Path, tmp_path: Path) -> None:
     (tmp_path / HIDDEN).mkdir()
     with FileLock(tmp_path / HIDDEN / "lock"), pytest.raises(SettingsError, match="Another run is at work"):
@@ -149,6 +153,7 @@ def test_two_runs_refuse_each_other(images: Path, tmp_path: Path) -> None:
         segment(images, tmp_path, shard="2/2")
 
 
+@pytest.mark.slow
 def test_shards_give_what_one_run_gives(images: Path, straight: FolderResult, tmp_path: Path) -> None:
     parts = [segment(images, tmp_path, shard=f"{n}/2") for n in (1, 2)]
     assert sorted(case.case for part in parts for case in part.cases) == [
@@ -160,6 +165,7 @@ def test_shards_give_what_one_run_gives(images: Path, straight: FolderResult, tm
     assert [row["case"] for row in rows] == [case.case for case in straight.cases]
 
 
+@pytest.mark.slow
 def test_faults_of_every_kind_are_told_and_harm_nothing(
     images: Path, straight: FolderResult, tmp_path: Path
 ) -> None:
@@ -190,6 +196,7 @@ def test_faults_of_every_kind_are_told_and_harm_nothing(
         load_mask(result.output / case.outputs[0].path, volume.grid)
 
 
+@pytest.mark.slow
 def test_formats_of_the_images(tmp_path: Path) -> None:
     images = write_volumes(tmp_path / "images", ["a.nii", "b.nrrd", "c.mha", "d.nii.gz"])
     array, _, (i, j, k) = ball(9)
@@ -235,6 +242,7 @@ def test_objects_one_by_one_and_their_probabilities(images: Path, tmp_path: Path
         np.testing.assert_array_equal(mask.affine, chance.affine)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_not_its_work(
     images: Path, straight: FolderResult, tmp_path: Path
 ) -> None:
@@ -256,6 +264,7 @@ def test_a_full_disk_ends_the_run_and_not_its_work(
         subprocess.run(["umount", small], check=True)
 
 
+@pytest.mark.slow
 def test_what_nobody_foresaw_fails_its_case_alone(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,77 +288,40 @@ def test_what_nobody_foresaw_fails_its_case_alone(
 
 def command(images: Path, out: Path, *more: str) -> list[str]:
     options = ["--prompts", str(table_of(images)), "--no-refine", "--device", "cpu", *more]
-    return [sys.executable, "-m", "medsam_app", "segment", str(images), str(out), *options]
+    return ["segment", str(images), str(out), *options]
 
 
-#: Starts the command line anew for each line that it reads, as a process of its own, imports done already.
-NURSERY = """
-import os, signal, sys
-import medsam_app.predict.whole_volume, medsam_app.batch.worker, medsam_app.io.readers
-from medsam_app.cli.app import main
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.dup2(2, 1)
-        os._exit(main(sys.argv[1:]))
-    print(child, flush=True)
-"""
-
-
-def born(nursery: subprocess.Popen[str]) -> int:
-    """A new process of a nursery."""
-    assert nursery.stdin is not None and nursery.stdout is not None
-    nursery.stdin.write("go\n")
-    nursery.stdin.flush()
-    return int(nursery.stdout.readline())
-
-
-def lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
+@pytest.mark.forked
+@pytest.mark.slow
 def test_killed_twenty_times_it_ends_with_the_same_files(
     images: Path, straight: FolderResult, tmp_path: Path
 ) -> None:
     draw = random.Random(4)
     log = tmp_path / HIDDEN / "journal.jsonl"
-    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    nursery = subprocess.Popen(
-        [sys.executable, "-c", NURSERY, *command(images, tmp_path)[3:]], text=True, **pipe
-    )
     for _ in range(20):
-        child = born(nursery)
+        child = ForkedCli(command(images, tmp_path))
         # Kills that come before the first case is begun show little: it is waited for.
         size, end = log.stat().st_size if log.exists() else 0, time.monotonic() + 60
-        while lives(child) and time.monotonic() < end:
+        while child.returncode is None and time.monotonic() < end:
             if log.exists() and log.stat().st_size > size:
                 time.sleep(draw.uniform(0, 0.4))
                 break
             time.sleep(0.01)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        while lives(child):
-            time.sleep(0.01)
+        child.kill()
+        child.wait()
         for path, mask in masks_in(tmp_path).items():  # whole or not there, at any moment
             assert mask == (straight.output / path).read_bytes()
-    nursery.communicate()
-    ended = subprocess.run(command(images, tmp_path), capture_output=True, text=True)
+    ended = run_cli(command(images, tmp_path))
     assert ended.returncode == 0, ended.stderr
     assert "5 of 5 cases done" in ended.stdout
     assert masks_in(tmp_path) == masks_in(straight.output)
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".saving-")]
 
 
+@pytest.mark.forked
+@pytest.mark.slow
 def test_ctrl_c_ends_after_the_cases_under_way(images: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        command(images, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = ForkedCli(command(images, tmp_path))
     log, end = tmp_path / HIDDEN / "journal.jsonl", time.monotonic() + 60
     while not log.exists() and time.monotonic() < end:
         time.sleep(0.01)
@@ -360,15 +332,17 @@ def test_ctrl_c_ends_after_the_cases_under_way(images: Path, tmp_path: Path) -> 
     assert 1 <= json.loads((tmp_path / "run.json").read_text())["counts"]["done"] < 5
 
 
+@pytest.mark.forked
+@pytest.mark.slow
 def test_the_command_says_what_came_of_it(images: Path, tmp_path: Path) -> None:
     (images / "z.nii.gz").write_bytes(b"broken")
     try:
         with table_of(images).open("a") as table:
             table.write("z,1,0,0,0,1\n")
-        look = subprocess.run(command(images, tmp_path, "--dry-run"), capture_output=True, text=True)
+        look = run_cli(command(images, tmp_path, "--dry-run"))
         assert look.returncode == 0 and "6 cases: 6 to do, 0 done. Nothing was written." in look.stdout
         assert not (tmp_path / "run.json").exists()
-        run = subprocess.run(command(images, tmp_path), capture_output=True, text=True)
+        run = run_cli(command(images, tmp_path))
         assert run.returncode == 1
         assert "5 of 6 cases done, 1 failed, 0 skipped" in run.stdout
         assert "Failed: z: 'z.nii.gz'" in run.stderr and "Traceback" not in run.stderr
@@ -396,6 +370,7 @@ def descends(process: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_though_a_worker_is_killed(
     images: Path, straight: FolderResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

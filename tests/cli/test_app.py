@@ -79,6 +79,7 @@ def test_help_and_tables_load_nothing_heavy(arguments):
     assert done.stdout.strip() and not done.stderr
 
 
+@pytest.mark.slow
 def test_module_runs_as_the_program_and_logs_have_no_colour():
     for extra in ({}, {"GITHUB_ACTIONS": "true"}):
         for arguments in (["models"], ["--help"], ["segment", "--nonsense"]):
@@ -100,6 +101,7 @@ def test_models_table_shows_every_model_whole(capsys):
         assert entry.summary in line and entry.checkpoint.licence in line
 
 
+@pytest.mark.slow
 def test_segment_then_replay(phantom, tmp_path, capsys):
     """The mask lies on the image, and the prompt file gives the same mask bit for bit."""
     path, masks = phantom
@@ -133,6 +135,7 @@ def test_segment_then_replay(phantom, tmp_path, capsys):
     assert "Warning" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_world_points_are_the_same_voxels(phantom, tmp_path):
     path, masks = phantom
     affine = nib.load(path).affine
@@ -231,6 +234,7 @@ def test_outputs_are_checked_before_any_work(phantom, tmp_path, capsys, name, sa
     assert said in shown and "Reading" not in shown
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_by_chance(phantom, tmp_path, capsys):
     path, masks = phantom
     image = tmp_path / "image.nii.gz"
@@ -259,6 +263,7 @@ def test_choices_are_offered(phantom, tmp_path, capsys):
     assert "3" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_other_images_need_a_word(phantom, tmp_path, capsys):
     path, masks = phantom
     prompts, other = tmp_path / "p.prompts.json", tmp_path / "other.nii.gz"
@@ -272,6 +277,7 @@ def test_other_images_need_a_word(phantom, tmp_path, capsys):
     assert "Warning: p.prompts.json was made on another image" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_contradicting_clicks_are_reported_and_no_failure(phantom, tmp_path, capsys):
     path, masks = phantom
     at = text(middle(masks["gallbladder"]))

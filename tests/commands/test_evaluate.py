@@ -35,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.slow
 def test_tables_and_files_say_the_same(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     scores, summary = tmp_path / "scores.csv", tmp_path / "summary.json"
     options = ("--clicks", "2,1", "--target", 0.9, "--baseline", "confidence", "--device", "cpu")

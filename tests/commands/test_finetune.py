@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import pytest
 
 from medsam_app.adapters.header import read_header
 from medsam_app.cli.app import main
+from tests.support.forked_cli import ForkedCli
 from tests.support.labelled_folders import save
 from tests.support.teaching_folder import write_balls
 
@@ -31,9 +29,11 @@ def rows(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_plan_is_shown_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_balls(tmp_path / "data")
-    assert run("finetune", data, "-o", tmp_path / "balls", "--dry-run", "--set", "rotate=5", *SMALL) == 0
+    options = ["--dry-run", "--no-preflight", "--set", "rotate=5", *SMALL]
+    assert run("finetune", data, "-o", tmp_path / "balls", *options) == 0
     told = capsys.readouterr().out
     assert "Plan, for 4 cases" in told
     assert "1 larger ball, 2 smaller ball" in told
@@ -42,6 +42,7 @@ def test_the_plan_is_shown_and_nothing_is_written(tmp_path: Path, capsys: pytest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_an_adapter_a_page_and_scores(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,6 +107,7 @@ def test_mistakes_are_sentences(
     assert not (tmp_path / "balls.run" / "plan.json").exists()
 
 
+@pytest.mark.slow
 def test_cases_with_faults_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_balls(tmp_path / "data", cases=6)
     first = data / "imagesTr/balls_0.nii.gz"
@@ -130,17 +132,12 @@ def test_there_must_be_something_to_learn_from(tmp_path: Path, capsys: pytest.Ca
     assert "No case of" in capsys.readouterr().err
 
 
-def start(data: Path, output: Path, steps: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "medsam_app", "finetune", str(data), "-o", str(output), *SMALL]
-    command += ["--steps", str(steps), "--set", "save_minutes=0", "--set", "validate_steps=2"]
-    command.append("--no-preflight")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+def start(data: Path, output: Path, steps: int) -> ForkedCli:
+    options = ["--steps", steps, "--set", "save_minutes=0", "--set", "validate_steps=2", "--no-preflight"]
+    return ForkedCli(["finetune", data, "-o", output, *SMALL, *options])
 
 
-def wait_for_steps(log: Path, steps: int, process: subprocess.Popen[str]) -> None:
+def wait_for_steps(log: Path, steps: int, process: ForkedCli) -> None:
     end = time.monotonic() + 120
     while not (log.is_file() and len(log.read_text().splitlines()) >= steps):
         assert process.poll() is None, process.communicate()[1]
@@ -148,6 +145,8 @@ def wait_for_steps(log: Path, steps: int, process: subprocess.Popen[str]) -> Non
         time.sleep(0.05)
 
 
+@pytest.mark.forked
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
     data = write_balls(tmp_path / "data")
     straight = start(data, tmp_path / "straight", 3)
@@ -167,6 +166,8 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(tmp_path: Path) ->
     assert one == two
 
 
+@pytest.mark.forked
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_best_so_far(tmp_path: Path) -> None:
     data = write_balls(tmp_path / "data")
     process = start(data, tmp_path / "balls", 400)

@@ -23,6 +23,7 @@ from medsam_app.pretraining.validation import ROUNDS, Validation
 from medsam_app.training.checkpoint import read_state
 from medsam_app.training.loop import Journal, Measure, run
 from tests.support.evaluation_data import write_folder
+from tests.support.forked_cli import ForkedCli
 
 SETTINGS = {
     "steps": 4,
@@ -66,6 +67,7 @@ def _examined(trainer: Trainer) -> Measure:
     return lambda stopped: windows.measure(trainer.averaged(), trainer.device, stopped=stopped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_interrupted_run_gives_what_a_straight_one_gives(tmp_path: Path, optimizer: str) -> None:
     recipe = Recipe.model_validate(SETTINGS | {"optimizer": optimizer})
@@ -121,6 +123,7 @@ def test_nothing_is_measured_where_nothing_is_wanted(tmp_path: Path) -> None:
     assert (out / "average.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -162,12 +165,12 @@ def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     assert (out / "recipe.json").is_file()
 
 
+@pytest.mark.forked
+@pytest.mark.slow
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "medsam_app", "pretrain", str(written(tmp_path, steps=500))]
-    started = subprocess.Popen(
-        [*command, "--out", str(out), "--device", "cpu"], stderr=subprocess.PIPE, text=True
-    )
+    command = ["pretrain", written(tmp_path, steps=500), "--out", out, "--device", "cpu"]
+    started = ForkedCli(command)
     try:
         for _ in range(600):
             if (out / "log.jsonl").is_file() or started.poll() is not None:
@@ -198,6 +201,7 @@ def test_a_run_that_was_cut_off_has_one_line_a_step(tmp_path: Path) -> None:
     assert rows(tmp_path / "log.jsonl") == []
 
 
+@pytest.mark.slow
 def test_several_processes_make_one_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
     recipe = written(tmp_path, steps=2, validation_windows=1)

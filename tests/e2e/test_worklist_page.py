@@ -35,6 +35,7 @@ def introduce(page: Page, name: str) -> None:
     page.page.keyboard.press("Enter")
 
 
+@pytest.mark.forked
 def test_a_folder_is_gone_through_and_nothing_is_lost(chromium, tmp_path: Path) -> None:
     data = make_folder(tmp_path / "shown" / "data")
     start = str(data / "a.nii.gz")

@@ -80,6 +80,7 @@ def test_a_negative_click_takes_its_part_away(method: type[Classical]) -> None:
     np.testing.assert_array_equal(segmenter.predict(points=[(12, 16, 16)]).mask, one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", CLASSICAL)
 def test_the_window_holds_all_clicks(method: type[Classical]) -> None:
     """Two bars 100 mm apart, in a window that shows 96 mm at first."""

@@ -39,6 +39,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.save(tmp_path_factory.mktemp("adapter") / "taught.safetensors", {"labels": {1: "ball"}})
 
 
+@pytest.mark.slow
 def test_adapter_base_and_label_are_what_predictors_say(
     adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -241,6 +241,7 @@ def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     assert f"Saved {target}." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_code_of_the_docs_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

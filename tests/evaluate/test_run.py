@@ -128,6 +128,7 @@ def test_box_is_unsteady_within_a_tenth_and_has_its_seed() -> None:
     np.testing.assert_array_equal(boxes[7], jittered_box(truth, np.random.default_rng(7)))
 
 
+@pytest.mark.slow
 def test_folder_is_measured_whole(tmp_path: Path) -> None:
     """By all methods on the same objects, and the same again whatever else is measured."""
     folder = write_folder(tmp_path / "data", cases=1)

@@ -24,6 +24,7 @@ def trainer(tmp_path: Path, name: str = "unet", **fields: object) -> RivalTraine
     return RivalTrainer(name, small_plan(**fields), cases[1:], tmp_path / name, CPU, memory=1e9)
 
 
+@pytest.mark.slow
 def test_it_learns_and_finds_labels_on_the_files_grid(tmp_path: Path) -> None:
     fields = {"steps": 80, "learning_rate": 0.01, "warmup_steps": 3, "ema": 0.5, "batch": 4}
     rival = trainer(tmp_path, **fields, window=(32, 32, 32), spacing=1.5)

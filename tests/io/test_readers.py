@@ -224,6 +224,7 @@ def test_damaged_headers_end_in_a_sentence(tmp_path, name):
 # --- real volumes
 
 
+@pytest.mark.slow
 def test_real_images_have_the_geometry_of_nibabel(shared_data):
     cases = json.loads((shared_data / "manifest.json").read_text())["cases"]
     small = [case for case in cases if case["dataset"] == "msd_hippocampus"][::40]

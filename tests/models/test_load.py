@@ -117,6 +117,7 @@ def test_a_task_sets_the_intensities_of_the_published_model(published: Path) -> 
     assert load_model("3dsam_adapter_vit_b", weights=published).window is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sam3d_vit_b", "sam_vit_b", "medsam_vit_b"])
 def test_segment_a_real_ct_from_the_command_line(
     name: str,
@@ -143,6 +144,7 @@ def test_segment_a_real_ct_from_the_command_line(
     np.testing.assert_array_equal(np.asarray(nib.load(second).dataobj) > 0, found)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_switched_on_and_named_in_the_prompt_file(
     sam: Path, tmp_path: Path, phantom_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +184,7 @@ def test_devices_that_cannot_compute_are_refused(device: str) -> None:
         choose_device(device)
 
 
+@pytest.mark.slow
 def test_a_session_sees_which_adapter_is_on(sam: Path) -> None:
     model = load_model("sam_vit_b", weights=sam)
     adapter = Adapter.create("ssf", model)

@@ -50,6 +50,7 @@ def _checkpoint(folder: Path) -> tuple[dict, torch.Tensor]:
     return found, case.golden_volume()
 
 
+@pytest.mark.slow
 def test_published_network_gives_the_published_numbers(golden: Path) -> None:
     reference = np.load(golden / "reference_outputs.npz")
     checkpoint, volume = _checkpoint(golden)
@@ -84,6 +85,7 @@ def small() -> PublishedNetwork:
     return network.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sides", [(32, 32, 32), (32, 32, 96)])
 def test_nothing_changes_by_folding_and_sharing(small: PublishedNetwork, sides: tuple[int, int, int]) -> None:
     volume = torch.randn(1, 1, *sides)
@@ -100,6 +102,7 @@ def test_nothing_changes_by_folding_and_sharing(small: PublishedNetwork, sides: 
         assert logits.shape == (1, 2, *sides)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_formula(small: PublishedNetwork) -> None:
     volume = torch.randn(1, 1, 64, 32, 32)
     torch.manual_seed(1)

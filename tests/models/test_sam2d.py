@@ -285,6 +285,7 @@ def test_unknown_names_are_told() -> None:
         build_slice_model("sam", "vit_g")
 
 
+@pytest.mark.slow
 def test_a_torchvision_that_does_not_fit_is_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "torchvision").mkdir()
     raising = "raise RuntimeError('operator torchvision::nms does not exist')"
@@ -304,6 +305,7 @@ def test_a_torchvision_that_does_not_fit_is_told_in_a_sentence(tmp_path: Path) -
     assert f"torchvision==0.{minor + 15}.*" in run.stdout
 
 
+@pytest.mark.slow
 def test_the_package_is_imported_only_where_a_slice_model_is_built() -> None:
     script = "import sys, medsam_app.models.sam2d; print('segment_anything' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -208,6 +208,7 @@ def test_activations_worked_out_again_give_the_same_gradients() -> None:
     assert held[1] < held[0] / 2
 
 
+@pytest.mark.slow
 def test_bfloat16_gives_the_mask_of_float32() -> None:
     truth = _ball((64, 64, 64))
     click = RoiPrompts(torch.tensor([[[31.0, 31.0, 31.0]]]), torch.tensor([[1]]))

@@ -81,6 +81,7 @@ def test_same_prompts_same_mask_bit_for_bit(predictor: VolumePredictor) -> None:
     assert np.array_equal(undone.mask, step_by_step[0].mask)
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_prefixes_is_bounded_and_the_same(predictor: VolumePredictor) -> None:
     """Masks are kept as bits; what is forgotten is made again, and only that."""
     shape, affine = GRIDS["oblique"]
@@ -158,6 +159,7 @@ def test_mask_prompt_comes_back_as_it_is(predictor: VolumePredictor) -> None:
     assert np.array_equal(predictor.predict_prompts([MaskPrompt.from_array(truth)]).mask, truth)
 
 
+@pytest.mark.slow
 def test_large_object_is_not_cut_at_the_window(predictor: VolumePredictor) -> None:
     volume, truth = ball((200, 200, 200), (100, 100, 100), 85.0, np.eye(4))
     predictor.set_volume(volume)
@@ -175,6 +177,7 @@ def _bumpy() -> tuple[Volume, np.ndarray]:
     return Volume.from_array((truth * 200 + noise).astype(np.int16), np.diag([-1.0, -1.0, 1.0, 1.0])), truth
 
 
+@pytest.mark.slow
 def test_tiles_bring_the_outline_closer_and_keep_the_prompts(predictor: VolumePredictor) -> None:
     volume, truth = _bumpy()
     predictor.set_volume(volume)

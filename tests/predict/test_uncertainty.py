@@ -56,6 +56,7 @@ def test_doubt_is_where_variants_say_otherwise() -> None:
     assert sure.worst is None and not sure.values.any()
 
 
+@pytest.mark.slow
 def test_a_model_is_in_doubt_near_the_outline(session: Session) -> None:
     found, made = session.doubt("o1"), session.prediction("o1")
     assert found is not None and made is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from medsam_app.pretraining.supervoxel_objects import LEAST, MOST, pseudo_object
@@ -41,6 +42,7 @@ def test_a_region_cut_by_the_end_of_the_volume_is_no_object() -> None:
     assert all(pseudo_object(Draws(seed), image, valid) is None for seed in range(20))
 
 
+@pytest.mark.slow
 def test_windows_repeat(shared_data) -> None:
     cases = [case for case in load_cases(shared_data, "train") if case.dataset == "sct_spinalcord"]
     source = PseudoWindows(cases)

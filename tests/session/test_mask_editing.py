@@ -222,6 +222,7 @@ def test_an_object_goes_back_alone(session):
         session.go_back("o2", 1)
 
 
+@pytest.mark.slow
 def test_random_work_undone_and_done_again_is_the_same(session):
     """Whatever is done in whatever order: undo gives every earlier mask back, redo every later one."""
     draw = random.Random(3)
@@ -309,6 +310,7 @@ def filled(session: Session) -> None:
     session.set_may_overlap("o1", False)
 
 
+@pytest.mark.slow
 def test_prompt_files_hold_all_of_it_and_the_command_line_replays_them(session, tmp_path, predictor):
     volume_path = save_mask(session.volume.array.astype(np.uint8), session.volume, tmp_path / "ball.nii.gz")
     session = Session(load_volume(volume_path), predictor)

@@ -20,6 +20,7 @@ def voxels(phantom, name):
     return labels == value
 
 
+@pytest.mark.slow
 def test_same_seed_same_voxels_other_seed_other_patient(phantom):
     volume, labels, _ = phantom
     again, labels_again, _ = torso_phantom(0)

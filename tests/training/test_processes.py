@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from medsam_app.training.processes import suitable_count
+from tests.support.forked_cli import ForkedCli
 from tests.support.teaching_folder import write_balls
 
 CPU = torch.device("cpu")
@@ -46,6 +47,7 @@ def test_as_many_as_suit(monkeypatch: pytest.MonkeyPatch, threads: int, given: d
     assert suitable_count(CPU, **given) == 1  # torchrun has started some
 
 
+@pytest.mark.slow
 def test_one_that_does_not_start_is_not_waited_for() -> None:
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, timeout=200)
@@ -55,13 +57,15 @@ def test_one_that_does_not_start_is_not_waited_for() -> None:
     assert time.monotonic() - began < 150
 
 
+@pytest.mark.forked
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked for in /proc")
 def test_one_that_is_killed_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
     data = write_balls(tmp_path / "data")
-    command = [sys.executable, "-m", "medsam_app", "finetune", str(data), "-o", str(tmp_path / "balls")]
+    command = ["finetune", str(data), "-o", str(tmp_path / "balls")]
     command += ["--steps", "5000", "--set", "batch=2", "--set", "window=[16,16,16]", "--set", "spacing=2"]
     command += ["--set", "validate_steps=0", "--device", "cpu", "--no-preflight", "--processes", "2"]
-    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    run = ForkedCli(command)
     try:
         log, end = tmp_path / "balls.run" / "log.jsonl", time.monotonic() + 200
         while not (log.exists() and log.stat().st_size):

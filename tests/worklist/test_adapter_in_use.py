@@ -42,6 +42,7 @@ def adapter_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return taught(tmp_path_factory.mktemp("adapter") / "balls.safetensors", steps=40)
 
 
+@pytest.mark.slow
 def test_accepted_cases_are_the_examples(ada: Person, service: Service, folder: Path) -> None:
     worklist = service.worklists.get(0, "data")
     for name in ("a", "b"):
@@ -76,6 +77,7 @@ def test_accepted_cases_are_the_examples(ada: Person, service: Service, folder: 
     assert ada.ask("worklist/teach", root=0, path="data", what="rm -rf").status_code == 422
 
 
+@pytest.mark.slow
 def test_new_cases_begin_with_what_the_adapter_finds(
     ada: Person, service: Service, folder: Path, adapter_file: Path
 ) -> None:

@@ -256,6 +256,7 @@ def void(_: object) -> None:
     return None
 
 
+@pytest.mark.slow
 def test_a_killed_writer_loses_at_most_what_it_was_writing(folder: Path, worklist: Worklist) -> None:
     for _ in range(3):
         run = subprocess.Popen(

@@ -17,6 +17,7 @@ from medsam_app.worklist.teaching_job import JOB, Example, Job, Teaching
 from tests.support.teaching_folder import write_balls
 
 SMALL = ["--steps", "2", "--set", "batch=2", "--set", "window=[16,16,16]", "--set", "spacing=2"]
+SMALL += ["--no-preflight"]
 PATIENCE = 400.0
 ROOT = Path(__file__).parents[2]
 
@@ -34,6 +35,7 @@ def wait(teaching: Teaching) -> Job:
     return teaching.job
 
 
+@pytest.mark.slow
 def test_a_run_is_stopped_goes_on_and_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = examples(write_balls(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)  # paths may be relative, though the work is done elsewhere
@@ -61,6 +63,7 @@ def test_a_run_is_stopped_goes_on_and_is_judged(tmp_path: Path, monkeypatch: pyt
     assert Job.model_validate_json((tmp_path / "teaching" / JOB).read_text()) == ended
 
 
+@pytest.mark.slow
 def test_what_cannot_be_taught_is_a_sentence(tmp_path: Path) -> None:
     found = examples(write_balls(tmp_path / "data"))
     teaching = Teaching(tmp_path / "teaching", device="cpu", options=SMALL)
@@ -93,6 +96,7 @@ time.sleep(1000)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="processes are looked for as POSIX has them")
 def test_teaching_stops_with_a_server_that_is_killed(tmp_path: Path) -> None:
     data = write_balls(tmp_path / "data")

@@ -46,6 +46,7 @@ def client(server: tuple[str, Service]) -> Any:
     return gradio_client.Client(server[0], verbose=False, headers={"Authorization": AUTH})
 
 
+@pytest.mark.slow
 def test_the_code_in_the_page_runs(
     server: tuple[str, Service], scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from medsam_app.browser.app import create_app
 from medsam_app.browser.state.service import Service
 from medsam_app.worklist.store import DATABASE, Worklist
 from tests.support.closed_folder import close
+from tests.support.forked_cli import ForkedCli
 
 HOME = "http://127.0.0.1"
 API = "/medsam/api"
@@ -151,6 +149,7 @@ def test_odd_entries_keep_nobody_from_a_folder(
     assert answer.status_code == 422 and r"'bild_\udcfc' cannot be looked at" in answer.json()["error"]
 
 
+@pytest.mark.slow
 def test_the_later_of_two_is_told_and_chooses(client: TestClient) -> None:
     ada, bob = Person(client), Person(client, "bob")
     ada.open("a")
@@ -279,6 +278,7 @@ def test_what_cannot_be_opened_is_a_sentence(client: TestClient, folder: Path, s
     assert not (folder / "x_mask.nii.gz").exists()
 
 
+@pytest.mark.slow
 def test_a_case_of_several_frames_shows_all_of_them(client: TestClient, folder: Path) -> None:
     still = nib.load(folder / "data" / f"{CASES[0]}.nii.gz")
     frames = np.stack([np.asanyarray(still.dataobj)] * 3, axis=-1) + np.arange(3, dtype="f4")
@@ -356,20 +356,18 @@ class Process:
     """A server as it is started by hand, on a free port unless told."""
 
     def __init__(self, folder: Path, *more: str, port: int = 0) -> None:
-        command = [sys.executable, "-m", "medsam_app", "serve", "--no-open", "--port", str(port)]
-        command += ["--root", str(folder), *more]
-        self.run = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        assert self.run.stdout is not None
-        url = next(word for line in self.run.stdout for word in line.split() if word.startswith("http://"))
+        command = ["serve", "--no-open", "--port", port, "--root", folder, *more]
+        self.run = ForkedCli(command, cwd=ROOT)
+        url = next(word for word in self.run.line_with("http://").split() if word.startswith("http://"))
         self.client = httpx.Client(base_url=url.rstrip("/"), timeout=120)
 
     def kill(self) -> None:
-        os.kill(self.run.pid, signal.SIGKILL)
+        self.run.kill()
         self.run.wait()
 
 
+@pytest.mark.forked
+@pytest.mark.slow
 def test_a_killed_server_loses_nothing_that_was_answered(folder: Path) -> None:
     first = Process(folder)
     ada = Person(first.client)

@@ -91,6 +91,7 @@ def test_a_volume_that_two_share_counts_once() -> None:
     assert kept.nbytes == 5 * MB
 
 
+@pytest.mark.slow
 def test_what_predictors_remember_goes_before_anybodys_work(tmp_path: Path) -> None:
     """Measured on the real thing: masks are counted, let go of, and come back the same."""
     now = [0.0]

@@ -77,6 +77,7 @@ def test_logits_settle_where_masks_agree() -> None:
     assert torch.equal(kept[~agree], old[~agree])
 
 
+@pytest.mark.slow
 def test_after_the_free_prompts_a_click_only_mends(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a window that stays it takes nothing from the mask, or adds nothing; a free prompt does."""
     volume, label_map, _ = torso_phantom()
@@ -132,6 +133,7 @@ def test_a_click_mends_a_given_mask(positive: bool) -> None:
     assert dice(prediction.mask, mask) > 0.9
 
 
+@pytest.mark.slow
 def test_a_window_that_moves_loses_no_detail() -> None:
     """The fourth click lies beyond the window of the first three; what it does not change stays as fine."""
     volume, label_map, _ = torso_phantom()

@@ -1,0 +1,149 @@
+"""The command line in processes of its own, forked from one that has torch, MONAI and gradio imported.
+
+Importing them takes some 20 seconds of processor time, which most tests of killed and interrupted processes
+would otherwise spend on every process. Apart from that, the processes are ordinary: they have their own
+output and exit status, and can be signalled and killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    [
+        "medsam_app.browser.app",
+        "medsam_app.commands.finetune",
+        "medsam_app.commands.pretrain",
+        "medsam_app.commands.segment",
+        "medsam_app.commands.segment_folder",
+        "medsam_app.finetuning.trainer",
+        "medsam_app.io.readers",
+        "medsam_app.pretraining.trainer",
+        "medsam_app.predict.whole_volume",
+    ]
+)
+
+
+def _main(arguments: list[str], out: str, err: str, environment: dict[str, str], folder: str | None) -> None:
+    """Run the command line; the first thing that the new process does."""
+    for path, stream in ((out, 1), (err, 2)):
+        file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.dup2(file, stream)
+        os.close(file)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    os.environ.update(environment)
+    if folder is not None:
+        os.chdir(folder)
+    from medsam_app.cli.app import main
+
+    status = main(arguments)
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+class ForkedCli:
+    """A running `medsam-app`, with the interface of `subprocess.Popen` as far as tests need it."""
+
+    def __init__(
+        self,
+        arguments: Sequence[object],
+        *,
+        environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        """Start `medsam-app ARGUMENTS`.
+
+        Args:
+            environment: variables to set beside those of this process.
+            cwd: folder to run in.
+        """
+        self._files = [Path(tempfile.mkstemp(suffix=suffix)[1]) for suffix in (".out", ".err")]
+        given = [str(argument) for argument in arguments]
+        folder = None if cwd is None else str(cwd)
+        paths = [str(file) for file in self._files]
+        self._process = _CONTEXT.Process(target=_main, args=(given, *paths, dict(environment or {}), folder))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status, the negative number of the signal that ended it, or None while it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """Return the exit status, or None while it runs."""
+        return self.returncode
+
+    @property
+    def stdout(self) -> str:
+        """What it printed so far."""
+        return self._files[0].read_text()
+
+    @property
+    def stderr(self) -> str:
+        """What it printed to the standard error so far."""
+        return self._files[1].read_text()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit status once it has ended."""
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("medsam-app", timeout or 0)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for its end and return what it printed."""
+        self.wait(timeout)
+        return self.stdout, self.stderr
+
+    def line_with(self, word: str, *, timeout: float = 120) -> str:
+        """Return the first line of its output that holds a word, once it is printed."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end and self.returncode is None:
+            for line in self.stdout.splitlines(keepends=True):
+                if word in line and line.endswith("\n"):
+                    return line
+            time.sleep(0.02)
+        raise AssertionError(f"no line with '{word}': {self.stdout}{self.stderr}")
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal; nothing happens where it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+
+def call_forked(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Return what a function of a test module returns in a forked process of its own."""
+    with _CONTEXT.Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def run_cli(
+    arguments: Sequence[object], *, timeout: float = 300, environment: Mapping[str, str] | None = None
+) -> ForkedCli:
+    """Run `medsam-app ARGUMENTS` to its end."""
+    process = ForkedCli(arguments, environment=environment)
+    try:
+        process.wait(timeout)
+    finally:
+        process.kill()
+    return process
