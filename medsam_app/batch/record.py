@@ -19,8 +19,8 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from medsam_app.atomic import save_whole
 from medsam_app.errors import SaveError, SettingsError
-from medsam_app.io.atomic import save_whole
 
 #: Folder of the journals within the output folder.
 HIDDEN = ".medsam-app"

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from medsam_app._version import __version__
+from medsam_app.atomic import save_whole
 from medsam_app.batch.index_page import IndexRow, index_page
 from medsam_app.batch.record import CaseRecord, Shard
-from medsam_app.io.atomic import save_whole
 
 RUN, TABLE, PAGE = "run", "results.csv", "index.html"
 _COLUMNS = (

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from medsam_app._version import __version__
+from medsam_app.atomic import save_whole
 from medsam_app.console import check_target, note, say, table_console, titled_table, watched
 from medsam_app.datasets.find import Dataset, Problem, find_cases
 from medsam_app.datasets.fingerprint import Fingerprint, Spread, fingerprint
 from medsam_app.datasets.label_census import PERCENTILES
-from medsam_app.io.atomic import save_whole
 
 #: So many warnings of a kind are printed; the file has all.
 _WARNINGS = 10

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from medsam_app.atomic import save_whole
 from medsam_app.commands.plan_table import show_plan
 from medsam_app.console import note, watched
 from medsam_app.datasets.cases import Case
@@ -19,7 +20,6 @@ from medsam_app.finetuning.plan import Plan, read_plan
 from medsam_app.finetuning.planning import plan_for
 from medsam_app.finetuning.preflight import fit
 from medsam_app.finetuning.split import chosen, split_cases, teachable
-from medsam_app.io.atomic import save_whole
 from medsam_app.system import format_bytes
 from medsam_app.training.processes import process_count
 

@@ -10,9 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medsam_app.atomic import write_whole
 from medsam_app.console import note, say
 from medsam_app.errors import SaveError, SettingsError, VolumeError
-from medsam_app.io.atomic import write_whole
 from medsam_app.predict.model_choice import check_weights
 from medsam_app.pretraining.recipe import Recipe, read_recipe
 from medsam_app.training.processes import is_first, process_device, stopping, together, told_by

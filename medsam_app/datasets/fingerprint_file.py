@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from medsam_app.atomic import save_whole
 from medsam_app.datasets.fingerprint import Fingerprint
 from medsam_app.errors import DatasetError
-from medsam_app.io.atomic import save_whole
 
 _FINGERPRINT = TypeAdapter(Fingerprint)
 

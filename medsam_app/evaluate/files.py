@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsam_app._version import __version__
-from medsam_app.io.atomic import save_whole
+from medsam_app.atomic import save_whole
 from medsam_app.measure.scores import Score
 
 if TYPE_CHECKING:  # heavy

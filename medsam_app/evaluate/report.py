@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsam_app._version import __version__
+from medsam_app.atomic import save_whole
 from medsam_app.evaluate import plots
 from medsam_app.evaluate.gallery import Gallery, case_dice, ranked_cases
 from medsam_app.evaluate.tables import Sheet, count_name, remarks, sheets
 from medsam_app.html_page import definitions, page
-from medsam_app.io.atomic import save_whole
 
 if TYPE_CHECKING:  # heavy
     from medsam_app.evaluate.run import Evaluation

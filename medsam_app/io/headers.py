@@ -17,8 +17,8 @@ import SimpleITK as sitk
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from medsam_app.atomic import as_text, is_text
 from medsam_app.errors import SeriesChoice, VolumeError
-from medsam_app.io.atomic import as_text, is_text
 from medsam_app.io.checks import checked_affine
 from medsam_app.io.formats import READABLE, TITLES, Format, file_type
 from medsam_app.io.nifti_header import read_nifti_header

@@ -21,9 +21,9 @@ import SimpleITK as sitk
 from nibabel.nifti1 import Nifti1Extension
 from numpy.typing import NDArray
 
+from medsam_app.atomic import as_text, is_text
 from medsam_app.errors import SaveError
 from medsam_app.grid.geometry import Grid, flip_affine
-from medsam_app.io.atomic import as_text, is_text
 from medsam_app.io.formats import WRITABLE, file_type
 from medsam_app.io.headers import itk_affine
 from medsam_app.io.text_headers import check_text_header

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from medsam_app._version import __version__
+from medsam_app.atomic import write_whole
 from medsam_app.errors import PromptFileError, SaveError
-from medsam_app.io.atomic import write_whole
 from medsam_app.session.objects import SegmentedObject
 from medsam_app.session.prompt_schema import (
     ImageEntry,

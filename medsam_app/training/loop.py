@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from medsam_app.atomic import write_whole
 from medsam_app.errors import SaveError
-from medsam_app.io.atomic import write_whole
 
 #: Files of a run folder that get a line for each step, and for each measurement.
 LOG, MEASUREMENTS = "log.jsonl", "validation.jsonl"

@@ -18,8 +18,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medsam_app.adapters.header import read_header
+from medsam_app.atomic import write_whole
 from medsam_app.errors import MedsamError, SaveError
-from medsam_app.io.atomic import write_whole
 from medsam_app.io.headers import find_format, inspect
 from medsam_app.worklist.case_session import accepted_files, chosen_part
 from medsam_app.worklist.store import Worklist

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medsam_app.atomic import write_whole
 from medsam_app.errors import MedsamError, SaveError, WorklistConflict, WorklistError
-from medsam_app.io.atomic import write_whole
 from medsam_app.io.writing import save_mask
 from medsam_app.session.objects import SegmentedObject
 from medsam_app.session.prompt_file import SUFFIX, prompt_text, save_prompt_file

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from medsam_app.atomic import is_text
 from medsam_app.errors import VolumeError
-from medsam_app.io.atomic import is_text
 from medsam_app.io.volume_folder import Found, find_volumes
 
 

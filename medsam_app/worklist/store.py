@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
 
+from medsam_app.atomic import as_text
 from medsam_app.datasets.find import label_files
 from medsam_app.errors import SettingsError, WorklistConflict, WorklistError
-from medsam_app.io.atomic import as_text
 from medsam_app.io.paths import folders_under, there
 from medsam_app.worklist.folder import volumes_for
 from medsam_app.worklist.rows import STATES, Case, Event, State, Work

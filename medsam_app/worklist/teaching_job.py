@@ -26,9 +26,9 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from medsam_app.atomic import write_whole
 from medsam_app.datasets.gathering import NAMES_FILE
 from medsam_app.errors import SettingsError
-from medsam_app.io.atomic import write_whole
 
 Stage = Literal["teaching", "measuring", "offered", "no better", "failed", "cancelled", "interrupted"]
 #: Fewer accepted cases than this teach nothing that could be measured.

@@ -9,9 +9,9 @@ from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 
 import pytest
 
+from medsam_app.atomic import save_whole
 from medsam_app.batch.index_page import IndexRow, index_page, unusual_volumes
 from medsam_app.errors import SettingsError
-from medsam_app.io.atomic import save_whole
 
 EVIL = '<script>alert("1")</script>&\'"><img src=x onerror=alert(1)></article>'
 #: Names of files that a careless link does not lead to.

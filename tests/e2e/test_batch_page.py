@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from medsam_app.atomic import save_whole
 from medsam_app.batch.index_page import IndexRow, index_page
-from medsam_app.io.atomic import save_whole
 from tests.e2e.page import PATIENCE
 
 pytestmark = pytest.mark.browser

@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from medsam_app.atomic import is_text
 from medsam_app.errors import VolumeError
-from medsam_app.io.atomic import is_text
 from medsam_app.io.formats import LISTED
 
 #: Files that one upload of a folder may hold.

@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from medsam_app.atomic import as_text
 from medsam_app.browser.protocol import allowed_files
 from medsam_app.browser.protocol.binary import voxel_blocks
 from medsam_app.browser.protocol.request_bodies import Source, parse_body, read_body
@@ -31,7 +32,6 @@ from medsam_app.browser.security.guard import LOGIN
 from medsam_app.browser.state.service import Service
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import MedsamError, PromptError, PromptFileError, SeriesChoice
-from medsam_app.io.atomic import as_text
 
 #: Largest body of an action, and of a prompt file (which may hold masks).
 ACTION_BYTES = 8 << 20

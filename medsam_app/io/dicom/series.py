@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam_app.atomic import is_text
 from medsam_app.errors import SeriesChoice, VolumeError
-from medsam_app.io.atomic import is_text
 from medsam_app.io.headers import looks_like_dicom, sitk_reader
 
 #: Not images: segmentations, presentation states, reports, radiotherapy, directories, raw data.
