@@ -19,9 +19,9 @@ import numpy as np
 from medsam_app.batch.run import segment_folder
 from medsam_app.datasets.cases import Case
 from medsam_app.datasets.find import find_cases
+from medsam_app.grid.masks import dice
 from medsam_app.io.formats import SUFFIXES
 from medsam_app.io.loading import load_mask, read_grid
-from medsam_app.measure.scores import dice
 from medsam_app.prompts.simulated_clicks import click_inside
 
 BROKEN = 20

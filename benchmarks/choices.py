@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from medsam_app.evaluate.click_through import click_through
 from medsam_app.evaluate.summary import SPOILT
+from medsam_app.grid.masks import dice
 from medsam_app.io.loading import load_mask, load_volume
 from medsam_app.io.volume import Volume
-from medsam_app.measure.scores import MIN_VOXELS, dice
+from medsam_app.measure.scores import MIN_VOXELS
 from medsam_app.models import decoder
 from medsam_app.models.load import load_model
 from medsam_app.models.sam3d import Sam3D

@@ -17,8 +17,8 @@ from choices import objects
 from scipy import ndimage
 from scipy.stats import rankdata
 
+from medsam_app.grid.masks import dice
 from medsam_app.grid.patch import box_slices
-from medsam_app.measure.scores import dice
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.predict.uncertainty import doubt_of
 from medsam_app.prompts.simulated_clicks import next_click

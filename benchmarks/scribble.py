@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from medsam_app.measure.scores import dice
+from medsam_app.grid.masks import dice
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.prompts.types import Scribble
 from medsam_app.synthetic.torso import torso_phantom

@@ -27,8 +27,8 @@ from scipy import ndimage
 from skimage.measure import find_contours
 
 from medsam_app.datasets.cases import Case, choose_cases, manifest_cases
+from medsam_app.grid.masks import dice
 from medsam_app.grid.patch import box_slices
-from medsam_app.measure.scores import dice
 from medsam_app.prompts.simulated_clicks import next_click
 
 DATASET = "msd_hippocampus"

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from medsam_app.datasets.cases import list_cases
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.masks import dice
 from medsam_app.grid.patch import mask_bounds
-from medsam_app.measure.scores import dice
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.prompts.simulated_clicks import next_click
 

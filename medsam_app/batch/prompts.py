@@ -19,7 +19,7 @@ from medsam_app.io.loading import load_mask
 from medsam_app.io.volume import Volume
 from medsam_app.io.volume_folder import Found
 from medsam_app.prompts.simulated_clicks import click_inside, jittered_box
-from medsam_app.prompts.types import Box, Point
+from medsam_app.prompts.types import Box, Coordinates, Point
 from medsam_app.session.objects import AnyPrompt
 from medsam_app.session.prompt_file import SUFFIX
 from medsam_app.session.prompt_schema import voxel_of, world_box
@@ -31,8 +31,6 @@ _SIGNS = {"1": True, "+": True, "positive": True, "inside": True, "": True, "+1"
 )
 #: No more problems than this are spelled out in one message.
 _MOST_PROBLEMS = 12
-
-Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,8 @@ class Row:
 
     label: int
     name: str
-    place: Triple
-    corner: Triple | None
+    place: Coordinates
+    corner: Coordinates | None
     positive: bool
     world: bool
 
@@ -243,7 +241,7 @@ def _row(values: Mapping[str, str]) -> Row:
     return Row(int(label), name, place, corner, _SIGNS[sign], world)
 
 
-def _triple(values: Mapping[str, str], axes: Sequence[str]) -> Triple | None:
+def _triple(values: Mapping[str, str], axes: Sequence[str]) -> Coordinates | None:
     texts = [(values.get(axis) or "").strip().replace(",", ".") for axis in axes]
     if not any(texts):
         return None

@@ -146,9 +146,9 @@ class Worker:
             self.net.set_volume(volume)
             found = self.net.label_map(probabilities=settings.probabilities)
             if settings.largest:
-                from medsam_app.predict.whole_volume import keep_largest
+                from medsam_app.predict.whole_volume import keep_largest_parts
 
-                keep_largest(found.array)
+                keep_largest_parts(found.array)
         else:
             self.predictor.set_volume(volume)
             found = self.predictor.predict_labels(

@@ -7,7 +7,7 @@ that of nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from medsam_app.datasets.fingerprint_case import CaseFacts, inspect_case
 from medsam_app.datasets.gathering import Dataset, Problem
 from medsam_app.datasets.label_census import LabelFacts, percentiles
-
-#: Called with a sentence and the fraction done.
-Progress = Callable[[str, float], None]
+from medsam_app.progress import Progress
 
 #: Voxels of a case that go into the percentiles over all cases.
 _POOLED = 5_000

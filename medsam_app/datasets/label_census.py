@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.patch import Index
 
 #: Percentiles of intensities that are reported.
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
@@ -18,7 +19,6 @@ _SAMPLED = 100_000
 #: Values of labels up to this one are looked up in a list.
 _LISTED = 65_535
 
-Index = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
 
 

@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from medsam_app.errors import PromptError
+from medsam_app.grid.masks import FULL_NEIGHBOURHOOD
 from medsam_app.grid.patch import box_slices
 from medsam_app.grid.roi import Roi, mask_from_logits, read_roi
 from medsam_app.io.volume import Volume
@@ -34,8 +35,6 @@ from medsam_app.predict.core.constraints import BOX_TOLERANCE
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.predict.windowed.window_choice import Framing, first_roi
 from medsam_app.prompts.types import Box, Point, check_prompts, prompts_from_arrays
-
-_FULL = ndimage.generate_binary_structure(3, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +218,9 @@ class ConfidenceConnected(Classical):
         mask = ndimage.binary_fill_holes(ndimage.binary_closing(mask & view.allowed)) & view.allowed
         nearest = _distance(mask.shape, positive)
         for click in negative:
-            parts, _ = ndimage.label(mask & (_distance(mask.shape, click[None]) < nearest), structure=_FULL)
+            parts, _ = ndimage.label(
+                mask & (_distance(mask.shape, click[None]) < nearest), structure=FULL_NEIGHBOURHOOD
+            )
             if parts[tuple(click)]:
                 mask &= parts != parts[tuple(click)]
         return mask.astype(np.float32)

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from medsam_app.evaluate.gallery import Gallery
 from medsam_app.evaluate.protocols import LabelMapper, Methods, Segmenter
+from medsam_app.grid.masks import dice
 from medsam_app.grid.patch import Index
 from medsam_app.io.volume import Volume
-from medsam_app.measure.scores import MIN_VOXELS, FalseLabel, Score, dice
+from medsam_app.measure.scores import MIN_VOXELS, FalseLabel, Score
 from medsam_app.measure.surface_distances import Distances, surface_distances
-from medsam_app.predict.core.engine import Progress
+from medsam_app.progress import Progress
 from medsam_app.prompts.simulated_clicks import jittered_box, next_click
 
 #: What an object's prompts may begin with; see `Plan.first`.

@@ -28,7 +28,7 @@ from medsam_app.evaluate.protocols import Methods
 from medsam_app.evaluate.summary import TARGETS, Summary, shown_clicks, summarise
 from medsam_app.measure.scores import MIN_VOXELS, FalseLabel, Score
 from medsam_app.models.table import DEFAULT_MODEL
-from medsam_app.predict.core.engine import Progress
+from medsam_app.progress import Progress
 
 __all__ = ["Evaluation", "Skipped", "evaluate_folder"]
 

@@ -23,7 +23,7 @@ are played as many at a time as those that are taught, and need no gradient, so 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,13 @@ from medsam_app.errors import SettingsError
 from medsam_app.finetuning.memory_probe import Task, Trial, can_measure, largest, try_out
 from medsam_app.finetuning.plan import TAUGHT, Plan
 from medsam_app.models.table import model_entry
+from medsam_app.progress import Progress
 from medsam_app.system import format_bytes, free_memory
 
 #: Of what is free, the part that a run takes where nobody says how much.
 PART = 0.8
 #: Windows do not become smaller than this.
 SMALLEST = 32
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)

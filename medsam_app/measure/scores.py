@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 #: Objects with fewer voxels are left out and counted.
 MIN_VOXELS = 100
 
@@ -67,9 +64,3 @@ class FalseLabel:
     label: str
     value: int
     voxels: int
-
-
-def dice(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    """Dice of two masks; 1 where both are empty."""
-    total = int(np.count_nonzero(mask) + np.count_nonzero(truth))
-    return 2 * int(np.count_nonzero(mask & truth)) / total if total else 1.0

@@ -32,7 +32,7 @@ from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.sam2d import SliceSegmenter
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.predict.core.constraints import unmet_prompts
-from medsam_app.predict.core.engine import Engine, Progress, first_step
+from medsam_app.predict.core.engine import Engine, first_step
 from medsam_app.predict.core.feature_cache import BytesCache, EmbeddingCache
 from medsam_app.predict.core.paint_layer import Layer, asked_of_model
 from medsam_app.predict.core.prediction import LabelMap, MaskPrediction, PackedState, State
@@ -40,6 +40,7 @@ from medsam_app.predict.slicewise.engine import SliceEngine
 from medsam_app.predict.slicewise.propagation import Propagation
 from medsam_app.predict.windowed.engine import WindowEngine
 from medsam_app.predict.windowed.window_choice import Framing
+from medsam_app.progress import Progress
 from medsam_app.prompts.types import (
     AnyPrompt,
     MaskPrompt,

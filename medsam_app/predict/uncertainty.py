@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.masks import FULL_NEIGHBOURHOOD
 from medsam_app.grid.patch import Index, Patch
 from medsam_app.grid.roi import Roi, file_box, write_box
 from medsam_app.prompts.simulated_clicks import depth
 
 #: A place to click holds voxels that are so much in doubt at least.
 DOUBTED = 0.25
-_FULL = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def doubt_of(
 
 def _worst(doubt: NDArray[np.float32], low: Index, grid: Grid) -> Index | None:
     """The voxel that is deepest, by distance and doubt, in the region with the most doubt in all."""
-    parts, count = ndimage.label(doubt >= DOUBTED, structure=_FULL)
+    parts, count = ndimage.label(doubt >= DOUBTED, structure=FULL_NEIGHBOURHOOD)
     if not count:
         return None
     most = 1 + int(np.argmax(ndimage.sum_labels(doubt, parts, np.arange(1, count + 1))))

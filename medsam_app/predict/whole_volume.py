@@ -28,13 +28,14 @@ from medsam_app.adapters.adapter import Adapter, adapter_in_use
 from medsam_app.adapters.label_card import chosen_labels, spacing_of
 from medsam_app.errors import AdapterError, SettingsError
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.masks import keep_largest
 from medsam_app.grid.patch import Index
 from medsam_app.grid.roi import SLAB_VOXELS, Roi, read_roi, write_box
 from medsam_app.io.volume import Volume
 from medsam_app.models.sam3d import RoiPrompts, Sam3D
 from medsam_app.predict.core.constraints import EXCLUDED
-from medsam_app.predict.core.engine import Progress
 from medsam_app.predict.core.prediction import LabelMap, to_probability
+from medsam_app.progress import Progress
 
 #: Most logits that are stitched at a time: labels x voxels of the resampled volume.
 STITCHED_VALUES = 1 << 29
@@ -93,7 +94,7 @@ def segment_labels(
         logits = _stitched(model, look, tokens, window=window, overlap=overlap, batch=batch, tick=tick)
         paint(logits, roi, group, array=array, best=best, chances=chances)
     if largest:
-        keep_largest(array)
+        keep_largest_parts(array)
     return LabelMap(volume.grid, array, names, time.perf_counter() - began, chances)
 
 
@@ -148,15 +149,12 @@ def paint(
                 chances[value][start:stop] = to_probability(found)
 
 
-def keep_largest(array: NDArray) -> None:
+def keep_largest_parts(array: NDArray) -> None:
     """Leave of each label in a label map (i, j, k) only its largest part connected by faces of voxels."""
     for value, place in enumerate(ndimage.find_objects(array), start=1):
         if place is not None:
             mask = array[place] == value
-            parts, count = ndimage.label(mask)
-            if count > 1:
-                sizes = np.bincount(parts.ravel())
-                array[place][mask & (parts != sizes[1:].argmax() + 1)] = 0
+            array[place][mask & ~keep_largest(mask)] = 0
 
 
 def _adapter_of(model: Sam3D) -> Adapter:

@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from medsam_app.grid.masks import FULL_NEIGHBOURHOOD
 from medsam_app.grid.patch import Index, box_slices, mask_bounds
-
-_FULL = np.ones((3, 3, 3), dtype=bool)
 
 
 def largest_component(region: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], tuple[slice, ...]]:
     """Largest 26-connected part of a region, cut to its bounding box, and that box."""
-    parts, count = ndimage.label(region, structure=_FULL)
+    parts, count = ndimage.label(region, structure=FULL_NEIGHBOURHOOD)
     if count == 0:
         raise ValueError("empty region")
     sizes = np.bincount(parts.ravel())

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_app.errors import PromptError, SettingsError
+from medsam_app.grid.masks import keep_largest
 from medsam_app.grid.patch import Index, Patch
 from medsam_app.predict.core.paint_layer import Layer
 from medsam_app.prompts.types import Bits, Paint
@@ -116,7 +117,7 @@ def _apply(
         return mask_tools.interpolate(mask, spacing, axis, keys if len(keys) > 1 else ())
     made: dict[str, Callable[[NDArray[np.bool_], list[float]], NDArray[np.bool_]]] = {
         "fill holes": lambda mask, _: mask_tools.fill_holes(mask),
-        "keep largest": lambda mask, _: mask_tools.keep_largest(mask),
+        "keep largest": lambda mask, _: keep_largest(mask),
         "smooth": lambda mask, step: mask_tools.smooth(mask, step, mm),
         "grow": lambda mask, step: mask_tools.grow(mask, step, mm),
         "shrink": lambda mask, step: mask_tools.grow(mask, step, -mm),

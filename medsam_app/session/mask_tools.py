@@ -23,14 +23,6 @@ def fill_holes(mask: Mask) -> Mask:
     return ndimage.binary_fill_holes(mask)
 
 
-def keep_largest(mask: Mask) -> Mask:
-    """The largest part of a mask that hangs together by faces of voxels."""
-    parts, count = ndimage.label(mask)
-    if count < 2:
-        return mask.copy()
-    return parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
-
-
 def smooth(mask: Mask, spacing: Sequence[float], mm: float) -> Mask:
     """The mask with a smoother outline: what is narrower than about twice `mm` goes, notches are filled.
 

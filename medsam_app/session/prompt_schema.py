@@ -17,11 +17,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medsam_app.errors import PromptError
 from medsam_app.grid.geometry import Grid
-from medsam_app.prompts.types import AnyPrompt, Box, MaskPrompt, Paint, Point, Scribble, check_prompts
+from medsam_app.grid.patch import Index
+from medsam_app.prompts.types import (
+    AnyPrompt,
+    Box,
+    Coordinates,
+    MaskPrompt,
+    Paint,
+    Point,
+    Scribble,
+    check_prompts,
+)
 from medsam_app.session.objects import LARGEST_LABEL, LONGEST_NAME, SegmentedObject
 
-Triple = tuple[float, float, float]
-Index = tuple[int, int, int]
 Row = tuple[float, float, float, float]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Space = Literal["voxel", "world"]
@@ -83,7 +91,7 @@ class PointEntry(_Part):
     """A click; coordinates are voxel indices (i, j, k), or mm in RAS+ when `space` is 'world'."""
 
     kind: Literal["point"]
-    coordinates: Triple
+    coordinates: Coordinates
     sign: Literal["positive", "negative"]
     space: Space
     time: datetime | None = None
@@ -93,7 +101,7 @@ class ScribbleEntry(_Part):
     """A line; see `Scribble`. `space` as for a click."""
 
     kind: Literal["scribble"]
-    coordinates: tuple[Triple, ...] = Field(min_length=1, max_length=2000)
+    coordinates: tuple[Coordinates, ...] = Field(min_length=1, max_length=2000)
     sign: Literal["positive", "negative"]
     space: Space
     time: datetime | None = None
@@ -103,8 +111,8 @@ class BoxEntry(_Part):
     """A box by two opposite corners, both inside; flat along one axis: a box on a slice."""
 
     kind: Literal["box"]
-    lower: Triple
-    upper: Triple
+    lower: Coordinates
+    upper: Coordinates
     space: Space
     time: datetime | None = None
 
@@ -283,13 +291,13 @@ def _prompt(entry: Entry, grid: Grid) -> AnyPrompt:
     return prompt
 
 
-def voxel_of(world: Triple, grid: Grid) -> Triple:
+def voxel_of(world: Coordinates, grid: Grid) -> Coordinates:
     """Voxel indices of a place in mm. Noise of the last digits is rounded away."""
     i, j, k = (round(float(value), 6) + 0.0 for value in grid.to_voxel(world))
     return i, j, k
 
 
-def world_box(lower: Triple, upper: Triple, grid: Grid) -> Box:
+def world_box(lower: Coordinates, upper: Coordinates, grid: Grid) -> Box:
     """The box along the voxel axes that holds all 8 corners of a box along the world axes."""
     ends = list(zip(lower, upper, strict=True))
     corners = np.array([voxel_of((x, y, z), grid) for x in ends[0] for y in ends[1] for z in ends[2]])

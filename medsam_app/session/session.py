@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_app.errors import PromptError, SettingsError
+from medsam_app.progress import Progress
 from medsam_app.prompts.types import MaskPrompt, Paint
 from medsam_app.session.actions import ObjectEditor
 from medsam_app.session.objects import AnyPrompt, SegmentedObject
@@ -25,7 +26,7 @@ from medsam_app.session.prompt_file import Replay, open_prompt_file, save_prompt
 if TYPE_CHECKING:  # these import torch, which a session does not need
     from medsam_app.io.volume import Volume
     from medsam_app.predict.core.prediction import MaskPrediction
-    from medsam_app.predict.predictor import Progress, VolumePredictor
+    from medsam_app.predict.predictor import VolumePredictor
     from medsam_app.predict.uncertainty import Doubt
 
 #: Which object a voxel belongs to where masks overlap: the later one in the list, or the earlier one.

@@ -32,8 +32,6 @@ SHAPE = (224, 160, 80)
 SPACING = (1.5, 1.5, 3.0)
 FAT, MUSCLE, BLOOD = -102.0, 58.0, 155.0
 
-Triple = tuple[float, float, float]
-
 
 def torso_phantom(seed: int = 0) -> tuple[Volume, NDArray[np.uint8], dict[int, str]]:
     """Make a CT-like torso in portal-venous phase, from the lung bases to below the kidneys.
@@ -169,7 +167,7 @@ def _paint_liver(c: Canvas) -> None:
     p.paint(gallbladder, 9 + p.noise(13, 2), label=GALLBLADDER)
 
 
-def _paint_kidney(c: Canvas, side: int, centre: Triple, label: int) -> None:
+def _paint_kidney(c: Canvas, side: int, centre: tuple[float, float, float], label: int) -> None:
     x, y, z = centre
     kidney = c.ellipsoid(centre, (27, 24, 54), tilt=-0.22 * side) + c.noise(50, 1.6)
     # The hilum: fat and vessels enter from the middle and from the front.

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from medsam_app.grid.patch import Index
 from medsam_app.models.sam3d import RoiPrompts
 from medsam_app.predict.windowed.tiles import sure_of
 from medsam_app.prompts.simulated_clicks import click_inside, largest_component, next_click
 
-Voxel = tuple[int, int, int]
 #: How often each way of starting is taken: see `Interaction`.
 STARTS = {
     "click": 0.52, "clicks": 0.08, "box": 0.11, "flat box": 0.06, "box and click": 0.08, "mask": 0.07,
@@ -58,7 +58,7 @@ class Interaction:
         batch = len(targets)
         self.rngs = rng.spawn(batch) if isinstance(rng, np.random.Generator) else list(rng)
         starts = STARTS if starts is None else starts
-        self.clicks: list[list[tuple[Voxel, bool]]] = [[] for _ in range(batch)]
+        self.clicks: list[list[tuple[Index, bool]]] = [[] for _ in range(batch)]
         self.boxes = np.full((batch, 2, 3), np.nan, dtype=np.float32)
         self.mask: Tensor | None = None
         self.seeds: Tensor | None = None
@@ -122,7 +122,7 @@ class Interaction:
     def _click_inside(self, n: int, *, anywhere: bool) -> None:
         self.clicks[n].append((click_inside(self.truth[n], rng=self.rngs[n] if anywhere else None), True))
 
-    def _redundant(self, n: int, mask: NDArray[np.bool_]) -> tuple[Voxel, bool] | None:
+    def _redundant(self, n: int, mask: NDArray[np.bool_]) -> tuple[Index, bool] | None:
         """A click that only says again what the mask already has right."""
         truth = self.truth[n]
         positive = self.rngs[n].random() < 0.6

@@ -16,8 +16,8 @@ from medsam_app.evaluate.classical import (
     untrained,
 )
 from medsam_app.evaluate.click_through import click_through
+from medsam_app.grid.masks import dice
 from medsam_app.io.volume import Volume
-from medsam_app.measure.scores import dice
 from tests.support.evaluation_data import two_balls
 
 CLASSICAL = [RandomWalker, ConfidenceConnected]

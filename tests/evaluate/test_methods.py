@@ -16,8 +16,8 @@ from medsam_app.evaluate.methods import check_methods, load_methods
 from medsam_app.evaluate.protocols import Methods
 from medsam_app.evaluate.run import evaluate_folder
 from medsam_app.evaluate.summary import summarise
+from medsam_app.grid.masks import dice
 from medsam_app.io.volume import Volume
-from medsam_app.measure.scores import dice
 from medsam_app.models.load import load_model
 from medsam_app.predict.core.prediction import MaskPrediction
 from medsam_app.predict.predictor import VolumePredictor

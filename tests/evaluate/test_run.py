@@ -14,8 +14,8 @@ from medsam_app.errors import DatasetError, SettingsError, VolumeError
 from medsam_app.evaluate.click_through import Plan, click_through, evaluate_case
 from medsam_app.evaluate.protocols import Methods
 from medsam_app.evaluate.run import Skipped, evaluate_folder
+from medsam_app.grid.masks import dice
 from medsam_app.io.volume import Volume
-from medsam_app.measure.scores import dice
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.prompts.simulated_clicks import BOX_JITTER, jittered_box
 from tests.support.evaluation_data import SPACING, two_balls, write_folder

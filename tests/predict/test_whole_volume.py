@@ -25,7 +25,7 @@ from medsam_app.models.load import load_model
 from medsam_app.models.sam3d import RoiPrompts, Sam3D
 from medsam_app.predict import whole_volume
 from medsam_app.predict.predictor import VolumePredictor
-from medsam_app.predict.whole_volume import keep_largest, paint, whole_roi
+from medsam_app.predict.whole_volume import keep_largest_parts, paint, whole_roi
 from tests.support.two_balls import BRIGHT, CARD, DARK, NAMES, SPACING, WINDOW, balls, taught
 
 ROOT = Path(__file__).parents[2]
@@ -233,7 +233,7 @@ def test_keep_largest() -> None:
     array[6:8, 6:8, 6:8] = 300
     array[9, 1, 5:8] = 300
     array[0, 0, 0] = 7
-    keep_largest(array)
+    keep_largest_parts(array)
     assert {int(v): int(n) for v, n in zip(*np.unique(array, return_counts=True), strict=True)} == {
         0: 12 * 9 * 8 - 27 - 8 - 1, 2: 27, 300: 8, 7: 1
     }  # fmt: skip
@@ -248,7 +248,7 @@ def test_largest_keeps_one_part_of_each_label(predictor: VolumePredictor) -> Non
     predictor.set_volume(volume)
     all_parts, one = predictor.predict_labels().array, predictor.predict_labels(largest=True).array
     expected = all_parts.copy()
-    keep_largest(expected)
+    keep_largest_parts(expected)
     np.testing.assert_array_equal(one, expected)
     for value in (BRIGHT, DARK):
         halves = [(all_parts[cut] == value).sum() for cut in (slice(16), slice(16, None))]

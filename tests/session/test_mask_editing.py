@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from medsam_app.cli import app as cli
 from medsam_app.errors import PromptError, PromptFileError, SettingsError
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.masks import keep_largest
 from medsam_app.grid.patch import Patch
 from medsam_app.io.loading import load_mask, load_volume
 from medsam_app.io.volume import Volume
@@ -132,7 +133,7 @@ def test_tools_give_their_masks_and_say_when_there_is_nothing_to_do(session):
     mask_editing.paint(session, "o1", [(2, 2, 2)], radius=2)
     for tool, wanted in (
         ("fill holes", lambda m: mask_tools.fill_holes(m)),
-        ("keep largest", lambda m: mask_tools.keep_largest(m)),
+        ("keep largest", lambda m: keep_largest(m)),
         ("grow", lambda m: mask_tools.grow(m, spacing, 2.0)),
         ("smooth", lambda m: mask_tools.smooth(m, spacing, 2.0)),
         ("shrink", lambda m: mask_tools.grow(m, spacing, -2.0)),

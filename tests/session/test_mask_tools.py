@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medsam_app.session.mask_tools import fill_holes, grow, interpolate, keep_largest, smooth
+from medsam_app.grid.masks import keep_largest
+from medsam_app.session.mask_tools import fill_holes, grow, interpolate, smooth
 
 SPACING = (1.5, 0.8, 3.0)
 

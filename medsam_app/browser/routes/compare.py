@@ -15,9 +15,9 @@ from medsam_app.browser.state.service import Service
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import PromptError, VolumeError
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.masks import dice
 from medsam_app.grid.patch import Patch, enclosing_box
 from medsam_app.io.loading import load_mask
-from medsam_app.measure.scores import dice
 from medsam_app.measure.surface_distances import surface_distances, usual_tolerance
 
 #: Labels of a file that are compared, at most.

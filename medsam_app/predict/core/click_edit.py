@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medsam_app.grid.masks import FULL_NEIGHBOURHOOD
 from medsam_app.grid.roi import Roi
 from medsam_app.prompts.types import Point
 
@@ -36,7 +37,7 @@ def keep_to_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, *clicks: Point
     """
     before, after = (old > 0).numpy(), (new > 0).numpy()
     asked = after & ~before if clicks[0].positive else before & ~after
-    parts, _ = ndimage.label(asked, structure=np.ones((3, 3, 3), dtype=bool))
+    parts, _ = ndimage.label(asked, structure=FULL_NEIGHBOURHOOD)
     near = np.logical_or.reduce([(_distance(roi, click) <= TOUCH).numpy() for click in clicks])
     granted = np.isin(parts, np.setdiff1d(parts[near], 0))
     kept = torch.where(torch.from_numpy(before == after), (old + new) / 2, old)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -14,10 +14,10 @@ from medsam_app.grid.roi import Roi
 from medsam_app.io.volume import Volume
 from medsam_app.predict.core import constraints
 from medsam_app.predict.core.prediction import State
+from medsam_app.progress import Progress
 from medsam_app.prompts.types import Told, says_where
 
 Prompts = tuple[Told, ...]
-Progress = Callable[[str, float], None]
 
 
 class Engine(Protocol):

@@ -15,13 +15,13 @@ from scipy import ndimage
 
 from medsam_app.errors import PromptError
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.masks import FULL_NEIGHBOURHOOD
 from medsam_app.grid.patch import Patch, box_slices, enclosing_box
 from medsam_app.predict.core.constraints import clicked_voxels
 from medsam_app.prompts.types import AnyPrompt, MaskPrompt, Paint, Point, Scribble, Told, says_where
 
 #: A click frees paint within so many voxels, and so many times the paint's depth where it was clicked.
 FREED_VOXELS, FREED_DEPTHS = 2.0, 3.0
-_FULL = np.ones((3, 3, 3), dtype=bool)
 
 
 class Layer:
@@ -85,7 +85,7 @@ class Layer:
         at = at[against[tuple(at.T)]]
         if not len(at):
             return
-        parts, _ = ndimage.label(against, structure=_FULL)
+        parts, _ = ndimage.label(against, structure=FULL_NEIGHBOURHOOD)
         part = np.isin(parts, np.unique(parts[tuple(at.T)]))
         depth = ndimage.distance_transform_edt(np.pad(part, 1))[1:-1, 1:-1, 1:-1]
         reach = FREED_VOXELS + FREED_DEPTHS * float(depth[tuple(at.T)].max())

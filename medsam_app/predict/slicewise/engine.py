@@ -17,13 +17,14 @@ from medsam_app.models.sam2d import SliceSegmenter
 from medsam_app.models.slice_input import shown_in_window
 from medsam_app.predict.core import constraints
 from medsam_app.predict.core.click_edit import mend_near_click
-from medsam_app.predict.core.engine import Progress, Prompts, settled_state
+from medsam_app.predict.core.engine import Prompts, settled_state
 from medsam_app.predict.core.feature_cache import EmbeddingCache
 from medsam_app.predict.core.prediction import State
 from medsam_app.predict.slicewise.encoded_prompts import Click, SlicePrompts, slice_axis
 from medsam_app.predict.slicewise.propagation import Propagation, Seen
 from medsam_app.predict.slicewise.stack import SliceLogits, SliceStack, acquisition_axis
 from medsam_app.predict.slicewise.walk import Walk
+from medsam_app.progress import Progress
 from medsam_app.prompts.types import Asked, MaskPrompt, Point, as_clicks
 
 #: Logits are held within this, so that averages of two are not the louder one's.

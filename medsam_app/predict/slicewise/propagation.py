@@ -154,9 +154,3 @@ def parts_that_touch(mask: NDArray[np.bool_], before: NDArray[np.bool_]) -> NDAr
     """The connected parts of a mask that overlap the mask of the neighbouring slice."""
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     return np.isin(labels, np.unique(labels[mask & before])) & mask
-
-
-def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """Dice of two masks; 1 where both are empty."""
-    total = int(a.sum()) + int(b.sum())
-    return 2 * int((a & b).sum()) / total if total else 1.0

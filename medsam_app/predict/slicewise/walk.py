@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medsam_app.grid.masks import dice
 from medsam_app.predict.core.constraints import EXCLUDED
-from medsam_app.predict.core.engine import Progress
 from medsam_app.predict.slicewise.encoded_prompts import Click, SlicePrompts
 from medsam_app.predict.slicewise.propagation import (
     Appearance,
@@ -19,12 +19,12 @@ from medsam_app.predict.slicewise.propagation import (
     Seen,
     box_around,
     deepest,
-    dice,
     left_by,
     parts_that_touch,
     why_ended,
 )
 from medsam_app.predict.slicewise.stack import SliceLogits
+from medsam_app.progress import Progress
 
 
 class Looker(Protocol):

@@ -16,7 +16,7 @@ from medsam_app.io.volume import Volume
 from medsam_app.models.sam3d import Embedding, Sam3D
 from medsam_app.predict.core import constraints
 from medsam_app.predict.core.click_edit import keep_to_click, mend_near_click
-from medsam_app.predict.core.engine import Progress, Prompts, settled_state
+from medsam_app.predict.core.engine import Prompts, settled_state
 from medsam_app.predict.core.feature_cache import EmbeddingCache
 from medsam_app.predict.core.prediction import State
 from medsam_app.predict.windowed.encoded_prompts import prompts_in_roi
@@ -29,6 +29,7 @@ from medsam_app.predict.windowed.window_choice import (
     roi_with_points,
     wider_roi,
 )
+from medsam_app.progress import Progress
 from medsam_app.prompts.types import Asked, Box, MaskPrompt, Point, as_clicks
 
 #: Side in voxels of the windows whose outlines gain from tiles.

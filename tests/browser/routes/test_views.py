@@ -14,8 +14,8 @@ from medsam_app.browser.app import create_app
 from medsam_app.browser.routes import compare as comparing
 from medsam_app.browser.state import service as service_module
 from medsam_app.browser.state.service import READERS, Service
+from medsam_app.grid.masks import dice
 from medsam_app.io.loading import load_mask, load_volume
-from medsam_app.measure.scores import dice
 from medsam_app.measure.surface_distances import surface_distances
 from medsam_app.measure.surface_mesh import surface_of
 from medsam_app.models.sam3d import build_sam3d_tiny

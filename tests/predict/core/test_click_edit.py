@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from medsam_app.grid.geometry import Grid
+from medsam_app.grid.masks import dice
 from medsam_app.grid.roi import Roi
-from medsam_app.measure.scores import dice
 from medsam_app.models.load import load_model
 from medsam_app.predict.core.click_edit import keep_to_click, mend_near_click, middle_of_mask
 from medsam_app.predict.core.feature_cache import EmbeddingCache
