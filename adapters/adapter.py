@@ -45,7 +45,7 @@ _changes = itertools.count(1)
 class Adapter(nn.Module):
     """Made by `create` or `load`; `parameters()` and `state_dict()` are the adapter's own.
 
-    Of several adapters of a model one can be on at a time (see `AdapterShelf`). While one is on,
+    Of several adapters of a model one can be on at a time (see `AdapterSet`). While one is on,
     `model.adapter_sha256` is its hash, which is part of the key of cached embeddings; while its tensors are
     being trained it is a name that changes with every step. Switching a model that is just computing in
     another thread is for the caller to prevent.
@@ -154,7 +154,7 @@ class Adapter(nn.Module):
         if other is not None:
             raise AdapterError(
                 f"Another adapter (of kind '{other.kind}') is switched on; disable it first, or keep both on "
-                "an AdapterShelf and choose one by its name."
+                "an AdapterSet and choose one by its name."
             )
         sites: Sites = self._at["sites"]
         self.to(sites.device)

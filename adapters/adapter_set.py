@@ -11,7 +11,7 @@ from medsam_app.adapters.header import read_header
 from medsam_app.errors import AdapterError, unknown_name
 
 
-class AdapterShelf:
+class AdapterSet:
     """Keeps adapters in memory, so that switching takes milliseconds.
 
     Args:

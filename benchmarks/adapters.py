@@ -18,7 +18,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT
 
 from medsam_app.adapters.adapter import PARTS, Adapter
-from medsam_app.adapters.adapter_set import AdapterShelf
+from medsam_app.adapters.adapter_set import AdapterSet
 from medsam_app.adapters.attachment_points import find_sites
 from medsam_app.adapters.table import ADAPTER_KINDS, check_settings
 from medsam_app.datasets.find import find_cases
@@ -66,7 +66,7 @@ def sizes(model: Sam3D, folder: Path) -> None:
 
 
 def speed(model: Sam3D, folder: Path) -> None:
-    shelf = AdapterShelf(model)
+    shelf = AdapterSet(model)
     for kind in ADAPTER_KINDS:
         shelf.load(folder / f"{kind}.safetensors")
     generator = torch.Generator().manual_seed(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -14,12 +15,27 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-def test_public_names_are_sorted_and_there() -> None:
+def test_public_names_are_exactly_those_of_the_stub() -> None:
     import medsam_app
 
-    assert medsam_app.__all__ == sorted(medsam_app.__all__)
-    for name in medsam_app.__all__:
-        assert getattr(medsam_app, name).__name__ == name
+    stub = ast.parse((ROOT / "medsam_app/__init__.pyi").read_text())
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    names = {alias.name for node in imports for alias in node.names} - {"__version__"}
+    (listed,) = [ast.literal_eval(node.value) for node in stub.body if isinstance(node, ast.Assign)]
+    assert listed == sorted(names)
+    assert set(medsam_app.__all__) == names | {"__version__"}
+    for name in names:
+        value = getattr(medsam_app, name)
+        assert getattr(value, "__name__", name) == name
+
+
+def test_the_docs_import_public_names_alone() -> None:
+    import medsam_app
+
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for module, names in re.findall(r"^from (medsam_app\S*) import (.*)$", page.read_text(), re.M):
+            assert module == "medsam_app", f"{page.name} imports from {module}"
+            assert {name.strip() for name in names.split(",")} <= set(medsam_app.__all__), page.name
 
 
 def test_importing_the_package_is_light() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from medsam_app.adapters.adapter import Adapter
-from medsam_app.adapters.adapter_set import AdapterShelf
+from medsam_app.adapters.adapter_set import AdapterSet
 from medsam_app.errors import AdapterError
 from tests.support.adapter_backbones import BACKBONES, CUBE, Backbone, hooks_of
 
@@ -39,7 +39,7 @@ def test_side_by_side(backbone: Backbone, tmp_path: Path) -> None:
         with torch.inference_mode():
             expected[kind] = backbone.run(model)
         adapter.remove()
-    shelf = AdapterShelf(model)
+    shelf = AdapterSet(model)
     for kind in KINDS:
         assert shelf.load(tmp_path / f"{kind}.safetensors") == kind
         shelf.use(kind)  # the next is loaded while this one is in use
@@ -65,7 +65,7 @@ def test_an_adapter_that_is_on_without_a_shelf_is_switched_off(tmp_path: Path) -
     model = CUBE.make()
     with torch.inference_mode():
         alone = CUBE.run(model)
-    shelf = AdapterShelf(model)
+    shelf = AdapterSet(model)
     shelf.load(saved(model, tmp_path, "ssf"))
     own = Adapter.load(saved(model, tmp_path, "lora"), model)
     own.enable()
@@ -80,7 +80,7 @@ def test_an_adapter_that_is_on_without_a_shelf_is_switched_off(tmp_path: Path) -
 
 def test_what_a_shelf_refuses(tmp_path: Path) -> None:
     model = CUBE.make()
-    shelf = AdapterShelf(model)
+    shelf = AdapterSet(model)
     with pytest.raises(AdapterError, match="There is no adapter 'liver': none is loaded"):
         shelf.use("liver")
     path = saved(model, tmp_path, "lora")

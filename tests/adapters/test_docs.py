@@ -26,7 +26,7 @@ def test_the_code_runs(
     assert len(blocks) == 5
     for block in blocks:
         exec(block, names)
-    assert names["shelf"].names == ["liver"] and names["shelf"].active is None
+    assert names["adapters"].names == ["liver"] and names["adapters"].active is None
     assert names["model"].adapter_sha256 == ""
     assert isinstance(names["liver"], Adapter) and names["liver"].card.labels == {1: "liver"}
     assert "['liver'] liver " in capsys.readouterr().out
