@@ -39,7 +39,8 @@ from starlette.staticfiles import StaticFiles
 from medsam_app.browser.options import ServeOptions
 from medsam_app.browser.page_head import FirstInHead
 from medsam_app.browser.protocol.script_files import UploadGate
-from medsam_app.browser.routes.router import add_error_pages, make_router
+from medsam_app.browser.routes.answers import add_error_pages
+from medsam_app.browser.routes.router import router
 from medsam_app.browser.routes.script_api import AT_A_TIME, MOST_HELD, Api, add_endpoints
 from medsam_app.browser.security.guard import LOOPBACK, Guard
 from medsam_app.browser.state.service import Service
@@ -82,9 +83,18 @@ def build(api: Api, title: str = "medsam_app") -> gr.Blocks:
         )
         add_endpoints(api)
     blocks.queue(default_concurrency_limit=AT_A_TIME, max_size=MOST_HELD)
-    # It looks for scripts' requests a thousand times a second otherwise, beside the model.
-    blocks._queue.sleep_when_free = 0.02
+    poll_less(blocks)
     return blocks
+
+
+def poll_less(blocks: gr.Blocks) -> None:
+    """Let Gradio's idle queue look for requests every 20 ms rather than every millisecond, beside the model.
+
+    The attribute is private to Gradio: a version without it keeps its own interval.
+    """
+    queue = getattr(blocks, "_queue", None)
+    if queue is not None and hasattr(queue, "sleep_when_free"):
+        queue.sleep_when_free = 0.02
 
 
 def create_app(
@@ -103,8 +113,9 @@ def create_app(
     """
     mimetypes.add_type("text/javascript", ".js")  # some systems' registries say otherwise
     app = FastAPI(title="medsam_app", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.service = service
     add_error_pages(app)
-    app.include_router(make_router(service))
+    app.include_router(router)
     app.mount("/medsam/static", StaticFiles(directory=STATIC))
     app.add_middleware(UploadGate, exchange=service.exchange)
     app.add_middleware(FirstInHead, html=_FIRST)

@@ -10,11 +10,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from gradio.queueing import Queue
 from starlette.testclient import TestClient
 
-from medsam_app.browser.app import create_app, is_loopback
+from medsam_app.browser.app import build, create_app, is_loopback, poll_less
 from medsam_app.browser.protocol import allowed_files
 from medsam_app.browser.protocol.binary import browser_dtype, frame, mask_part, voxel_blocks
+from medsam_app.browser.routes.script_api import Api
 from medsam_app.browser.state.service import Service
 from medsam_app.browser.state.workspace_registry import Workspaces
 from medsam_app.errors import VolumeError
@@ -129,6 +131,25 @@ def test_our_scripts_stand_before_gradios(client):
 def test_which_hosts_are_loopback():
     assert all(is_loopback(host) for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"))
     assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org"))
+
+
+def test_gradio_polls_less_where_it_has_the_setting(service, monkeypatch):
+    blocks = build(Api(service, service.exchange))
+    assert blocks._queue.sleep_when_free == 0.02
+
+    del blocks._queue.sleep_when_free  # as in a version that has another attribute
+    poll_less(blocks)
+    assert not hasattr(blocks._queue, "sleep_when_free")
+
+    start = Queue.__init__
+
+    def without(queue, *args, **options):
+        start(queue, *args, **options)
+        del queue.sleep_when_free
+
+    monkeypatch.setattr(Queue, "__init__", without)
+    page = TestClient(create_app(service), base_url=HOME).get("/")
+    assert page.status_code == 200 and "medsam-viewer" in page.text
 
 
 # Workspaces

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medsam_app.browser.routes.uncertainty import heat
+from medsam_app.browser.routes.uncertainty import uncertainty_frame
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import PromptError
 from medsam_app.grid.geometry import Grid
@@ -69,7 +69,7 @@ def test_a_model_is_in_doubt_near_the_outline(session: Session) -> None:
 def test_the_page_gets_it_in_its_own_order(session: Session) -> None:
     workspace = Workspace()
     workspace.take(session, "x", {})
-    body, found = heat(workspace, "o1"), session.doubt("o1")
+    body, found = uncertainty_frame(workspace, "o1"), session.doubt("o1")
     assert found is not None and found.worst is not None
     (length,) = struct.unpack("<I", body[:4])
     header = json.loads(body[4 : 4 + length])
@@ -81,7 +81,7 @@ def test_the_page_gets_it_in_its_own_order(session: Session) -> None:
     assert values[inside] == found.values[tuple(np.subtract(found.worst, found.start))]
     session.add_object("nothing yet")
     with pytest.raises(PromptError, match="no mask yet"):
-        heat(workspace, "o2")
+        uncertainty_frame(workspace, "o2")
 
 
 def test_no_model_was_asked_about_a_given_mask(session: Session) -> None:

@@ -7,6 +7,9 @@ from typing import Any, Literal
 from fastapi import HTTPException, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+#: Largest body of an action, in bytes.
+ACTION_BYTES = 8 << 20
+
 
 class Source(BaseModel):
     """What to open: the sample, what the server was started with, a file of a folder, or an upload."""

@@ -140,7 +140,7 @@ Action = Annotated[
 ]  # fmt: skip
 
 
-class Request(BaseModel):
+class ActionRequest(BaseModel):
     """An action, and the keys of the masks that the page holds."""
 
     model_config = ConfigDict(extra="forbid")

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
+from starlette.concurrency import run_in_threadpool
 
 from medsam_app.browser.protocol.binary import frame, mask_part
+from medsam_app.browser.protocol.request_bodies import parse_body, read_body
+from medsam_app.browser.routes.answers import binary
+from medsam_app.browser.routes.dependencies import CallerWorkspace, CurrentService
 from medsam_app.browser.state.comparison import Reference
 from medsam_app.browser.state.service import Service
 from medsam_app.browser.state.workspaces import Workspace
@@ -22,6 +29,53 @@ from medsam_app.measure.surface_distances import surface_distances, usual_tolera
 
 #: Labels of a file that are compared, at most.
 MOST_LABELS = 256
+_REQUEST_BYTES = 4 << 20
+
+router = APIRouter()
+
+
+class OtherMask(BaseModel):
+    """A mask file to compare with: of a folder of the server or an upload."""
+
+    model_config = ConfigDict(extra="forbid")
+    source: Literal["folder", "upload"]
+    root: int = 0
+    path: str = ""
+    upload: str = ""
+
+
+class Comparison(BaseModel):
+    """What is to be compared: with a file, or with the one that was given before.
+
+    Attributes:
+        tolerance_mm: by which surfaces may be apart and still agree; None for the largest side of a voxel.
+        have: keys of the other file's masks that the page holds.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    other: OtherMask | None = None
+    tolerance_mm: float | None = Field(None, gt=0, le=1000)
+    have: list[str] = Field(default_factory=list, max_length=100_000)
+
+
+@router.post("/compare")
+async def compare(request: Request, service: CurrentService, workspace: CallerWorkspace) -> Response:
+    """Compare the objects with a mask file; see `compared`."""
+    body = parse_body(Comparison, await read_body(request, _REQUEST_BYTES))
+
+    def work() -> bytes:
+        if body.other is not None:
+            open_other(workspace, service, **body.other.model_dump())
+        return compared(workspace, tolerance=body.tolerance_mm, have=set(body.have))
+
+    return binary(await run_in_threadpool(work))
+
+
+@router.delete("/compare")
+def forget(workspace: CallerWorkspace) -> dict[str, bool]:
+    """Forget the mask file."""
+    workspace.other = None
+    return {"forgotten": True}
 
 
 def open_other(

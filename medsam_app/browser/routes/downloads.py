@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, HTTPException
-from fastapi import Request as HttpRequest
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from medsam_app.browser.protocol.request_bodies import read_body
+from medsam_app.browser.routes.dependencies import CallerWorkspace
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import SaveError
 from medsam_app.io.dicom.seg_source import read_source
@@ -36,51 +36,64 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _MOST_KEPT = 64
 
 
-def add_saves(router: APIRouter, mine: Any) -> None:
-    """Add the routes; `mine` gives the workspace of whoever asks."""
+router = APIRouter()
 
-    @router.get("/mask")
-    def mask(format: str = "nifti", workspace: Workspace = mine) -> Response:
-        return _sent(workspace, f"{workspace.name}_mask{ending_of(format)}", _write_mask)
 
-    @router.get("/segmentation")
-    def segmentation(workspace: Workspace = mine) -> dict[str, str]:
-        """Why no DICOM segmentation can be saved; empty where one can."""
-        try:
-            read_source(workspace.open_session().volume)
-        except SaveError as error:
-            return {"refused": str(error)}
-        return {"refused": ""}
+@router.get("/mask")
+def mask(workspace: CallerWorkspace, format: str = "nifti") -> Response:
+    """Download the label map."""
+    return _download(workspace, f"{workspace.name}_mask{ending_of(format)}", _write_mask)
 
-    @router.get("/prompts")
-    def prompts(workspace: Workspace = mine) -> Response:
-        return _sent(
-            workspace, f"{workspace.name}{SUFFIX}", lambda _, session, path: save_prompt_file(session, path)
-        )
 
-    @router.get("/measurements")
-    def measurements(object: str, workspace: Workspace = mine) -> dict[str, Any]:
-        made = measured(workspace, object).get(object)
-        return {"measurement": None if made is None else asdict(made), "unit": unit_of(workspace)}
+@router.get("/segmentation")
+def segmentation(workspace: CallerWorkspace) -> dict[str, str]:
+    """Return why no DICOM segmentation can be saved; empty where one can."""
+    try:
+        read_source(workspace.open_session().volume)
+    except SaveError as error:
+        return {"refused": str(error)}
+    return {"refused": ""}
 
-    @router.get("/measurements.csv")
-    def table(what: str = "objects", workspace: Workspace = mine) -> Response:
-        name = f"{workspace.name}_{'areas' if what == 'areas' else 'measurements'}.csv"
-        return _sent(workspace, name, _write_areas if what == "areas" else _write_table)
 
-    @router.post("/case")
-    async def case(request: HttpRequest, format: str = "nifti", workspace: Workspace = mine) -> Response:
-        picture = await read_body(request, SCREENSHOT_BYTES)
-        if picture and not picture.startswith(_PNG):
-            raise HTTPException(422, "A screenshot is sent as PNG; this is none.")
+@router.get("/prompts")
+def prompts(workspace: CallerWorkspace) -> Response:
+    """Download the prompt file."""
+    return _download(
+        workspace, f"{workspace.name}{SUFFIX}", lambda _, session, path: save_prompt_file(session, path)
+    )
 
-        def write(workspace: Workspace, session: Session, path: Path) -> None:
-            save_case(
-                session, path, name=workspace.name, format=format, unit=unit_of(workspace),
-                measured=measured(workspace), screenshot=picture or None,
-            )  # fmt: skip
 
-        return await run_in_threadpool(_sent, workspace, f"{workspace.name}.zip", write)
+@router.get("/measurements")
+def measurements(object: str, workspace: CallerWorkspace) -> dict[str, Any]:
+    """Return the measurement of an object, null where it has no mask."""
+    measurement = measured(workspace, object).get(object)
+    return {
+        "measurement": None if measurement is None else asdict(measurement),
+        "unit": unit_of(workspace),
+    }
+
+
+@router.get("/measurements.csv")
+def table(workspace: CallerWorkspace, what: str = "objects") -> Response:
+    """Download the measurements of all objects, or their areas per slice."""
+    name = f"{workspace.name}_{'areas' if what == 'areas' else 'measurements'}.csv"
+    return _download(workspace, name, _write_areas if what == "areas" else _write_table)
+
+
+@router.post("/case")
+async def case(request: Request, workspace: CallerWorkspace, format: str = "nifti") -> Response:
+    """Download the case as .zip, with the screenshot in the body if there is one."""
+    picture = await read_body(request, SCREENSHOT_BYTES)
+    if picture and not picture.startswith(_PNG):
+        raise HTTPException(422, "A screenshot is sent as PNG; this is none.")
+
+    def write(workspace: Workspace, session: Session, path: Path) -> None:
+        save_case(
+            session, path, name=workspace.name, format=format, unit=unit_of(workspace),
+            measured=measured(workspace), screenshot=picture or None,
+        )  # fmt: skip
+
+    return await run_in_threadpool(_download, workspace, f"{workspace.name}.zip", write)
 
 
 def measured(workspace: Workspace, only: str | None = None) -> dict[str, Measurement]:
@@ -125,8 +138,10 @@ def _rows(workspace: Workspace, session: Session) -> list[tuple[int, str, Measur
     return [(each.label, each.name, known[each.id]) for each in session.objects if each.id in known]
 
 
-def _sent(workspace: Workspace, name: str, write: Callable[[Workspace, Session, Path], object]) -> Response:
-    """A file that was written in the workspace's folder, as a download of that name."""
+def _download(
+    workspace: Workspace, name: str, write: Callable[[Workspace, Session, Path], object]
+) -> Response:
+    """Write a file in the workspace's folder and return it as a download of that name."""
     with workspace.lock:
         session = workspace.open_session()
         folder = Path(tempfile.mkdtemp(prefix="out-", dir=workspace.folder))

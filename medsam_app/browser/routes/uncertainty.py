@@ -1,16 +1,29 @@
-"""The heat map of the selected object, for a page that asks."""
+"""The uncertainty map of an object."""
 
 from __future__ import annotations
 
+from fastapi import APIRouter
+from fastapi.responses import Response
+
 from medsam_app.browser.protocol.binary import frame
+from medsam_app.browser.routes.answers import run_on_model
+from medsam_app.browser.routes.dependencies import CallerWorkspace, CurrentService
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import PromptError
 
+router = APIRouter()
 
-def heat(workspace: Workspace, object_id: str) -> bytes:
-    """A frame with a map's place in the browser's order and its bytes, x running fastest.
 
-    The header holds `worst`, voxel indices of the browser, null where nothing is in doubt.
+@router.get("/doubt")
+async def uncertainty(object: str, service: CurrentService, workspace: CallerWorkspace) -> Response:
+    """Return the uncertainty map of an object; see `uncertainty_frame`."""
+    return await run_on_model(service, workspace, lambda: uncertainty_frame(workspace, object))
+
+
+def uncertainty_frame(workspace: Workspace, object_id: str) -> bytes:
+    """Return a frame with the place of the map in the browser's order and its bytes, x running fastest.
+
+    The header holds `worst`: the most uncertain voxel in the browser's indices, null where there is none.
 
     Raises:
         PromptError: no volume is open, no such object, or it has no mask yet.

@@ -16,11 +16,12 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from fastapi import HTTPException
+from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from medsam_app.browser.protocol.allowed_files import UPLOAD_FILES, safe_name
+from medsam_app.browser.routes.dependencies import CallerWorkspace, CurrentService
 from medsam_app.browser.state.workspaces import ENDED, Workspace
 from medsam_app.errors import VolumeError
 from medsam_app.io.formats import UPLOADABLE
@@ -30,6 +31,27 @@ from medsam_app.io.headers import looks_like_dicom
 _LIST_BYTES = 8 << 20
 #: Whoever sends too much is not listened to until the end.
 _HANG_UP = {"Connection": "close"}
+
+
+router = APIRouter()
+
+
+@router.post("/upload")
+async def upload_file(
+    request: Request, name: str, service: CurrentService, workspace: CallerWorkspace
+) -> dict[str, str]:
+    """Store a file and return the key it is opened by."""
+    length = request.headers.get("content-length", "")
+    key = await receive_file(workspace, name, request.stream(), limit=service.upload_bytes, announced=length)
+    return {"upload": key}
+
+
+@router.post("/upload-folder")
+async def upload_folder(
+    request: Request, name: str, service: CurrentService, workspace: CallerWorkspace
+) -> dict[str, str]:
+    """Store the DICOM files of a folder and return the key it is opened by."""
+    return {"upload": await receive_folder(workspace, name, request.stream(), limit=service.upload_bytes)}
 
 
 class Sent(BaseModel):

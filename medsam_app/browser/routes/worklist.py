@@ -1,15 +1,18 @@
-"""Routes of the worklist: its rows, opening a case, and saying how far a case is."""
+"""Routes of a worklist: its rows, opening a case, setting its state, and teaching."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote
 
-from fastapi import APIRouter, Body, Depends
-from fastapi import Request as HttpRequest
+from fastapi import APIRouter, Body
 from pydantic import BaseModel, ConfigDict, Field
 
-from medsam_app.browser.security.guard import LOGIN
+from medsam_app.browser.routes.dependencies import (
+    CallerName,
+    CallerWorkspace,
+    CurrentService,
+    PolledWorkspace,
+)
 from medsam_app.browser.state.case_opening import open_case
 from medsam_app.browser.state.service import Service
 from medsam_app.browser.state.worklists import rows
@@ -19,17 +22,7 @@ from medsam_app.worklist.case_session import CaseWork
 from medsam_app.worklist.rows import State
 from medsam_app.worklist.store import Worklist
 
-_LONGEST_WHO = 60
-
-
-def who_asks(request: HttpRequest) -> str:
-    """The name of who is logged in, otherwise the name that the page says."""
-    login: str | None = request.scope.get(LOGIN)
-    said = login or unquote(request.headers.get("x-medsam-who", ""))
-    return "".join(letter for letter in said if letter.isprintable())[:_LONGEST_WHO].strip()
-
-
-Who = Annotated[str, Depends(who_asks)]
+router = APIRouter()
 
 
 class Folder(BaseModel):
@@ -40,7 +33,7 @@ class Folder(BaseModel):
     path: str = Field(max_length=4096)
 
 
-class Chosen(Folder):
+class CaseChoice(Folder):
     """A case of a worklist, and which part of its file."""
 
     name: str = Field(max_length=4096)
@@ -49,11 +42,11 @@ class Chosen(Folder):
     channel: int | None = None
 
 
-class Judged(Folder):
-    """How far a case is.
+class StateChange(Folder):
+    """Another state of a case.
 
     Attributes:
-        version: of the case that this is said of.
+        version: of the case that the page shows.
         empty: whether a case may be accepted in which nothing is segmented.
     """
 
@@ -63,116 +56,140 @@ class Judged(Folder):
     empty: bool = False
 
 
-class Taught(Folder):
-    """What is to be done about teaching."""
+class TeachingCommand(Folder):
+    """A command to the teaching of a worklist."""
 
     what: Literal["start", "cancel", "resume", "use", "drop"]
     minutes: float = Field(default=20.0, gt=0, le=10_000)
 
 
-class Resolved(BaseModel):
-    """What is to become of work on a case that somebody else changed meanwhile."""
+class Resolution(BaseModel):
+    """Which work to keep on a case that another user changed meanwhile."""
 
     model_config = ConfigDict(extra="forbid")
     keep: Literal["mine", "theirs"]
 
 
-def add_worklist_routes(router: APIRouter, service: Service, mine: Any, looked_at: Any) -> None:
-    """Add the routes.
+def _worklist_of(service: Service, folder: Folder, *, refresh: bool = False) -> Worklist:
+    return service.worklists.get(folder.root, folder.path, refresh=refresh)
 
-    Args:
-        mine: the dependency that gives a request's workspace.
-        looked_at: the same for pages that ask by themselves, which does not count as work.
-    """
-    post = router.post
 
-    def worklist_of(folder: Folder, *, refresh: bool = False) -> Worklist:
-        return service.worklists.get(folder.root, folder.path, refresh=refresh)
+@router.post("/worklist")
+def open_worklist(
+    folder: Annotated[Folder, Body()],
+    service: CurrentService,
+    workspace: PolledWorkspace,
+    stamp: str = "",
+    refresh: bool = False,
+) -> dict[str, Any]:
+    """Return the rows of a worklist; its stamp alone where that is what the page has."""
+    worklist = _worklist_of(service, folder, refresh=refresh)
+    return {"stamp": stamp} if stamp and stamp == worklist.stamp() else rows(worklist)
 
-    @post("/worklist")
-    def opened(
-        folder: Annotated[Folder, Body()],
-        stamp: str = "",
-        refresh: bool = False,
-        workspace: Workspace = looked_at,
-    ) -> dict[str, Any]:
-        worklist = worklist_of(folder, refresh=refresh)
-        return {"stamp": stamp} if stamp and stamp == worklist.stamp() else rows(worklist)
 
-    @post("/worklist/case")
-    def case(chosen: Annotated[Chosen, Body()], who: Who, workspace: Workspace = mine) -> dict[str, Any]:
-        choice = {"series": chosen.series, "frame": chosen.frame, "channel": chosen.channel}
-        header = open_case(
-            service,
-            workspace,
-            worklist_of(chosen),
-            chosen.name,
-            root=chosen.root,
-            who=who,
-            choice=choice,
-        )
-        return {"volume": header}
+@router.post("/worklist/case")
+def open_worklist_case(
+    case: Annotated[CaseChoice, Body()],
+    name: CallerName,
+    service: CurrentService,
+    workspace: CallerWorkspace,
+) -> dict[str, Any]:
+    """Open a case and return the header of its volume."""
+    header = open_case(
+        service,
+        workspace,
+        _worklist_of(service, case),
+        case.name,
+        root=case.root,
+        who=name,
+        choice={"series": case.series, "frame": case.frame, "channel": case.channel},
+    )
+    return {"volume": header}
 
-    @post("/worklist/state")
-    def judge(judged: Annotated[Judged, Body()], who: Who, workspace: Workspace = mine) -> dict[str, Any]:
-        worklist = worklist_of(judged)
-        if judged.state == "accepted":
-            _accept(service, workspace, worklist, judged, who)
+
+@router.post("/worklist/state")
+def set_state(
+    change: Annotated[StateChange, Body()],
+    name: CallerName,
+    service: CurrentService,
+    workspace: CallerWorkspace,
+) -> dict[str, Any]:
+    """Set the state of a case and return the rows of the worklist."""
+    worklist = _worklist_of(service, change)
+    if change.state == "accepted":
+        _accept(service, workspace, worklist, change, name)
+    else:
+        worklist.set_state(change.name, change.state, who=name, seen=change.version)
+    return rows(worklist)
+
+
+@router.post("/worklist/resolve")
+def resolve(
+    resolution: Annotated[Resolution, Body()], name: CallerName, workspace: CallerWorkspace
+) -> dict[str, Any]:
+    """Keep the work of this page, or take that of the other user."""
+    with workspace.lock:
+        work = _work(workspace)
+        assert workspace.session is not None
+        work.who = name
+        if resolution.keep == "mine":
+            work.keep(workspace.session, anyway=True)
         else:
-            worklist.set_state(judged.name, judged.state, who=who, seen=judged.version)
-        return rows(worklist)
+            workspace.notes += work.restore(workspace.session, workspace.folder)
+    return {}
 
-    @post("/worklist/resolve")
-    def resolve(
-        resolved: Annotated[Resolved, Body()], who: Who, workspace: Workspace = mine
-    ) -> dict[str, Any]:
-        with workspace.lock:
-            work = _work(workspace)
-            assert workspace.session is not None
-            work.who = who
-            if resolved.keep == "mine":
-                work.keep(workspace.session, anyway=True)
-            else:
-                workspace.notes += work.restore(workspace.session, workspace.folder)
-        return {}
 
-    @post("/worklist/teaching")
-    def teaching(
-        folder: Annotated[Folder, Body()], log: bool = False, workspace: Workspace = looked_at
-    ) -> dict[str, Any]:
-        return service.teachings.said(worklist_of(folder), log=log)
+@router.post("/worklist/teaching")
+def teaching(
+    folder: Annotated[Folder, Body()],
+    service: CurrentService,
+    workspace: PolledWorkspace,
+    log: bool = False,
+) -> dict[str, Any]:
+    """Return the state of a worklist's teaching."""
+    return service.teachings.status(_worklist_of(service, folder), log=log)
 
-    @post("/worklist/teach")
-    def teach(taught: Annotated[Taught, Body()], who: Who, workspace: Workspace = mine) -> dict[str, Any]:
-        worklist = worklist_of(taught)
-        service.teachings.do(worklist, taught.what, minutes=taught.minutes, who=who)
-        return service.teachings.said(worklist, log=False)
+
+@router.post("/worklist/teach")
+def teach(
+    command: Annotated[TeachingCommand, Body()],
+    name: CallerName,
+    service: CurrentService,
+    workspace: CallerWorkspace,
+) -> dict[str, Any]:
+    """Start, stop or resume teaching, or use its adapter; return the state of teaching."""
+    worklist = _worklist_of(service, command)
+    service.teachings.do(worklist, command.what, minutes=command.minutes, who=name)
+    return service.teachings.status(worklist, log=False)
 
 
 def _work(workspace: Workspace) -> CaseWork:
+    """Return the work on the open case; `WorklistError` where none is open."""
     if workspace.case is None or workspace.session is None:
         raise WorklistError("No case of a worklist is open; open one from the list.")
     return workspace.case
 
 
-def _accept(service: Service, workspace: Workspace, worklist: Worklist, judged: Judged, who: str) -> None:
+def _accept(
+    service: Service, workspace: Workspace, worklist: Worklist, change: StateChange, name: str
+) -> None:
     work = _work(workspace)
     session = workspace.session
     assert session is not None
-    if work.worklist is not worklist or work.name != judged.name:
-        raise WorklistError(f"'{judged.name}' is not the case that is open; open it before accepting it.")
-    if not judged.empty and not any(each.has_start for each in session.objects):
+    if work.worklist is not worklist or work.name != change.name:
+        raise WorklistError(f"'{change.name}' is not the case that is open; open it before accepting it.")
+    if not change.empty and not any(each.has_start for each in session.objects):
         raise SettingsError(
             "There is nothing in this case yet; click, or say that it is to be accepted empty."
         )
-    work.who = who
+    work.who = name
     workspace.show("Writing the mask")
     try:
         service.work(workspace, workspace.masks).result()  # not under the lock, which the model may wait for
         with workspace.lock:
             if workspace.case is not work:
                 raise WorklistError(
-                    f"Another case was opened before '{judged.name}' was accepted; open it again."
+                    f"Another case was opened before '{change.name}' was accepted; open it again."
                 )
             work.accept(session)
     finally:

@@ -91,11 +91,11 @@ class Teachings:
             use_adapter(worklist, run.adapter, who=who)
             self.model(worklist)  # loaded while nobody waits for it
 
-    def said(self, worklist: Worklist, *, log: bool) -> dict[str, Any]:
-        """What the page is told.
+    def status(self, worklist: Worklist, *, log: bool) -> dict[str, Any]:
+        """Return the state of a run and of the adapter in use, for the page.
 
         Args:
-            log: whether the log is wanted too.
+            log: include the log.
         """
         run, adapter = self.run_of(worklist), adapter_of(worklist)
         job = run.job

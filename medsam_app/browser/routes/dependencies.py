@@ -1,0 +1,74 @@
+"""What handlers receive beside a request's own parameters: the service, the caller's workspace and name.
+
+A page identifies itself by its token in a header, never in an address.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import unquote
+
+from fastapi import Depends, Header, HTTPException, Request
+
+from medsam_app.browser.security.guard import LOGIN
+from medsam_app.browser.state.service import Service
+from medsam_app.browser.state.workspaces import Workspace
+
+_LONGEST_NAME = 60
+
+#: The page's token.
+Token = Annotated[str | None, Header()]
+#: Number of the volume that the page shows; scripts leave it out.
+VolumeNumber = Annotated[int | None, Header()]
+
+
+async def service_of(request: Request) -> Service:
+    """Return the service of the app that answers a request."""
+    service: Service = request.app.state.service
+    return service
+
+
+CurrentService = Annotated[Service, Depends(service_of)]
+
+
+def workspace_of(
+    service: CurrentService, x_medsam_session: Token = None, x_medsam_volume: VolumeNumber = None
+) -> Workspace:
+    """Return the caller's workspace, which counts as in use from now.
+
+    Raises:
+        HTTPException: no workspace has this token (401), or another volume is open in it (409).
+    """
+    workspace = _find(service, x_medsam_session, at_work=True)
+    workspace.check(x_medsam_volume)
+    return workspace
+
+
+def polled_workspace_of(service: CurrentService, x_medsam_session: Token = None) -> Workspace:
+    """Return the workspace of a page that polls without the user, which does not count as use.
+
+    Raises:
+        HTTPException: no workspace has this token (401).
+    """
+    return _find(service, x_medsam_session, at_work=False)
+
+
+def _find(service: Service, token: str | None, *, at_work: bool) -> Workspace:
+    workspace = service.workspaces.get(token, at_work=at_work)
+    if workspace is None:
+        raise HTTPException(401, service.workspaces.why_ended(token))
+    return workspace
+
+
+CallerWorkspace = Annotated[Workspace, Depends(workspace_of)]
+PolledWorkspace = Annotated[Workspace, Depends(polled_workspace_of)]
+
+
+def caller_name_of(request: Request) -> str:
+    """Return the login name of the caller, or the name that the page sends where there is no login."""
+    login: str | None = request.scope.get(LOGIN)
+    name = login or unquote(request.headers.get("x-medsam-who", ""))
+    return "".join(letter for letter in name if letter.isprintable())[:_LONGEST_NAME].strip()
+
+
+CallerName = Annotated[str, Depends(caller_name_of)]
