@@ -10,10 +10,10 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
+from medsam_app.atomic import as_text
 from medsam_app.browser.state.service import Service
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import MedsamError, SeriesChoice
-from medsam_app.io.atomic import as_text
 
 
 def binary(body: bytes) -> Response:
