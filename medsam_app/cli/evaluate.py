@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from medsam_app.cli.options import AdapterOption, DeviceOption, ModelOption, WeightsOption
+from medsam_app.errors import SettingsError
 from medsam_app.models.table import DEFAULT_MODEL
 
 
@@ -119,31 +120,38 @@ def evaluate(
     of the largest error. Exit status 1 says that cases could not be read and were skipped.
     """
     from medsam_app.commands import evaluate as evaluate_command
+    from medsam_app.evaluate.options import EvaluateOptions
+    from medsam_app.evaluate.summary import TARGETS
+    from medsam_app.predict.model_choice import ModelChoice
 
-    skipped = evaluate_command.evaluate(
-        dataset,
-        clicks=clicks,
-        csv_file=csv,
-        json_file=json,
-        report_file=report,
-        overwrite=overwrite,
-        split=split,
-        datasets=datasets or [],
-        labels=labels or [],
-        **({"targets": sorted(set(targets))} if targets else {}),
-        first=first,
-        tolerance=tolerance,
-        distances=distances,
-        baselines=baseline or [],
-        nets=net or [],
+    options = EvaluateOptions(
+        model=ModelChoice(name=model, weights=weights, adapter=adapter, device=device),
         base=base,
+        baselines=tuple(baseline or ()),
+        nets=tuple(net or ()),
+        split=split,
+        datasets=tuple(datasets or ()),
         most_cases=most_cases,
+        labels=tuple(labels or ()),
+        clicks=_clicks(clicks),
+        targets=tuple(sorted(set(targets))) if targets else TARGETS,
+        first=first,
+        distances=distances,
+        tolerance=tolerance,
         refine=refine,
         seed=seed,
-        model=model,
-        weights=weights,
-        adapter=adapter,
-        device=device,
     )
-    if skipped:
+    files = evaluate_command.OutputFiles(csv=csv, json=json, report=report, overwrite=overwrite)
+    if evaluate_command.evaluate(dataset, options, files):
         raise typer.Exit(1)
+
+
+def _clicks(text: str) -> int | tuple[int, ...]:
+    """Return the numbers in '10' or '1,3,5'."""
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise SettingsError(
+            f"--clicks takes a number such as 10, or several such as 1,3,5,10; got '{text}'."
+        ) from None
+    return numbers[0] if len(numbers) == 1 else numbers

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsam_app.console import check_target, note, say, step, table_console, titled_table, watched
-from medsam_app.errors import SaveError, SettingsError
+from medsam_app.errors import SaveError
 from medsam_app.evaluate.files import write_json, write_scores
+from medsam_app.evaluate.options import EvaluateOptions
 from medsam_app.evaluate.tables import Sheet, remarks, sheets
 
 if TYPE_CHECKING:  # heavy
@@ -15,100 +17,91 @@ if TYPE_CHECKING:  # heavy
     from medsam_app.evaluate.run import Skipped
 
 
-def evaluate(
-    path: Path,
-    *,
-    clicks: str,
-    csv_file: Path | None,
-    json_file: Path | None,
-    report_file: Path | None,
-    overwrite: bool,
-    **asked: Any,
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class OutputFiles:
+    """Files that an evaluation writes.
+
+    Attributes:
+        csv: gets every score.
+        json: gets the summaries.
+        report: gets a page with tables, curves and pictures.
+        overwrite: replace these where they exist.
+    """
+
+    csv: Path | None = None
+    json: Path | None = None
+    report: Path | None = None
+    overwrite: bool = False
+
+    def named(self) -> dict[str, Path]:
+        """The files by their options."""
+        files = {"--csv": self.csv, "--json": self.json, "--report": self.report}
+        return {option: file for option, file in files.items() if file is not None}
+
+
+def evaluate(path: Path, options: EvaluateOptions, files: OutputFiles) -> int:
     """Measure, print, write.
 
     Args:
         path: folder or list of labelled volumes.
-        clicks: a number, or several with commas between them.
-        csv_file: gets every score.
-        json_file: gets the summaries.
-        report_file: gets a page with tables, curves and pictures.
-        overwrite: replace these where they exist.
-        asked: of `evaluate_folder`.
 
     Returns:
         how many cases could not be measured.
     """
-    numbers = _clicks(clicks)
     with step("Loading"):
         from medsam_app.datasets.find import find_cases
 
         dataset = find_cases(path)
-        files = {"--csv": csv_file, "--json": json_file, "--report": report_file}
-        _check_targets(dataset, files, overwrite=overwrite)
-        if report_file is not None:
+        _check_targets(dataset, files)
+        if files.report is not None:
             from medsam_app.evaluate.plots import check_matplotlib
 
             check_matplotlib()
         from medsam_app.evaluate.gallery import Gallery
-        from medsam_app.evaluate.run import evaluate_folder
+        from medsam_app.evaluate.run import run_evaluation
 
-    gallery = None if report_file is None else Gallery()
+    gallery = None if files.report is None else Gallery()
     with watched("Loading the model") as (progress, tell):
 
         def skip(case: Skipped) -> None:
             tell(f"Skipped {case.dataset}, {case.case}: {case.error}")
 
-        found = evaluate_folder(
-            dataset, clicks=numbers, progress=progress, tell=tell, skip=skip, gallery=gallery, **asked
-        )
+        found = run_evaluation(dataset, options, progress=progress, tell=tell, skip=skip, gallery=gallery)
     # Files first: a pipe that closes early must not cost the measurement.
-    if csv_file is not None:
-        write_scores(found.scores, csv_file)
-    if json_file is not None:
-        write_json(found, json_file)
-    if report_file is not None and gallery is not None:
+    if files.csv is not None:
+        write_scores(found.scores, files.csv)
+    if files.json is not None:
+        write_json(found, files.json)
+    if files.report is not None and gallery is not None:
         with step("Drawing the report"):
             from medsam_app.evaluate.report import write_report
 
-            write_report(found, report_file, gallery=gallery)
+            write_report(found, files.report, gallery=gallery)
     console = table_console()
     for sheet in sheets(found):
         print_sheet(sheet, console)
     for remark in remarks(found):
         say(remark)
-    for file in filter(None, files.values()):
+    for file in files.named().values():
         say(f"Saved {file}.")
     if found.skipped:
         note(f"Skipped because they could not be read: {len(found.skipped)} of the cases.")
     return len(found.skipped)
 
 
-def _clicks(text: str) -> int | tuple[int, ...]:
-    """'10' or '1,3,5'."""
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise SettingsError(
-            f"--clicks takes a number such as 10, or several such as 1,3,5,10; got '{text}'."
-        ) from None
-    return numbers[0] if len(numbers) == 1 else numbers
-
-
-def _check_targets(dataset: Dataset, files: dict[str, Path | None], *, overwrite: bool) -> None:
+def _check_targets(dataset: Dataset, files: OutputFiles) -> None:
     """Refuse outputs that could not or should not be written, before hours of work."""
     volumes = [file for case in dataset.cases for file in (case.image, case.label, *case.channels)]
-    report = files["--report"]
-    if report is not None and report.suffix.lower() not in (".html", ".htm"):
-        raise SaveError(f"The report is a page and cannot be named {report.name}; end its name in .html.")
-    named: dict[Path, str] = {}
-    for option, target in files.items():
-        if target is None:
-            continue
-        check_target(target, sources=[*dataset.sources, *volumes], overwrite=overwrite)
-        other = named.setdefault(target.resolve(), option)
+    if files.report is not None and files.report.suffix.lower() not in (".html", ".htm"):
+        raise SaveError(
+            f"The report is a page and cannot be named {files.report.name}; end its name in .html."
+        )
+    options: dict[Path, str] = {}
+    for option, target in files.named().items():
+        check_target(target, sources=[*dataset.sources, *volumes], overwrite=files.overwrite)
+        other = options.setdefault(target.resolve(), option)
         if other != option:
-            raise SaveError(f"{other} and {option} both name {files[other]}; give two names.")
+            raise SaveError(f"{other} and {option} both name {files.named()[other]}; give two names.")
 
 
 def print_sheet(sheet: Sheet, console: Any) -> None:

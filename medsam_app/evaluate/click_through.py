@@ -22,9 +22,6 @@ from medsam_app.measure.surface_distances import Distances, surface_distances
 from medsam_app.progress import Progress
 from medsam_app.prompts.simulated_clicks import jittered_box, next_click
 
-#: What an object's prompts may begin with; see `Plan.first`.
-FIRSTS = ("click", "box", "found")
-
 
 class Step(NamedTuple):
     """One prompt of an object and its (i, j, k) mask; see `Score`."""
@@ -43,8 +40,7 @@ class Plan:
     Attributes:
         clicks: on each object, the box counted as one.
         shown: numbers of clicks after which surfaces are measured; empty for never. Click 0 is always.
-        first: "click", "box", or "found": methods that are told a label begin with what they find without a
-            prompt, which is click 0, and clicks mend that; others begin with a click.
+        first: as in `EvaluateOptions`.
         seed: of the box, which is the same for all methods and whatever else is measured.
         tolerance: mm, see `surface_distances`.
         labels: names or values of those that are measured; none named for all.
@@ -60,6 +56,21 @@ class Plan:
     def wants(self, value: int, name: str) -> bool:
         """Whether a label is measured."""
         return not self.labels or str(value) in self.labels or name in self.labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseInfo:
+    """What is known of a case besides its voxels.
+
+    Attributes:
+        dataset, modality, case: copied to its scores.
+        names: of its labels.
+    """
+
+    dataset: str = ""
+    modality: str = ""
+    case: str = ""
+    names: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -121,10 +132,7 @@ def evaluate_case(
     label_map: NDArray[np.integer],
     *,
     plan: Plan,
-    names: Mapping[int, str] | None = None,
-    case: str = "",
-    dataset: str = "",
-    modality: str = "",
+    about: CaseInfo | None = None,
     progress: Progress | None = None,
     gallery: Gallery | None = None,
 ) -> Found:
@@ -132,12 +140,12 @@ def evaluate_case(
 
     Args:
         label_map: (i, j, k) integers on the volume's grid.
-        names: names of the labels.
+        about: the case that is measured.
         progress: called with the name of an object and the fraction of them done.
         gallery: gets a picture of the case.
     """
-    about = (dataset, modality, case)
-    names = names or {}
+    about = about or CaseInfo()
+    key, names = (about.dataset, about.modality, about.case), about.names
     counts = dict(zip(*(each.tolist() for each in np.unique(label_map, return_counts=True)), strict=True))
     wanted = [value for value in counts if value > 0 and plan.wants(value, names.get(value, ""))]
     objects = [value for value in wanted if counts[value] >= MIN_VOXELS]
@@ -153,26 +161,26 @@ def evaluate_case(
         for value, voxels in zip(*np.unique(maps[method].labels, return_counts=True), strict=True):
             label = names.get(int(value), str(value))
             if value > 0 and int(value) not in counts and plan.wants(int(value), label):
-                found.false.append(FalseLabel(method, *about, label, int(value), int(voxels)))
+                found.false.append(FalseLabel(method, *key, label, int(value), int(voxels)))
     for number, value in enumerate(objects):
         label = names.get(value, str(value))
         if progress is not None:
             progress(label, number / len(objects))
         truth = label_map == value
-        walks = _clicked(methods, maps, truth, value, plan, "/".join((*about, str(value))))
+        walks = _clicked(methods, maps, truth, value, plan, "/".join((*key, str(value))))
         known = [method for method in maps if value in methods.mappers[method].labels]
         walks |= {method: _found(maps[method], truth, value) for method in known}
         for method, steps in walks.items():
             for click, step, far in _with_distances(steps, truth, volume, plan):
                 row = Score(
-                    method, *about, label, value, counts[value], click,
+                    method, *key, label, value, counts[value], click,
                     step.dice, step.quality, step.unmet, step.seconds, *far,
                 )  # fmt: skip
                 found.scores.append(row)
             if gallery is not None:
                 gallery.add(method, step.mask)
     if gallery is not None:
-        gallery.finish(about)
+        gallery.finish(key)
     return found
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -11,80 +9,40 @@ from numpy.typing import NDArray
 from torch import nn
 
 from medsam_app.adapters.adapter import Adapter
-from medsam_app.adapters.header import read_header
-from medsam_app.errors import SettingsError, unknown_name
-from medsam_app.evaluate.classical import BASELINES, baseline
+from medsam_app.evaluate.classical import baseline
+from medsam_app.evaluate.options import EvaluateOptions
 from medsam_app.evaluate.protocols import Methods, Segmenter
 from medsam_app.io.volume import Volume
 from medsam_app.models.load import choose_device, load_model
-from medsam_app.models.table import model_entry
 from medsam_app.predict.core.prediction import MaskPrediction
 from medsam_app.predict.predictor import AnyModel, VolumePredictor
 
 
-def check_methods(model: str, *, adapter: Path | None, base: bool, baselines: Sequence[str]) -> None:
-    """Refuse what `load_methods` would, as far as it can be told without loading anything.
-
-    Raises:
-        ModelError: an unknown model.
-        SettingsError: an unknown baseline, or the base asked for beside no adapter.
-        AdapterError: no adapter's file.
-    """
-    model_entry(model)
-    if adapter is not None:
-        read_header(adapter)
-    for name in baselines:
-        if name not in BASELINES:
-            raise SettingsError(unknown_name("baseline", name, BASELINES))
-    if base and adapter is None:
-        raise SettingsError(
-            "The model without its adapter was asked for, but there is no adapter; give one, or measure the "
-            "model alone."
-        )
-
-
-def load_methods(
-    model: str,
-    *,
-    weights: Path | None = None,
-    adapter: Path | None = None,
-    base: bool = False,
-    baselines: Sequence[str] = (),
-    nets: Sequence[Path] = (),
-    device: str = "auto",
-    refine: bool = False,
-    seed: int = 0,
-) -> Methods:
+def load_methods(options: EvaluateOptions) -> Methods:
     """Everything that is to be measured, ready.
 
     A model with an adapter is called 'MODEL + NAME'. Where the adapter has learned prompts, 'MODEL + NAME,
     told the label' is it again, given the value of the object with its clicks. Each method has embeddings
     of its own, so that none is quick because another one was slow.
 
-    Args:
-        model, weights, adapter, device, refine: as for `VolumePredictor`.
-        base: whether the model without its adapter is measured too.
-        baselines: names of `medsam_app.evaluate.classical.BASELINES`.
-        nets: files of networks that `medsam-app finetune --baseline` has written.
-        seed: of fresh weights.
-
     Raises:
-        SettingsError, ModelError, AdapterError: as from `check_methods`, and from loading.
+        SettingsError, ModelError, AdapterError: from loading.
     """
-    check_methods(model, adapter=adapter, base=base, baselines=baselines)
-    network: AnyModel = load_model(model, device=choose_device(device)[0], weights=weights)
+    model, refine = options.model, options.refine
+    device = choose_device(model.device)[0]
+    network: AnyModel = load_model(model.name, device=device, weights=model.weights)
     methods = Methods(weights_sha256=network.weights_sha256)
-    alone: dict[str, Segmenter] = {model: VolumePredictor(network, refine=refine)}
-    if adapter is None:
-        methods.segmenters = alone
+    if model.adapter is None:
+        methods.segmenters = {model.name: VolumePredictor(network, refine=refine)}
     else:
-        _adapted(methods, model, Adapter.load(adapter, cast(nn.Module, network)), network, refine, base)
-    for name in baselines:
-        methods.segmenters[name] = baseline(name, device=device, refine=refine, seed=seed)
-    for file in nets:
+        adapter = Adapter.load(model.adapter, cast(nn.Module, network))
+        _adapted(methods, model.name, adapter, network, refine, options.base)
+    for name in options.baselines:
+        methods.segmenters[name] = baseline(name, device=model.device, refine=refine, seed=options.seed)
+    for file in options.nets:
         from medsam_app.finetuning.baseline_net import RivalNet  # imports MONAI's networks
 
-        net = RivalNet(file, choose_device(device)[0])
+        net = RivalNet(file, device)
         methods.mappers[net.name if net.name not in methods.mappers else str(file)] = net
     return methods
 

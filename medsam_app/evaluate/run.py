@@ -10,7 +10,6 @@ first click there may be a box, drawn around the object with an unsteady hand.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +17,21 @@ from pathlib import Path
 from medsam_app.datasets.cases import Case
 from medsam_app.datasets.find import find_cases
 from medsam_app.datasets.gathering import Dataset
-from medsam_app.errors import MedsamError, SettingsError, VolumeError, unknown_name
+from medsam_app.errors import MedsamError, VolumeError
 from medsam_app.evaluate.cases import Skipped, Taken, check_labels, take_cases
-from medsam_app.evaluate.click_through import FIRSTS, Found, Plan, evaluate_case
+from medsam_app.evaluate.click_through import CaseInfo, Found, Plan, evaluate_case
 from medsam_app.evaluate.comparison import Comparison, compare
 from medsam_app.evaluate.gallery import Gallery
-from medsam_app.evaluate.methods import check_methods, load_methods
+from medsam_app.evaluate.methods import load_methods
+from medsam_app.evaluate.options import EvaluateOptions
 from medsam_app.evaluate.protocols import Methods
-from medsam_app.evaluate.summary import TARGETS, Summary, shown_clicks, summarise
+from medsam_app.evaluate.summary import TARGETS, Summary, summarise
 from medsam_app.measure.scores import MIN_VOXELS, FalseLabel, Score
 from medsam_app.models.table import DEFAULT_MODEL
+from medsam_app.predict.model_choice import ModelChoice
 from medsam_app.progress import Progress
 
-__all__ = ["Evaluation", "Skipped", "evaluate_folder"]
+__all__ = ["Evaluation", "Skipped", "evaluate_folder", "run_evaluation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,8 @@ class Evaluation:
     Attributes:
         folder, layout: where the cases are, and what that was understood to be.
         split: which of them were measured, empty for all.
-        datasets, labels, first, seed, refine, most_cases, targets, tolerance: what `evaluate_folder` was
-            asked.
+        datasets, labels, first, seed, refine, most_cases, targets, tolerance: as in
+            `EvaluateOptions`.
         clicks, shown: how many were made, and after which means are given.
         distances: whether surfaces were measured.
         model: name of the model; weights_sha256, adapter: what it ran with ('' for no adapter).
@@ -113,7 +114,7 @@ def evaluate_folder(
         clicks: on each object; or the numbers of clicks after which means are given, the largest of which
             is how many are made.
         targets: Dice values whose number of clicks is counted, each above 0 and up to 1.
-        first: "click", "box" instead of the first click, or "found": see `Plan.first`.
+        first: "click", "box" instead of the first click, or "found": see `EvaluateOptions.first`.
         distances: whether surface Dice and HD95 are measured after the clicks that are shown.
         tolerance: of the surface Dice in mm; None for the largest side of a voxel of each volume.
         model, weights, adapter, device: as for `VolumePredictor`.
@@ -134,33 +135,51 @@ def evaluate_folder(
         SettingsError: an unknown split, dataset, label, baseline or first prompt, or a number out of range.
         ModelError, AdapterError: from loading the model.
     """
-    numbers = _clicks(clicks)
-    _check(targets, first, tolerance)
-    check_methods(model, adapter=adapter, base=base, baselines=baselines)
-    dataset = dataset if isinstance(dataset, Dataset) else find_cases(dataset)
-    taken = take_cases(dataset, split=split, datasets=datasets, most=most_cases)
-    check_labels(labels, taken.cases)
-    if tell is not None:
-        for sentence in (taken.said, *taken.warnings):
-            tell(sentence)
-    methods = load_methods(
-        model,
-        weights=weights,
-        adapter=adapter,
+    options = EvaluateOptions(
+        model=ModelChoice(name=model, weights=weights, adapter=adapter, device=device),
         base=base,
-        baselines=baselines,
-        nets=nets,
-        device=device,
+        baselines=tuple(baselines),
+        nets=tuple(nets),
+        split=split,
+        datasets=tuple(datasets),
+        most_cases=most_cases,
+        labels=tuple(labels),
+        clicks=clicks if isinstance(clicks, int) else tuple(clicks),
+        targets=tuple(targets),
+        first=first,
+        distances=distances,
+        tolerance=tolerance,
         refine=refine,
         seed=seed,
     )
+    return run_evaluation(dataset, options, progress=progress, tell=tell, skip=skip, gallery=gallery)
+
+
+def run_evaluation(
+    dataset: str | Path | Dataset,
+    options: EvaluateOptions,
+    *,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+    skip: Callable[[Skipped], None] | None = None,
+    gallery: Gallery | None = None,
+) -> Evaluation:
+    """`evaluate_folder` of options that were checked when they were made."""
+    dataset = dataset if isinstance(dataset, Dataset) else find_cases(dataset)
+    taken = take_cases(dataset, split=options.split, datasets=options.datasets, most=options.most_cases)
+    check_labels(options.labels, taken.cases)
+    if tell is not None:
+        for sentence in (taken.said, *taken.warnings):
+            tell(sentence)
+    methods = load_methods(options)
+    shown, seed = options.shown, options.seed
     plan = Plan(
-        clicks=numbers[-1],
-        shown=numbers if distances else (),
-        first=first,
+        clicks=shown[-1],
+        shown=shown if options.distances else (),
+        first=options.first,
         seed=seed,
-        tolerance=tolerance,
-        labels=tuple(labels),
+        tolerance=options.tolerance,
+        labels=options.labels,
     )
     found, skipped = _measure(taken, methods, plan, progress=progress, skip=skip, gallery=gallery)
     scores = found.scores
@@ -168,23 +187,23 @@ def evaluate_folder(
         folder=str(dataset.path),
         layout=dataset.layout,
         split=taken.split,
-        datasets=tuple(datasets),
-        labels=tuple(labels),
-        first=first,
-        clicks=numbers[-1],
-        shown=numbers,
-        targets=tuple(targets),
-        distances=distances,
-        tolerance=tolerance,
+        datasets=options.datasets,
+        labels=options.labels,
+        first=options.first,
+        clicks=shown[-1],
+        shown=shown,
+        targets=options.targets,
+        distances=options.distances,
+        tolerance=options.tolerance,
         seed=seed,
-        refine=refine,
-        most_cases=most_cases,
-        model=model,
+        refine=options.refine,
+        most_cases=options.most_cases,
+        model=options.model.name,
         weights_sha256=methods.weights_sha256,
         adapter=methods.adapter,
         scores=tuple(scores),
-        summaries=summarise(scores, shown=numbers, targets=targets, false=found.false, seed=seed),
-        comparisons=compare(scores, methods.pairs, shown=numbers, seed=seed),
+        summaries=summarise(scores, shown=shown, targets=options.targets, false=found.false, seed=seed),
+        comparisons=compare(scores, methods.pairs, shown=shown, seed=seed),
         false_labels=tuple(found.false),
         small=found.small,
         skipped=tuple(skipped),
@@ -225,10 +244,7 @@ def _measure(
             volume,
             label_map,
             plan=plan,
-            names=each.names,
-            case=each.case,
-            dataset=each.dataset,
-            modality=each.modality,
+            about=CaseInfo(dataset=each.dataset, modality=each.modality, case=each.case, names=each.names),
             progress=here,
             gallery=gallery,
         )
@@ -253,22 +269,3 @@ def _telling(progress: Progress | None, case: Case, start: float, share: float) 
             progress(f"{case.dataset}, {case.case}: {what}", start + done * share)
 
     return tell
-
-
-def _clicks(clicks: int | Sequence[int]) -> tuple[int, ...]:
-    """After which clicks means are given; the last is how many are made."""
-    numbers = shown_clicks(clicks) if isinstance(clicks, int) else tuple(sorted(set(clicks)))
-    asked = min((clicks,) if isinstance(clicks, int) else numbers, default=0)
-    if asked < 1:
-        raise SettingsError(f"At least one click an object is needed; got {asked}.")
-    return numbers
-
-
-def _check(targets: Sequence[float], first: str, tolerance: float | None) -> None:
-    if first not in FIRSTS:
-        raise SettingsError(unknown_name("first prompt", first, FIRSTS))
-    for target in targets:
-        if not 0 < target <= 1:
-            raise SettingsError(f"A target is a Dice above 0 and up to 1, such as 0.85; got {target:g}.")
-    if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
-        raise SettingsError(f"The tolerance is a distance in mm, 0 or more; got {tolerance:g}.")

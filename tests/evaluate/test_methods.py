@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from medsam_app.adapters.adapter import Adapter
-from medsam_app.errors import AdapterError, ModelError, SettingsError
-from medsam_app.evaluate.click_through import Found, Plan, evaluate_case
-from medsam_app.evaluate.methods import check_methods, load_methods
+from medsam_app.evaluate.click_through import CaseInfo, Found, Plan, evaluate_case
+from medsam_app.evaluate.methods import load_methods
+from medsam_app.evaluate.options import EvaluateOptions
 from medsam_app.evaluate.protocols import Methods
 from medsam_app.evaluate.run import evaluate_folder
 from medsam_app.evaluate.summary import summarise
@@ -20,6 +20,7 @@ from medsam_app.grid.masks import dice
 from medsam_app.io.volume import Volume
 from medsam_app.models.load import load_model
 from medsam_app.predict.core.prediction import MaskPrediction
+from medsam_app.predict.model_choice import ModelChoice
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.prompts.simulated_clicks import click_inside, next_click
 from tests.support.evaluation_data import SPACING, two_balls, write_folder
@@ -78,27 +79,13 @@ def test_adapter_base_and_label_are_what_predictors_say(
 
 
 def test_without_the_base_there_is_the_adapter_alone(adapter: Path) -> None:
-    methods = load_methods("sam3d_tiny", adapter=adapter, baselines=["confidence"], device="cpu")
+    methods = load_methods(
+        EvaluateOptions(model=ModelChoice(adapter=adapter, device="cpu"), baselines=("confidence",))
+    )
     assert list(methods.segmenters) == [NAME, "confidence"] and list(methods.told) == [TOLD]
     assert methods.pairs == ((TOLD, NAME),)
     assert list(methods.for_label(1)) == [NAME, "confidence", TOLD]
     assert list(methods.for_label(2)) == [NAME, "confidence"]
-
-
-@pytest.mark.parametrize(
-    ("model", "options", "error", "said"),
-    [
-        ("sam3d_tinny", {}, ModelError, "There is no model 'sam3d_tinny'"),
-        ("sam3d_tiny", {"baselines": ["waker"]}, SettingsError, "There is no baseline 'waker'"),
-        ("sam3d_tiny", {"base": True}, SettingsError, "there is no adapter; give one"),
-        ("sam3d_tiny", {"adapter": Path("x.safetensors")}, AdapterError, "There is no adapter file"),
-    ],
-)
-def test_mistakes(model: str, options: dict, error: type[Exception], said: str) -> None:
-    wanted = {"adapter": None, "base": False, "baselines": []} | options
-    with pytest.raises(error) as raised:
-        check_methods(model, **wanted)
-    assert said in str(raised.value)
 
 
 class Thresholds:
@@ -120,7 +107,9 @@ def mapped() -> tuple[Found, Volume, np.ndarray]:
     volume = Volume.from_array(image, affine)
     plan = Plan(clicks=1, shown=(1,))
     methods = Methods(mappers={"thresholds": Thresholds()})
-    found = evaluate_case(methods, volume, labels, plan=plan, case="a", dataset="d", names={7: "bright"})
+    found = evaluate_case(
+        methods, volume, labels, plan=plan, about=CaseInfo(dataset="d", case="a", names={7: "bright"})
+    )
     return found, volume, labels
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from medsam_app.cli.app import main
 from medsam_app.evaluate import plots
-from medsam_app.evaluate.click_through import Plan, evaluate_case
+from medsam_app.evaluate.click_through import CaseInfo, Plan, evaluate_case
 from medsam_app.evaluate.comparison import compare
 from medsam_app.evaluate.gallery import Gallery, Picture, ranked_cases
 from medsam_app.evaluate.protocols import Methods
@@ -64,10 +64,7 @@ def measured(gallery: Gallery, count: int = 4) -> Evaluation:
             volume,
             labels,
             plan=Plan(shown=(1,)),
-            names={1: EVIL},
-            case=f"case{number}",
-            dataset=EVIL,
-            modality="CT",
+            about=CaseInfo(dataset=EVIL, modality="CT", case=f"case{number}", names={1: EVIL}),
             gallery=gallery,
         )
         scores += found.scores[1::2] + found.scores[::2]  # the worse method first
