@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medsam_app.adapters.header import AdapterHeader, BaseEntry, read_header
+from medsam_app.atomic import replace_file
 from medsam_app.errors import AdapterError, SaveError
 
 SUFFIX = ".safetensors"
@@ -66,23 +64,13 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], header: AdapterHeader
     _check_finite(path, tensors)
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".saving-", dir=path.parent))
-    except OSError as error:
-        raise _not_written(path, error.strerror) from error
-    try:
-        draft = folder / path.name
-        save_file(held, draft, metadata=header.to_strings())
-        draft.chmod(0o644)
-        _prove(path, draft, held, header)
-        with draft.open("rb+") as stream:  # a rename must never point to an empty file
-            os.fsync(stream.fileno())
-        draft.replace(path)
+        with replace_file(path) as draft:
+            save_file(held, draft, metadata=header.to_strings())
+            _prove(path, draft, held, header)
     except OSError as error:
         raise _not_written(path, error.strerror) from error
     except SafetensorError as error:
         raise _not_written(path, str(error)) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return path
 
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import shutil
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from medsam_app.atomic import remove_drafts, replace_file
 from medsam_app.errors import ModelError, SaveError
 from medsam_app.models import table
 from medsam_app.models.fetch import NotFetched, Progress, fetch
@@ -84,8 +83,8 @@ def verified_path(entry: ModelEntry, *, progress: Progress | None = None) -> Pat
 def download(entry: ModelEntry, *, progress: Progress | None = None) -> Installed:
     """Fetch the checkpoint of a model, unless it is here and right.
 
-    A connection that breaks is taken up where it broke. Until the file is whole and verified it has a
-    temporary name; whatever stops it, also Ctrl-C, leaves neither that nor a wrong file behind.
+    A broken connection is resumed where it broke. The file is a draft until it is complete and verified;
+    neither an error nor Ctrl-C leaves a draft or a wrong file behind.
 
     Args:
         entry: of the table.
@@ -104,7 +103,7 @@ def download(entry: ModelEntry, *, progress: Progress | None = None) -> Installe
     if flaw is None:
         return Installed(path=path, how="there")
     replaced = "" if flaw == _MISSING else flaw
-    with _partial(path, checkpoint.size) as (part, file):
+    with _draft(path, checkpoint.size) as (draft, file):
         try:
             fetch(checkpoint.url, file, size=checkpoint.size, progress=progress)
         except NotFetched as error:
@@ -114,12 +113,11 @@ def download(entry: ModelEntry, *, progress: Progress | None = None) -> Installe
                 f"'{_command(entry)} --file {checkpoint.file}'."
             ) from None
         file.close()
-        if wrong := _flaw(part, checkpoint, progress):
+        if wrong := _flaw(draft, checkpoint, progress):
             raise ModelError(
                 f"What came from {checkpoint.url} {wrong} and was not kept; try again later, or see "
                 f"{checkpoint.page}."
             )
-        part.replace(path)
     return Installed(path=path, how="downloaded", replaced=replaced)
 
 
@@ -160,16 +158,15 @@ def install(entry: ModelEntry, file: Path, *, progress: Progress | None = None) 
         source = file.open("rb")
     except OSError as error:
         raise ModelError(f"'{file}' cannot be read ({error.strerror}); give yourself permission.") from None
-    with source, _partial(path, checkpoint.size) as (part, target):
+    with source, _draft(path, checkpoint.size) as (draft, target):
         for block in _blocks(source, size, "Copying", progress):
             target.write(block)
         target.close()
-        if wrong := _flaw(part, checkpoint, progress):
+        if wrong := _flaw(draft, checkpoint, progress):
             raise ModelError(
                 f"'{file}' is not {checkpoint.file}, the weights of '{entry.name}': it {wrong}; "
                 f"get that file from {checkpoint.url or checkpoint.page}."
             )
-        part.replace(path)
     return Installed(path=path, how="copied", replaced=replaced)
 
 
@@ -235,33 +232,21 @@ def _by_hand(entry: ModelEntry) -> str:
 
 
 @contextmanager
-def _partial(path: Path, size: int) -> Iterator[tuple[Path, BinaryIO]]:
-    """A new file beside `path` to write to; it is gone afterwards unless it was renamed."""
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+def _draft(path: Path, size: int) -> Iterator[tuple[Path, BinaryIO]]:
+    """A draft of `path` and a stream to write it with; the caller closes the stream and verifies the draft."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        remove_drafts(path, older_than=_DAY)  # another process may be downloading the same file
         free = shutil.disk_usage(path.parent).free
         if free < size:
             raise SaveError(
                 f"{path.name} needs {format_size(size)}, but {path.parent} has {format_size(free)} left; "
                 "make room, or set MEDSAM_APP_HOME to a folder on another disk."
             )
-        with part.open("xb") as file:
-            yield part, file
+        with replace_file(path) as draft, draft.open("wb") as file:
+            yield draft, file
     except OSError as error:
         raise SaveError(
             f"{path.name} could not be written to {path.parent} ({error.strerror or error}); make room or "
             "give yourself permission, or set MEDSAM_APP_HOME to another folder."
         ) from None
-    finally:
-        with suppress(OSError):
-            part.unlink()
-
-
-def _sweep(path: Path) -> None:
-    """Remove what programs that were killed left unfinished."""
-    for part in path.parent.glob(f"{path.name}.*.part"):
-        with suppress(OSError):
-            if time.time() - part.stat().st_mtime > _DAY:
-                part.unlink()

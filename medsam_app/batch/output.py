@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from medsam_app.atomic import replace_file
 from medsam_app.batch.job import Job, NoRoom
 from medsam_app.batch.record import HIDDEN, ObjectRecord
 from medsam_app.batch.settings import BatchSettings
@@ -79,9 +80,8 @@ def write_picture(job: Job, volume: Volume, made: Made, out: Path) -> Path:
     path = out / HIDDEN / "thumbnails" / f"{job.case}.png"
     with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.tmp")
-        draft.write_bytes(thumbnail(volume, made.labels, colours=made.colours or None))
-        draft.replace(path)
+        with replace_file(path) as draft:
+            draft.write_bytes(thumbnail(volume, made.labels, colours=made.colours or None))
     return path
 
 

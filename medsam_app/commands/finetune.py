@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medsam_app.atomic import replace_file
 from medsam_app.commands.finetune_setup import PLAN, RIVALS, Ready, prepare, ready_run
 from medsam_app.console import check_target, note, say
 from medsam_app.errors import SaveError, SettingsError, unknown_name
@@ -223,9 +224,8 @@ def _keep(teacher: Teacher, output: Path, *, done: bool) -> None:
     teacher.keep_last(out / LAST)
     best = out / (BEST if teacher.best > 0 else LAST)
     try:
-        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(best.read_bytes())
-        temporary.replace(output)
+        with replace_file(output) as draft:
+            shutil.copyfile(best, draft)
     except OSError as error:
         raise SaveError(f"{output} could not be written ({error.strerror}); the adapter is {best}.") from None
     if done:

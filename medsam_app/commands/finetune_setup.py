@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medsam_app.atomic import save_whole
+from medsam_app.atomic import DRAFTS, save_whole
 from medsam_app.commands.plan_table import show_plan
 from medsam_app.console import note, watched
 from medsam_app.datasets.cases import Case
@@ -29,7 +30,7 @@ PLAN, FINGERPRINT, MEMORY = "plan.json", "fingerprint.json", "memory.json"
 RIVALS = ("unet", "swin_unetr")
 #: What a run leaves in its folder, and a new one there takes away.
 _RUN_FILES = (
-    PLAN, FINGERPRINT, MEMORY, "scores.json", "*.jsonl", "*.safetensors", "*.tmp",
+    PLAN, FINGERPRINT, MEMORY, "scores.json", "*.jsonl", "*.safetensors", DRAFTS,
     "tensorboard/events.*", *(f"{name}/*" for name in RIVALS),
 )  # fmt: skip
 #: The split that is learned from where a dataset has one of that name.
@@ -108,7 +109,10 @@ def prepare(
         out.mkdir(exist_ok=True)
         for pattern in _RUN_FILES:
             for file in out.glob(pattern):
-                file.unlink()
+                if file.match(DRAFTS):  # left by a run that was killed
+                    shutil.rmtree(file)
+                else:
+                    file.unlink()
     except OSError as error:
         raise SaveError(f"{out} cannot be the folder of a run ({error.strerror}); give another -o.") from None
     save_fingerprint(out / FINGERPRINT, found)

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medsam_app.datasets.cases import Case
+from medsam_app.atomic import replace_file
 from medsam_app.errors import ModelError, SaveError, SettingsError, unknown_name
 from medsam_app.finetuning.lessons import Lessons, levelled
 from medsam_app.finetuning.plan import Plan
@@ -177,9 +178,8 @@ class RivalTrainer:
         """
         header = {"format": FORMAT, "name": self.name, "plan": self.plan.model_dump_json()}
         try:
-            temporary = path.with_suffix(".tmp")
-            save_file({k: v.contiguous() for k, v in self.average.items()}, temporary, metadata=header)
-            temporary.replace(path)
+            with replace_file(path) as draft:
+                save_file({k: v.contiguous() for k, v in self.average.items()}, draft, metadata=header)
         except (OSError, SafetensorError) as error:
             raise SaveError(f"{path} could not be written ({error}); make room there.") from None
 

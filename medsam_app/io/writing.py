@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ import SimpleITK as sitk
 from nibabel.nifti1 import Nifti1Extension
 from numpy.typing import NDArray
 
-from medsam_app.atomic import as_text, is_text
+from medsam_app.atomic import as_text, is_text, replace_file
 from medsam_app.errors import SaveError
 from medsam_app.grid.geometry import Grid, flip_affine
 from medsam_app.io.formats import WRITABLE, file_type
@@ -112,23 +109,16 @@ def write_proved(path: Path, volume: Volume, write: Callable[[Path], None]) -> N
     _keep_image(path, volume.source)
     check_place(path)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".saving-", dir=path.parent))
-    except OSError as error:
-        raise _not_written(path, error) from error
-    try:
-        write(folder / path.name)
-        for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):  # the header last
-            _keep_image(path.parent / file.name, volume.source)
-            _flush(file)
-            file.replace(path.parent / file.name)
+        with replace_file(path) as draft:
+            write(draft)
+            for file in draft.parent.iterdir():  # the data file of an .mhd, too
+                _keep_image(path.parent / file.name, volume.source)
     except OSError as error:
         raise _not_written(path, error) from error
     except RuntimeError as error:  # SimpleITK
         raise SaveError(
             f"'{path.name}' could not be written; look for free space and permissions."
         ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_place(path: Path) -> None:
@@ -170,12 +160,6 @@ def _not_written(path: Path, error: OSError) -> SaveError:
         "permissions "
         "or save elsewhere."
     )
-
-
-def _flush(file: Path) -> None:
-    """Wait until the bytes are on the disk, so that a rename never points to an empty file."""
-    with file.open("rb+") as stream:
-        os.fsync(stream.fileno())
 
 
 def _keep_image(target: Path, source: Path | None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from medsam_app.atomic import replace_file
 from medsam_app.models.download import sha256_of
 from medsam_app.models.sam3d import build_sam3d_tiny
 from medsam_app.models.table import WEIGHTS_FOLDER
@@ -24,12 +25,9 @@ def export(run: Path, out: Path) -> str:
     half = {key: tensor.half().contiguous() for key, tensor in weights.items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in half.values()):
         raise SystemExit(f"The weights of {run} do not fit half precision; nothing was written.")
-    temporary = out.with_suffix(".tmp")
-    save_file(
-        half, temporary, metadata={"steps": str(state["step"]), "hours": f"{state['seconds'] / 3600:.2f}"}
-    )
-    temporary.chmod(0o644)
-    temporary.replace(out)
+    metadata = {"steps": str(state["step"]), "hours": f"{state['seconds'] / 3600:.2f}"}
+    with replace_file(out) as draft:
+        save_file(half, draft, metadata=metadata)
     return sha256_of(out)
 
 

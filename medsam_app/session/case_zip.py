@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsam_app._version import __version__
+from medsam_app.atomic import replace_file
 from medsam_app.errors import SaveError
 from medsam_app.io.mask_formats import ending_of, plain_name, save_labels
 from medsam_app.measure.measurements import Measurement, area_table, measure, object_table
@@ -72,9 +73,8 @@ def save_case(
     known = measure_all(session, measured)
     rows = [(each.label, each.name, known[each.id]) for each in session.objects if each.id in known]
     colours = {each.label: each.colour for each in session.objects}
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".case-") as drafts:
-        folder = Path(drafts) / "case"
-        folder.mkdir()
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".case-") as contents:
+        folder = Path(contents)
         names = session.label_names
         save_labels(
             session.label_map(), volume, folder / f"{case}_mask{ending}", names=names, colours=colours
@@ -95,12 +95,11 @@ def save_case(
         about = _about(session, name) | {"files": {_inner(file, folder): _sha256(file) for file in files}}
         (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         try:
-            draft = Path(drafts) / path.name
-            with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
-                for file in [*files, folder / "about.json"]:
-                    archive.write(file, _inner(file, folder))
-            _prove(draft, about["files"])
-            draft.replace(path)
+            with replace_file(path) as draft:
+                with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+                    for file in [*files, folder / "about.json"]:
+                        archive.write(file, _inner(file, folder))
+                _prove(draft, about["files"])
         except OSError as error:
             raise SaveError(
                 f"'{path.name}' could not be written ({error.strerror or error}); free some space or save "

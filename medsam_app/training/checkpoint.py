@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from medsam_app.atomic import remove_drafts, replace_file
 from medsam_app.errors import ModelError, SaveError
 
 #: Without this file in its folder there is no saved run. One file: what a killed run leaves belongs together.
@@ -50,9 +51,9 @@ def write_state(
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, (group, metadata) in files.items():
-            draft = (out / name).with_suffix(".tmp")
-            save_file({key: value.contiguous() for key, value in group.items()}, draft, metadata=metadata)
-            draft.replace(out / name)
+            remove_drafts(out / name, older_than=0)
+            with replace_file(out / name) as draft:
+                save_file({key: value.contiguous() for key, value in group.items()}, draft, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise SaveError(f"The run could not be saved in {out} ({error}); make room there.") from None
 

@@ -7,7 +7,6 @@ is to be used, so that the next run of teaching leaves it alone.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medsam_app.adapters.header import read_header
-from medsam_app.atomic import write_whole
+from medsam_app.atomic import replace_file, write_whole
 from medsam_app.errors import MedsamError, SaveError
 from medsam_app.io.headers import find_format, inspect
 from medsam_app.worklist.case_session import accepted_files, chosen_part
@@ -116,9 +115,8 @@ def use_adapter(worklist: Worklist, adapter: Path | None, *, who: str = "") -> P
             sha = read_header(adapter).sha256
             kept = folder / f"taught-{datetime.now(UTC):%Y%m%d}-{sha[:8]}.safetensors"
             if not kept.exists():
-                draft = kept.with_name(f".{kept.name}.{os.getpid()}.tmp")
-                shutil.copyfile(adapter, draft)
-                draft.replace(kept)
+                with replace_file(kept) as draft:
+                    shutil.copyfile(adapter, draft)
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         held = InUse(file=None if kept is None else kept.name, who=who, since=now)
         write_whole(folder / IN_USE, held.model_dump_json(indent=1) + "\n")

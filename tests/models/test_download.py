@@ -192,11 +192,14 @@ def test_interrupt_leaves_nothing(downloads: Path, entry: ModelEntry, what: str)
 def test_what_killed_programs_left_is_swept(downloads: Path, entry: ModelEntry) -> None:
     folder = store.checkpoint_path(entry).parent
     folder.mkdir(parents=True)
-    for name, age in {"small.pth.1.part": 90_000, "small.pth.2.part": 60, "mine.part": 90_000}.items():
-        (folder / name).touch()
-        os.utime(folder / name, (time.time() - age,) * 2)
+    for name, age in {"small.pth-old": 90_000, "small.pth-new": 60, "small-old": 90_000}.items():
+        draft = folder / f".saving-{name}" / "small.pth"
+        draft.parent.mkdir()
+        draft.touch()
+        for path in (draft, draft.parent):
+            os.utime(path, (time.time() - age,) * 2)
     store.download(entry)
-    assert left(downloads) == ["mine.part", "small.pth", "small.pth.2.part"]
+    assert left(downloads) == [".saving-small-old", ".saving-small.pth-new", "small.pth"]
 
 
 def test_no_room(entry: ModelEntry, site: web.Site) -> None:
