@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medsam_app.datasets.cases import Case
 from medsam_app.atomic import replace_file
+from medsam_app.datasets.cases import Case
 from medsam_app.errors import ModelError, SaveError, SettingsError, unknown_name
 from medsam_app.finetuning.lessons import Lessons, levelled
 from medsam_app.finetuning.plan import Plan
