@@ -233,7 +233,7 @@ def _by_hand(entry: ModelEntry) -> str:
 
 @contextmanager
 def _draft(path: Path, size: int) -> Iterator[tuple[Path, BinaryIO]]:
-    """A draft of `path` and a stream to write it with; the caller closes the stream and verifies the draft."""
+    """Yield a draft of `path` and a stream to write to; the caller closes the stream and verifies it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_drafts(path, older_than=_DAY)  # another process may be downloading the same file
