@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,14 +174,14 @@ class Worker:
         if job.asked.prompt_file is not None:
             warnings += session.load_prompts(job.asked.prompt_file, other_image=self.settings.other_image)
         else:
-            session.by_label = True
+            session.settings = replace(session.settings, by_label=True)
             for each in wanted:
                 name = each.name or self.predictor.learned.get(each.label, f"label {each.label}")
                 added = session.add_object(name, label=each.label)
                 for prompt in each.prompts:
                     session.add_prompt(added.id, prompt)
         if self.settings.refine is not None:
-            session.refine = self.settings.refine
+            session.settings = replace(session.settings, refine=self.settings.refine)
         colours = {each.label: each.colour for each in session.objects}
         made = Made(session.label_map(), [], colours, warnings=warnings)
         for owner in session.objects:
@@ -191,7 +192,7 @@ class Worker:
             else:
                 made.masks[owner.label] = found
         for first, second, voxels in session.overlaps() if not self.settings.separate else ():
-            owner = second if session.overlap == "later" else first
+            owner = second if session.settings.overlap == "later" else first
             made.warnings.append(
                 f"'{first.name}' and '{second.name}' share {voxels} voxels, which belong to '{owner.name}'."
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,10 +111,10 @@ def _follow_prompts(
         for prompt in prompts:
             session.add_prompt(added.id, prompt)
         if asked.label in predictor.learned:
-            session.by_label = True
+            session.settings = replace(session.settings, by_label=True)
             note(f"The adapter has learned label {asked.label}, {predictor.learned[asked.label]}.")
     if asked.refine is not None:
-        session.refine = asked.refine
+        session.settings = replace(session.settings, refine=asked.refine)
     _run(session)
     _save(asked, volume, session.label_map(), session.label_names)
     if asked.save_prompts is not None:
@@ -256,6 +256,6 @@ def _run(session: Session) -> None:
         if not made.voxels:
             note(f"Warning: the mask of '{each.name}' is empty.")
     for first, second, voxels in session.overlaps():
-        owner = second if session.overlap == "later" else first
+        owner = second if session.settings.overlap == "later" else first
         shared = f"'{first.name}' and '{second.name}' share {voxels} voxels"
         note(f"Note: {shared}; in the file these belong to '{owner.name}'.")

@@ -8,6 +8,7 @@ import platform
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -148,7 +149,7 @@ def _about(session: Session, name: str) -> dict[str, Any]:
         },
         "model": {"id": model.model_id, "sha256": model.weights_sha256} if model else None,
         "adapter": adapter,
-        "settings": {"overlap": session.overlap, "refine": session.refine, "by_label": session.by_label},
+        "settings": asdict(session.settings),
         "objects": [
             {"label": each.label, "name": each.name, "colour": each.colour, "prompts": len(each.prompts)}
             for each in session.objects

@@ -19,13 +19,15 @@ from medsam_app.session.objects import SegmentedObject
 from medsam_app.session.prompt_schema import (
     ImageEntry,
     PromptFile,
-    SettingsEntry,
     WeightsEntry,
     needed_version,
     object_entry,
     read_objects,
+    read_settings,
+    settings_entry,
     written_form,
 )
+from medsam_app.session.settings import SessionSettings
 
 if TYPE_CHECKING:
     from medsam_app.io.volume import Volume
@@ -50,7 +52,7 @@ class Replay:
     """
 
     objects: Sequence[SegmentedObject]
-    settings: SettingsEntry
+    settings: SessionSettings
     notes: Sequence[str]
 
 
@@ -164,7 +166,7 @@ def open_prompt_file(
         then = f"the adapter {written[0]}" if written[1] else "no adapter"
         now = f"{adapter[0]} is on" if adapter[1] else "none is on"
         notes.append(f"{path.name} was written with {then}, and here {now}: masks may differ.")
-    return Replay(objects, held.settings, notes)
+    return Replay(objects, read_settings(held.settings), notes)
 
 
 def _describe(session: Session, path: Path) -> PromptFile:
@@ -197,7 +199,7 @@ def _describe(session: Session, path: Path) -> PromptFile:
         image=image,
         model=model,
         adapter=adapter,
-        settings=SettingsEntry(overlap=session.overlap, refine=session.refine, by_label=session.by_label),
+        settings=settings_entry(session.settings),
         objects=tuple(object_entry(each) for each in session.objects),
     )
 

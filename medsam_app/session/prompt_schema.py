@@ -9,6 +9,7 @@ from __future__ import annotations
 import binascii
 import zlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,7 @@ from medsam_app.prompts.types import (
     check_prompts,
 )
 from medsam_app.session.objects import LARGEST_LABEL, LONGEST_NAME, SegmentedObject
+from medsam_app.session.settings import Overlap, SessionSettings
 
 Row = tuple[float, float, float, float]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -74,15 +76,9 @@ class WeightsEntry(_Part):
 
 
 class SettingsEntry(_Part):
-    """What else decides the label map.
+    """The session's settings; see `SessionSettings`. A file may leave out those that have their default."""
 
-    Attributes:
-        overlap: the object that owns a voxel of two masks: the later or the earlier one of the list.
-        refine: whether objects larger than the window were refined in tiles.
-        by_label: whether objects were looked for as the labels that the adapter has learned.
-    """
-
-    overlap: Literal["later", "earlier"] = "later"
+    overlap: Overlap = "later"
     refine: bool = True
     by_label: bool = False
 
@@ -191,6 +187,16 @@ def written_form(file: PromptFile) -> dict[str, Any]:
         for each in data["objects"]:
             del each["may_overlap"]
     return data
+
+
+def settings_entry(settings: SessionSettings) -> SettingsEntry:
+    """Settings as they are written; one that the format does not know is an error."""
+    return SettingsEntry.model_validate(asdict(settings))
+
+
+def read_settings(entry: SettingsEntry) -> SessionSettings:
+    """Settings of a file as a session has them."""
+    return SessionSettings(overlap=entry.overlap, refine=entry.refine, by_label=entry.by_label)
 
 
 def object_entry(owner: SegmentedObject) -> ObjectEntry:

@@ -11,17 +11,18 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam_app.errors import PromptError, SettingsError
+from medsam_app.errors import PromptError
 from medsam_app.progress import Progress
 from medsam_app.prompts.types import MaskPrompt, Paint
 from medsam_app.session.actions import ObjectEditor
 from medsam_app.session.objects import AnyPrompt, SegmentedObject
 from medsam_app.session.prompt_file import Replay, open_prompt_file, save_prompt_file
+from medsam_app.session.settings import Overlap, SessionSettings
 
 if TYPE_CHECKING:  # these import torch, which a session does not need
     from medsam_app.io.volume import Volume
@@ -29,8 +30,6 @@ if TYPE_CHECKING:  # these import torch, which a session does not need
     from medsam_app.predict.predictor import VolumePredictor
     from medsam_app.predict.uncertainty import Doubt
 
-#: Which object a voxel belongs to where masks overlap: the later one in the list, or the earlier one.
-Overlap = Literal["later", "earlier"]
 #: Prompts, whether refined, label and adapter: what a mask was made of.
 _Asked = tuple[tuple[AnyPrompt, ...], bool, int | None, str]
 
@@ -41,14 +40,14 @@ class Session(ObjectEditor):
     Args:
         volume: what is segmented.
         predictor: makes the masks; without one, prompts can be edited and saved but not run.
-        overlap: who owns a voxel of two masks in the label map. Objects are layers in the order of the
-            list: with 'later' the later one covers the earlier, so that a lesion drawn after its organ
-            is seen; with 'earlier' it is the other way round.
+        overlap: which object owns a voxel of two masks in the label map; see `SessionSettings`.
         refine: whether outlines of large objects are drawn in tiles; by default as the predictor does.
 
     Attributes:
-        by_label: whether an object whose label value the adapter in use has learned is looked for as that
-            label, and not as just anything that the prompts mean.
+        settings: what else decides the masks; replaced as a whole, and not part of the history.
+
+    Raises:
+        SettingsError: an unknown `overlap`.
     """
 
     def __init__(
@@ -59,16 +58,12 @@ class Session(ObjectEditor):
         overlap: Overlap = "later",
         refine: bool | None = None,
     ) -> None:
-        if overlap not in ("later", "earlier"):
-            raise SettingsError(f"overlap must be 'later' or 'earlier'; got '{overlap}'.")
-        super().__init__(volume.grid)
-        self.volume = volume
-        self.predictor = predictor
-        self.overlap: Overlap = overlap
         if refine is None:
             refine = predictor.refine if predictor is not None else True
-        self.refine = refine
-        self.by_label = False
+        super().__init__(volume.grid)
+        self.settings = SessionSettings(overlap=overlap, refine=refine, by_label=False)
+        self.volume = volume
+        self.predictor = predictor
         if predictor is not None:
             predictor.set_volume(volume)
         #: By object: the prompts, whether refined, the label and the adapter, and what they gave.
@@ -105,19 +100,19 @@ class Session(ObjectEditor):
 
     def made_of(self, object_id: str) -> Hashable:
         """Equal where an object's mask is the same."""
-        objects = [self.get(object_id), *self._gives_way_to(object_id)]
-        return tuple((each.prompts, self.refine, self.by_label and each.label) for each in objects)
+        objects, settings = [self.get(object_id), *self._gives_way_to(object_id)], self.settings
+        return tuple((each.prompts, settings.refine, settings.by_label and each.label) for each in objects)
 
     def _gives_way_to(self, object_id: str) -> list[SegmentedObject]:
         """The objects whose voxels are not this object's; see `SegmentedObject.may_overlap`."""
         objects, asked = self.objects, self.get(object_id)
         at = objects.index(asked)
-        stronger = objects[at + 1 :] if self.overlap == "later" else objects[:at]
+        stronger = objects[at + 1 :] if self.settings.overlap == "later" else objects[:at]
         return [] if asked.may_overlap else [each for each in stronger if not each.may_overlap]
 
     def _own(self, object_id: str, progress: Progress | None) -> MaskPrediction | None:
         with self._lock:
-            asked, refine = self.get(object_id), self.refine
+            asked, refine = self.get(object_id), self.settings.refine
             known = self._predictions.get(object_id)
         adapter = self.predictor.model.adapter_sha256 if self.predictor is not None else ""
         if not asked.has_start:
@@ -164,19 +159,20 @@ class Session(ObjectEditor):
 
     def _learned_label(self, asked: SegmentedObject) -> int | None:
         """The label that an object is looked for as, None for anything."""
-        if not self.by_label or self.predictor is None or asked.label not in self.predictor.learned:
+        if not self.settings.by_label or self.predictor is None:
             return None
-        return asked.label
+        return asked.label if asked.label in self.predictor.learned else None
 
     def label_map(self, *, progress: Progress | None = None) -> NDArray[np.unsignedinteger]:
-        """(i, j, k) label values of all objects, 0 where there is none; see `overlap` for voxels of two.
+        """(i, j, k) label values of all objects, 0 where there is none; see `settings.overlap` for voxels of
+        two.
 
         Of the smallest unsigned type that holds the labels.
         """
         objects = self.objects
         most = max((each.label for each in objects), default=0)
         out = np.zeros(self.volume.grid.shape, dtype=np.min_scalar_type(most))
-        for each in objects if self.overlap == "later" else reversed(objects):
+        for each in objects if self.settings.overlap == "later" else reversed(objects):
             made = self.prediction(each.id, progress=progress)
             if made is not None:
                 out[made.patch.slices][made.patch.mask] = each.label
@@ -226,12 +222,20 @@ class Session(ObjectEditor):
         Raises:
             PromptFileError: the file cannot be read or does not belong to this image.
         """
-        found = self.read_prompts(path, other_image=other_image)
+        replay = self.read_prompts(path, other_image=other_image)
+        self.replay(replay, change=f"open {Path(path).name}")
+        return list(replay.notes)
+
+    def replay(self, replay: Replay, *, change: str) -> None:
+        """Put the objects and settings of a prompt file in the place of all.
+
+        Args:
+            replay: as `read_prompts` returns it.
+            change: in words, for undo.
+        """
         with self._lock:
-            self.replace_objects(found.objects, change=f"open {Path(path).name}")
-            self.overlap, self.refine = found.settings.overlap, found.settings.refine
-            self.by_label = found.settings.by_label
-        return list(found.notes)
+            self.replace_objects(replay.objects, change=change)
+            self.settings = replay.settings
 
 
 def _packed(prompt: AnyPrompt) -> int:

@@ -17,6 +17,7 @@ from medsam_app.errors import MedsamError, SaveError, WorklistConflict, Worklist
 from medsam_app.io.writing import save_mask
 from medsam_app.session.objects import SegmentedObject
 from medsam_app.session.prompt_file import SUFFIX, prompt_text, save_prompt_file
+from medsam_app.session.settings import SessionSettings
 from medsam_app.worklist.rows import Case, Work
 from medsam_app.worklist.store import Worklist
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from medsam_app.session.session import Session
 
 MASK_SUFFIX = "_mask.nii.gz"
+#: What is kept of a session.
+_Contents = tuple[tuple[SegmentedObject, ...], SessionSettings]
 #: How the note of a mask that was written begins.
 _WRITTEN = "mask of version"
 
@@ -55,7 +58,7 @@ class CaseWork:
         self.version = case.version
         self.who = who
         self.problem: Problem | None = None
-        self._kept: tuple[Any, ...] | None = None
+        self._kept: _Contents | None = None
 
     def restore(self, session: Session, scratch: Path) -> list[str]:
         """Give a session the newest work on the case, as what its history begins with.
@@ -75,8 +78,7 @@ class CaseWork:
                 write_whole(path, work.prompts)
                 found = session.read_prompts(path)
                 session.begin_with(found.objects)
-                held = found.settings
-                session.overlap, session.refine, session.by_label = held.overlap, held.refine, held.by_label
+                session.settings = found.settings
                 notes = [note.replace(path.name, "The work on this case") for note in found.notes]
             except MedsamError as error:
                 said = str(error).replace(str(path), f"of '{self.name}'")
@@ -200,6 +202,5 @@ def chosen_part(work: Work | None) -> dict[str, Any]:
         return {}
 
 
-def _contents(session: Session) -> tuple[Any, ...]:
-    objects: Sequence[Any] = session.objects
-    return (objects, session.overlap, session.refine, session.by_label)
+def _contents(session: Session) -> _Contents:
+    return (session.objects, session.settings)

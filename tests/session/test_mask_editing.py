@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -282,7 +283,7 @@ def test_objects_that_may_not_overlap_share_no_voxel(session):
     assert session.given_up("o1") == (whole & theirs).sum()
     assert (mask(session, lesion.id) == theirs).all()  # which may
     assert {(a.name, b.name) for a, b, _ in session.overlaps()} == {("lesion", "organ")}
-    session.overlap = "earlier"
+    session.settings = replace(session.settings, overlap="earlier")
     assert (mask(session) == whole).all() and not (mask(session, organ.id) & whole).any()
 
 

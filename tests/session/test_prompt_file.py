@@ -69,7 +69,7 @@ def test_everything_comes_back(written):
     again = Session(ball_volume())
     assert again.load_prompts(path) == []
     assert again.objects == session.objects
-    assert again.overlap == "earlier"
+    assert again.settings == session.settings
     assert again.undo_text == "open case.prompts.json"
     assert again.add_object().id not in {each.id for each in session.objects}
     assert [each.name for each in path.parent.iterdir()] == [path.name]  # no temporary file is left
@@ -257,11 +257,11 @@ def test_damaged_masks_are_refused_before_they_take_memory(written, change):
 def test_failed_load_changes_nothing(written):
     path, _ = written
     session = Session(ball_volume())
-    before = session.add_object()
+    before, settings = session.add_object(), session.settings
     edited(path, lambda data: data["objects"][1].update(name="ball"))
     with pytest.raises(PromptFileError):
         session.load_prompts(path)
-    assert session.objects == (before,) and session.overlap == "later"
+    assert session.objects == (before,) and session.settings == settings
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_other_models_are_noted(written):
     assert "adapter kidneys" in note
     edited(path, lambda data: data["settings"].update(refine=False))
     session.load_prompts(path)
-    assert session.refine is False
+    assert session.settings.refine is False
 
 
 def test_unwritable_places_are_said(written, tmp_path):

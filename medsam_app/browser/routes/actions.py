@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -130,7 +131,7 @@ class Refine(AnyAction):
     on: bool
 
     def apply(self, session: Session) -> None:
-        session.refine = self.on
+        session.settings = replace(session.settings, refine=self.on)
 
 
 Action = Annotated[
@@ -162,7 +163,7 @@ def perform(workspace: Workspace, action: Action, have: list[str], *, opened: in
         session = workspace.open_session()
         workspace.check(opened)  # again: it waited for its turn
         workspace.show("Segmenting")
-        before, refine = session.objects, session.refine
+        before, settings = session.objects, session.settings
         try:
             action.apply(session)
             return state_frame(workspace, have)
@@ -171,7 +172,7 @@ def perform(workspace: Workspace, action: Action, have: list[str], *, opened: in
             # session agree.
             while session.objects != before and session.undo():
                 pass
-            session.refine = refine
+            session.settings = settings
             raise
         finally:
             workspace.show("")
@@ -225,7 +226,7 @@ def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | 
         "can_redo": session.can_redo,
         "undo_text": session.undo_text,
         "redo_text": session.redo_text,
-        "refine": session.refine,
+        "refine": session.settings.refine,
         # Before the page is told: what it sees is safe.
         "case": workspace.keep_work(),
     }

@@ -76,15 +76,13 @@ def _replay(workspace: Workspace, body: bytes, have: list[str]) -> bytes:
             raise PromptFileError(str(error).replace(str(path), "you opened")) from None
         finally:
             path.unlink(missing_ok=True)
-        before = session.overlap, session.refine, session.by_label
-        session.replace_objects(found.objects, change="open a prompt file")
-        held = found.settings
-        session.overlap, session.refine, session.by_label = held.overlap, held.refine, held.by_label
+        before = session.settings
+        session.replay(found, change="open a prompt file")
         try:
             return state_frame(workspace, have, messages=list(found.notes))
         except MedsamError:
             session.undo()
-            session.overlap, session.refine, session.by_label = before
+            session.settings = before
             raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
@@ -95,5 +96,5 @@ def _propose(service: Service, workspace: Workspace, work: CaseWork, session: Se
                     times=(datetime.now(UTC).isoformat().replace("+00:00", "Z"),),
                 )
             )
-    session.by_label = True
+    session.settings = replace(session.settings, by_label=True)
     work.propose(session, objects)
