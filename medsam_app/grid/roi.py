@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from medsam_app.grid.geometry import Grid, RasView
-from medsam_app.grid.patch import Index, Patch, mask_bounds
+from medsam_app.grid.patch import Corners, Index, Patch, mask_bounds
 
 #: Voxels converted to float32 at a time while a window is read.
 SLAB_VOXELS = 1 << 22
@@ -200,7 +200,7 @@ def box_weights(roi: Roi, start: Index, stop: Index) -> tuple[tuple[slice, ...],
     return tuple(crop), matrices
 
 
-def file_box(roi: Roi, low: ArrayLike, high: ArrayLike) -> tuple[Index, Index]:
+def file_box(roi: Roi, low: ArrayLike, high: ArrayLike) -> Corners:
     """Start and stop of the file's voxels whose centres lie between two corners of the window.
 
     Args:
