@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medsam_app.finetuning.lessons import Lessons, bytes_on_grid
+from medsam_app.finetuning.training_windows import Lessons, bytes_on_grid
 from medsam_app.io.loading import load_volume, read_grid
 from medsam_app.system import _free_in_container, free_memory, machine_memory
 from tests.support.bad_kit import nifti

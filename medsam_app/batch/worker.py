@@ -31,7 +31,7 @@ from medsam_app.session.session import Session
 from medsam_app.system import forget_peak, peak_memory
 
 if TYPE_CHECKING:
-    from medsam_app.finetuning.baseline_net import RivalNet
+    from medsam_app.predict.baseline_net import RivalNet
 
 
 class Worker:
@@ -54,7 +54,7 @@ class Worker:
         )
         self.net: RivalNet | None = None
         if settings.net is not None:
-            from medsam_app.finetuning.baseline_net import RivalNet  # imports MONAI's networks
+            from medsam_app.predict.baseline_net import RivalNet  # imports MONAI's networks
 
             self.net = RivalNet(settings.net, torch.device(self.device))
         self._model = threading.Lock()

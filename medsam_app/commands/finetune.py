@@ -155,7 +155,7 @@ def _suitable(known: Mapping[str, Any], where: torch.device, memory: int | None)
 
 def _rival(name: str, ready: Ready, teacher: Teacher, *, stopped: Callable[[], bool]) -> bool:
     """Teach a network of MONAI's the same; whether that is done."""
-    from medsam_app.finetuning.baseline_net import RivalTrainer
+    from medsam_app.predict.baseline_net import RivalTrainer
     from medsam_app.training.loop import Journal, run
     from medsam_app.training.watchers import on_console
 

@@ -26,7 +26,7 @@ from medsam_app.training.processes import process_count
 
 #: In the folder of a run: its plan, what the dataset is like, and what was found about memory.
 PLAN, FINGERPRINT, MEMORY = "plan.json", "fingerprint.json", "memory.json"
-#: Networks that can be taught beside, see `medsam_app.finetuning.baseline_net`.
+#: Networks that can be taught beside, see `medsam_app.predict.baseline_net`.
 RIVALS = ("unet", "swin_unetr")
 #: What a run leaves in its folder, and a new one there takes away.
 _RUN_FILES = (

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medsam_app.adapters.adapter import Adapter
 from medsam_app.adapters.attachment_points import find_sites
-from medsam_app.finetuning.lessons import Lesson
+from medsam_app.finetuning.training_windows import Lesson
 from medsam_app.finetuning.plan import Plan
 from medsam_app.models.sam3d import Embedding, MaskCandidates, RoiPrompts, Sam3D
 from medsam_app.predict.core.feature_cache import EmbeddingCache

@@ -159,7 +159,7 @@ def _play(task: Task, tell: Callable[[dict[str, Any]], None]) -> None:
     """Teach a few steps."""
     import torch
 
-    from medsam_app.finetuning.lessons import bytes_on_grid
+    from medsam_app.finetuning.training_windows import bytes_on_grid
     from medsam_app.finetuning.trainer import Teacher
 
     plan, most = task.plan, task.plan.rounds[1]

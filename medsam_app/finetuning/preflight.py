@@ -166,7 +166,7 @@ class _Room:
             count: how many there are.
             notes: what was changed before.
         """
-        from medsam_app.finetuning.lessons import VIEWS
+        from medsam_app.finetuning.training_windows import VIEWS
 
         left = self.available - self.needed(trial, self.fewest)
         if left < 0:
@@ -248,7 +248,7 @@ def _smaller(
 
 def _sizes(cases: Sequence[Case], plan: Plan) -> list[int]:
     """What each case takes once it is cached."""
-    from medsam_app.finetuning.lessons import bytes_on_grid
+    from medsam_app.finetuning.training_windows import bytes_on_grid
 
     return [bytes_on_grid(case, plan) for case in cases]
 

@@ -22,7 +22,7 @@ from medsam_app.adapters.header import AdapterCard
 from medsam_app.datasets.cases import Case
 from medsam_app.errors import AdapterError, SettingsError
 from medsam_app.finetuning.episode import Game
-from medsam_app.finetuning.lessons import Lessons
+from medsam_app.finetuning.training_windows import Lessons
 from medsam_app.finetuning.plan import Plan
 from medsam_app.finetuning.validation import Exam
 from medsam_app.models.load import load_model, training_dtype

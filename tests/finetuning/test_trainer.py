@@ -12,7 +12,7 @@ import torch
 from medsam_app.adapters.adapter import Adapter
 from medsam_app.adapters.header import read_header
 from medsam_app.errors import ModelError, SaveError, SettingsError
-from medsam_app.finetuning.lessons import VIEWS
+from medsam_app.finetuning.training_windows import VIEWS
 from medsam_app.finetuning.trainer import BEST, Teacher
 from medsam_app.finetuning.validation import AUTOMATIC
 from medsam_app.models.load import load_model

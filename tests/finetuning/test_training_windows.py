@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medsam_app.finetuning.lessons import Lessons, labels_in, variations
+from medsam_app.finetuning.training_windows import Lessons, labels_in, variations
 from medsam_app.predict.whole_volume import whole_roi
 from tests.support.teaching_folder import ball_cases, small_plan
 

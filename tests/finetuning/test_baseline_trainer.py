@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from medsam_app.batch.run import segment_folder
 from medsam_app.errors import ModelError, SettingsError
-from medsam_app.finetuning.baseline_net import RivalNet, RivalTrainer, build, check_rival
+from medsam_app.predict.baseline_net import RivalNet, RivalTrainer, build, check_rival
 from medsam_app.io.loading import load_mask
 from medsam_app.training.loop import run
 from tests.support.teaching_folder import ball_cases, small_plan

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from medsam_app.atomic import replace_file
 from medsam_app.datasets.cases import Case
 from medsam_app.errors import ModelError, SaveError, SettingsError, unknown_name
-from medsam_app.finetuning.lessons import Lessons, levelled
+from medsam_app.finetuning.training_windows import Lessons, levelled
 from medsam_app.finetuning.plan import Plan
 from medsam_app.grid.roi import read_roi
 from medsam_app.io.volume import Volume
