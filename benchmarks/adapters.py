@@ -2,7 +2,7 @@
 
 Parameters and file on the embedded model, parameters on SAM's ViT-B (whose tensors are not made), the time
 of an encoding with the adapter as a ratio to the model alone, and of switching on a shelf. With a FOLDER of
-labelled cases also the time of a step of `medsam-app finetune`: the same lessons for all, who take turns.
+labelled cases also the time of a step of `medsam-app finetune`: the same windows for all, who take turns.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from medsam_app.adapters.attachment_points import find_sites
 from medsam_app.adapters.table import ADAPTER_KINDS, check_settings
 from medsam_app.datasets.find import find_cases
 from medsam_app.finetuning.plan import make_plan
-from medsam_app.finetuning.trainer import Teacher
+from medsam_app.finetuning.trainer import FinetuneTrainer
 from medsam_app.models.load import load_model
 from medsam_app.models.sam3d import Sam3D
 
@@ -90,14 +90,14 @@ def speed(model: Sam3D, folder: Path) -> None:
 
 def teaching(source: Path, dataset: str | None, folder: Path) -> None:
     cases = [case for case in find_cases(source).cases if dataset in (None, case.dataset)][:MOST_CASES]
-    teachers = {}
+    trainers = {}
     for kind in ADAPTER_KINDS:
         out = folder / kind
         out.mkdir()
         asked = {"adapter": kind, "labels": {1: "1"}, "spacing": 1.0, "window": WINDOW, "steps": 100}
-        teachers[kind] = Teacher(make_plan(asked), cases, [], out, torch.device("cpu"))
-        teachers[kind].train_step()  # cases are read and cached
-    times = median_seconds(*(teacher.train_step for teacher in teachers.values()))
+        trainers[kind] = FinetuneTrainer(make_plan(asked), cases, [], out, torch.device("cpu"))
+        trainers[kind].train_step()  # cases are read and cached
+    times = median_seconds(*(trainer.train_step for trainer in trainers.values()))
     for kind, seconds in zip(ADAPTER_KINDS, times, strict=True):
         print(f"{kind:<12}a step of teaching {seconds:.2f} s, x {seconds / min(times):.2f}")
 

@@ -20,8 +20,8 @@ from segment_anything import sam_model_registry
 from medsam_app.datasets.find import find_cases
 from medsam_app.finetuning.memory_probe import peak
 from medsam_app.finetuning.plan import Plan, make_plan
-from medsam_app.finetuning.preflight import Fitted, fit
-from medsam_app.finetuning.trainer import Teacher
+from medsam_app.finetuning.preflight import FittedPlan, fit
+from medsam_app.finetuning.trainer import FinetuneTrainer
 from medsam_app.models.load import choose_device
 from medsam_app.models.table import model_entry
 from medsam_app.system import format_bytes
@@ -75,14 +75,16 @@ def main() -> None:
         teach(found, cases, folder / "run", device, file, options.steps)
 
 
-def teach(found: Fitted, cases: list, out: Path, device: torch.device, file: Path | None, steps: int) -> None:
+def teach(
+    found: FittedPlan, cases: list, out: Path, device: torch.device, file: Path | None, steps: int
+) -> None:
     """Take the steps and print what they took."""
     out.mkdir()
-    teacher = Teacher(found.plan, cases, [], out, device, weights=file, memory=found.caches)
+    trainer = FinetuneTrainer(found.plan, cases, [], out, device, weights=file, memory=found.caches)
     losses: list[float] = []
     begin, highest = time.monotonic(), 0
     for step in range(1, steps + 1):
-        losses.append(teacher.train_step()["loss"])
+        losses.append(trainer.train_step()["loss"])
         if (now := peak(str(device))) > highest * 1.01:
             highest = now
             print(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medsam_app.finetuning.training_windows import Lessons, bytes_on_grid
+from medsam_app.finetuning.training_windows import TrainingWindows, bytes_on_grid
 from medsam_app.io.loading import load_volume, read_grid
 from medsam_app.system import _free_in_container, free_memory, machine_memory
 from tests.support.bad_kit import nifti
@@ -57,11 +57,11 @@ def test_header_tells_the_grid(tmp_path: Path, name: str) -> None:
 def test_cases_are_cached_as_far_as_they_fit(tmp_path: Path) -> None:
     plan, cases = small_plan(spacing=0.7), ball_cases(tmp_path)
     sizes = [bytes_on_grid(case, plan) for case in cases]
-    lessons = Lessons(cases, plan, memory=sum(sizes[:3]))
-    assert (lessons.cached, lessons.count) == (3, 4)
-    for size, held in zip(sizes, lessons.cases._cache, strict=False):
+    windows = TrainingWindows(cases, plan, memory=sum(sizes[:3]))
+    assert (windows.cached, windows.count) == (3, 4)
+    for size, held in zip(sizes, windows.cases._cache, strict=False):
         voxels = sum(held[key].nbytes for key in ("image", "label", "valid"))
         taken = voxels + sum(each.nbytes for each in held["label_cls_indices"])
         assert 0.8 * size < taken <= size
-    assert Lessons(cases, plan, memory=sizes[0] - 1).cached == 0
-    assert Lessons(cases, plan, memory=sizes[0] - 1).draw(0).image.shape == plan.window
+    assert TrainingWindows(cases, plan, memory=sizes[0] - 1).cached == 0
+    assert TrainingWindows(cases, plan, memory=sizes[0] - 1).draw(0).image.shape == plan.window

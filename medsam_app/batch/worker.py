@@ -31,7 +31,7 @@ from medsam_app.session.session import Session
 from medsam_app.system import forget_peak, peak_memory
 
 if TYPE_CHECKING:
-    from medsam_app.predict.baseline_net import RivalNet
+    from medsam_app.predict.baseline_net import BaselineNet
 
 
 class Worker:
@@ -52,11 +52,11 @@ class Worker:
         self.predictor = VolumePredictor(
             settings.model, weights=settings.weights, adapter=settings.adapter, device=self.device
         )
-        self.net: RivalNet | None = None
+        self.net: BaselineNet | None = None
         if settings.net is not None:
-            from medsam_app.predict.baseline_net import RivalNet  # imports MONAI's networks
+            from medsam_app.predict.baseline_net import BaselineNet  # slow: MONAI's networks
 
-            self.net = RivalNet(settings.net, torch.device(self.device))
+            self.net = BaselineNet(settings.net, torch.device(self.device))
         self._model = threading.Lock()
 
     def ready(self) -> bool:

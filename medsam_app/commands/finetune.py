@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsam_app.atomic import replace_file
-from medsam_app.commands.finetune_setup import PLAN, RIVALS, Ready, prepare, ready_run
+from medsam_app.commands.finetune_setup import PLAN, PreparedRun, prepare, prepared_run
 from medsam_app.console import check_target, note, say
 from medsam_app.errors import SaveError, SettingsError, unknown_name
 from medsam_app.finetuning.plan import Plan, laid_over, read_plan, read_settings
 from medsam_app.finetuning.planning import MINUTES
+from medsam_app.predict.baseline_file import BASELINE_NETS
 from medsam_app.predict.model_choice import check_weights
 from medsam_app.training.processes import (
     is_first,
@@ -30,7 +31,7 @@ from medsam_app.training.processes import (
 if TYPE_CHECKING:  # heavy
     import torch
 
-    from medsam_app.finetuning.trainer import Teacher
+    from medsam_app.finetuning.trainer import FinetuneTrainer
 
 #: In the folder of a run: its adapter as it was last, its curves.
 LAST, CURVES = "last.safetensors", "tensorboard"
@@ -62,7 +63,7 @@ def finetune(
         given: fields of `Plan` that were asked for.
         items: more of them, as 'name=value' with the value in JSON.
         settings: a file of yet more, under both.
-        baseline: name of a network that learns from the same lessons afterwards.
+        baseline: name of a network that learns from the same windows afterwards.
         memory: most memory of all processes, '6' or '6GB'; None for most of what is free.
         preflight: whether a step is tried before, and the plan made to fit.
         weights: of the base, instead of the published ones.
@@ -89,8 +90,8 @@ def finetune(
         )
     options = {} if settings is None else read_settings(settings)
     asked = laid_over(options, _items(items) | dict(given))
-    if baseline is not None and baseline not in RIVALS:
-        raise SettingsError(unknown_name("baseline", baseline, RIVALS))
+    if baseline is not None and baseline not in BASELINE_NETS:
+        raise SettingsError(unknown_name("baseline", baseline, BASELINE_NETS))
     first = is_first()
     resumes = (out / PLAN).is_file() and not overwrite
     where, told = process_device(device)
@@ -108,37 +109,50 @@ def finetune(
         if dry_run:
             return True
         _wait(where)
-        ready = ready_run(path, out, asked)
+        prepared = prepared_run(path, out, asked)
         with told_by(first, "Reading"):
-            from medsam_app.finetuning.trainer import Teacher
-            from medsam_app.training.loop import Journal, Watcher, run
+            from medsam_app.finetuning.trainer import FinetuneTrainer
+            from medsam_app.training.loop import RunLog, Watcher, run
             from medsam_app.training.watchers import Board, on_console
 
-            teacher = Teacher(
-                ready.plan, ready.learned, ready.measured, out, where, weights=weights, memory=ready.caches
+            trainer = FinetuneTrainer(
+                prepared.plan,
+                prepared.learned,
+                prepared.measured,
+                out,
+                where,
+                weights=weights,
+                memory=prepared.caches,
             )
         if first:
-            _tell_cases(ready, teacher)
+            _tell_cases(prepared, trainer)
         stopped = stack.enter_context(stopping())
         watchers: list[Watcher] = []
         if first:
-            console = on_console(ready.plan, teacher.done())
-            watchers = [Journal(out, teacher.step), stack.enter_context(console)]
+            console = on_console(prepared.plan, trainer.done())
+            watchers = [RunLog(out, trainer.step), stack.enter_context(console)]
             if tensorboard:
-                watchers.append(stack.enter_context(closing(Board(out / CURVES, teacher.step))))
-        measure = teacher.measure if teacher.exam is not None and ready.plan.validates else None
-        done = run(teacher, measure, watchers=watchers, stopped=lambda: stopped() or teacher.settled())
-        done = done or teacher.settled()
+                watchers.append(stack.enter_context(closing(Board(out / CURVES, trainer.step))))
+        measure = trainer.measure if trainer.validation is not None and prepared.plan.validates else None
+        done = run(trainer, measure, watchers=watchers, stopped=lambda: stopped() or trainer.settled())
+        done = done or trainer.settled()
         if first:
-            _keep(teacher, output, done=done)
+            _keep(trainer, output, done=done)
         if done and baseline is not None:
-            done = _rival(baseline, ready, teacher, stopped=stopped)
-    if first and done and ready.measured:
+            done = _train_baseline(baseline, prepared, trainer, stopped=stopped)
+    if first and done and prepared.measured:
         from medsam_app.commands.finetune_report import tell_gain
 
         nets = [] if baseline is None else [out / f"{baseline}.safetensors"]
         tell_gain(
-            output, out, ready.plan, ready.dataset, ready.measured, weights=weights, nets=nets, device=device
+            output,
+            out,
+            prepared.plan,
+            prepared.dataset,
+            prepared.measured,
+            weights=weights,
+            nets=nets,
+            device=device,
         )
     return done
 
@@ -147,27 +161,31 @@ def _suitable(known: Mapping[str, Any], where: torch.device, memory: int | None)
     """How many processes suit a run of which so much is known."""
     minutes = known.get("minutes") or (None if known.get("steps") else MINUTES)
     batch = known.get("batch", Plan.model_fields["batch"].default)
-    ready = isinstance(minutes, int | float | None) and isinstance(
+    known_length = isinstance(minutes, int | float | None) and isinstance(
         batch, int
     )  # else planning says what is wrong
-    return suitable_count(where, minutes=minutes, batch=batch, memory=memory) if ready else 1
+    return suitable_count(where, minutes=minutes, batch=batch, memory=memory) if known_length else 1
 
 
-def _rival(name: str, ready: Ready, teacher: Teacher, *, stopped: Callable[[], bool]) -> bool:
+def _train_baseline(
+    name: str, prepared: PreparedRun, trainer: FinetuneTrainer, *, stopped: Callable[[], bool]
+) -> bool:
     """Teach a network of MONAI's the same; whether that is done."""
-    from medsam_app.predict.baseline_net import RivalTrainer
-    from medsam_app.training.loop import Journal, run
+    from medsam_app.finetuning.baseline_trainer import BaselineTrainer
+    from medsam_app.training.loop import RunLog, run
     from medsam_app.training.watchers import on_console
 
-    folder = teacher.out / name
-    rival = RivalTrainer(name, ready.plan, ready.learned, folder, teacher.device, memory=ready.caches)
-    if teacher.rank:
-        return run(rival, stopped=stopped)
+    folder = trainer.out / name
+    baseline = BaselineTrainer(
+        name, prepared.plan, prepared.learned, folder, trainer.device, memory=prepared.caches
+    )
+    if trainer.rank:
+        return run(baseline, stopped=stopped)
     note(f"Teaching {name} on the same windows.")
     folder.mkdir(exist_ok=True)
-    with on_console(ready.plan, rival.done()) as watcher:
-        done = run(rival, watchers=[Journal(folder, rival.step), watcher], stopped=stopped)
-    rival.keep(teacher.out / f"{name}.safetensors")
+    with on_console(prepared.plan, baseline.done()) as watcher:
+        done = run(baseline, watchers=[RunLog(folder, baseline.step), watcher], stopped=stopped)
+    baseline.keep(trainer.out / f"{name}.safetensors")
     return done
 
 
@@ -206,30 +224,30 @@ def _wait(device: Any) -> None:
         dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)
 
 
-def _tell_cases(ready: Ready, teacher: Teacher) -> None:
+def _tell_cases(prepared: PreparedRun, trainer: FinetuneTrainer) -> None:
     """How many cases there are for what."""
-    text = f"Learning from {len(ready.learned)} cases, measuring on {len(ready.measured)}"
-    if teacher.lessons.cached < teacher.lessons.count:
+    text = f"Learning from {len(prepared.learned)} cases, measuring on {len(prepared.measured)}"
+    if trainer.windows.cached < trainer.windows.count:
         text += (
-            f"; {teacher.lessons.cached} of those learned from fit into memory, the others are read each time"
+            f"; {trainer.windows.cached} of those learned from fit into memory, the others are read each time"
         )
-    note(text + (f"; going on after step {teacher.step}." if teacher.step else "."))
+    note(text + (f"; going on after step {trainer.step}." if trainer.step else "."))
 
 
-def _keep(teacher: Teacher, output: Path, *, done: bool) -> None:
+def _keep(trainer: FinetuneTrainer, output: Path, *, done: bool) -> None:
     """The best adapter under the name that was asked for, and where things are."""
     from medsam_app.finetuning.trainer import BEST
 
-    out = teacher.out
-    teacher.keep_last(out / LAST)
-    best = out / (BEST if teacher.best > 0 else LAST)
+    out = trainer.out
+    trainer.keep_last(out / LAST)
+    best = out / (BEST if trainer.best > 0 else LAST)
     try:
         with replace_file(output) as draft:
             shutil.copyfile(best, draft)
     except OSError as error:
         raise SaveError(f"{output} could not be written ({error.strerror}); the adapter is {best}.") from None
     if done:
-        say(f"Done after {teacher.step} steps; the adapter is {output}.")
+        say(f"Done after {trainer.step} steps; the adapter is {output}.")
     else:
-        say(f"Stopped after step {teacher.step}; the best adapter so far is {output}.")
+        say(f"Stopped after step {trainer.step}; the best adapter so far is {output}.")
         note(f"The run is in {out}; the same command goes on from there.")

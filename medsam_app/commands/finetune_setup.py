@@ -21,29 +21,30 @@ from medsam_app.finetuning.plan import Plan, read_plan
 from medsam_app.finetuning.planning import plan_for
 from medsam_app.finetuning.preflight import fit
 from medsam_app.finetuning.split import chosen, split_cases, teachable
+from medsam_app.predict.baseline_file import BASELINE_NETS
 from medsam_app.system import format_bytes
 from medsam_app.training.processes import process_count
 
 #: In the folder of a run: its plan, what the dataset is like, and what was found about memory.
 PLAN, FINGERPRINT, MEMORY = "plan.json", "fingerprint.json", "memory.json"
-#: Networks that can be taught beside, see `medsam_app.predict.baseline_net`.
-RIVALS = ("unet", "swin_unetr")
 #: What a run leaves in its folder, and a new one there takes away.
 _RUN_FILES = (
     PLAN, FINGERPRINT, MEMORY, "scores.json", "*.jsonl", "*.safetensors", DRAFTS,
-    "tensorboard/events.*", *(f"{name}/*" for name in RIVALS),
+    "tensorboard/events.*", *(f"{name}/*" for name in BASELINE_NETS),
 )  # fmt: skip
 #: The split that is learned from where a dataset has one of that name.
 SPLIT = "train"
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedRun:
     """A run that can begin.
 
     Attributes:
-        dataset: the cases that it is about.
-        learned, measured: those that are taught on, and those that are kept apart.
+        plan: of the run.
+        dataset: all cases of the run.
+        learned: cases to train on.
+        measured: held-out cases.
         caches: bytes that a process may keep of them.
     """
 
@@ -121,9 +122,17 @@ def prepare(
     save_whole(out / PLAN, settled.plan.text())
 
 
-def ready_run(path: Path, out: Path, asked: Mapping[str, Any]) -> Ready:
-    """The run as it was prepared, which what is asked for must agree with."""
+def prepared_run(path: Path, out: Path, asked: Mapping[str, Any]) -> PreparedRun:
+    """Read the run that `prepare` wrote.
 
+    Args:
+        path: the dataset.
+        out: folder of the run.
+        asked: fields of the plan that the user set.
+
+    Raises:
+        MedsamError: something cannot be read, or does not agree with the dataset or the fields.
+    """
     plan, found = read_plan(out / PLAN), read_fingerprint(out / FINGERPRINT)
     held = plan.model_dump(mode="json")
     for name, value in asked.items():
@@ -144,7 +153,7 @@ def ready_run(path: Path, out: Path, asked: Mapping[str, Any]) -> Ready:
             f"The folder {out} is not as a run leaves it ({MEMORY}); give another -o, or --overwrite to "
             "start anew."
         ) from None
-    return Ready(plan, replace(dataset, cases=tuple(usable)), learned, measured, caches)
+    return PreparedRun(plan, replace(dataset, cases=tuple(usable)), learned, measured, caches)
 
 
 def _other(out: Path, what: str) -> SettingsError:

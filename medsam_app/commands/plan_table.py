@@ -9,21 +9,21 @@ from rich.table import Table
 from medsam_app.console import note, table_console, titled_table
 from medsam_app.datasets.fingerprint import first_few
 from medsam_app.finetuning.plan import Plan
-from medsam_app.finetuning.planning import Settled
+from medsam_app.finetuning.planning import ResolvedPlan
 
 #: Units and the like, after the value.
 _UNITS = {"spacing": "mm", "window": "voxels", "rotate": "degrees", "blur": "voxels", "save_minutes": "min"}
 _UNITS |= {"minutes": "min", "validate_minutes": "min"}
 
 
-def show_plan(settled: Settled) -> None:
+def show_plan(settled: ResolvedPlan) -> None:
     """Print the plan as a table, and what the dataset lacks."""
     table_console().print(plan_table(settled))
     for warning in settled.warnings:
         note(f"Warning: {warning}")
 
 
-def plan_table(settled: Settled) -> Table:
+def plan_table(settled: ResolvedPlan) -> Table:
     """The plan: a row for each field that has a say in this run."""
     cases = f"{settled.cases} case{'' if settled.cases == 1 else 's'}"
     table = titled_table(f"Plan, for {cases}; each item is an option or a field of --settings")

@@ -59,7 +59,7 @@ def pretrain(
     with told_by(first, "Loading"):
         from medsam_app.pretraining.trainer import Trainer
         from medsam_app.pretraining.validation import Validation
-        from medsam_app.training.loop import Journal, Watcher, run
+        from medsam_app.training.loop import RunLog, Watcher, run
         from medsam_app.training.watchers import Board, on_console
 
     where, told = process_device(device)
@@ -76,7 +76,7 @@ def pretrain(
         watchers: list[Watcher] = []
         if first:
             _write_recipe(recipe, out)
-            watchers = [Journal(out, trainer.step), stack.enter_context(on_console(recipe, trainer.done()))]
+            watchers = [RunLog(out, trainer.step), stack.enter_context(on_console(recipe, trainer.done()))]
             if tensorboard:
                 watchers.append(stack.enter_context(closing(Board(out / CURVES, trainer.step))))
         done = run(trainer, measure, watchers=watchers, stopped=stopped)

@@ -40,9 +40,9 @@ def load_methods(options: EvaluateOptions) -> Methods:
     for name in options.baselines:
         methods.segmenters[name] = baseline(name, device=model.device, refine=refine, seed=options.seed)
     for file in options.nets:
-        from medsam_app.predict.baseline_net import RivalNet  # imports MONAI's networks
+        from medsam_app.predict.baseline_net import BaselineNet  # slow: MONAI's networks
 
-        net = RivalNet(file, device)
+        net = BaselineNet(file, device)
         methods.mappers[net.name if net.name not in methods.mappers else str(file)] = net
     return methods
 

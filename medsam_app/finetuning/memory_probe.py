@@ -159,14 +159,14 @@ def _play(task: Task, tell: Callable[[dict[str, Any]], None]) -> None:
     """Teach a few steps."""
     import torch
 
+    from medsam_app.finetuning.trainer import FinetuneTrainer
     from medsam_app.finetuning.training_windows import bytes_on_grid
-    from medsam_app.finetuning.trainer import Teacher
 
     plan, most = task.plan, task.plan.rounds[1]
     cached = sum(bytes_on_grid(case, plan) for case in task.cases)
     held = 0 if task.device.startswith("cuda") else cached
     with tempfile.TemporaryDirectory() as folder:
-        teacher = Teacher(
+        trainer = FinetuneTrainer(
             plan.model_copy(update={"batch": 1, "micro_batch": None, "rounds": (1, 1)}),
             task.cases,
             [],
@@ -176,28 +176,28 @@ def _play(task: Task, tell: Callable[[dict[str, Any]], None]) -> None:
             memory=1e15,
         )
         ready = peak(task.device) - held
-        gradients = sum(p.numel() * p.element_size() for p in teacher.parameters)
+        gradients = sum(p.numel() * p.element_size() for p in trainer.parameters)
         embedding = 0
         if plan.cached:
-            lesson = teacher.lessons.draw(0)
+            window = trainer.windows.draw(0)
             with torch.no_grad():
-                window = (x[None, None].to(teacher.device) for x in (lesson.image, lesson.valid))
-                embedding = teacher.model.encode_image(*window).nbytes
+                inputs = (x[None, None].to(trainer.device) for x in (window.image, window.valid))
+                embedding = trainer.model.encode_image(*inputs).nbytes
         tell({"ready": ready, "gradients": gradients, "embedding": embedding})
         if ready > task.limit:
             return
         # What the optimizer keeps is there from the second step on.
-        teacher.train_step()
+        trainer.train_step()
         size, tried = task.fewest, 0
         while size != tried:
             played = {"batch": size, "micro_batch": None, "rounds": (most, most)}
-            teacher.plan = plan.model_copy(update=played)
+            trainer.plan = plan.model_copy(update=played)
             forget_peak(task.device)
-            teacher.train_step()
+            trainer.train_step()
             tried = size
             size = following(task, size, peak(task.device) - held, ready) or size
             if size == tried:  # the allocator has more to keep after the first time
-                teacher.train_step()
+                trainer.train_step()
             tell({"size": tried, "step": peak(task.device) - held})
 
 

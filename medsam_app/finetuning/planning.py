@@ -33,7 +33,7 @@ _REASONS = {
 
 
 @dataclass(frozen=True)
-class Settled:
+class ResolvedPlan:
     """A plan and where it comes from.
 
     Attributes:
@@ -55,7 +55,7 @@ def plan_for(
     labels: Sequence[str | int] | Mapping[Any, str] | None = None,
     side: int = SIDE,
     **given: Any,
-) -> Settled:
+) -> ResolvedPlan:
     """Settle everything that a run does.
 
     Args:
@@ -89,7 +89,7 @@ def plan_for(
     if plan.steps is not None:
         why["minutes"] = "counted in steps"
     why |= dict.fromkeys(given, _ASKED)
-    return Settled(plan, why, (*_warnings(found, having), *wanted.warnings), len(having))
+    return ResolvedPlan(plan, why, (*_warnings(found, having), *wanted.warnings), len(having))
 
 
 def _checked(base: str, given: Mapping[str, Any]) -> Plan:

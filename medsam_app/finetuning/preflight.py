@@ -1,7 +1,7 @@
 """Whether a finetuning run fits into memory, and how it is made to.
 
 found = fit(plan, cases, memory=6_000_000_000, device="cpu")
-Teacher(found.plan, ..., memory=found.caches)
+FinetuneTrainer(found.plan, ..., memory=found.caches)
 
 Real steps are measured in a process of their own (`medsam_app.finetuning.memory_probe`): with one window
 at a time, and with as many as there are to be, or as fit. So what is chosen has been measured; a line
@@ -45,14 +45,14 @@ SMALLEST = 32
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedPlan:
     """A plan that fits.
 
     Attributes:
         plan: as it was, or changed.
         predicted: most bytes that one process will take, caches included; 0 where the system cannot measure.
         available: bytes that one process may take.
-        caches: of them, for the `memory` of `Teacher`.
+        caches: of them, for the `memory` of `FinetuneTrainer`.
         notes: sentences that say what was changed, and why.
     """
 
@@ -74,7 +74,7 @@ def fit(
     kept: Collection[str] = (),
     tried: bool = True,
     progress: Progress | None = None,
-) -> Fitted:
+) -> FittedPlan:
     """Make a plan fit into memory: each of these only where those before it are not enough.
 
     Fewer windows at a time (`micro_batch`; an update is of as many as before), activations that are computed
@@ -102,7 +102,7 @@ def fit(
         note = "The plan was not tried: whether it fits into memory is not known."
         if tried:
             note = "This system does not tell how much memory a process took, so the plan was not tried."
-        return Fitted(plan, 0, available, min(sum(sizes), available // 4), (note,))
+        return FittedPlan(plan, 0, available, min(sum(sizes), available // 4), (note,))
     room = _Room(
         available, math.ceil(plan.batch / processes), plan, kept, on_device=device.startswith("cuda")
     )
@@ -158,7 +158,7 @@ class _Room:
 
     def fitted(
         self, plan: Plan, trial: Trial, cases: int, count: int, notes: tuple[str, ...]
-    ) -> Fitted | None:
+    ) -> FittedPlan | None:
         """The plan with as many windows at a time as fit; None if not even the fewest do.
 
         Args:
@@ -193,7 +193,7 @@ class _Room:
             what = "Cases and embeddings" if embeddings else "Cases"
             rest = "the others are made anew each time"
             notes = (*notes, f"{what} take {whole}, of which {part} are kept in memory; {rest}.")
-        return Fitted(plan, needed + filled, self.available, caches, notes)
+        return FittedPlan(plan, needed + filled, self.available, caches, notes)
 
 
 def _shared_out(left: int, cases: int, embeddings: int) -> tuple[int, int]:

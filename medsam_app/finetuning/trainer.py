@@ -21,10 +21,10 @@ from medsam_app.adapters.adapter import Adapter
 from medsam_app.adapters.header import AdapterCard
 from medsam_app.datasets.cases import Case
 from medsam_app.errors import AdapterError, SettingsError
-from medsam_app.finetuning.episode import Game
-from medsam_app.finetuning.training_windows import Lessons
+from medsam_app.finetuning.episode import EpisodeRunner
 from medsam_app.finetuning.plan import Plan
-from medsam_app.finetuning.validation import Exam
+from medsam_app.finetuning.training_windows import TrainingWindows
+from medsam_app.finetuning.validation import HeldOutValidation
 from medsam_app.models.load import load_model, training_dtype
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.training.checkpoint import (
@@ -75,7 +75,7 @@ def fresh_adapter(model: Sam3D, plan: Plan) -> Adapter:
     return adapter
 
 
-class Teacher:
+class FinetuneTrainer:
     """One process of a run.
 
     Args:
@@ -120,9 +120,9 @@ class Teacher:
         self.best, self.stale = -1.0, 0
         if is_saved(out):
             self._resume()
-        self.lessons = Lessons(cases, plan, memory=memory)
-        self.exam = Exam(held_out, plan) if held_out and self.rank == 0 else None
-        self.game = Game(self.model, self.adapter, plan, memory=memory)
+        self.windows = TrainingWindows(cases, plan, memory=memory)
+        self.validation = HeldOutValidation(held_out, plan) if held_out and self.rank == 0 else None
+        self.episodes = EpisodeRunner(self.model, self.adapter, plan, memory=memory)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """AdamW; learned prompts begin with nothing and go faster."""
@@ -152,7 +152,7 @@ class Teacher:
         return 0 < self.plan.patience <= self.stale
 
     def train_step(self) -> dict[str, Any]:
-        """One update; its line in the log. The same lessons, however many processes share them."""
+        """One update; its line in the log. The same windows, however many processes share them."""
         plan = self.plan
         rng = np.random.default_rng((plan.seed, 4, self.step))
         rounds = int(rng.integers(plan.rounds[0], plan.rounds[1] + 1))
@@ -162,9 +162,9 @@ class Teacher:
         size = plan.micro_batch or len(own)
         told = torch.zeros(2 + rounds, dtype=torch.float64)
         for start in range(0, len(own), size):
-            lessons = [self.lessons.draw(number) for number in own[start : start + size]]
-            loss, dice = self.game.play(lessons, rounds)
-            part = len(lessons) / len(own)
+            windows = [self.windows.draw(number) for number in own[start : start + size]]
+            loss, dice = self.episodes.run(windows, rounds)
+            part = len(windows) / len(own)
             (loss * part).backward()
             told += part * torch.tensor([float(loss.detach()), *dice], dtype=torch.float64)
         average_gradients(self.parameters, self.world)
@@ -182,13 +182,13 @@ class Teacher:
 
     def measure(self, stopped: Callable[[], bool]) -> dict[str, list[float]] | None:
         """Mean Dice on the held-out cases with the averaged adapter, which is kept where it is the best."""
-        if self.exam is None:
+        if self.validation is None:
             return None
         with self._averaged():
-            found = self.exam.measure(self.model, self.adapter, stopped=stopped)
+            found = self.validation.measure(self.model, self.adapter, stopped=stopped)
             if found is None:
                 return None
-            score = self.exam.score(found)
+            score = self.validation.score(found)
             self.stale += 1
             if score > self.best:
                 self.best, self.stale = score, 0
@@ -206,7 +206,7 @@ class Teacher:
         method: dict[str, Any] = {"method": "window"}
         if clip is not None:
             method = {"method": "clip", "low": clip[0], "high": clip[1]}
-        training = {"step": self.step, "minutes": round(self.seconds / 60, 1), "cases": self.lessons.count}
+        training = {"step": self.step, "minutes": round(self.seconds / 60, 1), "cases": self.windows.count}
         return AdapterCard(
             spacing=(plan.spacing,) * 3,
             window=plan.window,

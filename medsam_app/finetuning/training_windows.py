@@ -1,7 +1,7 @@
-"""What an adapter is taught on: labelled cases on the plan's grid, and windows of them, varied at random.
+"""Training windows of labelled cases on the plan's grid, with random variations.
 
-MONAI caches the cases and varies the windows. A lesson is a function of the plan's seed and its number, so it
-does not matter which process draws it, nor when.
+MONAI caches the cases and varies the windows. A window is a function of the plan's seed and its number, so it
+does not matter which process draws it or when.
 """
 
 from __future__ import annotations
@@ -24,22 +24,19 @@ from medsam_app.finetuning.plan import Plan
 from medsam_app.grid.patch import Index
 from medsam_app.grid.roi import Roi, read_roi
 from medsam_app.io.loading import read_grid
+from medsam_app.predict.core.intensity import rescale_intensities
 from medsam_app.predict.whole_volume import whole_roi
 
 #: A window is cut out so much larger, so that turning and zooming it find image at its corners.
 ROOM = 1.2
-#: How often the middle of a window is a voxel of no label.
-ELSEWHERE = 0.1
+#: Share of windows whose middle is a background voxel.
+BACKGROUND_SHARE = 0.1
 #: How often a label is asked for whether or not the window shows it.
 ANY_LABEL = 0.1
 #: Of a class, so many voxels are kept from which middles of windows are drawn.
 MOST_MIDDLES = 20_000
 #: How often each variation of intensities is taken.
 OFTEN = 0.3
-#: Percentiles of a case that become 0 and 1.
-LOW, HIGH = 0.5, 99.5
-#: Voxels that they are taken of at most.
-MOST_SAMPLED = 1_000_000
 #: Windows of a case that are kept where embeddings are.
 VIEWS = 4
 #: A case of whose windows so many show nothing never shows anything.
@@ -50,17 +47,17 @@ VOXEL_BYTES, PLACE_BYTES = 6, 8
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One window and what is asked for in it.
+class TrainingWindow:
+    """One window and the label to segment in it.
 
     Attributes:
         image: (X, Y, Z) float32, about 0 to 1, axes closest to RAS.
         valid: (X, Y, Z) whether the voxel lies in the volume.
         target: (X, Y, Z) the voxels of the label; there may be none.
-        labels: (X, Y, Z) int64 places of all of the plan's labels, from 1.
+        labels: (X, Y, Z) int64 places of the plan's labels, from 1; 0 for background.
         label: place of the label among the plan's.
-        view: number of the window; two lessons with the same one differ in label and prompts alone.
-        rng: where everything else about this lesson comes from.
+        view: number of the image region; windows with the same view differ in label and prompts alone.
+        rng: source of every other random choice about this window.
     """
 
     image: Tensor
@@ -106,15 +103,6 @@ def labels_in(label_map: NDArray[np.integer], roi: Roi, values: Sequence[int]) -
     return chosen
 
 
-def levelled(image: Tensor, valid: Tensor, clip: tuple[float, float] | None) -> Tensor:
-    """Intensities (X, Y, Z) of a whole volume, clipped where wanted, in a range of about 0 to 1."""
-    if clip is not None:
-        image = image.clamp(*clip)
-    inside = image[valid]
-    low, high = np.percentile(inside[:: -(-len(inside) // MOST_SAMPLED)].numpy(), [LOW, HIGH])
-    return (image - float(low)) / max(float(high - low), 1e-6)
-
-
 class ReadOnGrid(mt.Transform):
     """A case's image, labels and validity on the plan's grid, each (1, X, Y, Z)."""
 
@@ -125,7 +113,7 @@ class ReadOnGrid(mt.Transform):
         volume, label_map = case.load()
         roi = whole_roi(volume.grid, (self.plan.spacing,) * 3, self.size)
         image, valid = read_roi(volume.array, roi)
-        image = levelled(image, valid, self.plan.clip)
+        image = rescale_intensities(image, valid, self.plan.clip)
         labels = labels_in(label_map, roi, list(self.plan.labels))
         return {"image": image[None], "label": labels[None], "valid": valid[None].to(torch.uint8)}
 
@@ -158,11 +146,11 @@ def variations(plan: Plan) -> list[mt.Transform]:
     return found
 
 
-class Lessons:
+class TrainingWindows:
     """Windows of labelled cases by number.
 
     Args:
-        cases: what is taught on.
+        cases: to train on.
         plan: says the grid, the labels, and how windows vary.
         memory: bytes that cached cases may take; those that do not fit are read again each time.
 
@@ -177,7 +165,7 @@ class Lessons:
         self.plan = plan
         size = roomy_window(plan)
         classes = len(plan.labels) + 1
-        share = (1 - ELSEWHERE) / len(plan.labels)
+        share = (1 - BACKGROUND_SHARE) / len(plan.labels)
         self.vary = mt.Compose(
             [
                 ReadOnGrid(plan, size),
@@ -187,7 +175,7 @@ class Lessons:
                     label_key="label",
                     spatial_size=size,
                     num_classes=classes,
-                    ratios=[ELSEWHERE, *[share] * len(plan.labels)],
+                    ratios=[BACKGROUND_SHARE, *[share] * len(plan.labels)],
                     indices_key="label_cls_indices",
                     warn=False,
                 ),
@@ -208,12 +196,16 @@ class Lessons:
         )
 
     def order(self, number: int) -> int:
-        """Which case the lesson of a number shows: each once before any comes again."""
+        """Return the index of the case that a window shows: each case once before any is repeated."""
         turn, place = divmod(number, self.count)
         return int(np.random.default_rng((self.plan.seed, 1, turn)).permutation(self.count)[place])
 
-    def draw(self, number: int) -> Lesson:
-        """The lesson of a number."""
+    def draw(self, number: int) -> TrainingWindow:
+        """Return the window of a number.
+
+        Raises:
+            VolumeError: the case shows no label in any of many windows.
+        """
         view = number % (self.count * VIEWS) if self.plan.cached else number
         window, rng = (np.random.default_rng((self.plan.seed, 2 + n, (view, number)[n])) for n in range(2))
         for _ in range(MOST_DRAWS):
@@ -227,7 +219,7 @@ class Lessons:
                 shown = list(range(len(self.plan.labels)))
             if shown:
                 label = int(rng.choice(shown))
-                return Lesson(image.float(), valid, labels == label + 1, labels, label, view, rng)
+                return TrainingWindow(image.float(), valid, labels == label + 1, labels, label, view, rng)
         raise VolumeError(
             f"Not one of {MOST_DRAWS} windows of '{self.names[self.order(view)]}' shows a label; look at its "
             "label map."

@@ -1,8 +1,8 @@
-"""What a finetuning run is measured on: windows of held-out cases, as the product would choose them.
+"""Validation of a finetuning run on windows of held-out cases, chosen as the predictor would choose them.
 
-Each object is asked for without a prompt, where labels are learned, and then anew by careful clicks that do
-not say which label is meant. Dice is that of the window on the plan's grid; what the product scores on whole
-volumes `medsam-app evaluate` tells.
+Each object is segmented by its learned prompt alone, if labels are learned, and then anew by careful clicks
+that do not say which label is meant. Dice is computed in the window on the plan's grid; `medsam-app evaluate`
+scores whole volumes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FEWEST_VOXELS = 10
 
 
 @dataclass(frozen=True)
-class Question:
+class ValidationWindow:
     """A window around an object: image (X, Y, Z) in the file's unit, valid and target booleans."""
 
     image: Tensor
@@ -45,11 +45,11 @@ class Question:
     label: int
 
 
-class Exam:
+class HeldOutValidation:
     """Fixed windows around objects of held-out cases.
 
     Args:
-        cases: never taught on.
+        cases: not among those to train on.
         plan: says the grid and the labels.
 
     Raises:
@@ -64,7 +64,7 @@ class Exam:
         wanted: dict[int, list[tuple[Case, int]]] = {}
         for index in keep.tolist():
             wanted.setdefault(id(pairs[index][0]), []).append(pairs[index])
-        self.questions = [question for group in wanted.values() for question in _questions(group, plan)]
+        self.windows = [window for group in wanted.values() for window in _windows(group, plan)]
 
     @torch.inference_mode()
     def measure(
@@ -73,14 +73,14 @@ class Exam:
         """Mean Dice over the objects by kind of measurement.
 
         Args:
-            adapter: is on; its learned prompts are asked for.
-            stopped: asked now and then; where it says yes, None comes back.
+            adapter: is on; its learned prompts are used.
+            stopped: checked between batches; if it returns True, the result is None.
         """
         found: dict[str, list[Tensor]] = {AUTOMATIC: [], CLICKS: []}
-        for start in range(0, len(self.questions), self.batch):
+        for start in range(0, len(self.windows), self.batch):
             if stopped():
                 return None
-            part = self.questions[start : start + self.batch]
+            part = self.windows[start : start + self.batch]
             image, valid, target = (
                 torch.stack([getattr(each, name) for each in part])[:, None].to(model.device)
                 for name in ("image", "valid", "target")
@@ -108,13 +108,16 @@ class Exam:
         return {kind: torch.cat(parts).mean(0).tolist() for kind, parts in found.items() if parts}
 
     def score(self, found: Mapping[str, Sequence[float]]) -> float:
-        """One number to choose by: the mean of Dice without a prompt and after 1, 3 and 5 clicks."""
+        """Return the number that the best adapter is chosen by.
+
+        It is the mean of Dice by learned prompts alone, if there are any, and after 1, 3 and 5 clicks.
+        """
         values = [*found.get(AUTOMATIC, ()), *(found[CLICKS][n - 1] for n in COUNTED)]
         return sum(values) / len(values)
 
 
-def _questions(group: Sequence[tuple[Case, int]], plan: Plan) -> list[Question]:
-    """Windows around the wanted labels of one case, those that it has."""
+def _windows(group: Sequence[tuple[Case, int]], plan: Plan) -> list[ValidationWindow]:
+    """Return windows around the given labels of one case, without those it does not show."""
     volume, label_map = group[0][0].load()
     places = list(plan.labels)
     found = []
@@ -130,5 +133,5 @@ def _questions(group: Sequence[tuple[Case, int]], plan: Plan) -> list[Question]:
         if plan.clip is not None:
             image = image.clamp(*plan.clip)
         if target.any():
-            found.append(Question(image, valid, target, places.index(value)))
+            found.append(ValidationWindow(image, valid, target, places.index(value)))
     return found

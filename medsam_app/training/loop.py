@@ -76,7 +76,7 @@ class Watcher:
         """They were: step, seconds, and by kind of window the mean Dice after each round."""
 
 
-class Journal(Watcher):
+class RunLog(Watcher):
     """Writes the files of a run folder.
 
     Args:

@@ -21,7 +21,7 @@ from medsam_app.pretraining.recipe import Recipe
 from medsam_app.pretraining.trainer import Trainer
 from medsam_app.pretraining.validation import ROUNDS, Validation
 from medsam_app.training.checkpoint import read_state
-from medsam_app.training.loop import Journal, Measure, run
+from medsam_app.training.loop import Measure, RunLog, run
 from tests.support.evaluation_data import write_folder
 from tests.support.forked_cli import ForkedCli
 
@@ -73,16 +73,16 @@ def test_interrupted_run_gives_what_a_straight_one_gives(tmp_path: Path, optimiz
     recipe = Recipe.model_validate(SETTINGS | {"optimizer": optimizer})
     straight = exact_trainer(recipe, tmp_path / "straight")
     straight.out.mkdir()
-    assert run(straight, watchers=[Journal(straight.out, 0)])
+    assert run(straight, watchers=[RunLog(straight.out, 0)])
 
     parts = tmp_path / "parts"
     parts.mkdir()
     first = exact_trainer(recipe, parts)
-    assert not run(first, watchers=[Journal(parts, 0)], stopped=lambda: first.step == 2)
+    assert not run(first, watchers=[RunLog(parts, 0)], stopped=lambda: first.step == 2)
     second = exact_trainer(recipe, parts)
     assert second.step == 2
     # Measuring is no part of the training.
-    assert run(second, _examined(second), watchers=[Journal(parts, 2)])
+    assert run(second, _examined(second), watchers=[RunLog(parts, 2)])
 
     for own, other in zip(rows(straight.out / "log.jsonl"), rows(parts / "log.jsonl"), strict=True):
         assert {**own, "seconds": 0} == {**other, "seconds": 0}
@@ -193,11 +193,11 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
 def test_a_run_that_was_cut_off_has_one_line_a_step(tmp_path: Path) -> None:
     for name in ("log.jsonl", "validation.jsonl"):
         (tmp_path / name).write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    journal = Journal(tmp_path, 2)
-    journal.trained({"step": 3}, 0.5)
+    log = RunLog(tmp_path, 2)
+    log.trained({"step": 3}, 0.5)
     assert rows(tmp_path / "log.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3}]
     assert rows(tmp_path / "validation.jsonl") == [{"step": 1}, {"step": 2}]
-    Journal(tmp_path, 0)  # nothing was saved: the run begins anew
+    RunLog(tmp_path, 0)  # nothing was saved: the run begins anew
     assert rows(tmp_path / "log.jsonl") == []
 
 

@@ -1,4 +1,4 @@
-"""Networks of MONAI's beside an adapter: the same lessons, a method of an evaluation."""
+"""Networks of MONAI's beside an adapter: the same windows, a method of an evaluation."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from safetensors.torch import save_file
 
 from medsam_app.batch.run import segment_folder
 from medsam_app.errors import ModelError, SettingsError
-from medsam_app.predict.baseline_net import RivalNet, RivalTrainer, build, check_rival
+from medsam_app.finetuning.baseline_trainer import BaselineTrainer, check_baseline
 from medsam_app.io.loading import load_mask
+from medsam_app.predict.baseline_net import BaselineNet, build_baseline
 from medsam_app.training.loop import run
 from tests.support.teaching_folder import ball_cases, small_plan
 
 CPU = torch.device("cpu")
 
 
-def trainer(tmp_path: Path, name: str = "unet", **fields: object) -> RivalTrainer:
+def make_trainer(tmp_path: Path, name: str = "unet", **fields: object) -> BaselineTrainer:
     cases = ball_cases(tmp_path / "data")
-    return RivalTrainer(name, small_plan(**fields), cases[1:], tmp_path / name, CPU, memory=1e9)
+    return BaselineTrainer(name, small_plan(**fields), cases[1:], tmp_path / name, CPU, memory=1e9)
 
 
 @pytest.mark.slow
 def test_it_learns_and_finds_labels_on_the_files_grid(tmp_path: Path) -> None:
     fields = {"steps": 80, "learning_rate": 0.01, "warmup_steps": 3, "ema": 0.5, "batch": 4}
-    rival = trainer(tmp_path, **fields, window=(32, 32, 32), spacing=1.5)
-    assert run(rival)
-    rival.keep(tmp_path / "unet.safetensors")
-    net = RivalNet(tmp_path / "unet.safetensors", CPU)
+    trained = make_trainer(tmp_path, **fields, window=(32, 32, 32), spacing=1.5)
+    assert run(trained)
+    trained.keep(tmp_path / "unet.safetensors")
+    net = BaselineNet(tmp_path / "unet.safetensors", CPU)
     assert (net.name, tuple(net.labels)) == ("unet", (1, 2))
     volume, truth = ball_cases(tmp_path / "data")[0].load()
     net.set_volume(volume)
@@ -49,13 +50,13 @@ def test_it_learns_and_finds_labels_on_the_files_grid(tmp_path: Path) -> None:
 
 
 def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
-    straight = trainer(tmp_path)
+    straight = make_trainer(tmp_path)
     run(straight)
     other = tmp_path / "other"
     other.mkdir()
-    first = trainer(other)
+    first = make_trainer(other)
     assert not run(first, stopped=lambda: first.step == 2)
-    second = trainer(other)
+    second = make_trainer(other)
     assert second.step == 2
     run(second)
     for key, value in straight.average.items():
@@ -64,11 +65,11 @@ def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_a_transformer_takes_its_windows_alone() -> None:
     with pytest.raises(SettingsError, match=r"64 or more; 'window' is 32 x 32 x 32"):
-        check_rival("swin_unetr", small_plan(window=(32, 32, 32)))
+        check_baseline("swin_unetr", small_plan(window=(32, 32, 32)))
     with pytest.raises(SettingsError, match="There is no baseline 'u_net'"):
-        check_rival("u_net", small_plan())
+        check_baseline("u_net", small_plan())
     with torch.no_grad():
-        net = build("swin_unetr", 2).eval()
+        net = build_baseline("swin_unetr", 2).eval()
         assert net(torch.zeros(1, 2, 32, 32, 64)).shape == (1, 3, 32, 32, 64)
 
 
@@ -76,4 +77,4 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
     for name in ("x.safetensors", "y.safetensors"):
         with pytest.raises(ModelError, match="is no network that medsam-app finetune"):
-            RivalNet(tmp_path / name, CPU)
+            BaselineNet(tmp_path / name, CPU)

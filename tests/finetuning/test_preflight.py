@@ -30,16 +30,16 @@ RUN = """
 import sys, torch
 from pathlib import Path
 from medsam_app.datasets.find import find_cases
-from medsam_app.finetuning.trainer import Teacher
+from medsam_app.finetuning.trainer import FinetuneTrainer
 from medsam_app.finetuning.plan import read_plan
 from medsam_app.finetuning.memory_probe import peak
 cases = list(find_cases(Path(sys.argv[1])).cases)
 plan = read_plan(Path(sys.argv[2]))
 out = Path(sys.argv[2]).parent
-teacher = Teacher(plan, cases[1:], cases[:1], out, torch.device("cpu"), memory=float(sys.argv[3]))
+trainer = FinetuneTrainer(plan, cases[1:], cases[:1], out, torch.device("cpu"), memory=float(sys.argv[3]))
 for _ in range(3):
-    teacher.train_step()
-teacher.measure(lambda: False)
+    trainer.train_step()
+trainer.measure(lambda: False)
 print(peak("cpu"))
 """
 
@@ -268,6 +268,6 @@ def test_nothing_is_tried_where_nothing_is_measured(
     monkeypatch.setattr(preflight, "can_measure", lambda device: False)
     plan = small_plan()
     found = fit(plan, cases, memory=100 * MB)
-    assert replace(found, notes=(), caches=0) == preflight.Fitted(plan, 0, 100 * MB, 0)
+    assert replace(found, notes=(), caches=0) == preflight.FittedPlan(plan, 0, 100 * MB, 0)
     assert not tried
     assert found.notes

@@ -12,26 +12,26 @@ import torch
 from medsam_app.adapters.adapter import Adapter
 from medsam_app.adapters.header import read_header
 from medsam_app.errors import ModelError, SaveError, SettingsError
+from medsam_app.finetuning.trainer import BEST, FinetuneTrainer
 from medsam_app.finetuning.training_windows import VIEWS
-from medsam_app.finetuning.trainer import BEST, Teacher
 from medsam_app.finetuning.validation import AUTOMATIC
 from medsam_app.models.load import load_model
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.training.checkpoint import STATE, read_state, write_state
-from medsam_app.training.loop import Journal, run
+from medsam_app.training.loop import RunLog, run
 from tests.support.forked_cli import run_cli
 from tests.support.teaching_folder import LABELS, ball_cases, small_plan, write_balls
 
 CPU = torch.device("cpu")
 
 
-def teacher(tmp_path: Path, name: str = "run", *, held_out: int = 1, **fields: Any) -> Teacher:
+def make_trainer(tmp_path: Path, name: str = "run", *, held_out: int = 1, **fields: Any) -> FinetuneTrainer:
     cases = ball_cases(tmp_path / "data")
     out = tmp_path / name
     out.mkdir(exist_ok=True)
-    teaching = Teacher(small_plan(**fields), cases[held_out:], cases[:held_out], out, CPU)
-    teaching.model.amp_dtype = None  # bfloat16 forgives what it should not
-    return teaching
+    trainer = FinetuneTrainer(small_plan(**fields), cases[held_out:], cases[:held_out], out, CPU)
+    trainer.model.amp_dtype = None  # bfloat16 forgives what it should not
+    return trainer
 
 
 def rows(out: Path, name: str = "log.jsonl") -> list[dict[str, Any]]:
@@ -45,20 +45,20 @@ def losses(out: Path) -> list[float]:
 @pytest.mark.slow
 def test_labels_are_learned_and_asked_for(tmp_path: Path) -> None:
     fields: dict[str, Any] = {"steps": 20, "learning_rate": 0.003, "warmup_steps": 3, "ema": 0.8}
-    teaching = teacher(tmp_path, **fields, rounds=(1, 2), window=(32, 32, 32), spacing=1.5)
-    assert teaching.exam is not None
-    before = teaching.measure(lambda: False)
+    trainer = make_trainer(tmp_path, **fields, rounds=(1, 2), window=(32, 32, 32), spacing=1.5)
+    assert trainer.validation is not None
+    before = trainer.measure(lambda: False)
     assert before is not None
-    run(teaching, None)
-    after = teaching.measure(lambda: False)
+    run(trainer, None)
+    after = trainer.measure(lambda: False)
     assert after is not None
     assert after[AUTOMATIC][0] > before[AUTOMATIC][0] + 0.3
-    assert teaching.exam.score(after) > teaching.exam.score(before)
+    assert trainer.validation.score(after) > trainer.validation.score(before)
     # The file that was kept does in the product what it did here.
-    card = read_header(teaching.out / BEST)
+    card = read_header(trainer.out / BEST)
     assert (card.spacing, card.window, card.labels) == ((1.5,) * 3, (32, 32, 32), LABELS)
     assert card.prompts == (1, 2)
-    predictor = VolumePredictor("sam3d_tiny", adapter=teaching.out / BEST, refine=False)
+    predictor = VolumePredictor("sam3d_tiny", adapter=trainer.out / BEST, refine=False)
     volume, label_map = ball_cases(tmp_path / "data")[0].load()
     predictor.set_volume(volume)
     at = tuple(int(x) for x in (label_map == 2).nonzero()[0][:1]) and (29, 18, 10)
@@ -68,26 +68,26 @@ def test_labels_are_learned_and_asked_for(tmp_path: Path) -> None:
 
 
 def test_base_and_fresh_adapter_are_one(tmp_path: Path) -> None:
-    teaching = teacher(tmp_path)
+    trainer = make_trainer(tmp_path)
     image, valid = torch.randn(1, 1, 16, 16, 16), torch.ones(1, 1, 16, 16, 16, dtype=torch.bool)
     base = load_model("sam3d_tiny")
-    teaching.model.amp_dtype = base.amp_dtype = None  # bfloat16 rounds otherwise with an adapter
+    trainer.model.amp_dtype = base.amp_dtype = None  # bfloat16 rounds otherwise with an adapter
     with torch.no_grad():
-        own = teaching.model.encode_image(image, valid)
+        own = trainer.model.encode_image(image, valid)
         torch.testing.assert_close(own.coarse, base.encode_image(image, valid).coarse)  # type: ignore[union-attr]
-    assert all(not parameter.requires_grad for parameter in teaching.model.encoder.parameters())
+    assert all(not parameter.requires_grad for parameter in trainer.model.encoder.parameters())
 
 
 @pytest.mark.slow
 def test_interrupted_run_gives_what_a_straight_one_gives(tmp_path: Path) -> None:
     fields = {"steps": 4, "validate_steps": 2, "patience": 0}
-    straight = teacher(tmp_path, "straight", **fields)
-    assert run(straight, straight.measure, watchers=[Journal(straight.out, 0)])
-    first = teacher(tmp_path, "parts", **fields)
-    assert not run(first, first.measure, watchers=[Journal(first.out, 0)], stopped=lambda: first.step == 3)
-    second = teacher(tmp_path, "parts", **fields)
+    straight = make_trainer(tmp_path, "straight", **fields)
+    assert run(straight, straight.measure, watchers=[RunLog(straight.out, 0)])
+    first = make_trainer(tmp_path, "parts", **fields)
+    assert not run(first, first.measure, watchers=[RunLog(first.out, 0)], stopped=lambda: first.step == 3)
+    second = make_trainer(tmp_path, "parts", **fields)
     assert second.step == 3
-    assert run(second, second.measure, watchers=[Journal(second.out, 3)])
+    assert run(second, second.measure, watchers=[RunLog(second.out, 3)])
     assert losses(straight.out) == losses(second.out)
     assert (
         rows(straight.out, "validation.jsonl")[-1]["clicks"]
@@ -100,12 +100,12 @@ def test_interrupted_run_gives_what_a_straight_one_gives(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("damage", [b"{}", None])
 def test_a_damaged_run_is_refused(tmp_path: Path, damage: bytes | None) -> None:
-    teaching = teacher(tmp_path, steps=1)
-    run(teaching)
-    state = teaching.out / STATE
+    trainer = make_trainer(tmp_path, steps=1)
+    run(trainer)
+    state = trainer.out / STATE
     state.write_bytes(state.read_bytes()[:-1000] if damage is None else damage)
     with pytest.raises(ModelError, match=r"is damaged or of another model; give another --out|-o"):
-        teacher(tmp_path, steps=1)
+        make_trainer(tmp_path, steps=1)
 
 
 def test_what_is_saved_belongs_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,9 +128,9 @@ def test_what_is_saved_belongs_together(tmp_path: Path, monkeypatch: pytest.Monk
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
     gradients = []
     for part in (None, 1, 3):
-        teaching = teacher(tmp_path, f"by{part}", batch=4, micro_batch=part, rounds=(2, 2))
-        row = teaching.train_step()
-        flat = torch.cat([p.grad.flatten() for p in teaching.parameters if p.grad is not None])
+        trainer = make_trainer(tmp_path, f"by{part}", batch=4, micro_batch=part, rounds=(2, 2))
+        row = trainer.train_step()
+        flat = torch.cat([p.grad.flatten() for p in trainer.parameters if p.grad is not None])
         gradients.append((row["loss"], flat))
     for loss, flat in gradients[1:]:
         assert loss == pytest.approx(gradients[0][0], rel=1e-5)
@@ -141,9 +141,9 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path: Path) -> None
 def test_activations_computed_again_give_the_same_gradient(tmp_path: Path, adapter: str) -> None:
     gradients = []
     for again in (False, True):
-        teaching = teacher(tmp_path, f"again{again}", adapter=adapter, checkpointing=again, rounds=(2, 2))
-        teaching.train_step()
-        gradients.append({n: p.grad for n, p in teaching.adapter.named_parameters() if p.grad is not None})
+        trainer = make_trainer(tmp_path, f"again{again}", adapter=adapter, checkpointing=again, rounds=(2, 2))
+        trainer.train_step()
+        gradients.append({n: p.grad for n, p in trainer.adapter.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     assert any(name.startswith("part") for name in gradients[0])
     for name, gradient in gradients[0].items():
@@ -156,28 +156,30 @@ def test_embeddings_are_kept_where_the_encoder_is_not_taught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
 ) -> None:
     fields = {"cached": True, "checkpointing": checkpointing, "batch": 4, "steps": 9, "rounds": (1, 1)}
-    teaching = teacher(tmp_path, **fields)
-    encode, encoded = teaching.model.encode_image, []
+    trainer = make_trainer(tmp_path, **fields)
+    encode, encoded = trainer.model.encode_image, []
     monkeypatch.setattr(
-        teaching.model, "encode_image", lambda image, valid: encoded.append(image) or encode(image, valid)
+        trainer.model, "encode_image", lambda image, valid: encoded.append(image) or encode(image, valid)
     )
-    before = {key: value.clone() for key, value in teaching.adapter.state_dict().items()}
-    told = [teaching.train_step()["loss"] for _ in range(teaching.plan.steps or 0)]
+    before = {key: value.clone() for key, value in trainer.adapter.state_dict().items()}
+    told = [trainer.train_step()["loss"] for _ in range(trainer.plan.steps or 0)]
     assert all(loss < float("inf") for loss in told)
-    views = teaching.lessons.count * VIEWS
+    views = trainer.windows.count * VIEWS
     assert views < 4 * len(told)
     assert len(encoded) == views  # one window each
     assert len({float(image.double().sum()) for image in encoded}) == views
-    moved = {key for key, value in teaching.adapter.state_dict().items() if not value.equal(before[key])}
+    moved = {key for key, value in trainer.adapter.state_dict().items() if not value.equal(before[key])}
     assert any("decoder" in key for key in moved)
     assert not any(key.startswith("part") for key in moved)
 
 
 def test_it_stops_when_nothing_gets_better(tmp_path: Path) -> None:
-    teaching = teacher(tmp_path, steps=40, validate_steps=1, patience=2, learning_rate=1e-9, rounds=(1, 1))
-    assert not run(teaching, teaching.measure, stopped=teaching.settled)
-    assert teaching.settled()
-    assert teaching.step < 40
+    trainer = make_trainer(
+        tmp_path, steps=40, validate_steps=1, patience=2, learning_rate=1e-9, rounds=(1, 1)
+    )
+    assert not run(trainer, trainer.measure, stopped=trainer.settled)
+    assert trainer.settled()
+    assert trainer.step < 40
 
 
 def test_batches_are_shared_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +187,7 @@ def test_batches_are_shared_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
     with pytest.raises(SettingsError, match="3 processes cannot share 2 windows"):
-        teacher(tmp_path)
+        make_trainer(tmp_path)
 
 
 @pytest.mark.forked
@@ -209,11 +211,11 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_kind_of_adapter_can_be_taught(tmp_path: Path) -> None:
     for kind in ("spatial", "bottleneck", "lora", "ssf"):
-        teaching = teacher(tmp_path, kind, adapter=kind, steps=1, decoder=False)
-        before = {key: value.clone() for key, value in teaching.adapter.state_dict().items()}
-        run(teaching)
-        moved = [key for key, value in teaching.adapter.state_dict().items() if not value.equal(before[key])]
+        trainer = make_trainer(tmp_path, kind, adapter=kind, steps=1, decoder=False)
+        before = {key: value.clone() for key, value in trainer.adapter.state_dict().items()}
+        run(trainer)
+        moved = [key for key, value in trainer.adapter.state_dict().items() if not value.equal(before[key])]
         assert any(key.startswith("part") for key in moved)
         path = tmp_path / f"{kind}.safetensors"
-        teaching.keep_last(path)
+        trainer.keep_last(path)
         assert Adapter.load(path, load_model("sam3d_tiny")).kind == kind  # type: ignore[arg-type]

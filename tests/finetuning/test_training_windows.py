@@ -1,4 +1,4 @@
-"""Lessons: a function of their number, on the plan's grid, true to the label maps."""
+"""TrainingWindows: a function of their number, on the plan's grid, true to the label maps."""
 
 from __future__ import annotations
 
@@ -9,52 +9,52 @@ import numpy as np
 import pytest
 import torch
 
-from medsam_app.finetuning.training_windows import Lessons, labels_in, variations
+from medsam_app.finetuning.training_windows import TrainingWindows, labels_in, variations
 from medsam_app.predict.whole_volume import whole_roi
 from tests.support.teaching_folder import ball_cases, small_plan
 
 
-def test_a_lesson_is_a_function_of_its_number(tmp_path: Path) -> None:
+def test_a_window_is_a_function_of_its_number(tmp_path: Path) -> None:
     cases = ball_cases(tmp_path / "data")
-    one, two = Lessons(cases, small_plan()), Lessons(cases, small_plan())
+    one, two = TrainingWindows(cases, small_plan()), TrainingWindows(cases, small_plan())
     there = [two.draw(number) for number in (7, 3, 5)]
     for number, again in zip((7, 3, 5), there, strict=True):
-        lesson = one.draw(number)
+        window = one.draw(number)
         for name in ("image", "valid", "target", "labels"):
-            assert torch.equal(getattr(lesson, name), getattr(again, name))
-        assert lesson.label == again.label
-        assert lesson.rng.random() == again.rng.random()
+            assert torch.equal(getattr(window, name), getattr(again, name))
+        assert window.label == again.label
+        assert window.rng.random() == again.rng.random()
     assert not torch.equal(one.draw(7).image, one.draw(11).image)
-    other = Lessons(cases, small_plan(seed=1))
+    other = TrainingWindows(cases, small_plan(seed=1))
     assert not torch.equal(one.draw(7).image, other.draw(7).image)
 
 
 def test_every_case_is_shown_once_before_any_comes_again(tmp_path: Path) -> None:
-    lessons = Lessons(ball_cases(tmp_path / "data", cases=3), small_plan())
-    orders = [[lessons.order(3 * turn + place) for place in range(3)] for turn in range(6)]
+    windows = TrainingWindows(ball_cases(tmp_path / "data", cases=3), small_plan())
+    orders = [[windows.order(3 * turn + place) for place in range(3)] for turn in range(6)]
     assert all(sorted(order) == [0, 1, 2] for order in orders)
     assert len({tuple(order) for order in orders}) > 1
 
 
 def test_targets_are_the_labels_and_lie_in_the_volume(tmp_path: Path) -> None:
-    lessons = Lessons(ball_cases(tmp_path / "data"), small_plan())
+    windows = TrainingWindows(ball_cases(tmp_path / "data"), small_plan())
     asked: Counter[int] = Counter()
     for number in range(40):
-        lesson = lessons.draw(number)
-        assert lesson.image.shape == lesson.valid.shape == lesson.target.shape == (16, 16, 16)
-        assert torch.equal(lesson.target, lesson.labels == lesson.label + 1)
-        assert lesson.valid[lesson.target].all()
-        assert torch.isfinite(lesson.image).all()
-        asked[lesson.label] += bool(lesson.target.any())
-        if lesson.target.any():
+        window = windows.draw(number)
+        assert window.image.shape == window.valid.shape == window.target.shape == (16, 16, 16)
+        assert torch.equal(window.target, window.labels == window.label + 1)
+        assert window.valid[window.target].all()
+        assert torch.isfinite(window.image).all()
+        asked[window.label] += bool(window.target.any())
+        if window.target.any():
             # The larger ball is of 300, the smaller of 500, all else of 0.
-            assert lesson.image[lesson.target].mean() > lesson.image[lesson.labels == 0].mean() + 0.2
+            assert window.image[window.target].mean() > window.image[window.labels == 0].mean() + 0.2
     assert min(asked[0], asked[1]) > 8
 
 
 def test_without_learned_prompts_something_is_always_shown(tmp_path: Path) -> None:
-    lessons = Lessons(ball_cases(tmp_path / "data"), small_plan(automatic=False))
-    assert all(lessons.draw(number).target.any() for number in range(40))
+    windows = TrainingWindows(ball_cases(tmp_path / "data"), small_plan(automatic=False))
+    assert all(windows.draw(number).target.any() for number in range(40))
 
 
 def test_without_variation_a_window_is_a_part_of_the_volume(tmp_path: Path) -> None:
@@ -62,12 +62,12 @@ def test_without_variation_a_window_is_a_part_of_the_volume(tmp_path: Path) -> N
     still = {"rotate": 0, "zoom": 0, "noise": 0, "gamma": 0, "blur": 0, "bias": 0}
     plan = small_plan(**still, spacing=1.0)
     assert len(variations(plan)) == 1
-    lesson = Lessons(case, plan).draw(0)
+    window = TrainingWindows(case, plan).draw(0)
     volume, label_map = case[0].load()
-    inside = volume.array[label_map == lesson.label + 1]
+    inside = volume.array[label_map == window.label + 1]
     low, high = np.percentile(volume.array, [0.5, 99.5])
     expected = (inside.mean() - low) / (high - low)
-    assert float(lesson.image[lesson.target].mean()) == pytest.approx(float(expected), abs=0.06)
+    assert float(window.image[window.target].mean()) == pytest.approx(float(expected), abs=0.06)
 
 
 @pytest.mark.parametrize("spacing", [0.7, 1.0, 1.8])
@@ -95,17 +95,17 @@ def test_labels_on_the_same_grid_are_the_same(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_into_memory_is_read_again(tmp_path: Path) -> None:
     cases = ball_cases(tmp_path / "data", cases=3)
-    none, all_ = Lessons(cases, small_plan(), memory=0), Lessons(cases, small_plan())
+    none, all_ = TrainingWindows(cases, small_plan(), memory=0), TrainingWindows(cases, small_plan())
     assert (none.cached, all_.cached) == (0, 3)
     assert torch.equal(none.draw(4).image, all_.draw(4).image)
 
 
 def test_cached_plans_come_back_to_the_same_windows(tmp_path: Path) -> None:
-    lessons = Lessons(ball_cases(tmp_path / "data", cases=2), small_plan(cached=True))
-    views = [lessons.draw(number) for number in range(40)]
+    windows = TrainingWindows(ball_cases(tmp_path / "data", cases=2), small_plan(cached=True))
+    views = [windows.draw(number) for number in range(40)]
     by_view: dict[int, list[torch.Tensor]] = {}
-    for lesson in views:
-        by_view.setdefault(lesson.view, []).append(lesson.image)
+    for window in views:
+        by_view.setdefault(window.view, []).append(window.image)
     assert len(by_view) == 8
     assert all(torch.equal(image, group[0]) for group in by_view.values() for image in group)
-    assert len({lesson.label for lesson in views if lesson.view == 0}) == 2
+    assert len({window.label for window in views if window.view == 0}) == 2
