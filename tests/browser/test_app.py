@@ -158,7 +158,7 @@ def test_gradio_polls_less_where_it_has_the_setting(service, monkeypatch):
 def test_workspaces_are_bounded_and_the_least_used_goes():
     kept = Workspaces(most=2)
     first, second = kept.create(), kept.create()
-    folder = second.folder
+    folder = second.files.folder
     assert kept.get(first.token) is first
     kept.create()
     assert kept.get(second.token) is None and kept.get(first.token) is first and len(kept) == 2

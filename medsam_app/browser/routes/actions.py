@@ -149,19 +149,19 @@ class ActionRequest(BaseModel):
     have: list[str] = Field(default_factory=list, max_length=100_000)
 
 
-def perform(workspace: Workspace, action: Action, have: list[str], *, opened: int | None = None) -> bytes:
+def perform(workspace: Workspace, action: Action, have: list[str], *, number: int | None = None) -> bytes:
     """Apply an action and answer with the state, or change nothing and raise.
 
     Args:
-        opened: number of the volume that it is meant for, as pages have it; None for the one that is open.
+        number: of the volume that the action is meant for, as pages have it; None for the open one.
 
     Raises:
         HTTPException: another volume was opened meanwhile.
         PromptError: no volume is open, or the prompt makes no sense on it.
     """
     with workspace.lock:
-        session = workspace.open_session()
-        workspace.check(opened)  # again: it waited for its turn
+        session = workspace.require_open().session
+        workspace.check(number)  # again: it waited for its turn
         workspace.show("Segmenting")
         before, settings = session.objects, session.settings
         try:
@@ -195,9 +195,10 @@ def shown_prompt(prompt: AnyPrompt) -> dict[str, Any]:
 
 def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | None = None) -> bytes:
     """The session's state, with the masks that the page does not hold."""
-    session = workspace.session
-    assert session is not None
-    masks, held = workspace.masks(), set(have)
+    opened = workspace.opened
+    assert opened is not None
+    session = opened.session
+    masks, held = opened.masks(workspace.show), set(have)
     objects: list[dict[str, Any]] = []
     for each in session.objects:
         key, made = masks.get(each.id, (None, None))
@@ -228,10 +229,10 @@ def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | 
         "redo_text": session.redo_text,
         "refine": session.settings.refine,
         # Before the page is told: what it sees is safe.
-        "case": workspace.keep_work(),
+        "case": opened.keep_work(),
     }
     grid = session.volume.grid
     wanted = {key: made for key, made in masks.values() if key not in held}
     parts = [mask_part(key, made.patch, grid) for key, made in wanted.items()]
-    notes, workspace.notes = workspace.notes, []
+    notes, opened.notes = opened.notes, []
     return frame({"state": state, "messages": [*notes, *(messages or [])]}, parts)

@@ -65,7 +65,7 @@ async def compare(request: Request, service: CurrentService, workspace: CallerWo
 
     def work() -> bytes:
         if body.other is not None:
-            open_other(workspace, service, **body.other.model_dump())
+            read_reference(workspace, service, **body.other.model_dump())
         return compared(workspace, tolerance=body.tolerance_mm, have=set(body.have))
 
     return binary(await run_in_threadpool(work))
@@ -74,11 +74,13 @@ async def compare(request: Request, service: CurrentService, workspace: CallerWo
 @router.delete("/compare")
 def forget(workspace: CallerWorkspace) -> dict[str, bool]:
     """Forget the mask file."""
-    workspace.other = None
+    opened = workspace.opened
+    if opened is not None:
+        opened.reference = None
     return {"forgotten": True}
 
 
-def open_other(
+def read_reference(
     workspace: Workspace, service: Service, *, source: str, root: int, path: str, upload: str
 ) -> None:
     """Read a mask to compare with, in place of the one before.
@@ -88,7 +90,8 @@ def open_other(
         VolumeError: it cannot be read, or holds no mask. GridMismatch: it lies on another grid.
     """
     with workspace.lock:
-        volume, before = workspace.open_session().volume, workspace.other
+        opened = workspace.require_open()
+        volume, before = opened.volume, opened.reference
     workspace.show("Reading the mask")
     try:
         where = {"source": source, "root": root, "path": path, "upload": upload}
@@ -97,15 +100,16 @@ def open_other(
     finally:
         workspace.show("")
         if source == "upload":
-            workspace.drop_uploads(upload)
+            workspace.files.drop(upload)
     values = [int(value) for value in np.unique(labels) if value]
     if not values or len(values) > MOST_LABELS:
         what = f"{len(values)} labels; at most {MOST_LABELS} are compared" if values else "no label but 0"
         raise VolumeError(f"The mask '{name}' has {what}; give another file.")
     parts = dict(_parts(labels, values))
     with workspace.lock:
-        if workspace.open_session().volume is volume:
-            workspace.other = Reference(before.number + 1 if before else 1, name, parts)
+        opened = workspace.require_open()
+        if opened.volume is volume:
+            opened.reference = Reference(before.number + 1 if before else 1, name, parts)
 
 
 def _parts(labels: NDArray, values: list[int]) -> Iterator[tuple[int, Patch]]:
@@ -131,17 +135,18 @@ def compared(workspace: Workspace, *, tolerance: float | None, have: set[str]) -
         PromptError: no volume is open, or no file was given.
     """
     with workspace.lock:
-        session, other = workspace.open_session(), workspace.other
-        if other is None:
+        opened = workspace.require_open()
+        session, reference = opened.session, opened.reference
+        if reference is None:
             raise PromptError("There is no mask to compare with; choose a file first.")
-        objects, masks, selected = session.objects, workspace.masks(), session.selected
+        objects, masks, selected = session.objects, opened.masks(workspace.show), session.selected
         grid = session.volume.grid
     within = usual_tolerance(grid.spacing) if tolerance is None else tolerance
-    alone = next(iter(other.parts)) if len(other.parts) == 1 else None
+    alone = next(iter(reference.parts)) if len(reference.parts) == 1 else None
     rows: list[dict[str, Any]] = []
     met: set[int] = set()
     for each in objects:
-        theirs = each.label if each.label in other.parts else None
+        theirs = each.label if each.label in reference.parts else None
         if alone is not None:
             theirs = alone if selected is not None and each.id == selected.id else None
         if theirs is not None:
@@ -149,16 +154,16 @@ def compared(workspace: Workspace, *, tolerance: float | None, have: set[str]) -
         key, made = masks.get(each.id, (None, None))
         ours = None if made is None else made.patch
         row: dict[str, Any] = {"object": each.id, "name": each.name, "label": theirs, "mask": key}
-        rows.append(row | _row(ours, other.parts.get(theirs or 0), grid, within))
-    for value, part in other.parts.items():
+        rows.append(row | _row(ours, reference.parts.get(theirs or 0), grid, within))
+    for value, part in reference.parts.items():
         if value not in met:
             row = {"object": None, "name": f"label {value}", "label": value, "mask": None}
             rows.append(row | _row(None, part, grid, within))
-    keys = {value: f"c{other.number}l{value}" for value in other.parts}
+    keys = {value: f"c{reference.number}l{value}" for value in reference.parts}
     for row in rows:
         row["theirs"] = keys.get(row["label"])
-    parts = [mask_part(key, other.parts[value], grid) for value, key in keys.items() if key not in have]
-    return frame({"name": other.name, "tolerance_mm": within, "rows": rows}, parts)
+    parts = [mask_part(key, reference.parts[value], grid) for value, key in keys.items() if key not in have]
+    return frame({"name": reference.name, "tolerance_mm": within, "rows": rows}, parts)
 
 
 def _row(ours: Patch | None, theirs: Patch | None, grid: Grid, tolerance: float) -> dict[str, Any]:

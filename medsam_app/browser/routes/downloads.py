@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 
 from medsam_app.browser.protocol.request_bodies import read_body
 from medsam_app.browser.routes.dependencies import CallerWorkspace
+from medsam_app.browser.state.open_volume import OpenVolume
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import SaveError
 from medsam_app.io.dicom.seg_source import read_source
@@ -42,14 +43,14 @@ router = APIRouter()
 @router.get("/mask")
 def mask(workspace: CallerWorkspace, format: str = "nifti") -> Response:
     """Download the label map."""
-    return _download(workspace, f"{workspace.name}_mask{ending_of(format)}", _write_mask)
+    return _download(workspace, f"_mask{ending_of(format)}", _write_mask)
 
 
 @router.get("/segmentation")
 def segmentation(workspace: CallerWorkspace) -> dict[str, str]:
     """Return why no DICOM segmentation can be saved; empty where one can."""
     try:
-        read_source(workspace.open_session().volume)
+        read_source(workspace.require_open().volume)
     except SaveError as error:
         return {"refused": str(error)}
     return {"refused": ""}
@@ -58,9 +59,7 @@ def segmentation(workspace: CallerWorkspace) -> dict[str, str]:
 @router.get("/prompts")
 def prompts(workspace: CallerWorkspace) -> Response:
     """Download the prompt file."""
-    return _download(
-        workspace, f"{workspace.name}{SUFFIX}", lambda _, session, path: save_prompt_file(session, path)
-    )
+    return _download(workspace, SUFFIX, _write_prompts)
 
 
 @router.get("/measurements")
@@ -76,8 +75,9 @@ def measurements(object: str, workspace: CallerWorkspace) -> dict[str, Any]:
 @router.get("/measurements.csv")
 def table(workspace: CallerWorkspace, what: str = "objects") -> Response:
     """Download the measurements of all objects, or their areas per slice."""
-    name = f"{workspace.name}_{'areas' if what == 'areas' else 'measurements'}.csv"
-    return _download(workspace, name, _write_areas if what == "areas" else _write_table)
+    if what == "areas":
+        return _download(workspace, "_areas.csv", _write_areas)
+    return _download(workspace, "_measurements.csv", _write_table)
 
 
 @router.post("/case")
@@ -87,13 +87,13 @@ async def case(request: Request, workspace: CallerWorkspace, format: str = "nift
     if picture and not picture.startswith(_PNG):
         raise HTTPException(422, "A screenshot is sent as PNG; this is none.")
 
-    def write(workspace: Workspace, session: Session, path: Path) -> None:
+    def write(workspace: Workspace, opened: OpenVolume, path: Path) -> None:
         save_case(
-            session, path, name=workspace.name, format=format, unit=unit_of(workspace),
+            opened.session, path, name=opened.name, format=format, unit=opened.unit,
             measured=measured(workspace), screenshot=picture or None,
         )  # fmt: skip
 
-    return await run_in_threadpool(_download, workspace, f"{workspace.name}.zip", write)
+    return await run_in_threadpool(_download, workspace, ".zip", write)
 
 
 def measured(workspace: Workspace, only: str | None = None) -> dict[str, Measurement]:
@@ -103,8 +103,9 @@ def measured(workspace: Workspace, only: str | None = None) -> dict[str, Measure
         PromptError: no volume is open.
     """
     with workspace.lock:
-        volume, masks = workspace.open_session().volume, workspace.masks()
-    found, kept = {}, workspace.measurements
+        opened = workspace.require_open()
+        volume, masks = opened.volume, opened.masks(workspace.show)
+    found, kept = {}, opened.measurements
     for owner, (key, made) in masks.items():
         if only in (None, owner):
             if key not in kept:
@@ -117,20 +118,26 @@ def measured(workspace: Workspace, only: str | None = None) -> dict[str, Measure
 
 def unit_of(workspace: Workspace) -> str:
     """Unit of the intensities, as far as it is known."""
-    return "HU" if workspace.header and workspace.header["ct"] else ""
+    opened = workspace.opened
+    return "" if opened is None else opened.unit
 
 
-def _write_mask(workspace: Workspace, session: Session, path: Path) -> None:
+def _write_mask(workspace: Workspace, opened: OpenVolume, path: Path) -> None:
+    session = opened.session
     colours = {each.label: each.colour for each in session.objects}
     save_labels(session.label_map(), session.volume, path, names=session.label_names, colours=colours)
 
 
-def _write_table(workspace: Workspace, session: Session, path: Path) -> None:
-    path.write_text(object_table(_rows(workspace, session), unit=unit_of(workspace)), encoding="utf-8")
+def _write_prompts(workspace: Workspace, opened: OpenVolume, path: Path) -> None:
+    save_prompt_file(opened.session, path)
 
 
-def _write_areas(workspace: Workspace, session: Session, path: Path) -> None:
-    path.write_text(area_table(_rows(workspace, session)), encoding="utf-8")
+def _write_table(workspace: Workspace, opened: OpenVolume, path: Path) -> None:
+    path.write_text(object_table(_rows(workspace, opened.session), unit=opened.unit), encoding="utf-8")
+
+
+def _write_areas(workspace: Workspace, opened: OpenVolume, path: Path) -> None:
+    path.write_text(area_table(_rows(workspace, opened.session)), encoding="utf-8")
 
 
 def _rows(workspace: Workspace, session: Session) -> list[tuple[int, str, Measurement]]:
@@ -139,16 +146,25 @@ def _rows(workspace: Workspace, session: Session) -> list[tuple[int, str, Measur
 
 
 def _download(
-    workspace: Workspace, name: str, write: Callable[[Workspace, Session, Path], object]
+    workspace: Workspace, suffix: str, write: Callable[[Workspace, OpenVolume, Path], object]
 ) -> Response:
-    """Write a file in the workspace's folder and return it as a download of that name."""
+    """Write a file in the workspace's folder and return it as a download.
+
+    Args:
+        suffix: of the file's name, behind the name of the volume.
+        write: writes the file of the open volume to a path.
+
+    Raises:
+        PromptError: no volume is open.
+        SaveError: the file cannot be written.
+    """
     with workspace.lock:
-        session = workspace.open_session()
-        folder = Path(tempfile.mkdtemp(prefix="out-", dir=workspace.folder))
-        # Named after its format alone: names of volumes may be long or odd.
-        path = folder / f"saved{name.removeprefix(workspace.name)}"
+        opened = workspace.require_open()
+        name = f"{opened.name}{suffix}"
+        folder = Path(tempfile.mkdtemp(prefix="out-", dir=workspace.files.folder))
+        path = folder / f"saved{suffix}"  # names of volumes may be long or odd
         try:
-            write(workspace, session, path)
+            write(workspace, opened, path)
             body = path.read_bytes()
         except OSError as error:
             raise SaveError(

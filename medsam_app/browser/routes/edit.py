@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
@@ -20,7 +19,7 @@ router = APIRouter()
 def history(object: str, workspace: CallerWorkspace) -> dict[str, Any]:
     """Return the steps of an object's history."""
     with workspace.lock:
-        return {"steps": [asdict(step) for step in workspace.open_session().steps(object)]}
+        return {"steps": [asdict(step) for step in workspace.require_open().session.steps(object)]}
 
 
 @router.post("/labels")
@@ -35,16 +34,17 @@ async def labels(request: Request, name: str, workspace: CallerWorkspace) -> dic
 
 
 def _take_labels(workspace: Workspace, name: str, body: bytes) -> list[dict[str, Any]]:
-    place = workspace.place()
+    place = workspace.files.new_folder()
     try:
         ending = ".json" if name.lower().endswith(".json") else ".csv"
         path = place / f"labels{ending}"
         path.write_bytes(body)
         labels = read_label_set(path)
     finally:
-        workspace.discard(Path(place))
+        workspace.files.discard(place)
     with workspace.lock:
         workspace.labels = labels
-        if workspace.session is not None:
-            workspace.session.labels = labels
+        opened = workspace.opened
+        if opened is not None:
+            opened.session.labels = labels
     return [asdict(label) for label in labels]

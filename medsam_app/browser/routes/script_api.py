@@ -19,6 +19,7 @@ from medsam_app.browser.protocol import allowed_files
 from medsam_app.browser.protocol.allowed_files import safe_name
 from medsam_app.browser.protocol.request_bodies import Source
 from medsam_app.browser.protocol.script_files import Exchange
+from medsam_app.browser.state.open_volume import OpenVolume
 from medsam_app.browser.state.service import Service
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import MedsamError, PromptError
@@ -49,12 +50,17 @@ class Api:
         kept = self.service.workspaces
         return kept.get(token) or kept.create(token)
 
-    def session(self, request: gr.Request) -> tuple[Workspace, Session]:
-        """The session that a script works in."""
+    def opened(self, request: gr.Request) -> tuple[Workspace, OpenVolume]:
+        """Return a script's workspace and the volume that is open in it.
+
+        Raises:
+            PromptError: no volume is open.
+        """
         workspace = self.workspace(request)
-        if workspace.session is None:
+        opened = workspace.opened
+        if opened is None:
             raise PromptError("No volume is open in this session; call /open first.")
-        return workspace, workspace.session
+        return workspace, opened
 
     def open(self, source: Source, sent: dict[str, Any] | None, request: gr.Request) -> dict[str, Any]:
         """Open a volume, from what was sent where there is something."""
@@ -66,9 +72,9 @@ class Api:
         try:
             if not name.lower().endswith(UPLOADABLE):
                 raise PromptError(f"'{name}' is no volume; send one of {', '.join(UPLOADABLE)}.")
-            place = workspace.place() / safe_name(name)
+            place = workspace.files.new_folder() / safe_name(name)
             path.replace(place)
-            key = workspace.keep(place, name)
+            key = workspace.files.add(place, name)
         finally:
             path.unlink(missing_ok=True)
         source = source.model_copy(update={"source": "upload", "upload": key})
@@ -76,7 +82,8 @@ class Api:
 
     def change(self, request: gr.Request, do: Callable[[Session], object]) -> dict[str, Any]:
         """Change the session when it is this script's turn, or not at all; what there is then."""
-        workspace, session = self.session(request)
+        workspace, opened = self.opened(request)
+        session = opened.session
 
         def work() -> dict[str, Any]:
             with workspace.lock:
@@ -102,11 +109,12 @@ class Api:
 
     def mask(self, request: gr.Request) -> dict[str, Any]:
         """The masks of all objects as a file."""
-        workspace, session = self.session(request)
+        workspace, opened = self.opened(request)
+        session = opened.session
 
         def write() -> dict[str, Any]:
             self.exchange.sweep()
-            path = self.exchange.new(safe_name(f"{workspace.name}_mask.nii.gz"))
+            path = self.exchange.new(safe_name(f"{opened.name}_mask.nii.gz"))
             save_mask(session.label_map(), session.volume, path, label_names=session.label_names)
             return {"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
 

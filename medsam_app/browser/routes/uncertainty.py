@@ -29,7 +29,7 @@ def uncertainty_frame(workspace: Workspace, object_id: str) -> bytes:
         PromptError: no volume is open, no such object, or it has no mask yet.
     """
     with workspace.lock:
-        session = workspace.open_session()
+        session = workspace.require_open().session
         workspace.show("Looking for doubt")
         try:
             found = session.doubt(object_id)

@@ -22,7 +22,8 @@ from starlette.concurrency import run_in_threadpool
 
 from medsam_app.browser.protocol.allowed_files import UPLOAD_FILES, safe_name
 from medsam_app.browser.routes.dependencies import CallerWorkspace, CurrentService
-from medsam_app.browser.state.workspaces import ENDED, Workspace
+from medsam_app.browser.state.workspace_files import ENDED
+from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import VolumeError
 from medsam_app.io.formats import UPLOADABLE
 from medsam_app.io.headers import looks_like_dicom
@@ -122,7 +123,7 @@ async def receive_file(
                 if received > limit:
                     raise _too_large(name, limit)
                 await run_in_threadpool(out.write, block)
-        return workspace.keep(path, name)
+        return workspace.files.add(path, name)
 
 
 async def receive_folder(workspace: Workspace, name: str, blocks: AsyncIterator[bytes], *, limit: int) -> str:
@@ -157,7 +158,7 @@ async def receive_folder(workspace: Workspace, name: str, blocks: AsyncIterator[
         for number, each in enumerate(listed):
             # Numbered: no name that was sent decides where a byte is written, and equal names are kept.
             await _write_dicom(folder / f"{number:05d}" / safe_name(each.name), body, each.size)
-        return workspace.keep(folder, name)
+        return workspace.files.add(folder, name)
 
 
 async def _write_dicom(path: Path, body: Body, size: int) -> None:
@@ -190,15 +191,15 @@ async def _new_file(path: Path, start: bytes = b"") -> AsyncIterator[BinaryIO]:
 async def _place(workspace: Workspace, name: str) -> AsyncIterator[Path]:
     """A new folder for an upload instead of those before it; gone again when the upload fails."""
     try:
-        await run_in_threadpool(workspace.drop_uploads)
-        folder = await run_in_threadpool(workspace.place)
+        await run_in_threadpool(workspace.files.drop)
+        folder = await run_in_threadpool(workspace.files.new_folder)
         try:
             yield folder
         except BaseException:
-            await asyncio.to_thread(workspace.discard, folder)
+            await asyncio.to_thread(workspace.files.discard, folder)
             raise
     except OSError as error:
-        if workspace.closed:  # and its folder gone
+        if workspace.files.closed:  # and its folder gone
             raise HTTPException(401, ENDED) from error
         raise HTTPException(
             507,

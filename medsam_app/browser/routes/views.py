@@ -33,9 +33,9 @@ def surface(object: str, workspace: CallerWorkspace) -> Response:
 def frame(number: int, service: CurrentService, workspace: CallerWorkspace) -> StreamingResponse:
     """Stream the voxels of another frame of the file that is open."""
     with workspace.lock:
-        volume = workspace.open_session().volume
-        assert workspace.header is not None
-        source = Source.model_validate(workspace.header["source"])
+        opened = workspace.require_open()
+        volume = opened.volume
+        source = Source.model_validate(opened.header["source"])
     with service.readers:
         other, _ = service.read(workspace, source.model_copy(update={"frame": number}))
     if other.grid.difference(volume.grid):
@@ -54,11 +54,12 @@ def frame(number: int, service: CurrentService, workspace: CallerWorkspace) -> S
 def _surface(workspace: Workspace, owner: str) -> tuple[str, Surface]:
     """The key of an object's mask, and its surface, which is made once."""
     with workspace.lock:
-        grid, masks = workspace.open_session().volume.grid, workspace.masks()
+        opened = workspace.require_open()
+        grid, masks = opened.volume.grid, opened.masks(workspace.show)
     if owner not in masks:
         raise PromptError("This object has no mask yet; click inside it first.")
     key, made = masks[owner]
-    kept = workspace.surfaces
+    kept = opened.surfaces
     if key not in kept:
         kept[key] = surface_of(made.patch, grid)
         for old in list(kept)[:-_MOST_KEPT]:

@@ -14,7 +14,6 @@ from medsam_app.browser.protocol.binary import voxel_blocks
 from medsam_app.browser.protocol.request_bodies import ACTION_BYTES, Source, parse_body, read_body
 from medsam_app.browser.routes.dependencies import CallerWorkspace, CurrentService, Token
 from medsam_app.browser.security.guard import LOGIN
-from medsam_app.errors import PromptError
 
 router = APIRouter()
 
@@ -59,10 +58,8 @@ async def open_volume(
 def voxels(workspace: CallerWorkspace) -> StreamingResponse:
     """Stream the voxels of the open volume in the browser's order."""
     with workspace.lock:
-        header = workspace.header
-        if header is None:
-            raise PromptError("No volume is open; open one first.")
-        volume = workspace.volume
+        opened = workspace.require_open()
+        header, volume = opened.header, opened.volume
     return StreamingResponse(
         voxel_blocks(volume.array, volume.grid, np.dtype(header["dtype"])),
         media_type="application/octet-stream",

@@ -14,6 +14,7 @@ from medsam_app.browser.routes.dependencies import (
     PolledWorkspace,
 )
 from medsam_app.browser.state.case_opening import open_case
+from medsam_app.browser.state.open_volume import OpenVolume
 from medsam_app.browser.state.service import Service
 from medsam_app.browser.state.worklists import rows
 from medsam_app.browser.state.workspaces import Workspace
@@ -129,13 +130,12 @@ def resolve(
 ) -> dict[str, Any]:
     """Keep the work of this page, or take that of the other user."""
     with workspace.lock:
-        work = _work(workspace)
-        assert workspace.session is not None
+        opened, work = _open_case(workspace)
         work.who = name
         if resolution.keep == "mine":
-            work.keep(workspace.session, anyway=True)
+            work.keep(opened.session, anyway=True)
         else:
-            workspace.notes += work.restore(workspace.session, workspace.folder)
+            opened.notes += work.restore(opened.session, workspace.files.folder)
     return {}
 
 
@@ -163,19 +163,19 @@ def teach(
     return service.teachings.status(worklist, log=False)
 
 
-def _work(workspace: Workspace) -> CaseWork:
-    """Return the work on the open case; `WorklistError` where none is open."""
-    if workspace.case is None or workspace.session is None:
+def _open_case(workspace: Workspace) -> tuple[OpenVolume, CaseWork]:
+    """Return the open volume and the work on it; `WorklistError` where it is no case of a worklist."""
+    opened = workspace.opened
+    if opened is None or opened.case is None:
         raise WorklistError("No case of a worklist is open; open one from the list.")
-    return workspace.case
+    return opened, opened.case
 
 
 def _accept(
     service: Service, workspace: Workspace, worklist: Worklist, change: StateChange, name: str
 ) -> None:
-    work = _work(workspace)
-    session = workspace.session
-    assert session is not None
+    opened, work = _open_case(workspace)
+    session = opened.session
     if work.worklist is not worklist or work.name != change.name:
         raise WorklistError(f"'{change.name}' is not the case that is open; open it before accepting it.")
     if not change.empty and not any(each.has_start for each in session.objects):
@@ -185,9 +185,10 @@ def _accept(
     work.who = name
     workspace.show("Writing the mask")
     try:
-        service.work(workspace, workspace.masks).result()  # not under the lock, which the model may wait for
+        # Not under the lock, which the model may wait for.
+        service.work(workspace, lambda: opened.masks(workspace.show)).result()
         with workspace.lock:
-            if workspace.case is not work:
+            if workspace.opened not in (None, opened):
                 raise WorklistError(
                     f"Another case was opened before '{change.name}' was accepted; open it again."
                 )

@@ -60,7 +60,7 @@ def open_case(
         session = Session(volume, VolumePredictor(model, cache=service.cache), refine=False)
         header = service.header(workspace, volume, name, source)
         work = CaseWork(worklist, case, who=who)
-        notes += work.restore(session, workspace.folder)
+        notes += work.restore(session, workspace.files.folder)
         if worklist.work(name) is None:
             try:
                 _propose(service, workspace, work, session)
@@ -68,8 +68,8 @@ def open_case(
                 notes.append(f"The case begins empty. {error}")
         with workspace.lock:
             session.labels = service.labels_of(workspace)
-            workspace.take(session, name.rsplit("/", 1)[-1], header, case=work, notes=notes)
-            return workspace.header or header
+            title = name.rsplit("/", 1)[-1]
+            return workspace.take(session, title, header, case=work, notes=notes).header
     finally:
         workspace.show("")
 

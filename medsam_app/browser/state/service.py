@@ -20,7 +20,7 @@ from medsam_app.browser.state.teaching import Teachings
 from medsam_app.browser.state.worker import ModelWorker
 from medsam_app.browser.state.worklists import Worklists
 from medsam_app.browser.state.workspace_registry import Workspaces
-from medsam_app.browser.state.workspaces import Workspace
+from medsam_app.browser.state.workspaces import SourceParts, Workspace
 from medsam_app.errors import MedsamError, SeriesChoice, VolumeError
 from medsam_app.io.formats import UPLOADABLE, stem
 from medsam_app.io.headers import find_format
@@ -127,6 +127,7 @@ class Service:
 
     def hello(self, workspace: Workspace) -> dict[str, Any]:
         """What a page is told first."""
+        opened = workspace.opened
         name = self._choice.name
         adapter = self._choice.adapter
         with_adapter = "" if adapter is None else f" with the adapter {adapter.stem}"
@@ -140,8 +141,8 @@ class Service:
             "start": {"source": "start" if self.image is not None else "sample"},
             "name": SAMPLE_NAME if self.image is None else _title(self.image.name),
             "labels": [asdict(label) for label in self.labels_of(workspace)],
-            "volume": workspace.header,
-            "case": workspace.case.name if workspace.case else None,
+            "volume": None if opened is None else opened.header,
+            "case": opened.case.name if opened is not None and opened.case else None,
         }
 
     def labels_of(self, workspace: Workspace) -> tuple[Label, ...]:
@@ -172,13 +173,12 @@ class Service:
             session = Session(volume, predictor, refine=False)
             with workspace.lock:
                 session.labels = self.labels_of(workspace)
-                workspace.take(session, name, header)
-                header = workspace.header or header
+                header = workspace.take(session, name, header).header
             # Segmentations refer to the slices, and another series or frame may be wanted.
             needed = source.source == "upload" and (header["dicom"] or header["parts"])
-            workspace.hold(source.upload if needed else None)
+            workspace.files.hold(source.upload if needed else None)
             if source.source == "upload":
-                workspace.drop_uploads(source.upload)
+                workspace.files.drop(source.upload)
             return header
         finally:
             workspace.show("")
@@ -188,7 +188,7 @@ class Service:
         """What a page is told of a volume that was read in a workspace."""
         header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
         header["source"] = source.model_dump()
-        header["parts"] = {option: choices for option, choices in workspace.parts[1].items() if choices}
+        header["parts"] = {option: choices for option, choices in workspace.parts.choices.items() if choices}
         header["dicom"] = volume.source is not None and find_format(volume.source) == "dicom"
         return header
 
@@ -216,9 +216,9 @@ class Service:
 
     def _read(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
         """The volume and its name; what its source was found to have is kept in `workspace.parts`."""
-        if workspace.parts[0] != source.place:
-            workspace.parts = source.place, {}
-        choices = workspace.parts[1]
+        if workspace.parts.place != source.place:
+            workspace.parts = SourceParts(source.place)
+        choices = workspace.parts.choices
         try:
             found = self.read(workspace, source)
         except SeriesChoice as error:
@@ -267,7 +267,7 @@ class Service:
     ) -> Iterator[tuple[Path, str]]:
         """Path and name of a file that a page may read, which stays while it does; else `VolumeError`."""
         if source == "upload":
-            with workspace.upload(upload) as found:
+            with workspace.files.reading(upload) as found:
                 yield found
         elif source == "start":
             if self.image is None:

@@ -7,7 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from threading import RLock
 
-from medsam_app.browser.state.workspaces import ENDED, Workspace
+from medsam_app.browser.state.workspace_files import ENDED
+from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import VolumeError
 from medsam_app.system import format_bytes, machine_memory
 

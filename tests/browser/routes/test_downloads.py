@@ -71,7 +71,7 @@ def act(client, mine, **action) -> None:
 
 
 def session_of(service, mine):
-    return service.workspaces.get(mine["X-Medsam-Session"]).session
+    return service.workspaces.get(mine["X-Medsam-Session"]).opened.session
 
 
 @pytest.mark.parametrize(("format", "ending"), [("nifti", ".nii.gz"), ("nrrd", ".nrrd"), ("mha", ".mha")])

@@ -86,7 +86,7 @@ def open_upload(client, mine, sent, **choice):
 
 def left(workspace: Workspace) -> list[Path]:
     """What lies in a workspace's folder."""
-    return list(workspace.folder.rglob("*"))
+    return list(workspace.files.folder.rglob("*"))
 
 
 @pytest.mark.parametrize("length", [1, 7, 1000, 10**6])
@@ -117,9 +117,9 @@ def test_two_series_are_a_choice_and_the_files_stay_until_another_is_open(client
     # The other series can be had without sending it again.
     assert volume["parts"] == {"series": choices} and volume["source"]["series"] == "1.2.3.5"
     volume = open_upload(client, mine, sent, series=choices[0][0]).json()["volume"]
-    assert volume["file_shape"] == [8, 9, 6] and set(place.uploads) == {sent.json()["upload"]}
+    assert volume["file_shape"] == [8, 9, 6] and set(place.files.uploads) == {sent.json()["upload"]}
     client.post("/medsam/api/open", headers=mine, json={"source": "sample"})
-    assert left(place) == [] and place.uploads == {}
+    assert left(place) == [] and place.files.uploads == {}
 
 
 def test_one_multi_frame_file_is_sent_by_itself(client, mine, tmp_path):
@@ -144,7 +144,7 @@ def test_no_name_decides_where_a_byte_lands(client, mine, place, tmp_path):
     ]
     sent = send(client, mine, packed([(name, data) for name in hostile]), name="../../../evil")
     assert sent.status_code == 200
-    base = Path(os.path.realpath(place.folder))
+    base = Path(os.path.realpath(place.files.folder))
     found = [path for path in left(place) if path.is_file()]
     assert len(found) == len(hostile)
     assert all(path.resolve().is_relative_to(base) and path.read_bytes() == data for path in found)
@@ -177,7 +177,7 @@ def test_bounds_and_damage_are_sentences_and_leave_nothing(client, mine, place, 
     for content, status, words in bad:
         answer = send(client, mine, content)
         assert answer.status_code == status and words in answer.json()["error"], answer.text
-        assert left(place) == [] and place.uploads == {}
+        assert left(place) == [] and place.files.uploads == {}
     monkeypatch.setattr(uploads, "UPLOAD_FILES", len(files) - 1)
     answer = send(client, mine, body)
     assert answer.status_code == 413 and f"more than {len(files) - 1} files" in answer.json()["error"]
@@ -200,9 +200,9 @@ def test_a_new_upload_replaces_the_last_and_all_go_with_the_workspace(client, se
     files = of_folder(write_series(tmp_path, SLICES))
     first = send(client, mine, packed(files)).json()["upload"]
     send(client, mine, packed(files[:2]))
-    assert first not in place.uploads
+    assert first not in place.files.uploads
     assert sum(path.is_file() for path in left(place)) == 2
-    folder = place.folder
+    folder = place.files.folder
     place.close()
     assert not folder.exists()
 
@@ -260,9 +260,9 @@ def test_uploads_one_after_the_other_leave_each_other_alone(client, mine, place,
     monkeypatch.setattr(service_module, "load_volume", load_meanwhile)
     assert open_upload(client, mine, first).json()["volume"]["range"][0] == 1 - 1024
     both = {first.json()["upload"], sent[0].json()["upload"]}  # segmentations refer to the slices
-    assert set(place.uploads) == both
+    assert set(place.files.uploads) == both
     assert open_upload(client, mine, sent[0]).json()["volume"]["range"][0] == 2 - 1024
-    assert set(place.uploads) == {sent[0].json()["upload"]}
+    assert set(place.files.uploads) == {sent[0].json()["upload"]}
     assert "choose the file again" in open_upload(client, mine, first).json()["error"]
 
 
@@ -279,5 +279,5 @@ def test_a_workspace_closed_meanwhile_leaves_no_files(tmp_path, monkeypatch, fol
         receive, name = (uploads.receive_folder, "study") if folder else (uploads.receive_file, "a.nii")
         with pytest.raises(HTTPException, match="has ended") as refused:
             run(receive(workspace, name, blocks, limit=LIMIT))
-        assert refused.value.status_code == 401 and workspace.uploads == {}
+        assert refused.value.status_code == 401 and workspace.files.uploads == {}
         assert list((tmp_path / "temporary").iterdir()) == []

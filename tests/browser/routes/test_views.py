@@ -128,7 +128,7 @@ def test_a_file_of_one_label_is_compared_with_the_selected_object(service, clien
     body, _ = unpack(compare(client, mine, other={"source": "upload", **sent}).content)
     assert [row["label"] for row in body["rows"]] == [255, None]
     assert (body["rows"][0]["dice"], body["rows"][0]["surface_dice"], body["rows"][0]["hd95_mm"]) == (1, 1, 0)
-    assert service.workspaces.get(mine["X-Medsam-Session"]).uploads == {}
+    assert service.workspaces.get(mine["X-Medsam-Session"]).files.uploads == {}
 
 
 def test_what_cannot_be_compared_is_a_sentence(client, mine, folder):

@@ -62,7 +62,7 @@ def raw(url: str, head: str, body: bytes = b"") -> bytes:
 
 def on_disk(service: Service) -> int:
     """Bytes of everything that was sent to a server and is still there."""
-    folders = [service.exchange.folder, *(w.folder for w in service.workspaces._by_token.values())]
+    folders = [service.exchange.folder, *(w.files.folder for w in service.workspaces._by_token.values())]
     return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
 
 
@@ -211,7 +211,7 @@ def test_names_of_files_are_only_names(url: str, service: Service, mine: dict[st
         assert "set-cookie" not in saved.headers and "\n" not in saved.headers["content-disposition"]
     else:
         assert sent.status_code == 422 and "html" not in sent.headers["content-type"]
-    inside = [p for w in service.workspaces._by_token.values() for p in w.folder.rglob("*")]
+    inside = [p for w in service.workspaces._by_token.values() for p in w.files.folder.rglob("*")]
     assert all(
         p.resolve().is_relative_to(Path(os.path.realpath("/tmp"))) or "medsam-" in str(p) for p in inside
     )

@@ -73,9 +73,9 @@ def test_the_idle_and_large_make_room_and_are_told_why() -> None:
     assert len(kept) == 3
     now[0] = 200.0
     kept.get(mine.token)
-    folder = large.folder
+    folder = large.files.folder
     kept.make_room(mine, 6 * MB)
-    assert kept.get(large.token) is None and large.session is None and not folder.exists()
+    assert kept.get(large.token) is None and large.opened is None and not folder.exists()
     assert "others needed its memory" in kept.why_ended(large.token)
     assert kept.get(small.token) is small and kept.nbytes == 7 * MB
     with pytest.raises(VolumeError):
@@ -86,8 +86,8 @@ def test_the_idle_and_large_make_room_and_are_told_why() -> None:
 def test_a_volume_that_two_share_counts_once() -> None:
     kept = Workspaces(limit=20 * MB)
     first, second = opened(kept, 5), kept.create()
-    assert first.session is not None
-    second.take(Session(first.volume), "case", {})
+    assert first.opened is not None
+    second.take(Session(first.opened.volume), "case", {})
     assert kept.nbytes == 5 * MB
 
 
@@ -99,10 +99,11 @@ def test_what_predictors_remember_goes_before_anybodys_work(tmp_path: Path) -> N
     kept = service.workspaces
     one, two = kept.create(), kept.create()
     service.open(one, Source(source="sample"))
-    session = one.session
-    assert session is not None and session.predictor is not None
+    assert one.opened is not None
+    session = one.opened.session
+    assert session.predictor is not None
     before = kept.nbytes
-    assert before == one.volume.array.nbytes
+    assert before == one.opened.volume.array.nbytes
     owner = session.add_object()
     session.add_prompt(owner.id, Point(coordinates=(70, 85, 52)))
     made = service.work(one, lambda: session.prediction(owner.id)).result()

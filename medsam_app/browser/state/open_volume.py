@@ -1,0 +1,86 @@
+"""The volume that is open in a workspace, with all that ends when another one is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from medsam_app.browser.state.comparison import Reference
+from medsam_app.io.volume import Volume
+from medsam_app.measure.measurements import Measurement
+from medsam_app.measure.surface_mesh import Surface
+from medsam_app.predict.core.prediction import MaskPrediction
+from medsam_app.session.session import Session
+from medsam_app.worklist.case_session import CaseWork
+
+
+@dataclass(eq=False)
+class OpenVolume:
+    """A volume, the session on it, and values derived from its masks.
+
+    Attributes:
+        number: counts the volumes of the workspace from 1; pages call it 'opened'.
+        session: on the volume.
+        name: of the volume, without ending.
+        header: of the volume, as pages have it.
+        case: the work on a case of a worklist, where the volume is one.
+        notes: sentences for the page, sent with the next state.
+        reference: the mask file that objects are compared with.
+        measurements: by key of the mask.
+        surfaces: by key of the mask.
+    """
+
+    number: int
+    session: Session
+    name: str
+    header: dict[str, Any]
+    case: CaseWork | None = None
+    notes: list[str] = field(default_factory=list)
+    reference: Reference | None = None
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    surfaces: dict[str, Surface] = field(default_factory=dict)
+    _keys: dict[Hashable, str] = field(default_factory=dict)
+
+    @property
+    def volume(self) -> Volume:
+        """The volume."""
+        return self.session.volume
+
+    @property
+    def unit(self) -> str:
+        """Unit of the intensities, empty if it is not known."""
+        return "HU" if self.header and self.header["ct"] else ""
+
+    @property
+    def restored(self) -> bool:
+        """Whether there are objects of an earlier session, whose masks may not be computed yet."""
+        return self.case is not None and bool(self.session.objects)
+
+    def masks(self, progress: Callable[[str, float | None], None]) -> dict[str, tuple[str, MaskPrediction]]:
+        """Return the key and the mask of each object that has a mask, by id of the object.
+
+        Masks that are computed from the same prompts have equal keys. The browser keeps the masks it was
+        sent, so that undo and redo send none again.
+        """
+        masks = {}
+        for item in self.session.objects:
+            prediction = self.session.prediction(item.id, progress=progress)
+            if prediction is not None:
+                made_of = self.session.made_of(item.id)
+                key = self._keys.setdefault(made_of, f"v{self.number}m{len(self._keys)}")
+                masks[item.id] = (key, prediction)
+        return masks
+
+    def keep_work(self) -> dict[str, Any] | None:
+        """Store the work on the case of a worklist; return its state for the page, None without a case."""
+        if self.case is None:
+            return None
+        self.case.keep(self.session)
+        problem = self.case.problem
+        return {
+            "name": self.case.name,
+            "version": self.case.version,
+            "problem": problem.sentence if problem else "",
+            "conflict": problem is not None and problem.conflict,
+        }
