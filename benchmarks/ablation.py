@@ -31,7 +31,7 @@ from medsam_app.models.load import load_model
 from medsam_app.models.prompt_encoder import PromptEncoder, RoiPrompts
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.pretraining.recipe import Recipe, read_recipe
-from medsam_app.pretraining.trainer import Trainer
+from medsam_app.pretraining.trainer import PretrainTrainer
 from medsam_app.pretraining.validation import Validation
 
 RECIPE = Path(__file__).parent.parent / "models" / "recipes" / "sam3d_tiny.json"
@@ -121,10 +121,10 @@ def short(recipe: Recipe, variant: Variant, minutes: float) -> Recipe:
     return Recipe.model_validate(recipe.model_dump(exclude_unset=True) | settings | variant.settings)
 
 
-def trained(variant: Variant, recipe: Recipe, folder: Path) -> Trainer:
+def trained(variant: Variant, recipe: Recipe, folder: Path) -> PretrainTrainer:
     """A trainer that has trained for the recipe's hours of processor time."""
     with tempfile.TemporaryDirectory() as out:
-        trainer = Trainer(recipe, folder, Path(out), torch.device("cpu"))
+        trainer = PretrainTrainer(recipe, folder, Path(out), torch.device("cpu"))
     variant.change(trainer.model)
     trainer.average = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     while trainer.done() < 1:

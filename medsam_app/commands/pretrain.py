@@ -18,7 +18,7 @@ from medsam_app.pretraining.recipe import Recipe, read_recipe
 from medsam_app.training.processes import is_first, process_device, stopping, together, told_by
 
 if TYPE_CHECKING:  # heavy
-    from medsam_app.pretraining.trainer import Trainer
+    from medsam_app.pretraining.trainer import PretrainTrainer
     from medsam_app.pretraining.validation import Validation
 
 #: The recipe of a run folder.
@@ -57,7 +57,7 @@ def pretrain(
     _check_run(recipe, out)
     first = is_first()
     with told_by(first, "Loading"):
-        from medsam_app.pretraining.trainer import Trainer
+        from medsam_app.pretraining.trainer import PretrainTrainer
         from medsam_app.pretraining.validation import Validation
         from medsam_app.training.loop import RunLog, Watcher, run
         from medsam_app.training.watchers import Board, on_console
@@ -66,10 +66,10 @@ def pretrain(
     with together(where), ExitStack() as stack:
         if first:  # what was taken from --weights
             logging.basicConfig(format="%(message)s")
-            logging.getLogger(Trainer.__module__).setLevel(logging.INFO)
+            logging.getLogger(PretrainTrainer.__module__).setLevel(logging.INFO)
             note(told)
         with told_by(first, "Reading"):
-            trainer = Trainer(recipe, data, out, where, weights)
+            trainer = PretrainTrainer(recipe, data, out, where, weights)
             windows = Validation(recipe, data) if first and recipe.validates else None
         measure = None if windows is None else partial(_measured, trainer, windows)
         stopped = stack.enter_context(stopping())
@@ -89,7 +89,7 @@ def pretrain(
 
 
 def _measured(
-    trainer: Trainer, windows: Validation, stopped: Callable[[], bool]
+    trainer: PretrainTrainer, windows: Validation, stopped: Callable[[], bool]
 ) -> dict[str, list[float]] | None:
     """How good the averaged weights are."""
     return windows.measure(trainer.averaged(), trainer.device, stopped=stopped)

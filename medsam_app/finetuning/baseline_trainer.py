@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from monai.losses import DiceCELoss
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -23,21 +22,7 @@ from medsam_app.finetuning.plan import Plan
 from medsam_app.finetuning.training_windows import TrainingWindows
 from medsam_app.predict.baseline_file import BASELINE_NETS, write_header
 from medsam_app.predict.baseline_net import build_baseline, network_input
-from medsam_app.training.checkpoint import (
-    average_gradients,
-    damaged,
-    follow,
-    is_saved,
-    moments,
-    rate_at,
-    read_state,
-    take_moments,
-    update,
-    write_state,
-)
-
-#: Tensors of a saved run.
-FILES = ("net", "average", "optimizer")
+from medsam_app.training.trainer import Trainer
 
 
 def check_baseline(name: str, plan: Plan) -> None:
@@ -58,7 +43,7 @@ def check_baseline(name: str, plan: Plan) -> None:
         )
 
 
-class BaselineTrainer:
+class BaselineTrainer(Trainer[Plan]):
     """One process of the training of a network.
 
     Args:
@@ -73,38 +58,26 @@ class BaselineTrainer:
         MedsamError: a case or a saved state cannot be read.
     """
 
+    GROUP = "net"
+
     def __init__(
         self, name: str, plan: Plan, cases: Sequence[Case], out: Path, device: torch.device, *, memory: float
     ) -> None:
         check_baseline(name, plan)
-        self.name, self.plan, self.out, self.device = name, plan, out, device
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        super().__init__(plan, out, device)
+        self.name = name
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
             self.net = build_baseline(name, len(plan.labels)).to(device)
-        self.parameters = list(self.net.parameters())
-        rate = plan.learning_rate
-        self.optimizers = [torch.optim.AdamW(self.parameters, lr=rate, weight_decay=plan.weight_decay)]
-        self.average = {key: value.clone() for key, value in self.net.state_dict().items()}
+        parameters, rate = list(self.net.parameters()), plan.learning_rate
+        optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=plan.weight_decay)
+        self.start(self.net, parameters, [optimizer])
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
-        self.step, self.seconds = 0, 0.0
-        if is_saved(out):
-            self._resume()
         self.windows = TrainingWindows(cases, plan, memory=memory)
-
-    @property
-    def recipe(self) -> Plan:
-        """How long the training is."""
-        return self.plan
-
-    def done(self) -> float:
-        """Which part of the training is behind, from 0 to 1."""
-        return self.plan.done(self.step, self.seconds)
 
     def train_step(self) -> dict[str, Any]:
         """One update; its line in the log."""
-        plan = self.plan
+        plan = self.settings
         first = self.step * plan.batch
         own = [self.windows.draw(n) for n in range(first + self.rank, first + plan.batch, self.world)]
         image, valid, labels = (
@@ -114,33 +87,8 @@ class BaselineTrainer:
         self.net.zero_grad(set_to_none=True)
         loss = self.loss(self.net(network_input(image, valid)), labels)
         loss.backward()
-        average_gradients(self.parameters, self.world)
-        rate = rate_at(plan.learning_rate, self.done(), self.step, plan.warmup_steps)
-        update(self.optimizers, self.parameters, rate)
-        follow(self.average, self.net.state_dict(), plan.ema, self.step)
-        self.step += 1
+        rate = self.advance()
         return {"step": self.step, "loss": float(loss.detach()), "dice": [], "lr": rate}
-
-    def save(self) -> None:
-        """Write the training's state.
-
-        Raises:
-            SaveError: it could not be written.
-        """
-        if self.rank == 0:
-            tensors = (self.net.state_dict(), self.average, moments(self.optimizers, self.parameters))
-            state = {"step": self.step, "seconds": self.seconds}
-            write_state(self.out, dict(zip(FILES, tensors, strict=True)), state)
-
-    def _resume(self) -> None:
-        state, (net, average, optimizer) = read_state(self.out, FILES)
-        try:
-            self.step, self.seconds = int(state["step"]), float(state["seconds"])
-            self.net.load_state_dict(net)
-            self.average = average
-            take_moments(self.optimizers, self.parameters, optimizer)
-        except (KeyError, TypeError, ValueError, RuntimeError):
-            raise damaged(self.out) from None
 
     def keep(self, path: Path) -> None:
         """Write the averaged network as a file that `BaselineNet` reads.
@@ -148,7 +96,7 @@ class BaselineTrainer:
         Raises:
             SaveError: it could not be written.
         """
-        header = write_header(self.name, self.plan.model_dump_json())
+        header = write_header(self.name, self.settings.model_dump_json())
         try:
             with replace_file(path) as draft:
                 save_file({k: v.contiguous() for k, v in self.average.items()}, draft, metadata=header)

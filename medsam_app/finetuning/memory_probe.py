@@ -191,7 +191,7 @@ def _play(task: Task, tell: Callable[[dict[str, Any]], None]) -> None:
         size, tried = task.fewest, 0
         while size != tried:
             played = {"batch": size, "micro_batch": None, "rounds": (most, most)}
-            trainer.plan = plan.model_copy(update=played)
+            trainer.settings = plan.model_copy(update=played)
             forget_peak(task.device)
             trainer.train_step()
             tried = size

@@ -16,32 +16,20 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from medsam_app.adapters.adapter import Adapter
 from medsam_app.adapters.header import AdapterCard
 from medsam_app.datasets.cases import Case
-from medsam_app.errors import AdapterError, SettingsError
+from medsam_app.errors import SettingsError
 from medsam_app.finetuning.episode import EpisodeRunner
 from medsam_app.finetuning.plan import Plan
 from medsam_app.finetuning.training_windows import TrainingWindows
 from medsam_app.finetuning.validation import HeldOutValidation
 from medsam_app.models.load import load_model, training_dtype
 from medsam_app.models.sam3d import Sam3D
-from medsam_app.training.checkpoint import (
-    average_gradients,
-    damaged,
-    follow,
-    is_saved,
-    moments,
-    rate_at,
-    read_state,
-    take_moments,
-    update,
-    write_state,
-)
+from medsam_app.training.trainer import Trainer
 
-#: Tensors of a saved run.
-FILES = ("adapter", "average", "optimizer")
 #: In the folder of a run: the adapter that measured best.
 BEST = "best.safetensors"
 #: Layers of the decoder that work on every voxel: they cost a third of the time and are general enough.
@@ -75,7 +63,7 @@ def fresh_adapter(model: Sam3D, plan: Plan) -> Adapter:
     return adapter
 
 
-class FinetuneTrainer:
+class FinetuneTrainer(Trainer[Plan]):
     """One process of a run.
 
     Args:
@@ -91,6 +79,8 @@ class FinetuneTrainer:
         MedsamError: a case, the base or a saved state cannot be read, or they do not go together.
     """
 
+    GROUP = "adapter"
+
     def __init__(
         self,
         plan: Plan,
@@ -102,9 +92,7 @@ class FinetuneTrainer:
         weights: Path | None = None,
         memory: float = 4e9,
     ) -> None:
-        self.plan, self.out, self.device = plan, out, device
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        super().__init__(plan, out, device)
         if plan.batch % self.world:
             raise SettingsError(
                 f"{self.world} processes cannot share {plan.batch} windows an update evenly; make 'batch' a "
@@ -113,47 +101,34 @@ class FinetuneTrainer:
         self.model = cast(Sam3D, load_model(plan.base, device=device, weights=weights))
         self.model.amp_dtype = training_dtype(device)
         self.adapter = fresh_adapter(self.model, plan)
-        self.parameters = [p for p in self.adapter.parameters() if p.requires_grad]
-        self.optimizer = self._optimizer()
-        self.average = {key: value.clone() for key, value in self.adapter.state_dict().items()}
-        self.step, self.seconds = 0, 0.0
         self.best, self.stale = -1.0, 0
-        if is_saved(out):
-            self._resume()
+        parameters = [p for p in self.adapter.parameters() if p.requires_grad]
+        self.start(self.adapter, parameters, [self._optimizer(parameters)])
         self.windows = TrainingWindows(cases, plan, memory=memory)
         self.validation = HeldOutValidation(held_out, plan) if held_out and self.rank == 0 else None
         self.episodes = EpisodeRunner(self.model, self.adapter, plan, memory=memory)
 
-    def _optimizer(self) -> torch.optim.Optimizer:
+    def _optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         """AdamW; learned prompts begin with nothing and go faster."""
         prompts = list(self.adapter.prompts.parameters())
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in self.parameters if all(p is not other for other in prompts)]},
+            {"params": [p for p in parameters if all(p is not other for other in prompts)]},
             {"params": prompts, "faster": FASTER, "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(
             [group for group in groups if group["params"]],
-            lr=self.plan.learning_rate,
-            weight_decay=self.plan.weight_decay,
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
             betas=(0.9, 0.98),
         )
 
-    @property
-    def recipe(self) -> Plan:
-        """How long the run is."""
-        return self.plan
-
-    def done(self) -> float:
-        """Which part of the run is behind, from 0 to 1."""
-        return self.plan.done(self.step, self.seconds)
-
     def settled(self) -> bool:
         """Whether so many measurements brought nothing that more are not worth the time."""
-        return 0 < self.plan.patience <= self.stale
+        return 0 < self.settings.patience <= self.stale
 
     def train_step(self) -> dict[str, Any]:
         """One update; its line in the log. The same windows, however many processes share them."""
-        plan = self.plan
+        plan = self.settings
         rng = np.random.default_rng((plan.seed, 4, self.step))
         rounds = int(rng.integers(plan.rounds[0], plan.rounds[1] + 1))
         first = self.step * plan.batch
@@ -167,15 +142,11 @@ class FinetuneTrainer:
             part = len(windows) / len(own)
             (loss * part).backward()
             told += part * torch.tensor([float(loss.detach()), *dice], dtype=torch.float64)
-        average_gradients(self.parameters, self.world)
+        rate = self.advance()
         if self.world > 1:
             told = told.to(self.device)
             dist.all_reduce(told)
             told /= self.world
-        rate = rate_at(plan.learning_rate, self.done(), self.step, plan.warmup_steps)
-        update([self.optimizer], self.parameters, rate)
-        follow(self.average, self.adapter.state_dict(), plan.ema, self.step)
-        self.step += 1
         loss, automatic, *scores = told.tolist()
         row = {"step": self.step, "loss": loss, "dice": scores, "lr": rate}
         return row | ({"automatic": automatic} if plan.automatic else {})
@@ -202,7 +173,7 @@ class FinetuneTrainer:
 
     def card(self, measured: Mapping[str, Sequence[float]]) -> AdapterCard:
         """What the adapter's file says of itself."""
-        plan, clip = self.plan, self.plan.clip
+        plan, clip = self.settings, self.settings.clip
         method: dict[str, Any] = {"method": "window"}
         if clip is not None:
             method = {"method": "clip", "low": clip[0], "high": clip[1]}
@@ -215,29 +186,14 @@ class FinetuneTrainer:
             training=training | {"dice": {k: [round(x, 4) for x in v] for k, v in measured.items()}},
         )
 
-    def save(self) -> None:
-        """Write the run's state.
+    def counters(self) -> dict[str, Any]:
+        """Return the step, the clock and the course of the validations."""
+        return super().counters() | {"best": self.best, "stale": self.stale}
 
-        Raises:
-            SaveError: it could not be written.
-        """
-        if self.rank == 0:
-            tensors = (self.adapter.state_dict(), self.average, moments([self.optimizer], self.parameters))
-            state = {"step": self.step, "seconds": self.seconds, "best": self.best, "stale": self.stale}
-            write_state(self.out, dict(zip(FILES, tensors, strict=True)), state)
-
-    def _resume(self) -> None:
-        """Take up the saved state, so that the next step is what it would have been."""
-        state, (adapter, average, optimizer) = read_state(self.out, FILES)
-        try:
-            self.step, self.seconds = int(state["step"]), float(state["seconds"])
-            self.best, self.stale = float(state["best"]), int(state["stale"])
-            self.adapter.load_state_dict(adapter)
-            for key, value in average.items():
-                self.average[key].copy_(value)
-            take_moments([self.optimizer], self.parameters, optimizer)
-        except (KeyError, TypeError, ValueError, RuntimeError, AdapterError):
-            raise damaged(self.out) from None
+    def restore_counters(self, counters: dict[str, Any]) -> None:
+        """Set the numbers of a saved state."""
+        super().restore_counters(counters)
+        self.best, self.stale = float(counters["best"]), int(counters["stale"])
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:

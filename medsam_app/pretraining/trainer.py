@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.distributed as dist
+from torch import nn
 
 from medsam_app.errors import ModelError, SettingsError, VolumeError, unknown_name
 from medsam_app.models.checkpoints import read_checkpoint
@@ -24,27 +25,15 @@ from medsam_app.models.load import training_dtype
 from medsam_app.models.sam3d import Sam3D, build_sam3d_tiny
 from medsam_app.pretraining.recipe import Recipe
 from medsam_app.pretraining.windows import MIN_OBJECT_VOXELS, Mixture, RealWindows
-from medsam_app.training.checkpoint import (
-    average_gradients,
-    damaged,
-    follow,
-    is_saved,
-    moments,
-    rate_at,
-    read_state,
-    take_moments,
-    update,
-    write_state,
-)
+from medsam_app.training.checkpoint import is_saved
 from medsam_app.training.loss import dice_of, loss_of
 from medsam_app.training.muon import Muon, matrices
 from medsam_app.training.simulated_user import Interaction
+from medsam_app.training.trainer import Trainer
 
-__all__ = ["Recipe", "Trainer", "dice_of", "loss_of", "start_from"]
+__all__ = ["PretrainTrainer", "Recipe", "dice_of", "loss_of", "start_from"]
 
 log = logging.getLogger("medsam_app.pretraining.trainer")
-#: Tensors of a saved run.
-FILES = ("model", "average", "optimizer")
 
 
 def start_from(model: Sam3D, file: Path) -> list[str]:
@@ -67,7 +56,7 @@ def start_from(model: Sam3D, file: Path) -> list[str]:
     return fresh
 
 
-class Trainer:
+class PretrainTrainer(Trainer[Recipe]):
     """One process of a training run.
 
     Args:
@@ -81,35 +70,30 @@ class Trainer:
         MedsamError: data, weights or a saved state cannot be read, or do not go with the recipe.
     """
 
+    GROUP, SEPARATE = "model", ("average",)
+
     def __init__(
         self, recipe: Recipe, data: Path | None, out: Path, device: torch.device, start: Path | None = None
     ) -> None:
-        self.recipe, self.out, self.device = recipe, out, device
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        super().__init__(recipe, out, device)
         torch.manual_seed(recipe.seed)
         self.model: Sam3D = build_sam3d_tiny().to(device)
-        resumed = is_saved(out)
         cast(Any, self.model).to(memory_format=torch.channels_last_3d)
         self.model.amp_dtype = training_dtype(device)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name.startswith(recipe.only))
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        if not self.parameters:
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        if not parameters:
             parts = {name.partition(".")[0] for name, _ in self.model.named_parameters()}
             raise SettingsError(unknown_name("part of the model", recipe.only, parts))
-        if not resumed:
+        if not is_saved(out):
             fresh = list(self.model.state_dict()) if start is None else start_from(self.model, start)
             if not all(name.startswith(recipe.only) for name in fresh):
                 raise SettingsError(
                     f"The recipe trains only '{recipe.only}', and the rest of the model would stay "
                     "untrained; give --weights with trained weights of this model."
                 )
-        self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
-        self.optimizers = self._optimizers()
-        self.step, self.seconds = 0, 0.0
-        if resumed:
-            self._resume()
+        self.start(self.model, parameters, self._optimizers(parameters))
         self.mixture = Mixture(data, recipe.shares, device)
         if any(isinstance(source, RealWindows) and not source.names for _, source in self.mixture.sources):
             raise VolumeError(
@@ -117,12 +101,12 @@ class Trainer:
                 "or take 'real' out of the recipe's shares."
             )
 
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
+    def _optimizers(self, parameters: Sequence[nn.Parameter]) -> list[torch.optim.Optimizer]:
         """AdamW for everything, or for what Muon does not take; `only` may leave either without any."""
-        rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
-        taken = matrices(self.model) if self.recipe.optimizer == "muon" else []
+        rate, decay = self.settings.learning_rate, self.settings.weight_decay
+        taken = matrices(self.model) if self.settings.optimizer == "muon" else []
         known = {id(parameter) for parameter in taken}
-        rest = [parameter for parameter in self.parameters if id(parameter) not in known]
+        rest = [parameter for parameter in parameters if id(parameter) not in known]
         found: list[torch.optim.Optimizer] = []
         if rest:
             found.append(torch.optim.AdamW(rest, lr=rate, weight_decay=decay, betas=(0.9, 0.98)))
@@ -130,48 +114,18 @@ class Trainer:
             found.append(Muon(taken, lr=rate, weight_decay=decay))
         return found
 
-    def _resume(self) -> None:
-        """Take up the saved state, so that the next step is what it would have been."""
-        state, (model, average, optimizer) = read_state(self.out, FILES)
-        try:
-            self.step, self.seconds = int(state["step"]), float(state["seconds"])
-            self.model.load_state_dict(model)
-            for key, value in average.items():
-                self.average[key].copy_(value)
-            take_moments(self.optimizers, self.parameters, optimizer)
-        except (KeyError, TypeError, ValueError, RuntimeError):
-            raise damaged(self.out) from None
-
-    def save(self) -> None:
-        """Write the run's state.
-
-        Raises:
-            SaveError: it could not be written.
-        """
-        if self.rank == 0:
-            tensors = (self.model.state_dict(), self.average, moments(self.optimizers, self.parameters))
-            state = {"step": self.step, "seconds": self.seconds}
-            write_state(self.out, dict(zip(FILES, tensors, strict=True)), state, beside=["average"])
-
-    def done(self) -> float:
-        """Which part of the run is behind, from 0 to 1."""
-        return self.recipe.done(self.step, self.seconds)
-
     def averaged(self) -> Sam3D:
         """A copy of the model with the averaged weights, to be measured."""
         model = copy.deepcopy(self.model).eval().requires_grad_(False)
         model.load_state_dict(self.average)
         return model
 
-    def learning_rate(self) -> float:
-        return rate_at(self.recipe.learning_rate, self.done(), self.step, self.recipe.warmup_steps)
-
     def train_step(self) -> dict[str, Any]:
         """One update; the same (seed, step, rank) gives the same examples."""
-        shared = np.random.default_rng((self.recipe.seed, self.step))
-        side, batch = self.recipe.windows[int(shared.integers(len(self.recipe.windows)))]
-        rounds = int(shared.integers(self.recipe.rounds[0], self.recipe.rounds[1] + 1))
-        rng = np.random.default_rng((self.recipe.seed, self.step, self.rank))
+        shared = np.random.default_rng((self.settings.seed, self.step))
+        side, batch = self.settings.windows[int(shared.integers(len(self.settings.windows)))]
+        rounds = int(shared.integers(self.settings.rounds[0], self.settings.rounds[1] + 1))
+        rng = np.random.default_rng((self.settings.seed, self.step, self.rank))
         windows = [self.mixture.draw(int(rng.integers(2**62)), side) for _ in range(batch)]
         image, valid, target = (
             torch.stack([getattr(w, name) for w in windows])[:, None].to(self.device)
@@ -190,9 +144,5 @@ class Trainer:
         total = torch.stack(losses).mean()
         self.model.zero_grad(set_to_none=True)
         total.backward()
-        average_gradients(self.parameters, self.world)
-        rate = self.learning_rate()
-        update(self.optimizers, self.parameters, rate)
-        follow(self.average, self.model.state_dict(), self.recipe.ema, self.step)
-        self.step += 1
+        rate = self.advance()
         return {"step": self.step, "loss": float(total.detach()), "side": side, "dice": scores, "lr": rate}

@@ -7,13 +7,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from medsam_app.atomic import write_whole
 from medsam_app.errors import SaveError
+from medsam_app.training.trainer import Trainer
 
 #: Files of a run folder that get a line for each step, and for each measurement.
 LOG, MEASUREMENTS = "log.jsonl", "validation.jsonl"
@@ -23,44 +24,6 @@ LOG, MEASUREMENTS = "log.jsonl", "validation.jsonl"
 Stopped = Callable[[], bool]
 #: Mean Dice after each round by kind of window; None where it was stopped.
 Measure = Callable[[Stopped], dict[str, list[float]] | None]
-
-
-class Length(Protocol):
-    """How long a run is: `Recipe` or `Plan`."""
-
-    save_minutes: float
-
-    def validations(self, step: int, seconds: float) -> int:
-        """How many measurements are due by then, the one before the first step apart."""
-
-
-class Training(Protocol):
-    """One process of a run.
-
-    Attributes:
-        recipe: says when to measure and to save.
-        step, seconds: what is behind.
-        rank, world: which of how many processes.
-        device: of this process.
-    """
-
-    step: int
-    seconds: float
-    rank: int
-    world: int
-    device: torch.device
-
-    @property
-    def recipe(self) -> Length: ...
-
-    def done(self) -> float:
-        """Which part of the run is behind, from 0 to 1."""
-
-    def train_step(self) -> dict[str, Any]:
-        """One update; its line in the log."""
-
-    def save(self) -> None:
-        """Write the run's state."""
 
 
 class Watcher:
@@ -126,7 +89,7 @@ def _step_of(line: str) -> float:
 
 
 def run(
-    trainer: Training,
+    trainer: Trainer[Any],
     measure: Measure | None = None,
     *,
     watchers: Sequence[Watcher] = (),
@@ -148,25 +111,25 @@ def run(
     Raises:
         SaveError: the run folder cannot be written to.
     """
-    recipe, saved = trainer.recipe, time.monotonic()
+    settings, saved = trainer.settings, time.monotonic()
     if trainer.step == 0:
         _measure(trainer, measure, watchers, stopped)
     while not _agreed(trainer, stopped()) and trainer.done() < 1:
-        before, begin = recipe.validations(trainer.step, trainer.seconds), time.monotonic()
+        before, begin = settings.validations(trainer.step, trainer.seconds), time.monotonic()
         row = trainer.train_step()
         trainer.seconds += time.monotonic() - begin
         for watcher in watchers:
             watcher.trained(row | {"seconds": round(trainer.seconds, 1)}, trainer.done())
-        if time.monotonic() - saved > recipe.save_minutes * 60:
+        if time.monotonic() - saved > settings.save_minutes * 60:
             trainer.save()
             saved = time.monotonic()
-        if recipe.validations(trainer.step, trainer.seconds) > before or trainer.done() == 1:
+        if settings.validations(trainer.step, trainer.seconds) > before or trainer.done() == 1:
             _measure(trainer, measure, watchers, stopped)
     trainer.save()
     return trainer.done() == 1
 
 
-def _agreed(trainer: Training, stop: bool) -> bool:
+def _agreed(trainer: Trainer[Any], stop: bool) -> bool:
     """Whether any process wants to stop; all take over the clock of the first."""
     if trainer.world == 1:
         return stop
@@ -178,7 +141,7 @@ def _agreed(trainer: Training, stop: bool) -> bool:
 
 
 def _measure(
-    trainer: Training, measure: Measure | None, watchers: Sequence[Watcher], stopped: Stopped
+    trainer: Trainer[Any], measure: Measure | None, watchers: Sequence[Watcher], stopped: Stopped
 ) -> None:
     if measure is None:
         return

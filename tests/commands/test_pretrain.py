@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from medsam_app.cli.app import main
 from medsam_app.pretraining.recipe import Recipe
-from medsam_app.pretraining.trainer import Trainer
+from medsam_app.pretraining.trainer import PretrainTrainer
 from medsam_app.pretraining.validation import ROUNDS, Validation
 from medsam_app.training.checkpoint import read_state
 from medsam_app.training.loop import Measure, RunLog, run
@@ -54,16 +54,16 @@ def rows(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def exact_trainer(recipe: Recipe, out: Path) -> Trainer:
+def exact_trainer(recipe: Recipe, out: Path) -> PretrainTrainer:
     """Sums in bfloat16, and of several threads, are not the same each time on every processor."""
     torch.set_num_threads(1)
-    trainer = Trainer(recipe, None, out, CPU)
+    trainer = PretrainTrainer(recipe, None, out, CPU)
     trainer.model.amp_dtype = None
     return trainer
 
 
-def _examined(trainer: Trainer) -> Measure:
-    windows = Validation(trainer.recipe, None)
+def _examined(trainer: PretrainTrainer) -> Measure:
+    windows = Validation(trainer.settings, None)
     return lambda stopped: windows.measure(trainer.averaged(), trainer.device, stopped=stopped)
 
 
@@ -93,15 +93,15 @@ def test_interrupted_run_gives_what_a_straight_one_gives(tmp_path: Path, optimiz
 
 
 def test_the_learning_rate_follows_steps_or_the_clock(tmp_path: Path) -> None:
-    trainer = Trainer(Recipe.model_validate(SETTINGS), None, tmp_path, CPU)
+    trainer = PretrainTrainer(Recipe.model_validate(SETTINGS), None, tmp_path, CPU)
     trainer.step, trainer.seconds = 2, 1e9
     assert trainer.learning_rate() == pytest.approx(1e-3 * (0.02 + 0.98 / 2))
     timed = {key: value for key, value in SETTINGS.items() if key not in ("steps", "validate_steps")}
-    trainer.recipe = Recipe.model_validate(timed | {"hours": 2})
+    trainer.settings = Recipe.model_validate(timed | {"hours": 2})
     trainer.step, trainer.seconds = 10**6, 3600
     assert trainer.learning_rate() == pytest.approx(1e-3 * (0.02 + 0.98 / 2))
-    assert trainer.recipe.validations(10**6, 3599.0) == 2  # every twenty minutes
-    assert trainer.recipe.validations(10**6, 3600.0) == 3
+    assert trainer.settings.validations(10**6, 3599.0) == 2  # every twenty minutes
+    assert trainer.settings.validations(10**6, 3600.0) == 3
 
 
 def test_a_run_counted_in_hours(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -186,7 +186,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert said.endswith(
         f"Saved in {out} after step {state['step']}; the same command goes on from there.\nStopped.\n"
     )
-    again = Trainer(Recipe.model_validate(SETTINGS | {"steps": 500}), None, out, CPU)
+    again = PretrainTrainer(Recipe.model_validate(SETTINGS | {"steps": 500}), None, out, CPU)
     assert again.train_step()["step"] == state["step"] + 1
 
 

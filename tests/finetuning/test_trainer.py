@@ -162,7 +162,7 @@ def test_embeddings_are_kept_where_the_encoder_is_not_taught(
         trainer.model, "encode_image", lambda image, valid: encoded.append(image) or encode(image, valid)
     )
     before = {key: value.clone() for key, value in trainer.adapter.state_dict().items()}
-    told = [trainer.train_step()["loss"] for _ in range(trainer.plan.steps or 0)]
+    told = [trainer.train_step()["loss"] for _ in range(trainer.settings.steps or 0)]
     assert all(loss < float("inf") for loss in told)
     views = trainer.windows.count * VIEWS
     assert views < 4 * len(told)

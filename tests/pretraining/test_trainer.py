@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from medsam_app.errors import SettingsError
 from medsam_app.models.sam3d import MaskCandidates, build_sam3d_tiny
 from medsam_app.pretraining.export_weights import export
-from medsam_app.pretraining.trainer import Recipe, Trainer, dice_of, loss_of
+from medsam_app.pretraining.trainer import PretrainTrainer, Recipe, dice_of, loss_of
 from medsam_app.pretraining.windows import Mixture, SyntheticWindows, load_cases
 from medsam_app.synthetic.sampler import Draws
 
@@ -88,12 +88,12 @@ def test_dice_and_loss_of_known_masks() -> None:
 def test_resumed_run_goes_on_as_if_uninterrupted(tmp_path: Path, optimizer: str) -> None:
     torch.set_num_threads(1)
     recipe = _recipe(optimizer=optimizer)
-    trainer = Trainer(recipe, None, tmp_path, torch.device("cpu"))
+    trainer = PretrainTrainer(recipe, None, tmp_path, torch.device("cpu"))
     trainer.model.amp_dtype = None  # sums in bfloat16 are not the same each time on every processor
     for _ in range(2):
         trainer.train_step()
     trainer.save()
-    again = Trainer(recipe, None, tmp_path, torch.device("cpu"))
+    again = PretrainTrainer(recipe, None, tmp_path, torch.device("cpu"))
     again.model.amp_dtype = None
     for _ in range(2):
         assert trainer.train_step()["loss"] == again.train_step()["loss"]
@@ -108,12 +108,12 @@ def test_a_saved_state_goes_before_given_weights(tmp_path: Path, caplog: pytest.
     save_file({k: v.contiguous() for k, v in build_sam3d_tiny().state_dict().items()}, weights)
     out = tmp_path / "run"
     caplog.set_level("INFO", logger="medsam_app.pretraining.trainer")
-    trainer = Trainer(_recipe(), None, out, cpu, weights)
+    trainer = PretrainTrainer(_recipe(), None, out, cpu, weights)
     assert "tensors from" in caplog.text
     trainer.train_step()
     trainer.save()
     caplog.clear()
-    again = Trainer(_recipe(), None, out, cpu, weights)
+    again = PretrainTrainer(_recipe(), None, out, cpu, weights)
     assert "tensors from" not in caplog.text
     for key, value in trainer.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[key])
@@ -123,7 +123,7 @@ def test_muon_may_take_everything_that_is_trained(tmp_path: Path) -> None:
     weights, kernel = tmp_path / "weights.safetensors", "encoder.stem.0.weight"
     save_file({k: v.contiguous() for k, v in build_sam3d_tiny().state_dict().items()}, weights)
     recipe = _recipe(optimizer="muon", only=kernel)
-    trainer = Trainer(recipe, None, tmp_path / "run", torch.device("cpu"), weights)
+    trainer = PretrainTrainer(recipe, None, tmp_path / "run", torch.device("cpu"), weights)
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
     trainer.train_step()
     moved = [name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])]
@@ -133,7 +133,7 @@ def test_muon_may_take_everything_that_is_trained(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_training_lowers_the_loss_on_one_window(tmp_path: Path) -> None:
     recipe = _recipe(warmup_steps=1, learning_rate=3e-3)
-    trainer = Trainer(recipe, None, tmp_path, torch.device("cpu"))
+    trainer = PretrainTrainer(recipe, None, tmp_path, torch.device("cpu"))
     trainer.model.amp_dtype = None
     losses = []
     for _ in range(30):
@@ -145,11 +145,11 @@ def test_training_lowers_the_loss_on_one_window(tmp_path: Path) -> None:
 def test_a_run_may_train_one_part_alone(tmp_path: Path) -> None:
     recipe, cpu = _recipe(only="decoder.quality"), torch.device("cpu")
     with pytest.raises(SettingsError, match="--weights"):
-        Trainer(recipe, None, tmp_path, cpu)
+        PretrainTrainer(recipe, None, tmp_path, cpu)
     weights = tmp_path / "weights.safetensors"
     known = {k: v.contiguous() for k, v in build_sam3d_tiny().state_dict().items() if "quality" not in k}
     save_file(known, weights)
-    trainer = Trainer(recipe, None, tmp_path, cpu, weights)
+    trainer = PretrainTrainer(recipe, None, tmp_path, cpu, weights)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     trainer.train_step()
     moved = {key for key, value in trainer.model.state_dict().items() if not torch.equal(value, before[key])}
