@@ -48,7 +48,7 @@ def package_side(arch: str, device: str) -> tuple[SetImage, Predict]:
     from segment_anything import SamPredictor
     from segment_anything.modeling import Sam
 
-    sam = Sam(*sam_parts(img_size=1024, **ARCHITECTURES[arch])).eval()
+    sam = Sam(*sam_parts(1024, ARCHITECTURES[arch])).eval()
     sam.load_state_dict(weights(arch))
     sam.to(device)
     predictor = SamPredictor(sam)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from medsam_app.errors import ModelError, unknown_name
 from medsam_app.models.sam_attention import SamBlock
 from medsam_app.models.sam_med2d import AdapterLayer
-from medsam_app.models.sam_package import sam_parts
+from medsam_app.models.sam_package import SamSizes, sam_parts
 from medsam_app.models.slice_input import (
     SQUARE,
     Pixel,
@@ -59,10 +59,10 @@ VARIANTS = {
     "medsam": Variant(img_size=1024, input=stretched, multimask=False, boxes_only=True, rates_masks=False),
     "sam_med2d": Variant(img_size=256, input=stretched_nearest, adapters=True, multimask=True),
 }
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "vit_b": {"embed_dim": 768, "depth": 12, "heads": 12, "global_attn_indexes": (2, 5, 8, 11)},
-    "vit_l": {"embed_dim": 1024, "depth": 24, "heads": 16, "global_attn_indexes": (5, 11, 17, 23)},
-    "vit_h": {"embed_dim": 1280, "depth": 32, "heads": 16, "global_attn_indexes": (7, 15, 23, 31)},
+ARCHITECTURES: dict[str, SamSizes] = {
+    "vit_b": SamSizes(embed_dim=768, depth=12, heads=12, global_attn_indexes=(2, 5, 8, 11)),
+    "vit_l": SamSizes(embed_dim=1024, depth=24, heads=16, global_attn_indexes=(5, 11, 17, 23)),
+    "vit_h": SamSizes(embed_dim=1280, depth=32, heads=16, global_attn_indexes=(7, 15, 23, 31)),
 }
 
 
@@ -273,21 +273,20 @@ def build_slice_model(variant: str, arch: str = "vit_b") -> SliceModel:
         raise ModelError(unknown_name("variant of SAM", variant, VARIANTS))
     if arch not in ARCHITECTURES:
         raise ModelError(unknown_name("architecture of SAM", arch, ARCHITECTURES))
-    return build_slice_sam(VARIANTS[variant], **ARCHITECTURES[arch])
+    return build_slice_sam(VARIANTS[variant], ARCHITECTURES[arch])
 
 
-def build_slice_sam(variant: Variant, **sizes: Any) -> SliceModel:
+def build_slice_sam(variant: Variant, sizes: SamSizes) -> SliceModel:
     """A model of any size, with fresh weights.
 
     Args:
         variant: how it wants slices and prompts; gives the side of the encoder's square.
-        sizes: as for `sam_parts`.
 
     Raises:
         ModelError: the `segment_anything` package does not work here.
     """
-    image_encoder, prompt_encoder, mask_decoder = sam_parts(img_size=variant.img_size, **sizes)
+    image_encoder, prompt_encoder, mask_decoder = sam_parts(variant.img_size, sizes)
     for n, block in enumerate(image_encoder.blocks):
-        adapter = AdapterLayer(sizes["embed_dim"]) if variant.adapters else None
+        adapter = AdapterLayer(sizes.embed_dim) if variant.adapters else None
         image_encoder.blocks[n] = SamBlock(block, adapter)
     return SliceModel(image_encoder, prompt_encoder, mask_decoder, variant=variant).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from typing import Any
@@ -48,56 +49,62 @@ def _advice(torch: str) -> str:
     )
 
 
-def sam_parts(
-    *,
-    img_size: int,
-    embed_dim: int,
-    depth: int,
-    heads: int,
-    global_attn_indexes: tuple[int, ...],
-    patch_size: int = 16,
-    window_size: int = 14,
-    prompt_dim: int = 256,
-    decoder_heads: int = 8,
-    decoder_mlp_dim: int = 2048,
-) -> tuple[Any, Any, Any]:
-    """Image encoder, prompt encoder and mask decoder of a SAM of any size, with fresh weights.
+@dataclass(frozen=True, kw_only=True)
+class SamSizes:
+    """Sizes of a SAM.
 
-    Args:
-        img_size: side of the square that the encoder sees, in pixels.
+    Attributes:
         embed_dim, depth, heads: of the image encoder.
         global_attn_indexes: blocks that attend to the whole slice; the others to windows.
         patch_size, window_size: pixels of a token and tokens of a window, along each side.
         prompt_dim, decoder_heads, decoder_mlp_dim: of the prompt encoder and the mask decoder.
+    """
+
+    embed_dim: int
+    depth: int
+    heads: int
+    global_attn_indexes: tuple[int, ...]
+    patch_size: int = 16
+    window_size: int = 14
+    prompt_dim: int = 256
+    decoder_heads: int = 8
+    decoder_mlp_dim: int = 2048
+
+
+def sam_parts(img_size: int, sizes: SamSizes) -> tuple[Any, Any, Any]:
+    """Image encoder, prompt encoder and mask decoder of a SAM of any size, with fresh weights.
+
+    Args:
+        img_size: side of the square that the encoder sees, in pixels.
 
     Raises:
         ModelError: as for `sam_package`.
     """
     modeling = sam_package().modeling
-    tokens = img_size // patch_size
+    tokens = img_size // sizes.patch_size
     image_encoder = modeling.ImageEncoderViT(
         img_size=img_size,
-        patch_size=patch_size,
-        embed_dim=embed_dim,
-        depth=depth,
-        num_heads=heads,
-        out_chans=prompt_dim,
+        patch_size=sizes.patch_size,
+        embed_dim=sizes.embed_dim,
+        depth=sizes.depth,
+        num_heads=sizes.heads,
+        out_chans=sizes.prompt_dim,
         norm_layer=partial(nn.LayerNorm, eps=1e-6),
         use_rel_pos=True,
-        window_size=window_size,
-        global_attn_indexes=global_attn_indexes,
+        window_size=sizes.window_size,
+        global_attn_indexes=sizes.global_attn_indexes,
     )
     prompt_encoder = modeling.PromptEncoder(
-        embed_dim=prompt_dim,
+        embed_dim=sizes.prompt_dim,
         image_embedding_size=(tokens, tokens),
         input_image_size=(img_size, img_size),
         mask_in_chans=16,
     )
     transformer = modeling.TwoWayTransformer(
-        depth=2, embedding_dim=prompt_dim, num_heads=decoder_heads, mlp_dim=decoder_mlp_dim
+        depth=2, embedding_dim=sizes.prompt_dim, num_heads=sizes.decoder_heads, mlp_dim=sizes.decoder_mlp_dim
     )
     return (
         image_encoder,
         prompt_encoder,
-        modeling.MaskDecoder(transformer_dim=prompt_dim, transformer=transformer),
+        modeling.MaskDecoder(transformer_dim=sizes.prompt_dim, transformer=transformer),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -21,13 +20,14 @@ from medsam_app.models import sam2d
 from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.published import PublishedNetwork
 from medsam_app.models.sam3d_vit import VIT_SHAPES, VitShape
+from medsam_app.models.sam_package import SamSizes
 from medsam_app.models.vit3d import Vit3d
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.prompts.types import Point
 from medsam_app.session.session import Session
 
 SMALL = VitShape(48, 4, 3, (1, 3))
-SIZES: dict[str, Any] = {"embed_dim": 48, "depth": 4, "heads": 3, "global_attn_indexes": (1, 3)}
+SIZES = SamSizes(embed_dim=48, depth=4, heads=3, global_attn_indexes=(1, 3))
 
 
 @pytest.fixture(autouse=True)

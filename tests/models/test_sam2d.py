@@ -28,7 +28,7 @@ from medsam_app.models.sam2d import (
     stability,
 )
 from medsam_app.models.sam_attention import SamBlock, attend_beside, attend_in_strips, relative_positions
-from medsam_app.models.sam_package import sam_parts
+from medsam_app.models.sam_package import SamSizes, sam_parts
 from medsam_app.models.slice_input import longest_side_fits
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.predict.slicewise.propagation import Propagation
@@ -39,10 +39,10 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
 #: A SAM of a size to test with: 24 x 24 tokens, so that windows of 14 are padded.
-SIZES: dict[str, Any] = {
-    "embed_dim": 32, "depth": 4, "heads": 2, "global_attn_indexes": (1, 3), "patch_size": 4, "prompt_dim": 32,
-    "decoder_heads": 4, "decoder_mlp_dim": 64,
-}  # fmt: skip
+SIZES = SamSizes(
+    embed_dim=32, depth=4, heads=2, global_attn_indexes=(1, 3), patch_size=4, prompt_dim=32,
+    decoder_heads=4, decoder_mlp_dim=64,
+)  # fmt: skip
 SIDE = 96
 
 
@@ -63,7 +63,7 @@ def randomise(model: nn.Module) -> None:
 
 
 def tiny(variant: str = "sam") -> SliceModel:
-    model = build_slice_sam(replace(VARIANTS[variant], img_size=SIDE), **SIZES)
+    model = build_slice_sam(replace(VARIANTS[variant], img_size=SIDE), SIZES)
     randomise(model)
     return model
 
@@ -79,9 +79,9 @@ def test_the_same_as_the_package(shape: tuple[int, int]) -> None:
     from segment_anything import SamPredictor
     from segment_anything.modeling import Sam
 
-    sam = Sam(*sam_parts(img_size=SIDE, **SIZES)).eval()
+    sam = Sam(*sam_parts(SIDE, SIZES)).eval()
     randomise(sam)
-    model = build_slice_sam(replace(VARIANTS["sam"], img_size=SIDE), **SIZES)
+    model = build_slice_sam(replace(VARIANTS["sam"], img_size=SIDE), SIZES)
     model.load_state_dict(sam.state_dict())
     theirs = SamPredictor(sam)
     grey = picture(shape)
@@ -145,7 +145,7 @@ def test_medsam_by_its_published_steps() -> None:
 
 @pytest.mark.parametrize("window", [14, 0])
 def test_a_block_is_the_packages_block(window: int) -> None:
-    encoder, _, _ = sam_parts(img_size=SIDE, **(SIZES | {"window_size": window}))
+    encoder, _, _ = sam_parts(SIDE, replace(SIZES, window_size=window))
     randomise(encoder)
     block = encoder.blocks[0]
     assert block.window_size == window
@@ -269,10 +269,10 @@ def test_published_sizes_have_the_published_keys() -> None:
         for arch, width, tensors in (("vit_b", 768, 314), ("vit_l", 1024, 482), ("vit_h", 1280, 594)):
             model = build_slice_model("sam", arch)
             state = model.state_dict()
-            depth = ARCHITECTURES[arch]["depth"]
+            depth = ARCHITECTURES[arch].depth
             assert state["image_encoder.pos_embed"].shape == (1, 64, 64, width)
             last = f"image_encoder.blocks.{depth - 1}.attn.rel_pos_h"  # the last block is global
-            assert state[last].shape == (127, width // ARCHITECTURES[arch]["heads"])
+            assert state[last].shape == (127, width // ARCHITECTURES[arch].heads)
             assert state["image_encoder.blocks.0.attn.rel_pos_w"].shape[0] == 27
             assert state["image_encoder.neck.0.weight"].shape == (256, width, 1, 1)
             assert len(state) == tensors  # as many as the official files hold
