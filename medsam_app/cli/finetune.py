@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,6 +121,8 @@ def finetune(
     Several GPUs share the work: torchrun --nproc-per-node=2 -m medsam_app finetune ...
     """
     from medsam_app.commands import finetune as finetune_command
+    from medsam_app.commands.finetune_options import FinetuneOptions
+    from medsam_app.finetuning.plan import laid_over, read_settings
 
     named = {"base": base, "adapter": adapter, "split": split, "minutes": minutes, "steps": steps}
     given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
@@ -126,14 +130,12 @@ def finetune(
         given["datasets"] = tuple(datasets)
     if labels:
         given["labels"] = [part.strip() for text in labels for part in text.split(",") if part.strip()]
-    done = finetune_command.finetune(
-        dataset,
+    options = FinetuneOptions(
+        dataset=dataset,
         output=output,
-        given=given,
-        items=items or [],
-        settings=settings,
+        fields=laid_over({} if settings is None else read_settings(settings), _items(items or []) | given),
         baseline=baseline,
-        memory=memory,
+        memory=_gigabytes(memory),
         preflight=preflight,
         weights=weights,
         device=device,
@@ -143,7 +145,7 @@ def finetune(
         processes=_count(processes),
         command=context.obj,
     )
-    if not done:
+    if not finetune_command.finetune(options):
         raise typer.Exit(_STOPPED)
 
 
@@ -154,3 +156,30 @@ def _count(text: str) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise SettingsError(f"--processes is a number from 1 on, or auto; got '{text}'.")
     return int(text)
+
+
+def _gigabytes(text: str | None) -> int | None:
+    """Return the bytes of '6', '6GB' or '6 GB'."""
+    if text is None:
+        return None
+    try:
+        size = float(text.strip().upper().removesuffix("B").removesuffix("G")) * 1e9
+    except ValueError:
+        size = 0.0
+    if not 0 < size < 1e15:
+        raise SettingsError(f"--memory is a number of gigabytes, such as 6 or 6GB; got '{text}'.")
+    return int(size)
+
+
+def _items(items: Sequence[str]) -> dict[str, Any]:
+    """Return fields of a plan from 'name=value'; a value that is not JSON is text."""
+    fields: dict[str, Any] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise SettingsError(f"--set takes ITEM=VALUE, such as --set rotate=0; got '{item}'.")
+        try:
+            fields[name.strip()] = json.loads(text)
+        except ValueError:
+            fields[name.strip()] = text
+    return fields

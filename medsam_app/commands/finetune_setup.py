@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medsam_app.atomic import DRAFTS, save_whole
+from medsam_app.commands.finetune_options import FinetuneOptions
 from medsam_app.commands.plan_table import show_plan
 from medsam_app.console import note, watched
 from medsam_app.datasets.cases import Case
@@ -19,11 +20,14 @@ from medsam_app.datasets.fingerprint_file import read_fingerprint, save_fingerpr
 from medsam_app.errors import ModelError, SaveError, SettingsError
 from medsam_app.finetuning.plan import Plan, read_plan
 from medsam_app.finetuning.planning import plan_for
-from medsam_app.finetuning.preflight import fit
+from medsam_app.finetuning.preflight import fit, untried
 from medsam_app.finetuning.split import chosen, split_cases, teachable
 from medsam_app.predict.baseline_file import BASELINE_NETS
 from medsam_app.system import format_bytes
 from medsam_app.training.processes import process_count
+
+if TYPE_CHECKING:  # heavy
+    import torch
 
 #: In the folder of a run: its plan, what the dataset is like, and what was found about memory.
 PLAN, FINGERPRINT, MEMORY = "plan.json", "fingerprint.json", "memory.json"
@@ -55,41 +59,31 @@ class PreparedRun:
     caches: int
 
 
-def prepare(
-    path: Path,
-    out: Path,
-    asked: dict[str, Any],
-    *,
-    memory: int | None,
-    preflight: bool,
-    weights: Path | None,
-    device: Any,
-    dry_run: bool,
-) -> None:
+def prepare(options: FinetuneOptions, device: torch.device) -> None:
     """Read the dataset, settle the plan, see that it fits, show it, and write it into the folder of the run.
 
-    Args:
-        asked: fields of the plan.
-        memory: most bytes of all processes; None for most of what is free.
-        preflight: whether a step is tried.
-        dry_run: whether to show it alone.
-
     Raises:
-        MedsamError: nothing can be learned from the dataset, or not as asked for, or it does not fit.
+        MedsamError: the dataset and the options allow no run, or it does not fit into memory.
     """
-    dataset = find_cases(path)
+    asked, out = dict(options.fields), options.run_folder
+    dataset = find_cases(options.dataset)
     splits = {case.split for case in dataset.cases}
     if "split" not in asked and SPLIT in splits:
-        asked = asked | {"split": SPLIT}
+        asked["split"] = SPLIT
     which = {"split": asked.get("split"), "datasets": asked.get("datasets", ())}
     dataset = chosen(dataset, **which, most=asked.get("most_cases"))
     with watched("Reading the dataset") as (progress, _):
         found = fingerprint(dataset, progress=progress)
     settled = plan_for(found, **asked)
     learned, _ = split_cases(teachable(dataset.cases, found, settled.plan), settled.plan)
-    how: dict[str, Any] = {"memory": memory, "tried": preflight, "device": device, "weights": weights}
-    with watched("Trying a step") as (progress, _):
-        fitted = fit(settled.plan, learned, processes=process_count(), kept=asked, progress=progress, **how)
+    machine: dict[str, Any] = {"memory": options.memory, "device": device, "processes": process_count()}
+    if options.preflight:
+        with watched("Trying a step") as (progress, _):
+            fitted = fit(
+                settled.plan, learned, weights=options.weights, kept=asked, progress=progress, **machine
+            )
+    else:
+        fitted = untried(settled.plan, learned, **machine)
     changed = [
         name for name in Plan.model_fields if getattr(fitted.plan, name) != getattr(settled.plan, name)
     ]
@@ -104,7 +98,7 @@ def prepare(
         )
     for sentence in fitted.notes:
         note(sentence)
-    if dry_run:
+    if options.dry_run:
         return
     try:
         out.mkdir(exist_ok=True)

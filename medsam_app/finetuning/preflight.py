@@ -72,7 +72,6 @@ def fit(
     weights: Path | None = None,
     processes: int = 1,
     kept: Collection[str] = (),
-    tried: bool = True,
     progress: Progress | None = None,
 ) -> FittedPlan:
     """Make a plan fit into memory: each of these only where those before it are not enough.
@@ -88,7 +87,6 @@ def fit(
         weights: of the base, instead of the published ones.
         processes: that share the run.
         kept: fields of the plan that stay as they are.
-        tried: whether a step is tried; otherwise the plan stays as it is.
         progress: called with what is being done and a fraction.
 
     Raises:
@@ -97,12 +95,9 @@ def fit(
     """
     device = str(device)
     available = _available(memory, device, processes)
-    sizes = _sizes(cases, plan)
-    if not tried or not can_measure(device):
-        note = "The plan was not tried: whether it fits into memory is not known."
-        if tried:
-            note = "This system does not tell how much memory a process took, so the plan was not tried."
-        return FittedPlan(plan, 0, available, min(sum(sizes), available // 4), (note,))
+    if not can_measure(device):
+        note = "This system does not tell how much memory a process took, so the plan was not tried."
+        return _unchanged(plan, cases, available, note)
     room = _Room(
         available, math.ceil(plan.batch / processes), plan, kept, on_device=device.startswith("cuda")
     )
@@ -123,6 +118,25 @@ def fit(
         if room.last.ready > available:  # before any step: nothing that is left to change helps
             break
     raise _too_little(plan, room.least, available, processes, kept, device)
+
+
+def untried(
+    plan: Plan, cases: Sequence[Case], *, memory: int | None = None, device: Any = "cpu", processes: int = 1
+) -> FittedPlan:
+    """Return the plan as it is, without trying whether it fits; arguments as for `fit`.
+
+    Raises:
+        MedsamError: a case cannot be read.
+    """
+    available = _available(memory, str(device), processes)
+    return _unchanged(
+        plan, cases, available, "The plan was not tried: whether it fits into memory is not known."
+    )
+
+
+def _unchanged(plan: Plan, cases: Sequence[Case], available: int, note: str) -> FittedPlan:
+    """The plan as it is, with caches that take at most a quarter of the memory."""
+    return FittedPlan(plan, 0, available, min(sum(_sizes(cases, plan)), available // 4), (note,))
 
 
 class _Room:

@@ -271,3 +271,14 @@ def test_nothing_is_tried_where_nothing_is_measured(
     assert replace(found, notes=(), caches=0) == preflight.FittedPlan(plan, 0, 100 * MB, 0)
     assert not tried
     assert found.notes
+
+
+def test_a_plan_that_is_not_tried(tried: list[Plan], cases: list[Case]) -> None:
+    plan = small_plan(**LARGE)
+    sizes = preflight._sizes(cases, plan)
+    assert sum(sizes) < 1000 * MB
+    for memory, caches in ((8000 * MB, sum(sizes)), (4 * sizes[0], sizes[0] // 2)):
+        found = preflight.untried(plan, cases, memory=memory, processes=2)
+        assert (found.plan, found.predicted, found.available) == (plan, 0, memory // 2)
+        assert found.caches == caches
+    assert not tried
