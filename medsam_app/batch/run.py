@@ -82,7 +82,7 @@ class FolderResult:
         return [case for case in self.cases if case.outcome == outcome]
 
 
-def segment_folder(
+def segment_folder(  # noqa: PLR0913 - public, by keyword
     folder: str | Path,
     output: str | Path,
     *,

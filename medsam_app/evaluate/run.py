@@ -79,7 +79,7 @@ class Evaluation:
     skipped: tuple[Skipped, ...]
 
 
-def evaluate_folder(
+def evaluate_folder(  # noqa: PLR0913 - public, by keyword
     dataset: str | Path | Dataset,
     *,
     split: str | None = None,

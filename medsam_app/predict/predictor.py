@@ -76,7 +76,7 @@ class VolumePredictor:
             is nothing to a 2D model.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - public, by keyword
         self,
         model: str | AnyModel = "sam3d_tiny",
         *,
