@@ -127,7 +127,7 @@ def _prove(draft: Path, files: Mapping[str, str]) -> None:
 
 def _about(session: Session, name: str) -> dict[str, Any]:
     """What made the masks."""
-    volume, model = session.volume, session.predictor.model if session.predictor is not None else None
+    volume, model = session.volume, session.identity
     adapter = (
         {"id": model.adapter_id, "sha256": model.adapter_sha256} if model and model.adapter_sha256 else None
     )

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -31,7 +31,7 @@ from medsam_app.session.settings import SessionSettings
 
 if TYPE_CHECKING:
     from medsam_app.io.volume import Volume
-    from medsam_app.session.session import Session
+    from medsam_app.models.identity import ModelIdentity
 
 SUFFIX = ".prompts.json"
 FORMAT: str = PromptFile.model_fields["format"].default
@@ -39,6 +39,26 @@ VERSIONS = (1, 2)
 #: No more problems than this are spelled out in one message.
 MOST_PROBLEMS = 12
 KINDS = ("point", "scribble", "box", "mask", "paint")
+
+
+class Described(Protocol):
+    """What a prompt file records of a session."""
+
+    @property
+    def volume(self) -> Volume:
+        """The image."""
+
+    @property
+    def identity(self) -> ModelIdentity | None:
+        """The model that makes the masks."""
+
+    @property
+    def settings(self) -> SessionSettings:
+        """What else decides the masks."""
+
+    @property
+    def objects(self) -> Sequence[SegmentedObject]:
+        """The objects with their prompts."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +76,7 @@ class Replay:
     notes: Sequence[str]
 
 
-def save_prompt_file(session: Session, path: str | Path) -> Path:
+def save_prompt_file(session: Described, path: str | Path) -> Path:
     """Write the objects and prompts of a session.
 
     The file is written under a temporary name, read back, compared, and then renamed.
@@ -86,7 +106,7 @@ def save_prompt_file(session: Session, path: str | Path) -> Path:
     return path
 
 
-def prompt_text(session: Session, folder: Path) -> str:
+def prompt_text(session: Described, folder: Path) -> str:
     """The prompt file of a session as text, as it would stand in a folder."""
     return _as_text(_describe(session, folder / f"work{SUFFIX}"))
 
@@ -103,74 +123,121 @@ def read_prompt_file(path: str | Path) -> PromptFile:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        return parse_prompt_file(path.read_bytes(), title=str(path))
     except OSError as error:
         raise PromptFileError(f"The prompt file {path} cannot be read: {error.strerror or error}.") from None
+
+
+def parse_prompt_file(text: str | bytes, *, title: str) -> PromptFile:
+    """Check the text of a prompt file, not yet against an image.
+
+    Args:
+        text: UTF-8.
+        title: of the text in error messages.
+
+    Raises:
+        PromptFileError: with every problem of the contents.
+    """
+    try:
+        text = text.decode() if isinstance(text, bytes) else text
     except UnicodeDecodeError:
         raise PromptFileError(
-            f"{path} is not a prompt file: it is not JSON text; give a {SUFFIX} file."
+            f"{title} is not a prompt file: it is not JSON text; give a {SUFFIX} file."
         ) from None
     try:
         data = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         where = f" (line {error.lineno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
-        raise PromptFileError(f"{path} is not a prompt file: it is not JSON{where}.") from None
+        raise PromptFileError(f"{title} is not a prompt file: it is not JSON{where}.") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise PromptFileError(
-            f'{path} is JSON but not a prompt file: it does not say "format": "{FORMAT}"; '
+            f'{title} is JSON but not a prompt file: it does not say "format": "{FORMAT}"; '
             "give a file that this program saved."
         )
     if data.get("version") not in VERSIONS:
         raise PromptFileError(
-            f"The prompt file {path} has version {data.get('version')!r}, but this program reads versions "
+            f"The prompt file {title} has version {data.get('version')!r}, but this program reads versions "
             f"{VERSIONS[0]} and {VERSIONS[1]}; use the program that wrote it "
             f"({str(data.get('written_by', 'unknown'))[:60]})."
         )
     try:
         return PromptFile.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise PromptFileError(_listed(path, [_readable(each, data) for each in error.errors()])) from None
+        problems = [_readable(problem, data) for problem in error.errors()]
+        raise PromptFileError(_listed(title, problems)) from None
 
 
 def open_prompt_file(
     path: str | Path,
     volume: Volume,
     *,
-    model: tuple[str, str | None] | None = None,
-    adapter: tuple[str, str] = ("", ""),
+    identity: ModelIdentity | None = None,
     other_image: bool = False,
 ) -> Replay:
-    """Read a prompt file for an image.
+    """Read a prompt file for an image; see `replay_on`."""
+    path = Path(path)
+    return replay_on(
+        read_prompt_file(path),
+        volume,
+        title=str(path),
+        name=path.name,
+        identity=identity,
+        other_image=other_image,
+    )
+
+
+def replay_on(
+    file: PromptFile,
+    volume: Volume,
+    *,
+    title: str,
+    name: str,
+    identity: ModelIdentity | None = None,
+    other_image: bool = False,
+) -> Replay:
+    """Return the objects and settings of a prompt file for an image.
 
     Args:
-        path: the file.
+        file: contents of the prompt file.
         volume: the image; its shape, affine and voxels must be those the prompts were given on.
-        model: name and sha256 of the model that will make the masks.
-        adapter: name and sha256 of the adapter that is switched on, or two empty words.
+        title: of the file in error messages.
+        name: of the file in notes.
+        identity: of the model that will make the masks; None if no model will.
         other_image: accept an image on the same grid whose voxels differ.
 
     Raises:
-        PromptFileError: it cannot be read, belongs to another image, or holds prompts that make no sense.
+        PromptFileError: it belongs to another image, or holds prompts that make no sense.
     """
-    path = Path(path)
-    held = read_prompt_file(path)
-    notes = _compare_image(path, held.image, volume, other_image)
-    objects, problems = read_objects(held.objects, volume.grid)
+    notes = _compare_image(file.image, volume, title=title, name=name, other_image=other_image)
+    objects, problems = read_objects(file.objects, volume.grid)
     if problems:
-        raise PromptFileError(_listed(path, problems))
-    if held.model is not None and model is not None and (held.model.id, held.model.sha256) != model:
-        other = f"model {held.model.id}" if held.model.id != model[0] else f"other weights of {held.model.id}"
-        notes.append(f"{path.name} was written with {other}, not {model[0]} as here: masks may differ.")
-    written = (held.adapter.id, held.adapter.sha256) if held.adapter is not None else ("", "")
-    if written[1] != adapter[1]:
-        then = f"the adapter {written[0]}" if written[1] else "no adapter"
+        raise PromptFileError(_listed(title, problems))
+    notes += _compare_model(file, identity, name)
+    return Replay(objects, read_settings(file.settings), notes)
+
+
+def _compare_model(file: PromptFile, identity: ModelIdentity | None, name: str) -> list[str]:
+    """Return notes on a model or adapter other than that of the prompt file."""
+    notes, written = [], file.model
+    if (
+        written is not None
+        and identity is not None
+        and (written.id, written.sha256) != (identity.model_id, identity.weights_sha256)
+    ):
+        same = written.id == identity.model_id
+        other = f"other weights of {written.id}" if same else f"model {written.id}"
+        notes.append(f"{name} was written with {other}, not {identity.model_id} as here: masks may differ.")
+    adapter = (identity.adapter_id, identity.adapter_sha256) if identity is not None else ("", "")
+    before = (file.adapter.id, file.adapter.sha256) if file.adapter is not None else ("", "")
+    if before[1] != adapter[1]:
+        then = f"the adapter {before[0]}" if before[1] else "no adapter"
         now = f"{adapter[0]} is on" if adapter[1] else "none is on"
-        notes.append(f"{path.name} was written with {then}, and here {now}: masks may differ.")
-    return Replay(objects, read_settings(held.settings), notes)
+        notes.append(f"{name} was written with {then}, and here {now}: masks may differ.")
+    return notes
 
 
-def _describe(session: Session, path: Path) -> PromptFile:
-    volume, predictor = session.volume, session.predictor
+def _describe(session: Described, path: Path) -> PromptFile:
+    volume, identity = session.volume, session.identity
     source = volume.source
     relative = None
     if source is not None:
@@ -189,10 +256,10 @@ def _describe(session: Session, path: Path) -> PromptFile:
         channel=volume.channel,
     )
     model = adapter = None
-    if predictor is not None:
-        if predictor.model.adapter_sha256:
-            adapter = WeightsEntry(id=predictor.model.adapter_id, sha256=predictor.model.adapter_sha256)
-        model = WeightsEntry(id=predictor.model.model_id, sha256=predictor.model.weights_sha256 or "")
+    if identity is not None:
+        if identity.adapter_sha256:
+            adapter = WeightsEntry(id=identity.adapter_id, sha256=identity.adapter_sha256)
+        model = WeightsEntry(id=identity.model_id, sha256=identity.weights_sha256)
     return PromptFile(
         version=needed_version(session.objects),
         written_by=f"medsam_app {__version__}",
@@ -204,23 +271,25 @@ def _describe(session: Session, path: Path) -> PromptFile:
     )
 
 
-def _compare_image(path: Path, image: ImageEntry, volume: Volume, other_image: bool) -> list[str]:
-    """Notes on an image that is accepted although it is another one."""
+def _compare_image(
+    image: ImageEntry, volume: Volume, *, title: str, name: str, other_image: bool
+) -> list[str]:
+    """Return notes on an image that is accepted although it is another one."""
     difference = image.grid.difference(volume.grid)
     if difference is not None:
         raise PromptFileError(
-            f"The prompt file {path} belongs to '{image.name}', which lies on another grid: this image has "
+            f"The prompt file {title} belongs to '{image.name}', which lies on another grid: this image has "
             f"{difference}; give the image that the prompts were made on."
         )
     if image.sha256 == volume.fingerprint:
         return []
     if not other_image:
         raise PromptFileError(
-            f"The prompt file {path} belongs to '{image.name}', which has the same grid but other voxels "
+            f"The prompt file {title} belongs to '{image.name}', which has the same grid but other voxels "
             f"(sha256 {image.sha256[:12]}… instead of {volume.fingerprint[:12]}…); give that image, or "
             "say that another one is meant (--other-image)."
         )
-    return [f"{path.name} was made on another image of the same grid ('{image.name}'): masks will differ."]
+    return [f"{name} was made on another image of the same grid ('{image.name}'): masks will differ."]
 
 
 def _readable(problem: ErrorDetails, data: Any) -> str:
@@ -247,7 +316,7 @@ def _readable(problem: ErrorDetails, data: Any) -> str:
     return f"{', '.join(where) or 'file'}: {message}{shown}"
 
 
-def _listed(path: Path, problems: Sequence[str]) -> str:
+def _listed(title: str, problems: Sequence[str]) -> str:
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
     more = f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
-    return f"The prompt file {path} has {count}: {'; '.join(problems[:MOST_PROBLEMS])}{more}."
+    return f"The prompt file {title} has {count}: {'; '.join(problems[:MOST_PROBLEMS])}{more}."

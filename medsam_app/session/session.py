@@ -17,11 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_app.errors import PromptError
+from medsam_app.models.identity import ModelIdentity
 from medsam_app.progress import Progress
 from medsam_app.prompts.types import MaskPrompt, Paint
 from medsam_app.session.actions import ObjectEditor
 from medsam_app.session.objects import AnyPrompt, SegmentedObject
-from medsam_app.session.prompt_file import Replay, open_prompt_file, save_prompt_file
+from medsam_app.session.prompt_file import (
+    Replay,
+    open_prompt_file,
+    parse_prompt_file,
+    replay_on,
+    save_prompt_file,
+)
 from medsam_app.session.settings import Overlap, SessionSettings
 
 if TYPE_CHECKING:  # these import torch, which a session does not need
@@ -192,22 +199,32 @@ class Session(ObjectEditor):
                 found.append((first, second, shared))
         return found
 
+    @property
+    def identity(self) -> ModelIdentity | None:
+        """Identity of the model that makes the masks; None without a predictor."""
+        return None if self.predictor is None else ModelIdentity.of(self.predictor.model)
+
     def save_prompts(self, path: str | Path) -> Path:
         """Write the prompt file; see `save_prompt_file`."""
         return save_prompt_file(self, path)
 
     def read_prompts(self, path: str | Path, *, other_image: bool = False) -> Replay:
         """Read a prompt file for this image and this model; see `load_prompts`. Changes nothing."""
-        if self.predictor is None:
-            return open_prompt_file(path, self.volume, other_image=other_image)
-        model = self.predictor.model
-        return open_prompt_file(
-            path,
-            self.volume,
-            model=(model.model_id, model.weights_sha256),
-            adapter=(model.adapter_id, model.adapter_sha256),
-            other_image=other_image,
-        )
+        return open_prompt_file(path, self.volume, identity=self.identity, other_image=other_image)
+
+    def parse_prompts(self, text: str | bytes, *, title: str, name: str) -> Replay:
+        """Read the text of a prompt file for this image and this model. Changes nothing.
+
+        Args:
+            text: UTF-8.
+            title: of the text in error messages.
+            name: of the text in notes.
+
+        Raises:
+            PromptFileError: it cannot be read or does not belong to this image.
+        """
+        file = parse_prompt_file(text, title=title)
+        return replay_on(file, self.volume, title=title, name=name, identity=self.identity)
 
     def load_prompts(self, path: str | Path, *, other_image: bool = False) -> list[str]:
         """Put the objects of a prompt file in the place of all, as one step of the history.

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medsam_app.atomic import write_whole
 from medsam_app.errors import MedsamError, SaveError, WorklistConflict, WorklistError
 from medsam_app.io.writing import save_mask
 from medsam_app.session.objects import SegmentedObject
@@ -60,12 +59,11 @@ class CaseWork:
         self.problem: Problem | None = None
         self._kept: _Contents | None = None
 
-    def restore(self, session: Session, scratch: Path) -> list[str]:
+    def restore(self, session: Session) -> list[str]:
         """Give a session the newest work on the case, as what its history begins with.
 
         Args:
             session: of the case's volume.
-            scratch: a folder for a moment's file.
 
         Returns:
             Sentences for the user: why masks may differ, or why the work cannot be used.
@@ -73,18 +71,15 @@ class CaseWork:
         self.version, self.problem = self.worklist.case(self.name).version, None
         work, notes = self.worklist.work(self.name), []
         if work is not None:
-            path = scratch / f"work{SUFFIX}"
             try:
-                write_whole(path, work.prompts)
-                found = session.read_prompts(path)
-                session.begin_with(found.objects)
-                session.settings = found.settings
-                notes = [note.replace(path.name, "The work on this case") for note in found.notes]
+                replay = session.parse_prompts(
+                    work.prompts, title=f"of '{self.name}'", name="The work on this case"
+                )
+                session.begin_with(replay.objects)
+                session.settings = replay.settings
+                notes = list(replay.notes)
             except MedsamError as error:
-                said = str(error).replace(str(path), f"of '{self.name}'")
-                notes = [f"The work on this case is kept but cannot be opened. {said}"]
-            finally:
-                path.unlink(missing_ok=True)
+                notes = [f"The work on this case is kept but cannot be opened. {error}"]
         else:
             session.begin_with(())
         self._kept = _contents(session)
@@ -182,13 +177,13 @@ def accepted_files(worklist: Worklist, name: str) -> tuple[Path, Path]:
 
 def made_by(session: Session) -> str:
     """What makes a session's masks, as JSON: model and adapter with their hashes."""
-    if session.predictor is None:
+    model = session.identity
+    if model is None:
         return "{}"
-    model = session.predictor.model
-    said = {"model": model.model_id, "model_sha256": model.weights_sha256 or ""}
+    record = {"model": model.model_id, "model_sha256": model.weights_sha256}
     if model.adapter_sha256:
-        said |= {"adapter": model.adapter_id, "adapter_sha256": model.adapter_sha256}
-    return json.dumps(said)
+        record |= {"adapter": model.adapter_id, "adapter_sha256": model.adapter_sha256}
+    return json.dumps(record)
 
 
 def chosen_part(work: Work | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from medsam_app.grid.geometry import Grid
 from medsam_app.io.loading import load_volume
 from medsam_app.io.volume import Volume
 from medsam_app.io.writing import save_mask
+from medsam_app.models.identity import ModelIdentity
 from medsam_app.prompts.types import Box, MaskPrompt, Point
 from medsam_app.session.prompt_file import open_prompt_file, read_prompt_file
 from medsam_app.session.prompt_schema import voxel_of, world_box
@@ -291,13 +292,13 @@ def test_other_voxels_need_a_word(written):
 def test_other_models_are_noted(written):
     path, session = written
     edited(path, lambda data: data.update(model={"id": "sam3d_tiny", "sha256": "a" * 64}))
-    assert open_prompt_file(path, session.volume, model=("sam3d_tiny", "a" * 64)).notes == []
-    (note,) = open_prompt_file(path, session.volume, model=("sam3d_tiny", "b" * 64)).notes
+    assert open_prompt_file(path, session.volume, identity=ModelIdentity("sam3d_tiny", "a" * 64)).notes == []
+    (note,) = open_prompt_file(path, session.volume, identity=ModelIdentity("sam3d_tiny", "b" * 64)).notes
     assert "other weights of sam3d_tiny" in note and "may differ" in note
-    (note,) = open_prompt_file(path, session.volume, model=("other", "a" * 64)).notes
+    (note,) = open_prompt_file(path, session.volume, identity=ModelIdentity("other", "a" * 64)).notes
     assert "not other" in note
     edited(path, lambda data: data.update(adapter={"id": "kidneys", "sha256": "c" * 64}))
-    (note,) = open_prompt_file(path, session.volume, model=("sam3d_tiny", "a" * 64)).notes
+    (note,) = open_prompt_file(path, session.volume, identity=ModelIdentity("sam3d_tiny", "a" * 64)).notes
     assert "adapter kidneys" in note
     edited(path, lambda data: data["settings"].update(refine=False))
     session.load_prompts(path)

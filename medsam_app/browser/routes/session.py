@@ -11,7 +11,7 @@ from medsam_app.browser.routes.actions import ActionRequest, perform, state_fram
 from medsam_app.browser.routes.answers import binary, run_on_model
 from medsam_app.browser.routes.dependencies import CallerWorkspace, CurrentService, VolumeNumber
 from medsam_app.browser.state.workspaces import Workspace
-from medsam_app.errors import MedsamError, PromptError, PromptFileError
+from medsam_app.errors import MedsamError, PromptError
 
 #: Largest prompt file, which may hold masks, in bytes.
 PROMPT_FILE_BYTES = 128 << 20
@@ -57,18 +57,11 @@ def _replay(workspace: Workspace, body: bytes, have: list[str]) -> bytes:
         if opened is None:
             raise PromptError("No volume is open; open the image that the prompts belong to first.")
         session = opened.session
-        path = workspace.files.folder / "opened.prompts.json"
-        path.write_bytes(body)
-        try:
-            found = session.read_prompts(path)
-        except PromptFileError as error:
-            raise PromptFileError(str(error).replace(str(path), "you opened")) from None
-        finally:
-            path.unlink(missing_ok=True)
+        replay = session.parse_prompts(body, title="you opened", name="opened.prompts.json")
         before = session.settings
-        session.replay(found, change="open a prompt file")
+        session.replay(replay, change="open a prompt file")
         try:
-            return state_frame(workspace, have, messages=list(found.notes))
+            return state_frame(workspace, have, messages=list(replay.notes))
         except MedsamError:
             session.undo()
             session.settings = before

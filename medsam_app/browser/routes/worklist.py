@@ -135,7 +135,7 @@ def resolve(
         if resolution.keep == "mine":
             work.keep(opened.session, anyway=True)
         else:
-            opened.notes += work.restore(opened.session, workspace.files.folder)
+            opened.notes += work.restore(opened.session)
     return {}
 
 

@@ -60,7 +60,7 @@ def open_case(
         session = Session(volume, VolumePredictor(model, cache=service.cache), refine=False)
         header = service.header(workspace, volume, name, source)
         work = CaseWork(worklist, case, who=who)
-        notes += work.restore(session, workspace.files.folder)
+        notes += work.restore(session)
         if worklist.work(name) is None:
             try:
                 _propose(service, workspace, work, session)

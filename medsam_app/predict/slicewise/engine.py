@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from medsam_app.grid.patch import Patch, box_slices
 from medsam_app.grid.roi import mask_from_logits, move_values
 from medsam_app.io.volume import Volume
+from medsam_app.models.identity import cache_key
 from medsam_app.models.sam2d import SliceSegmenter
 from medsam_app.models.slice_input import shown_in_window
 from medsam_app.predict.core import constraints
@@ -125,10 +126,7 @@ class SliceEngine:
 
     def embed(self, stack: SliceStack, index: int, window: tuple[float, float]) -> Any:
         """The embedding of a slice, from the cache where it is there."""
-        # Without a hash the model itself: no other can take its place while the cache holds it.
-        weights = self.model.weights_sha256 or self.model
-        model = (self.model.model_id, weights, self.model.adapter_sha256)
-        key = (*model, self.volume.fingerprint, "slice", stack.axis, index, window)
+        key = (*cache_key(self.model), self.volume.fingerprint, "slice", stack.axis, index, window)
         image = stack.from_file(self.volume.array)[index]
         pixel = float(stack.spacing[1]), float(stack.spacing[2])
         embedding, made = self.cache.get_or_make(

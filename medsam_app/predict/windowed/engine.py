@@ -13,6 +13,7 @@ from medsam_app.adapters.adapter import adapter_in_use, learned_prompt
 from medsam_app.grid.patch import Index, Patch
 from medsam_app.grid.roi import Roi, mask_from_logits, move_values, read_roi
 from medsam_app.io.volume import Volume
+from medsam_app.models.identity import cache_key
 from medsam_app.models.sam3d import Embedding, Sam3D
 from medsam_app.predict.core import constraints
 from medsam_app.predict.core.click_edit import keep_to_click, mend_near_click
@@ -211,9 +212,7 @@ class WindowEngine:
 
     def _embed(self, roi: Roi) -> Embedding:
         """The embedding of a window, from the cache where it is there."""
-        # Without a hash the model itself: no other can take its place while the cache holds it.
-        weights = self.model.weights_sha256 or self.model
-        key = (self.model.model_id, weights, self.model.adapter_sha256, self.volume.fingerprint, roi)
+        key = (*cache_key(self.model), self.volume.fingerprint, roi)
         embedding, made = self.cache.get_or_make(key, lambda: self._encode(roi))
         self.encoded += made
         return embedding
