@@ -138,7 +138,7 @@ class Adapter(nn.Module):
         return found
 
     def belongs_to(self, model: nn.Module) -> bool:
-        """Whether it was added to this very model."""
+        """Return whether it was added to this very model."""
         return self._at.get("model") is model
 
     def enable(self) -> None:

@@ -1,4 +1,4 @@
-"""Where an adapter can take hold: the transformer blocks of an image encoder, found by their structure."""
+"""Attachment points of adapters: transformer blocks, found by their structure."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Sites:
 
     @property
     def device(self) -> torch.device:
-        """Where the blocks are."""
+        """Device of the blocks."""
         return self.blocks[0].linears[0].layer.weight.device
 
 

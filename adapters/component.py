@@ -1,4 +1,4 @@
-"""What the kinds of adapters have in common: modules beside the backbone, and hooks that bring them in.
+"""Base class of adapter components: modules next to the backbone, and their hooks.
 
 The backbone's modules are never wrapped or renamed, so that its checkpoints load with an adapter or
 without. A hook runs whenever its module does, also when activation checkpointing computes a block again.

@@ -1,4 +1,4 @@
-"""What stands in the header of an adapter's file, version 1; read without torch.
+"""Header of an adapter file, version 1; read without torch.
 
 An adapter's file is a safetensors file. Its header holds, besides names and shapes of the tensors, these
 fields as JSON. Every field is checked on reading and unknown ones are refused.
@@ -25,7 +25,7 @@ Voxels = Annotated[int, Field(ge=16, le=512, multiple_of=16)]
 
 
 class AdapterCard(BaseModel):
-    """What somebody who uses an adapter needs to know.
+    """Information about an adapter for its users.
 
     Attributes:
         spacing: mm along the axes of the windows that it was trained on, or None.
@@ -110,7 +110,7 @@ def check_card(values: Mapping[str, Any]) -> AdapterCard:
 
 
 def read_header(path: str | Path) -> AdapterHeader:
-    """What an adapter's file says of itself, without reading its tensors.
+    """Return the header of an adapter file without reading its tensors.
 
     Raises:
         AdapterError: no such file, a damaged one, or one that is not an adapter of this version.

@@ -1,4 +1,4 @@
-"""What an adapter's card says of finding labels without a click; read without torch."""
+"""Labels and spacing in an adapter's card, for automatic mode; read without torch."""
 
 from __future__ import annotations
 

@@ -130,5 +130,5 @@ def as_text(text: str) -> str:
 
 
 def is_text(*names: str) -> bool:
-    """Whether names can be written as UTF-8; those of files may hold other bytes."""
+    """Return whether names can be written as UTF-8; those of files may hold other bytes."""
     return all(as_text(name) == name for name in names)

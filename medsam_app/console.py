@@ -1,4 +1,4 @@
-"""How commands report: tables, a bar that says how far the work is, files that may be written."""
+"""Terminal output of commands: lines, tables, progress bars; checks of output files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOG_SECONDS = 30
 
 
 def table_console() -> Console:
-    """Where tables are printed: as wide as the terminal, or wide enough for a log."""
+    """Return a console for tables: as wide as the terminal, or wide enough for a log."""
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _LOG_WIDTH
@@ -86,7 +86,7 @@ def check_target(target: Path, *, sources: Iterable[Path], overwrite: bool) -> N
 
 
 def _overwrites(target: Path, source: Path) -> bool:
-    """Whether an existing target is the source, a hard link to it, or inside it."""
+    """Return whether an existing target is the source, a hard link to it, or inside it."""
     same = source.exists() and target.samefile(source)
     return same or target.resolve().is_relative_to(source.resolve())
 

@@ -1,4 +1,4 @@
-"""What the HTML pages that are written to disk have in common: nothing is loaded from elsewhere."""
+"""Template of self-contained HTML pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long work reports its progress."""
+"""Callback type for progress."""
 
 from __future__ import annotations
 

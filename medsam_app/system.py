@@ -45,7 +45,7 @@ def free_memory() -> int | None:
 
 
 def _free_in_container(root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
-    """What is left of a container's limit; files that were read count as free, since they are let go."""
+    """Yield the free bytes below a container's limit; cached files count as free."""
     for limit, used, cached in _GROUPS:
         try:
             most, taken = (int((root / name).read_text()) for name in (limit, used))

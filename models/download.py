@@ -29,7 +29,7 @@ _MISSING = "is missing"
 
 @dataclass(frozen=True, kw_only=True)
 class Installed:
-    """What became of a download or an installation.
+    """Result of a download or an installation.
 
     Attributes:
         path: the file, verified.
@@ -52,13 +52,13 @@ def cache_folder() -> Path:
 
 
 def checkpoint_path(entry: ModelEntry) -> Path:
-    """Where the checkpoint of a model lies, or would lie: in the package or in the folder of downloads."""
+    """Return the path of a model's checkpoint, in the package or in the downloads folder."""
     folder = table.WEIGHTS_FOLDER if entry.checkpoint.embedded else cache_folder() / "checkpoints"
     return folder / entry.checkpoint.file
 
 
 def glance(entry: ModelEntry) -> Literal["yes", "no", "damaged"]:
-    """Whether the checkpoint is here, judged by its size alone: instant, for lists."""
+    """Return whether the checkpoint is installed, judged by its size alone."""
     size = _size(checkpoint_path(entry))
     if size is None or entry.checkpoint.size is None:
         return "no"
@@ -202,7 +202,7 @@ def _size(path: Path) -> int | None:
 
 
 def _flaw(path: Path, checkpoint: Checkpoint, progress: Progress | None) -> str | None:
-    """What is wrong with a file, as the end of a sentence; None where it is the published one."""
+    """Describe what is wrong with a file; None if it is the published one."""
     if checkpoint.sha256 is None:
         return "has no published sha256 to be compared with"
     size = _size(path)

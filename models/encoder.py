@@ -18,7 +18,7 @@ _KNOTS = 64
 
 @dataclass
 class Embedding:
-    """What the encoder makes of one window; independent of prompts.
+    """Output of the encoder for one window; independent of prompts.
 
     Attributes:
         image: (B, 2, X, Y, Z) normalised intensities in [-1, 1], see `normalise`.

@@ -88,7 +88,7 @@ def _connect(url: str, file: BinaryIO, size: int, progress: Progress | None) -> 
 
 
 class _Meter:
-    """What pooch takes for a progress bar: tells how far the file is, and stops one that is too long."""
+    """Progress bar for pooch that also stops a file that is too long."""
 
     total = 0  # set by pooch to what the server says
 

@@ -24,7 +24,7 @@ AnyModel = TypeVar("AnyModel", Sam3D, SliceModel)
 
 
 def choose_device(wanted: str = "auto") -> tuple[torch.device, str]:
-    """Where to run, and a sentence that says so.
+    """Return the device to run on, and a sentence about the choice.
 
     Args:
         wanted: 'auto', or a device of torch: 'cpu', 'cuda', 'cuda:1', 'mps'.

@@ -1,4 +1,4 @@
-"""How good a mask is thought to be: its Dice, predicted from its token and from what it shows."""
+"""Predicted Dice of a mask, from its token and its statistics."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class QualityHead(nn.Module):
 
 
 def mask_statistics(logits: Tensor, half: Tensor, evidence: Tensor, previous: Tensor | None) -> Tensor:
-    """What can be told of masks without the truth.
+    """Return statistics of masks that need no ground truth.
 
     Args:
         logits: (B, M, X, Y, Z) float32 of M masks; X, Y and Z even.

@@ -195,7 +195,7 @@ class PublishedDecoder(nn.Module):
         return F.interpolate(out, scale_factor=2, mode="trilinear", align_corners=True)
 
     def unprompted(self, features: list[Tensor], volume: Tensor) -> Tensor:
-        """What the first three features and the image add to the large convolution: (B, 128, H / 2, ...)."""
+        """Return the prompt-independent part of the large convolution: (B, 128, H / 2, ...)."""
         kernel = self._kernel
         total = F.conv3d(F.interpolate(volume, scale_factor=0.5, mode="trilinear"), kernel[:, -1:], padding=1)
         for n, feature in enumerate(features[:3]):
@@ -221,7 +221,7 @@ class PublishedNetwork(nn.Module):
         self.decoder = PublishedDecoder()
 
     def encode(self, volume: Tensor) -> tuple[Tensor, Tensor]:
-        """What prompts need of a window (B, 1, H, W, D): the last feature, and the decoder's share."""
+        """Encode a window (B, 1, H, W, D): the last feature, and the decoder's prompt-independent part."""
         features = self.encoder(volume)
         return features[3], self.decoder.unprompted(features, volume)
 

@@ -34,7 +34,7 @@ from medsam_app.models.slice_input import (
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """How one family of checkpoints wants its slices and prompts.
+    """Input conventions of one family of checkpoints.
 
     Attributes:
         img_size: side of the square that the encoder sees.
@@ -68,7 +68,7 @@ ARCHITECTURES: dict[str, SamSizes] = {
 
 @dataclass(frozen=True, eq=False)
 class SliceEmbedding:
-    """What the encoder makes of one slice; independent of prompts.
+    """Output of the encoder for one slice; independent of prompts.
 
     Attributes:
         features: (1, C, h, w).
@@ -103,7 +103,7 @@ class SliceCandidates:
 
 @runtime_checkable
 class SliceSegmenter(Protocol):
-    """What slice mode needs of a model; see `SliceModel`."""
+    """Interface of models in slice mode; see `SliceModel`."""
 
     model_id: str
     weights_sha256: str
@@ -162,7 +162,7 @@ class SliceModel(nn.Module):
 
     @property
     def boxes_only(self) -> bool:
-        """Whether it was trained with boxes alone."""
+        """Whether the model was trained with boxes only."""
         return self.variant.boxes_only
 
     def encode_slice(

@@ -21,7 +21,7 @@ from medsam_app.models.sam3d_vit import VIT_SHAPES, VitShape
 
 @dataclass
 class PublishedEmbedding:
-    """What the published network keeps of one window.
+    """Prompt-independent features of one window.
 
     Attributes:
         image: (B, 2, X, Y, Z) intensities in [-1, 1], see `encoder.normalise`.

@@ -187,7 +187,7 @@ def load_vit_weights(model: Sam3D, state: Mapping[str, Tensor], *, what: str, so
 
 
 def is_fresh(key: str) -> bool:
-    """Whether SAM's encoder has no entry from which this one of `Vit3d` could be made."""
+    """Return whether an entry of `Vit3d` has no counterpart in SAM's encoder."""
     return key.startswith(("depth_embed", "slice_embed")) or key.endswith("attn.lr")
 
 

@@ -40,7 +40,7 @@ def _version(package: str) -> str:
 
 
 def _advice(torch: str) -> str:
-    """What to install for a version of torch: torchvision counts 15 minor versions behind torch 2."""
+    """Return what to install for a version of torch; torchvision's minor version is 15 higher."""
     release = re.match(r"2\.(\d+)", torch)
     fitting = f"torchvision==0.{int(release[1]) + 15}.*" if release else "the torchvision made for it"
     return (

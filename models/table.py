@@ -42,7 +42,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
-    """What is done to intensities before the image encoder sees them.
+    """Normalisation of intensities before the image encoder.
 
     Attributes:
         text: in words.

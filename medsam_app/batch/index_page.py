@@ -71,7 +71,7 @@ class IndexRow:
 
 
 class _Spread(NamedTuple):
-    """Where most values of one kind lie."""
+    """Range that holds most values of one kind."""
 
     median: float
     deviation: float
@@ -245,7 +245,7 @@ def _card(
 
 
 def _marks(row: IndexRow, unusual: Sequence[str], spreads: Mapping[str, _Spread]) -> list[tuple[str, str]]:
-    """What stands out, in words, and the attributes that give it its colour."""
+    """Return a card's warnings in words, and the attributes that colour it."""
     bad, odd = ' class="bad"', ' class="odd"'
     marks: list[tuple[str, str]] = []
     if row.outcome != "done":

@@ -22,7 +22,7 @@ class NoRoom(SaveError):
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done for a case.
+    """One case to segment.
 
     Attributes:
         found: the volume. asked: what is asked of it.

@@ -1,4 +1,4 @@
-"""What is written for a case: its masks, and a picture of them."""
+"""Output files of a case: its masks, and a picture of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the objects of a folder's volumes are: prompt files, a table of points and boxes, coarse masks."""
+"""Prompts for the volumes of a folder: prompt files, a table, or coarse masks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a volume; none of it: what the adapter was taught.
+    """Prompts for one volume. If all fields are empty, segment the labels the adapter learned.
 
     Attributes:
         missing: where a prompt file, rows or a mask were looked for in vain.
@@ -65,7 +65,7 @@ class Asked:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What has to be read beside the volume."""
+        """Files to read in addition to the volume."""
         return tuple(path for path in (self.prompt_file, self.mask) if path is not None)
 
 
@@ -93,7 +93,7 @@ class Prompts:
     settings: BatchSettings
 
     def of(self, volumes: Sequence[Found]) -> list[Asked]:
-        """What is asked of each volume, in their order."""
+        """Return the prompts of each volume, in the order of the volumes."""
         settings = self.settings
         if settings.automatic:
             return [Asked()] * len(volumes)

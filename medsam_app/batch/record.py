@@ -1,4 +1,4 @@
-"""What is known of a folder's results: a record a case, kept in a journal that survives being killed.
+"""Records of a folder's results: one per case, in a journal that survives kills.
 
 In the output folder, `.medsam-app/` holds what runs tell each other: what decides the masks there
 (`settings.json`), a journal of each run or shard, to which a line is added when a case is begun and when it
@@ -59,7 +59,7 @@ class OutputRecord(_Kept):
 
 
 class CaseRecord(_Kept):
-    """What came of a case.
+    """Result of one case.
 
     Attributes:
         case: its name: its path within the input folder without the ending, with '/'.
@@ -96,7 +96,7 @@ class CaseRecord(_Kept):
 
     @property
     def unmet(self) -> int:
-        """How many prompts are not honoured."""
+        """Number of prompts that the masks do not satisfy."""
         return sum(each.unmet for each in self.objects)
 
     @property
@@ -118,7 +118,7 @@ class Shard:
 
     @property
     def suffix(self) -> str:
-        """What is added to the names of the files of this shard."""
+        """Suffix of the names of this shard's files."""
         return "" if self.whole else f"-{self.number}-of-{self.count}"
 
 

@@ -1,4 +1,4 @@
-"""What is left beside the masks of a folder: run.json, results.csv and index.html."""
+"""Files next to the masks of a folder: run.json, results.csv and index.html."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class FolderPlan:
-    """What a run is going to do.
+    """Cases that a run will process.
 
     Attributes:
         jobs: all cases of the shard.
@@ -63,7 +63,7 @@ class FolderPlan:
 
 @dataclass(frozen=True)
 class FolderResult:
-    """What came of a folder.
+    """Result of a folder run.
 
     Attributes:
         output: the folder of the masks.
@@ -171,7 +171,7 @@ def segment_folder(  # noqa: PLR0913 - public, by keyword
 def look_at_folder(
     folder: str | Path, output: str | Path, *, shard: str | None = None, **settings: Any
 ) -> FolderPlan:
-    """What `segment_folder` would do; writes nothing.
+    """Return what `segment_folder` would do; write nothing.
 
     Raises:
         MedsamError: as `segment_folder`, what only a run can find apart.

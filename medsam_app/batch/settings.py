@@ -1,4 +1,4 @@
-"""What decides the masks of a folder, and what a case is asked. Free of torch."""
+"""Settings of a folder run; free of torch."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class BatchSettings(BaseModel):
         return ModelChoice(name=self.model, weights=self.weights, adapter=self.adapter)
 
     def identity(self) -> dict[str, Any]:
-        """What makes results of one run different from those of another, by name; hashes instead of files."""
+        """Return the settings that decide the results, by name; hashes instead of files."""
         from medsam_app.models.download import sha256_of
 
         weights = (

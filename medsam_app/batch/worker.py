@@ -60,7 +60,7 @@ class Worker:
         self._model = threading.Lock()
 
     def ready(self) -> bool:
-        """Whether cases can come: it answers at all."""
+        """Return True; answering at all shows that the worker is ready."""
         return True
 
     def run(self, job: Job) -> CaseRecord:
@@ -141,7 +141,7 @@ class Worker:
         return volume, objects_of_rows(job.asked.rows, volume.grid)
 
     def _labels(self, volume: Volume) -> Made:
-        """What the adapter or the net was taught, without a prompt."""
+        """Segment the labels that the adapter or network learned, without prompts."""
         settings = self.settings
         if self.net is not None:
             self.net.set_volume(volume)
@@ -168,7 +168,7 @@ class Worker:
         return Made(found.array, objects, chances=found.probabilities)
 
     def _objects(self, job: Job, volume: Volume, wanted: list[Wanted]) -> Made:
-        """What prompts say."""
+        """Segment the objects that prompts define."""
         session = Session(volume, self.predictor)
         warnings: list[str] = []
         if job.asked.prompt_file is not None:

@@ -205,7 +205,7 @@ def running(service: Service, *, auth: Sequence[tuple[str, str]] | None = None) 
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address or name is of this machine alone."""
+    """Return whether an address or name is of this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

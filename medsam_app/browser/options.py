@@ -1,4 +1,4 @@
-"""What the server of the browser app is started with. Free of torch and gradio."""
+"""Options of the browser app's server; free of torch and gradio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands first in the head of Gradio's page: what Gradio is given for it comes when its scripts run."""
+"""Beginning of the page's head, which must precede Gradio's own scripts."""
 
 from __future__ import annotations
 

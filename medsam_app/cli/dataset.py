@@ -1,4 +1,4 @@
-"""What `medsam-app dataset` takes; what it does is in `medsam_app.commands.dataset`."""
+"""Options of `medsam-app dataset`, implemented in `medsam_app.commands.dataset`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `medsam-app evaluate` takes; what it does is in `medsam_app.commands.evaluate`."""
+"""Options of `medsam-app evaluate`, implemented in `medsam_app.commands.evaluate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `medsam-app finetune` takes; what it does is in `medsam_app.commands.finetune`."""
+"""Options of `medsam-app finetune`, implemented in `medsam_app.commands.finetune`."""
 
 from __future__ import annotations
 

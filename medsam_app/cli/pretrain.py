@@ -1,4 +1,4 @@
-"""What `medsam-app pretrain` takes; what it does is in `medsam_app.commands.pretrain`."""
+"""Options of `medsam-app pretrain`, implemented in `medsam_app.commands.pretrain`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `medsam-app segment` takes; what it does is in `medsam_app.commands.segment`."""
+"""Options of `medsam-app segment`, implemented in `medsam_app.commands.segment`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `medsam-app dataset inspect` does: read with a bar, print tables, write a file."""
+"""`medsam-app dataset inspect`: check every case, print tables, write a file."""
 
 from __future__ import annotations
 

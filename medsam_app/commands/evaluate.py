@@ -1,4 +1,4 @@
-"""What `medsam-app evaluate` does: measure with a bar, print tables, write files."""
+"""`medsam-app evaluate`: measure, print tables, write files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `medsam-app finetune` does: read the dataset, settle the plan, teach, and say what it brought."""
+"""`medsam-app finetune`: read the dataset, plan, train, and report the benefit."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def _wait(device: Any) -> None:
 
 
 def _tell_cases(prepared: PreparedRun, trainer: FinetuneTrainer) -> None:
-    """How many cases there are for what."""
+    """Print the numbers of training and validation cases."""
     text = f"Learning from {len(prepared.learned)} cases, measuring on {len(prepared.measured)}"
     if trainer.windows.cached < trainer.windows.count:
         text += (

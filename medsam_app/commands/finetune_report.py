@@ -1,4 +1,4 @@
-"""What a finetuned adapter brought: the product on cases that were kept apart, with it and without."""
+"""Report of a fine-tuning run: the product on held-out cases with and without the adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a finetuning run is about, settled before it starts and found again when it goes on."""
+"""Preparation of a fine-tuning run before it starts, read again when it resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `medsam-app models` does: the table, everything about one model, and fetching weights."""
+"""`medsam-app models`: the table, the details of one model, and downloads."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _without_url(entry: ModelEntry) -> str:
 
 
 def _state(entry: ModelEntry) -> str:
-    """Where the weights are, after verifying them."""
+    """Return the place of the verified weights."""
     if entry.checkpoint.sha256 is None:
         return "not kept: the file is given each time"
     if store.glance(entry) == "no":

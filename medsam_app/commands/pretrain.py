@@ -1,4 +1,4 @@
-"""What `medsam-app pretrain` does: check, start the processes' group, train, and stop in order."""
+"""`medsam-app pretrain`: check, join the processes, train, and stop in order."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def pretrain(
 def _measured(
     trainer: PretrainTrainer, windows: Validation, stopped: Callable[[], bool]
 ) -> dict[str, list[float]] | None:
-    """How good the averaged weights are."""
+    """Measure the averaged weights."""
     return windows.measure(trainer.averaged(), trainer.device, stopped=stopped)
 
 

@@ -1,4 +1,4 @@
-"""What `medsam-app segment` does: objects by prompts, or an adapter's labels without any."""
+"""`medsam-app segment` for one image: objects by prompts, or an adapter's labels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # heavy: imported inside the functions that need them
 
 @dataclass(frozen=True, kw_only=True)
 class Segmentation:
-    """What `segment` was asked for; see its options."""
+    """Options of `medsam-app segment` for one image."""
 
     image: Path
     output: Path
@@ -154,7 +154,7 @@ def _check_targets(asked: Segmentation) -> None:
 
 
 def _check_automatic(asked: Segmentation) -> None:
-    """What can be told of an adapter's labels without loading it."""
+    """Check the labels of an adapter without loading it."""
     if asked.model.adapter is None:
         raise AdapterError(
             "--automatic finds the labels that an adapter was taught; give one with --adapter, or say where "

@@ -1,4 +1,4 @@
-"""What `medsam-app segment INPUT_FOLDER OUTPUT_FOLDER` does."""
+"""`medsam-app segment INPUT_FOLDER OUTPUT_FOLDER`."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _duration(seconds: float) -> str:
 
 
 def _show_plan(folder: Path, output: Path, shard: str | None, settings: Mapping[str, Any]) -> None:
-    """What would be done, a line a case."""
+    """Print the plan of a run, one line per case."""
     with step("Looking at the folders"):
         from medsam_app.batch.run import look_at_folder
 

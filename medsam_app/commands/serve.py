@@ -1,4 +1,4 @@
-"""What `medsam-app serve` does."""
+"""`medsam-app serve`: check the options and start the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where labelled cases come from: a folder with a manifest."""
+"""Labelled cases, and folders with a manifest of them."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class LabelSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """What a dataset is like.
+    """Statistics of a dataset, and its faults.
 
     Attributes:
         cases: all that were read, usable or not.

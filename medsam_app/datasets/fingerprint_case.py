@@ -1,4 +1,4 @@
-"""What one labelled case is like, and everything that is wrong with it."""
+"""Statistics and faults of one labelled case."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SAMPLED = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class CaseFacts:
-    """What one case is like; what could not be read is None or empty.
+    """Statistics of one case; None or empty for what could not be read.
 
     Attributes:
         channels: images of the case; of several only the first was read.

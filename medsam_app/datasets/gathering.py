@@ -1,4 +1,4 @@
-"""What labelled cases and the problems with them are gathered in, whatever the layout."""
+"""Collector of labelled cases and problems, for all layouts."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def seen_in(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Return the contents of a JSON file.
 
     Raises:
         DatasetError: it cannot be read as JSON.

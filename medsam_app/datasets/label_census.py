@@ -1,4 +1,4 @@
-"""What one label of one case is like: how much of it there is, how large it is, how bright it is."""
+"""Statistics of one label of one case: voxels, size and intensities."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class ClassicalPrediction:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What a method gets to see.
+    """Input of a method: the window and the prompts in it.
 
     Attributes:
         image: (2, X, Y, Z) float32 in [-1, 1], see `normalise`.

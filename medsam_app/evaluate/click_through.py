@@ -35,7 +35,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How objects are measured, the same for all of them.
+    """Measurement settings, the same for all objects.
 
     Attributes:
         clicks: on each object, the box counted as one.
@@ -54,13 +54,13 @@ class Plan:
     labels: tuple[str, ...] = ()
 
     def wants(self, value: int, name: str) -> bool:
-        """Whether a label is measured."""
+        """Return whether a label is measured."""
         return not self.labels or str(value) in self.labels or name in self.labels
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseInfo:
-    """What is known of a case besides its voxels.
+    """Identity of a case for its scores.
 
     Attributes:
         dataset, modality, case: copied to its scores.
@@ -75,7 +75,7 @@ class CaseInfo:
 
 @dataclass
 class Found:
-    """What was measured of a case, or of several.
+    """Scores of one or several cases.
 
     Attributes:
         small: objects that were left out.
@@ -219,7 +219,7 @@ def _mapped(mapper: LabelMapper) -> _Map:
 
 
 def _found(found: _Map, truth: NDArray[np.bool_], value: int) -> Iterator[tuple[int, Step]]:
-    """What was found of an object without a click."""
+    """Yield the score of an object that was found without a click."""
     mask = found.labels == value
     yield 0, Step(dice(mask, truth), None, 0, found.seconds, mask)
 

@@ -42,7 +42,7 @@ class Picture:
 
 @dataclass
 class _Slice:
-    """Where a case is cut."""
+    """Slice of a case for its picture."""
 
     ras: RasView
     axis: int

@@ -1,4 +1,4 @@
-"""What an evaluation measures and how. Free of torch."""
+"""Options of an evaluation; free of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report draws, as PNG: Dice by click, a strip of cases, and pictures of cases. Needs matplotlib."""
+"""Figures of a report as PNG: Dice by click, cases, pictures; needs matplotlib."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be measured: methods that are clicked, that are told a label too, or that need no prompt."""
+"""Protocols of methods that can be measured: with clicks, with a label, or without prompts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medsam_app.io.volume import Volume
 
 
 class Answer(Protocol):
-    """What a method makes of prompts."""
+    """Prediction of a method."""
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -68,7 +68,7 @@ class LabelMapper(Protocol):
 
 @dataclass(kw_only=True)
 class Methods:
-    """What is measured, by name; no two have the same one.
+    """Methods to measure, by unique names.
 
     Attributes:
         segmenters: clicked on every object.

@@ -1,4 +1,4 @@
-"""How good a model is on labelled volumes, measured as a careful person would click.
+"""Evaluation of models on labelled volumes by the clicks of a careful simulated user.
 
     medsam-app evaluate DATASET --adapter liver.safetensors --base --csv scores.csv --report report.html
 
@@ -36,7 +36,7 @@ __all__ = ["Evaluation", "Skipped", "evaluate_folder", "run_evaluation"]
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was measured, and how.
+    """Result of an evaluation and its settings.
 
     Attributes:
         folder, layout: where the cases are, and what that was understood to be.
@@ -219,7 +219,7 @@ def _measure(
     skip: Callable[[Skipped], None] | None,
     gallery: Gallery | None,
 ) -> tuple[Found, list[Skipped]]:
-    """What all cases come to, and those that could not be measured."""
+    """Measure all cases; return their scores and the skipped cases."""
     whole, skipped = Found(), []
 
     def leave_out(case: Skipped) -> None:

@@ -1,4 +1,4 @@
-"""What many scores come to: means with intervals, clicks that it takes, and where clicks do harm."""
+"""Summaries of scores: means with intervals, clicks to a Dice, and harmful clicks."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Spoilt:
 
 @dataclass(frozen=True)
 class Summary:
-    """What one method scored.
+    """Summary of one method.
 
     Attributes:
         clicks: on each object; 0 of a method that finds labels without a prompt. One that begins with what
@@ -159,7 +159,7 @@ def objects_by_method(scores: Sequence[Score]) -> dict[str, list[list[Score]]]:
 
 
 def case_of(rows: Sequence[Score]) -> tuple[str, str, str]:
-    """What is drawn as one when cases are resampled."""
+    """Return the unit of resampling of a score."""
     return rows[0].dataset, rows[0].modality, rows[0].case
 
 
@@ -195,7 +195,7 @@ def _summary(
 
 
 def _timed(score: Score, rows: Sequence[Score]) -> bool:
-    """Whether its time is of the median: what an object begins with is no click."""
+    """Return whether a score's time counts towards the median time of a click."""
     return score.seconds is not None and (score.click > 0 or rows[-1].click == 0)
 
 

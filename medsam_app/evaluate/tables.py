@@ -47,7 +47,7 @@ def sheets(found: Evaluation) -> list[Sheet]:
 
 
 def remarks(found: Evaluation) -> list[str]:
-    """What the tables do not say, in sentences."""
+    """Return remarks that the tables do not show, in sentences."""
     said = [
         f"{_objects(found)} objects; {found.small} under {MIN_VOXELS} voxels were left out. "
         "In brackets: 95 % intervals, from resampled cases."
@@ -69,7 +69,7 @@ def remarks(found: Evaluation) -> list[str]:
 
 
 def count_name(n: int, first: str) -> str:
-    """What was given after n prompts."""
+    """Return the column title for n prompts."""
     if n == 0:
         return "no prompt"
     if first == "box":
@@ -163,7 +163,7 @@ def _methods(found: Evaluation) -> Sheet:
 
 
 def _harm(summary: Summary) -> str:
-    """Where clicks made masks worse, in a sentence."""
+    """Describe where clicks made masks worse, in a sentence."""
     whole = summary.group("objects")
     steps = summary.clicks - (0 if whole is not None and 0 in whole.dice else 1)
     text = (

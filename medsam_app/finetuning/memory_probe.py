@@ -1,4 +1,4 @@
-"""What real steps of a run take, tried in a process of its own: python -m medsam_app.finetuning.memory_probe
+"""Memory of real training steps, measured in a separate process.
 
 What is to be tried comes as JSON on the standard input. For each thing that was done, a line of JSON goes to
 the standard output, so that what was measured before the system ended the process for its memory is known.
@@ -31,7 +31,7 @@ NO_MEMORY = 137
 
 @dataclass(frozen=True)
 class Task:
-    """What is tried.
+    """Training steps to measure.
 
     Attributes:
         cases: taught on; all are cached.
@@ -52,7 +52,7 @@ class Task:
 
 @dataclass
 class Trial:
-    """What was measured, in bytes of one process; the cases that it cached are left out.
+    """Measured memory in bytes of one process, without cached cases.
 
     Attributes:
         ready: most until the first step: the libraries, the base read from its file, the adapter, two
@@ -72,7 +72,7 @@ class Trial:
 
 
 def can_measure(device: str) -> bool:
-    """Whether the system tells what a process took at most."""
+    """Return whether the system reports the peak memory of a process."""
     return device.startswith("cuda") or peak_memory() is not None
 
 
@@ -125,7 +125,7 @@ def _take(trial: Trial, row: dict[str, Any], told: Callable[[str], None]) -> Non
 
 
 def following(task: Task, size: int, took: int, ready: int) -> int | None:
-    """How many windows at a time to try next, where so many took so much; None for no more.
+    """Return how many windows at a time to try next; None to stop.
 
     As many as certainly fit, since a step has something that does not grow; or one more, where half of what a
     window takes is left.
@@ -202,7 +202,7 @@ def _play(task: Task, tell: Callable[[dict[str, Any]], None]) -> None:
 
 
 def main() -> None:
-    """What the process does."""
+    """Run the measurement; entry point of the process."""
     out, sys.stdout = sys.stdout, sys.stderr
 
     def tell(row: dict[str, Any]) -> None:

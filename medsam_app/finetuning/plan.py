@@ -229,7 +229,7 @@ def make_plan(values: dict[str, Any], *, source: str = "The plan") -> Plan:
 
 
 def _told(error: Any) -> str:
-    """What pydantic found, in a sentence."""
+    """Return one of pydantic's errors as a sentence."""
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return unknown_name("setting", where, Plan.model_fields)

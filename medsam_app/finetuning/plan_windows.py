@@ -25,7 +25,7 @@ _RAS = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
 @dataclass(frozen=True)
 class Objects:
-    """How large things are, in mm.
+    """Sizes of objects in mm.
 
     Attributes:
         finest: median over the cases of the finest spacing along any axis.

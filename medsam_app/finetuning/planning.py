@@ -93,7 +93,7 @@ def plan_for(
 
 
 def _checked(base: str, given: Mapping[str, Any]) -> Plan:
-    """What is given as a plan, the rest stood in for: faults show before anything follows from them."""
+    """Validate the given fields of a plan, with placeholders for the rest."""
     length = {} if given.get("steps") is not None else {"minutes": MINUTES}
     rest = {"labels": {1: "label"}, "spacing": 1.0, "window": (SIDE, SIDE, SIDE), "base": base}
     asked = make_plan(rest | length | dict(given), source="What was asked for")
@@ -132,7 +132,7 @@ def _derived(
 
 
 def _warnings(found: Fingerprint, cases: Sequence[CaseFacts]) -> list[str]:
-    """What is wrong with the dataset as far as it matters here."""
+    """Return warnings about the dataset that matter for training."""
     warnings = []
     kinds = Counter(problem.kind for problem in found.problems if problem.severity == "error")
     if found.unusable:

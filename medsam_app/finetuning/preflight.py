@@ -1,4 +1,4 @@
-"""Whether a finetuning run fits into memory, and how it is made to.
+"""Memory check of a fine-tuning run, which adapts the plan to the memory.
 
 found = fit(plan, cases, memory=6_000_000_000, device="cpu")
 FinetuneTrainer(found.plan, ..., memory=found.caches)
@@ -140,7 +140,7 @@ def _unchanged(plan: Plan, cases: Sequence[Case], available: int, note: str) -> 
 
 
 class _Room:
-    """What there is for one process, and which plans fit into it.
+    """Memory of one process, and the plans that fit into it.
 
     Attributes:
         share: windows of an update in one process.
@@ -261,7 +261,7 @@ def _smaller(
 
 
 def _sizes(cases: Sequence[Case], plan: Plan) -> list[int]:
-    """What each case takes once it is cached."""
+    """Return the cached size of each case in bytes."""
     from medsam_app.finetuning.training_windows import bytes_on_grid
 
     return [bytes_on_grid(case, plan) for case in cases]
@@ -279,7 +279,7 @@ def _available(memory: int | None, device: str, processes: int) -> int:
 
 
 def _told(plan: Plan) -> str:
-    """What a trial is of."""
+    """Describe a trial in words."""
     parts = [f"{plan.base}, {' x '.join(map(str, plan.window))} voxels"]
     parts += [name for name in ("checkpointing", "cached") if getattr(plan, name)]
     return ", ".join(parts)

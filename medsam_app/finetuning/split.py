@@ -67,7 +67,7 @@ def _key(case: Case) -> tuple[str, str]:
 
 
 def _shares(sizes: dict[str, int], plan: Plan) -> dict[str, int]:
-    """How many cases of each dataset are measured: whole parts first, then the largest remainders."""
+    """Return how many cases of each dataset are held out, by largest remainders."""
     total = sum(sizes.values())
     if total < 2:
         return dict.fromkeys(sizes, 0)

@@ -123,7 +123,7 @@ class FinetuneTrainer(Trainer[Plan]):
         )
 
     def settled(self) -> bool:
-        """Whether so many measurements brought nothing that more are not worth the time."""
+        """Return whether validation has not improved for `patience` measurements."""
         return 0 < self.settings.patience <= self.stale
 
     def train_step(self) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class FinetuneTrainer(Trainer[Plan]):
             self.adapter.save(path, self.card({}))
 
     def card(self, measured: Mapping[str, Sequence[float]]) -> AdapterCard:
-        """What the adapter's file says of itself."""
+        """Return the card for the adapter's file."""
         plan, clip = self.settings, self.settings.clip
         method: dict[str, Any] = {"method": "window"}
         if clip is not None:

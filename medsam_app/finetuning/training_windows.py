@@ -76,7 +76,7 @@ def roomy_window(plan: Plan) -> Index:
 
 
 def bytes_on_grid(case: Case, plan: Plan) -> int:
-    """What a cached case takes at most; its header tells.
+    """Return the largest cached size of a case in bytes, from its header.
 
     Raises:
         MedsamError: it cannot be read.

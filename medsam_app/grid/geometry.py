@@ -22,7 +22,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where voxels lie in the world.
+    """Shape and affine of a volume.
 
     Attributes:
         shape: voxels along (i, j, k).
@@ -63,7 +63,7 @@ class Grid:
         return np.all((ijk >= -0.5) & (ijk <= np.asarray(self.shape) - 0.5), axis=-1)
 
     def difference(self, other: Grid) -> str | None:
-        """What differs from another grid, in words, or None when both are the same grid."""
+        """Describe the difference from another grid; None if the grids are the same."""
         if tuple(self.shape) != tuple(other.shape):
             return f"shape {tuple(other.shape)} instead of {tuple(self.shape)}"
         corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)])

@@ -84,7 +84,7 @@ class Patch:
         return whole
 
     def value_at(self, voxel: Sequence[int]) -> bool:
-        """Whether a voxel (i, j, k) of the volume is in the mask; False anywhere outside the box."""
+        """Return whether a voxel (i, j, k) of the volume is in the mask; False anywhere outside the box."""
         at = tuple(v - s for v, s in zip(voxel, self.start, strict=True))
         return all(0 <= a < n for a, n in zip(at, self.mask.shape, strict=True)) and bool(self.mask[at])
 

@@ -78,7 +78,7 @@ class Roi:
         return np.stack([origin > 0.5, end < np.asarray(self.ras.shape) - 1.5], axis=-1)
 
     def covers_volume(self) -> bool:
-        """Whether no voxel of the volume lies beyond the window."""
+        """Return whether no voxel of the volume lies beyond the window."""
         return not bool(self.open_faces().any())
 
     def file_lines(self) -> list[tuple[int, float, float]]:
@@ -188,7 +188,7 @@ def in_file_order(values: torch.Tensor, roi: Roi) -> torch.Tensor:
 
 
 def box_weights(roi: Roi, start: Index, stop: Index) -> tuple[tuple[slice, ...], list[torch.Tensor]]:
-    """What `write_box` makes a box of: the part of the window, and a matrix an axis, in the file's order."""
+    """Return the part of the window that a box needs, and one interpolation matrix per axis."""
     crop, matrices = [], []
     for file_axis, (axis, origin, step) in enumerate(roi.file_lines()):
         last, reach = roi.shape[axis] - 1, max(1.0, 1.0 / abs(step))

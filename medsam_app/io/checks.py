@@ -1,4 +1,4 @@
-"""What the voxels and affine of a volume must be, and what is said about them."""
+"""Checks of a volume's voxels and affine, and notes about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file holds, for `medsam-app info`: size, place, intensities, frames and series."""
+"""Description of a file for `medsam-app info`: grid, intensities, frames and series."""
 
 from __future__ import annotations
 

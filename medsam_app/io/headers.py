@@ -1,4 +1,4 @@
-"""What a file says about itself, checked before anything is allocated.
+"""File headers, checked before memory is allocated.
 
 A header is a promise: so many voxels of such a type. Before a reader trusts it, the promise is held
 against the size of the file and the memory of the machine, so that a damaged or hostile header ends in
@@ -73,7 +73,7 @@ def find_format(path: Path) -> Format:
 
 
 def looks_like_dicom(start: bytes) -> bool:
-    """Whether the first 132 bytes of a file are those of a DICOM file (with or without preamble)."""
+    """Return whether the first 132 bytes of a file are those of a DICOM file (with or without preamble)."""
     return start[128:132] == b"DICM" or (start[:2] in (b"\x02\0", b"\x08\0") and len(start) == 132)
 
 

@@ -10,7 +10,7 @@ from medsam_app.errors import VolumeError
 
 
 def there(path: Path) -> bool:
-    """Whether there is a file or folder; also of names that no system can have."""
+    """Return whether a file or folder exists; False for impossible names."""
     try:
         return path.exists()
     except (OSError, ValueError):  # too long, or with a zero in it

@@ -18,7 +18,7 @@ _LONGEST = 1 << 20
 
 @dataclass(frozen=True)
 class Packing:
-    """How the voxels are stored.
+    """Storage of voxels in a file.
 
     Attributes:
         expansion: the most bytes that one byte of the file can become (1 for raw, inf where unbounded).

@@ -1,4 +1,4 @@
-"""What an object measures: size, diameters, areas, intensities; and all of a session as a table."""
+"""Measurements of an object: size, diameters, areas, intensities; tables of them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Areas:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one mask measures. Of an empty mask there are no diameters and areas, and the rest is 0.
+    """Measurements of one mask; an empty mask has no diameters and areas, and zeros otherwise.
 
     Attributes:
         voxels, volume_ml: of the mask.

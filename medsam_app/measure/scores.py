@@ -1,4 +1,4 @@
-"""What one measured object scored after each prompt."""
+"""Scores of one object after each prompt."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Score:
 
     @property
     def object(self) -> tuple[str, str, str, int]:
-        """What tells an object from all others."""
+        """Key of the object among all scores."""
         return self.dataset, self.modality, self.case, self.value
 
 

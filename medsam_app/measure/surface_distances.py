@@ -1,4 +1,4 @@
-"""How far the surface of a mask is from that of the object, in mm, by MONAI's functions.
+"""Distances between surfaces of masks in mm, computed by MONAI.
 
 A surface is the voxels of a mask that touch one outside it by a face; beyond the volume is outside.
 """

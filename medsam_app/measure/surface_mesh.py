@@ -44,7 +44,7 @@ class Surface:
 
     @property
     def volume_ml(self) -> float:
-        """What it encloses; negative were it inside out."""
+        """Enclosed volume in millilitres; negative if the surface is inside out."""
         a, b, c = self._corners()
         return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6000)
 

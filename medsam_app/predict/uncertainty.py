@@ -1,4 +1,4 @@
-"""Where to click next: the places where cheap variants of the decode disagree with the mask.
+"""Uncertainty of a mask: disagreement between variants of its decode.
 
 A variant asks the model once more about a window that is encoded already: with the clicks moved by a voxel,
 or without the mask of the prompts before; each answer holds several candidates. The more likely a voxel is on
@@ -27,7 +27,7 @@ DOUBTED = 0.25
 
 @dataclass(frozen=True, eq=False)
 class Doubt:
-    """How far variants of a decode disagree with a mask.
+    """Disagreement of decode variants with a mask.
 
     Attributes:
         start: (i, j, k) first voxel of the values.

@@ -226,14 +226,14 @@ def _part_for(roi: Roi, start: int, stop: int) -> tuple[int, slice, Roi]:
 
 
 def _window_count(shape: Index, window: Index, overlap: float) -> int:
-    """How many windows MONAI lays over a shape."""
+    """Return the number of MONAI's sliding windows for a shape."""
     steps = [max(1, int(side * (1 - overlap))) for side in window]
     sides = zip(shape, window, steps, strict=True)
     return math.prod(math.ceil((n - side) / step) + 1 for n, side, step in sides)
 
 
 def _ticker(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """What counts windows and tells."""
+    """Return a callback that counts windows and reports progress."""
     done = 0
 
     def tick(count: int) -> None:

@@ -100,7 +100,7 @@ def read_recipe(file: Path) -> Recipe:
 
 
 def _told(error: Any) -> str:
-    """What pydantic found, in a sentence."""
+    """Return one of pydantic's errors as a sentence."""
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return unknown_name("setting", where, Recipe.model_fields)

@@ -1,4 +1,4 @@
-"""What a training run is measured on: the same windows and the same careful person every time.
+"""Validation of pretraining: the same windows and simulated clicks every time.
 
 The windows are never trained on: synthetic ones come from seeds that training does not draw, real ones lie
 around objects of `dev` cases.

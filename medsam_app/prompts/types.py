@@ -1,4 +1,4 @@
-"""What a user says about an object: points, scribbles, boxes, masks, and what was painted by hand.
+"""Prompts: points, scribbles, boxes, masks, and painted voxels.
 
 Coordinates are voxel indices (i, j, k) of the file, in the file's own axis order. Prompts are
 immutable; a list of them, in order, determines a mask.
@@ -165,7 +165,7 @@ class MaskPrompt(Bits):
 
 
 class Paint(_Prompt):
-    """What somebody set by hand: voxels that are in the mask, and voxels that are not.
+    """Voxels set by hand: inside and outside the mask.
 
     No model is asked about it: it is laid over what the other prompts give (see `touch_up`), and holds until
     something newer says otherwise.
@@ -196,7 +196,7 @@ Prompt = Annotated[Told, Field(discriminator="kind")]
 
 
 def says_where(prompt: AnyPrompt) -> bool:
-    """Whether a prompt says where the object is, and not only where it is not."""
+    """Return whether a prompt says where the object is, and not only where it is not."""
     if isinstance(prompt, Paint):
         return prompt.inside is not None
     return not isinstance(prompt, Point | Scribble) or prompt.positive

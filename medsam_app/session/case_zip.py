@@ -126,7 +126,7 @@ def _prove(draft: Path, files: Mapping[str, str]) -> None:
 
 
 def _about(session: Session, name: str) -> dict[str, Any]:
-    """What made the masks."""
+    """Return the contents of about.json: everything that produced the masks."""
     volume, model = session.volume, session.identity
     adapter = (
         {"id": model.adapter_id, "sha256": model.adapter_sha256} if model and model.adapter_sha256 else None

@@ -28,7 +28,7 @@ class History(Generic[State]):
 
     @property
     def state(self) -> State:
-        """Where the history stands."""
+        """Current state."""
         return self._states[self._position]
 
     def push(self, state: State, change: str) -> None:

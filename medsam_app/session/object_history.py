@@ -76,12 +76,12 @@ class ObjectHistory:
 
     @property
     def can_undo(self) -> bool:
-        """Whether there is a step to take back."""
+        """Whether a step can be undone."""
         return self.undo_text is not None
 
     @property
     def can_redo(self) -> bool:
-        """Whether there is a step that was taken back."""
+        """Whether a step can be redone."""
         return self.redo_text is not None
 
     @property
@@ -105,7 +105,7 @@ class ObjectHistory:
         return self._move(self._history.redo)
 
     def steps(self, object_id: str) -> list[Step]:
-        """What made an object's prompts what they are, the oldest first.
+        """Return the steps that led to an object's prompts, oldest first.
 
         Raises:
             PromptError: there is no such object.

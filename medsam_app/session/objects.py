@@ -1,4 +1,4 @@
-"""What a person segments: an object with its name, label value, colour and prompts."""
+"""Segmented object: name, label value, colour and prompts."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def checked_index(owner: SegmentedObject, index: int) -> int:
 
 
 def prompt_words(prompt: AnyPrompt) -> str:
-    """What a prompt is, for a menu."""
+    """Describe a prompt for a menu."""
     if isinstance(prompt, Point):
         return "positive click" if prompt.positive else "negative click"
     if isinstance(prompt, Paint):

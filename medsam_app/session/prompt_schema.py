@@ -1,4 +1,4 @@
-"""What stands in a prompt file, of version 1, or of version 2 where it holds more than version 1 knows.
+"""Schema of prompt files, versions 1 and 2.
 
 Every field is checked on reading and unknown ones are refused, so that a misspelt word is not a
 silently ignored one.
@@ -64,7 +64,7 @@ class ImageEntry(_Part):
 
     @property
     def grid(self) -> Grid:
-        """Where the image's voxels lie."""
+        """Grid of the image."""
         return Grid(self.shape, np.asarray(self.affine, dtype=np.float64))
 
 
@@ -135,7 +135,7 @@ class BitsEntry(_Part):
 
 
 class PaintEntry(_Part):
-    """What was painted by hand; see `Paint`."""
+    """Painted voxels; see `Paint`."""
 
     kind: Literal["paint"]
     what: str = Field(min_length=1, max_length=60)

@@ -139,7 +139,7 @@ class Session(ObjectEditor):
         return made
 
     def doubt(self, object_id: str) -> Doubt | None:
-        """Where the model is in doubt about an object's mask; None while nothing says where it is.
+        """Return the uncertainty of an object's mask; None without a prompt that locates it.
 
         Raises:
             PromptError, SettingsError: as `prediction` and `VolumePredictor.variants`.

@@ -13,7 +13,7 @@ Overlap = Literal["later", "earlier"]
 
 @dataclass(frozen=True, kw_only=True)
 class SessionSettings:
-    """What decides the label map besides the volume, the model and the prompts.
+    """Settings that decide the label map besides the volume, the model and the prompts.
 
     Fields have no defaults: code that builds settings from another form, such as a prompt file, has to name
     all of them.

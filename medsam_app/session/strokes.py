@@ -1,4 +1,4 @@
-"""What a hand draws, as voxels: strokes of a brush and lassos.
+"""Voxels of brush strokes and lassos.
 
 Places are voxel indices (i, j, k) of the file and may lie outside the volume, where they draw nothing.
 """

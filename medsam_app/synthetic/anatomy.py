@@ -216,6 +216,6 @@ def random_anatomy(draws: Draws, n: int) -> Scene:
 
 
 def _kind(draws: Draws) -> Callable[[Draws, Scene, Vector, float], list[int]]:
-    """How a target is made."""
+    """Draw the kind of a target at random."""
     at = draws.uniform(0, 1)
     return single if at < 0.6 else organ if at < 0.75 else bunch if at < 0.88 else cells

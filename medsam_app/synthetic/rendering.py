@@ -31,7 +31,7 @@ MOST_HIDDEN = 0.5
 
 @dataclass
 class Palette:
-    """How the labels of a map are painted; intensities from about 0 to 1.
+    """Intensity statistics of a label map's labels; intensities from about 0 to 1.
 
     Attributes:
         means, spreads: (count,) mean and standard deviation of each label.
@@ -106,7 +106,7 @@ def random_palette(draws: Draws, count: int, target: list[int], kin: list[list[i
 
 
 def outline_pairs(labels: Tensor, inside: Tensor, count: int) -> NDArray[np.int64]:
-    """How many faces of a target's outline lie between which labels: (count, count).
+    """Count the faces of a target's outline by pairs of labels: (count, count).
 
     Args:
         labels: (n, n, n) int64 below `count`.

@@ -1,1 +1,1 @@
-"""What all training runs share: loop, loss, checkpoints, simulated users, processes."""
+"""Shared parts of training runs: loop, loss, checkpoints, simulated users, processes."""

@@ -1,4 +1,4 @@
-"""What every training run does alike: the state on disk, gradients shared by processes, the learning rate."""
+"""Saved state, averaged gradients, updates and learning rate of training runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAST_RATE = 0.02
 
 
 def is_saved(out: Path) -> bool:
-    """Whether a folder holds a run."""
+    """Return whether a folder holds a run."""
     return (out / STATE).is_file()
 
 
@@ -78,7 +78,7 @@ def read_state(out: Path, names: Sequence[str]) -> tuple[dict[str, Any], list[di
 
 
 def damaged(out: Path) -> ModelError:
-    """That the run in a folder cannot be taken up."""
+    """Return the error for a run that cannot be resumed."""
     return ModelError(f"The run saved in {out} is damaged or of another model; give another --out.")
 
 

@@ -27,7 +27,7 @@ Measure = Callable[[Stopped], dict[str, list[float]] | None]
 
 
 class Watcher:
-    """Sees a run go by; this one looks away."""
+    """Callbacks of a training run; the base class does nothing."""
 
     def trained(self, row: dict[str, Any], done: float) -> None:
         """A step was made: its line in the log, and which part of the run is behind."""
@@ -130,7 +130,7 @@ def run(
 
 
 def _agreed(trainer: Trainer[Any], stop: bool) -> bool:
-    """Whether any process wants to stop; all take over the clock of the first."""
+    """Return whether any process wants to stop; all adopt the clock of the first."""
     if trainer.world == 1:
         return stop
     clock = 0.0 if trainer.rank else trainer.seconds

@@ -1,4 +1,4 @@
-"""What a training run makes small: the loss of one round, and the Dice it is told by."""
+"""Training loss of one round, and the Dice that is logged."""
 
 from __future__ import annotations
 

@@ -32,12 +32,12 @@ GRACE = 60.0
 
 
 def is_first() -> bool:
-    """Whether this is the first of the processes that share a run, or the only one."""
+    """Return whether this is the first of the processes that share a run, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def process_count() -> int:
-    """How many processes share a run."""
+    """Return the number of processes of a run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -66,7 +66,7 @@ def process_device(wanted: str) -> tuple[torch.device, str]:
 def suitable_count(
     device: torch.device, *, minutes: float | None, batch: int, memory: int | None = None
 ) -> int:
-    """How many processes suit a run: on a CPU some, which take windows side by side, and otherwise one.
+    """Return a suitable number of processes: several on a CPU, otherwise one.
 
     The steps of a small window are too short for all cores to have their share of each.
 

@@ -1,4 +1,4 @@
-"""Who watches a training run: a bar in a terminal, lines in a log, TensorBoard."""
+"""Callbacks of a training run: progress bar, log lines, TensorBoard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worklist has to teach from, and which adapter it uses.
+"""Training examples of a worklist, and the adapter in use.
 
 Accepted cases are the examples. An adapter that was taught on them is copied beside the database once it
 is to be used, so that the next run of teaching leaves it alone.
@@ -65,7 +65,7 @@ def examples(worklist: Worklist) -> tuple[list[Example], dict[int, str]]:
 
 
 def _is_whole(image: Path, part: Mapping[str, Any]) -> bool:
-    """Whether a part of a file is all that it has: not one frame or channel of several."""
+    """Return whether a part of a file is all that it has: not one frame or channel of several."""
     if part.get("frame") or part.get("channel"):
         return False
     try:

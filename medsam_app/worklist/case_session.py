@@ -163,7 +163,7 @@ class CaseWork:
 
 
 def accepted_files(worklist: Worklist, name: str) -> tuple[Path, Path]:
-    """Where the mask and the prompt file of an accepted case are.
+    """Return the paths of the mask and the prompt file of an accepted case.
 
     Raises:
         WorklistError: the name leads out of the folder of masks.
@@ -176,7 +176,7 @@ def accepted_files(worklist: Worklist, name: str) -> tuple[Path, Path]:
 
 
 def made_by(session: Session) -> str:
-    """What makes a session's masks, as JSON: model and adapter with their hashes."""
+    """Return the model and adapter of a session with their hashes, as JSON."""
     model = session.identity
     if model is None:
         return "{}"

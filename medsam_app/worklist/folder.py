@@ -1,4 +1,4 @@
-"""What a folder holds for a worklist."""
+"""Volumes of a folder for a worklist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in a worklist: cases, the work on them, and what happened."""
+"""Rows of a worklist: cases, versions of the work on them, and events."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What was done on a case.
+    """One version of the work on a case.
 
     Attributes:
         version: of the case when this was written.

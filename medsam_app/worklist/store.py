@@ -145,7 +145,7 @@ class Worklist:
         return _case(rows[0])
 
     def counts(self) -> dict[State, int]:
-        """How many cases there are of each state."""
+        """Return the number of cases in each state."""
         found = dict(map(tuple, self._rows("SELECT state, COUNT(*) FROM cases GROUP BY state")))
         return {state: found.get(state, 0) for state in STATES}
 
@@ -175,7 +175,7 @@ class Worklist:
         return "-".join(str(part or 0) for part in row)
 
     def events(self, name: str) -> list[Event]:
-        """What happened to a case, newest first."""
+        """Return the events of a case, newest first."""
         rows = self._rows(
             "SELECT name, what, who, changed FROM events WHERE name = ? ORDER BY number DESC", name
         )
@@ -229,7 +229,7 @@ class Worklist:
 
     @property
     def masks(self) -> Path:
-        """Where masks of accepted cases go: beside the database."""
+        """Folder of the masks of accepted cases, next to the database."""
         return self.path.parent / MASKS
 
     def save_work(self, name: str, prompts: str, *, seen: int, who: str = "", made_by: str = "") -> int:

@@ -137,12 +137,12 @@ class Teaching:
 
     @property
     def running(self) -> bool:
-        """Whether a run of this one is under way."""
+        """Whether a run started by this process is in progress."""
         return self._turn.is_locked
 
     @property
     def adapter(self) -> Path:
-        """Where the adapter of the last run is, once it is taught."""
+        """Path of the last run's adapter; exists once training has ended."""
         return self.folder / "taught.safetensors"
 
     def start(

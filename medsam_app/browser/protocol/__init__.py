@@ -1,1 +1,1 @@
-"""What crosses the wire: request bodies, binary answers, and the files that may be opened."""
+"""Request bodies, binary answers, and the files that may be opened."""

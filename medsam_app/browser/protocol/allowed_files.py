@@ -57,7 +57,7 @@ def listing(roots: Sequence[Path], root: int, path: str) -> list[dict[str, Any]]
 
 
 def _entry(path: Path, base: Path) -> dict[str, Any] | None:
-    """What a page is told of a file or folder, None where it is not shown."""
+    """Return a page's entry for a file or folder; None if it is not listed."""
     if path.name.startswith(".") or not is_text(path.name):
         return None
     try:
@@ -73,7 +73,7 @@ def _entry(path: Path, base: Path) -> dict[str, Any] | None:
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether one of the first files of a folder is a DICOM file.
+    """Return whether one of the first files of a folder is a DICOM file.
 
     Raises:
         OSError: the folder cannot be looked into.

@@ -44,7 +44,7 @@ def browser_dtype(array: NDArray) -> np.dtype:
 
 
 def volume_header(array: NDArray, grid: Grid, *, name: str, modality: str | None) -> dict[str, Any]:
-    """What the browser must know of a volume (i, j, k) before its voxels."""
+    """Return the header of a volume (i, j, k) that the page needs before the voxels."""
     ras, dtype = grid.ras, browser_dtype(array)
     low, high = float(array.min()), float(array.max())
     step = max(1, round((array.size / 2e6) ** (1 / 3)))

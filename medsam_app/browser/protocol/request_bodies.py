@@ -12,7 +12,7 @@ ACTION_BYTES = 8 << 20
 
 
 class Source(BaseModel):
-    """What to open: the sample, what the server was started with, a file of a folder, or an upload."""
+    """Image to open: the sample, the server's image, a file of a folder, or an upload."""
 
     model_config = ConfigDict(extra="forbid")
     source: Literal["sample", "start", "folder", "upload"]
@@ -25,7 +25,7 @@ class Source(BaseModel):
 
     @property
     def place(self) -> tuple[str, int, str, str]:
-        """Where it is, whatever is chosen of it."""
+        """Place of the file, without the choice of series, frame or channel."""
         return self.source, self.root, self.path, self.upload
 
 

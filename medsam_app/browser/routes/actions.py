@@ -1,4 +1,4 @@
-"""What a page may ask of its session, one pydantic model an action, and what it is told back."""
+"""Actions of a page on its session, one pydantic model each, and the answer."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class OtherMask(BaseModel):
 
 
 class Comparison(BaseModel):
-    """What is to be compared: with a file, or with the one that was given before.
+    """Request for a comparison: with a new file, or with the previous one.
 
     Attributes:
         tolerance_mm: by which surfaces may be apart and still agree; None for the largest side of a voxel.

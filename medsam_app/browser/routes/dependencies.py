@@ -1,4 +1,4 @@
-"""What handlers receive beside a request's own parameters: the service, the caller's workspace and name.
+"""Dependencies of route handlers: the service, the caller's workspace and name.
 
 A page identifies itself by its token in a header, never in an address.
 """

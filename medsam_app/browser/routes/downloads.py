@@ -1,4 +1,4 @@
-"""What a page saves: masks in every format, prompts, measurements, and a case as one .zip.
+"""Downloads: masks in every format, prompts, measurements, and a case as one .zip.
 
 Files are written by the same functions as everywhere, which prove them, in the workspace's folder; then
 they are sent.

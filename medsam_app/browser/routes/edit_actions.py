@@ -1,4 +1,4 @@
-"""What a page may ask that changes masks by hand; one pydantic model an action, like those of actions.py."""
+"""Actions of a page that edit masks by hand, one pydantic model each."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Paint(AnyAction):
 
 
 class Lasso(AnyAction):
-    """What a closed line on a slice holds: filled, or erased."""
+    """Fill or erase the inside of a closed line on a slice."""
 
     do: Literal["lasso"]
     points: Line

@@ -35,7 +35,7 @@ AT_A_TIME, MOST_HELD = 32, 256
 
 
 class Api:
-    """What the endpoints do, for one server."""
+    """Implementation of the endpoints for one server."""
 
     def __init__(self, service: Service, exchange: Exchange) -> None:
         self.service = service

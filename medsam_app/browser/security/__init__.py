@@ -1,1 +1,1 @@
-"""Who may use the server: accounts, origins, hosts, lockout."""
+"""Access control of the server: accounts, origins, hosts, lockout."""

@@ -53,7 +53,7 @@ def read_accounts(given: Sequence[str] = (), file: Path | None = None) -> list[t
 
 
 class Accounts:
-    """Who is let in.
+    """Accounts of users, with a lockout after wrong passwords.
 
     Passwords are compared in constant time, and as keyed hashes, so that neither their length nor which name
     exists shows. An address that sent some wrong ones must wait; what it sends meanwhile is not looked at.

@@ -1,4 +1,4 @@
-"""What stands before every route, Gradio's and ours: host, origin, password, headers.
+"""Middleware of every route, Gradio's and ours: host, origin, password, headers.
 
 A server on this machine's loopback can be reached by any page that the same browser shows, through a
 host name that resolves to 127.0.0.1 or by a form that posts to it. So the Host header must be a name of

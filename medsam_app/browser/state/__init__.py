@@ -1,1 +1,1 @@
-"""What the server holds: workspaces of its users, the queue of the model, worklists, teaching."""
+"""Server state: users' workspaces, the model's queue, worklists, teaching."""

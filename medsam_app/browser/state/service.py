@@ -1,4 +1,4 @@
-"""What all pages share: the model, its worker, the volumes everybody opens, the workspaces."""
+"""Service shared by all pages: the model, its worker, volumes and workspaces."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Service:
         return self._model.result()
 
     def model_for(self, worklist: Worklist) -> AnyModel:
-        """What makes masks in a worklist: the server's model, with the adapter that the worklist uses.
+        """Return the predictor's model for a worklist: the server's, with the adapter in use.
 
         Raises:
             MedsamError: the model or the adapter cannot be loaded.
@@ -126,7 +126,7 @@ class Service:
         return (self.teachings.model(worklist) or self._model).result()
 
     def hello(self, workspace: Workspace) -> dict[str, Any]:
-        """What a page is told first."""
+        """Return the first answer to a page."""
         opened = workspace.opened
         name = self._choice.name
         adapter = self._choice.adapter
@@ -185,7 +185,7 @@ class Service:
 
     @staticmethod
     def header(workspace: Workspace, volume: Volume, name: str, source: Source) -> dict[str, Any]:
-        """What a page is told of a volume that was read in a workspace."""
+        """Return a page's description of the volume of a workspace."""
         header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
         header["source"] = source.model_dump()
         header["parts"] = {option: choices for option, choices in workspace.parts.choices.items() if choices}

@@ -22,7 +22,7 @@ MOST_MODELS = 2
 
 
 class Teachings:
-    """What the worklists of a server teach and use.
+    """Teaching runs and adapters in use of a server's worklists.
 
     Args:
         worker: loads models.

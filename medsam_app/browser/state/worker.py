@@ -41,7 +41,7 @@ class ModelWorker:
             return self._running + sum(map(len, self._turns.values()))
 
     def has(self, owner: str) -> bool:
-        """Whether a job of somebody waits."""
+        """Return whether a job of a user is waiting."""
         with self._changed:
             return owner in self._turns
 

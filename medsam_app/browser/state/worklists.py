@@ -97,7 +97,7 @@ class Worklists:
 
 
 def rows(worklist: Worklist) -> dict[str, Any]:
-    """What a page is told of a worklist."""
+    """Return a page's description of a worklist."""
     return {
         "stamp": worklist.stamp(),
         "folder": worklist.folder.name,

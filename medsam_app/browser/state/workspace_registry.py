@@ -1,4 +1,4 @@
-"""Who is in: workspaces by token, bounded in number, idle time and memory."""
+"""Registry of workspaces by token, bounded in number, idle time and memory."""
 
 from __future__ import annotations
 

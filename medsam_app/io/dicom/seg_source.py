@@ -1,4 +1,4 @@
-"""What a DICOM segmentation takes over from the series it was made on.
+"""Attributes that a DICOM segmentation copies from its source series.
 
 The slices are found as the loader found them, in its order, so that slice k of a label map is slice k of
 the series: a file, or a frame of a multi-frame file. Patient and study are those of the first slice.

@@ -268,7 +268,7 @@ def _prove(
 
 
 def _belongs(group: Dataset, source: Source, item: Slice) -> bool:
-    """Whether a frame lies where a slice of the series lies, and names it."""
+    """Return whether a frame lies where a slice of the series lies, and names it."""
     position = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
     images = group.DerivationImageSequence[0].SourceImageSequence
     number = item.frame + 1 if source.frames[item.uid] else None

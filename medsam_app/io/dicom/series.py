@@ -187,7 +187,7 @@ def numbers(text: str | None, count: int) -> NDArray[np.float64] | None:
 
 
 def series_list(series: dict[str, list[Slice]]) -> list[SeriesInfo]:
-    """What may be chosen, in the order of the UIDs."""
+    """Return the series to choose from, in the order of their UIDs."""
     infos = []
     for number, (uid, slices) in enumerate(sorted(series.items()), start=1):
         first = slices[0]

@@ -1,1 +1,1 @@
-"""What all engines share: the engine protocol, predictions, constraints by prompts, caching."""
+"""Shared parts of all engines: protocol, predictions, constraints, caching."""

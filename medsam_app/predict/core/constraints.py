@@ -91,7 +91,7 @@ class _Click:
         self._weights = [matrix[0] for matrix in matrices]
 
     def read(self, values: torch.Tensor) -> float:
-        """What a window's values become on the clicked voxel of the file."""
+        """Return the window's value at the clicked voxel of the volume."""
         first, second, third = self._weights
         return float(in_file_order(values, self._roi)[self._part] @ third @ second @ first)
 
@@ -121,7 +121,7 @@ def _bump(image: torch.Tensor, coords: NDArray[np.float64]) -> tuple[tuple[slice
 
 
 def box_ranges(prompts: Sequence[Asked]) -> list[tuple[int | None, NDArray, NDArray]]:
-    """What boxes allow: (slice axis or None, lowest, highest index along (i, j, k)), tolerance included.
+    """Return the index ranges that boxes allow: (slice axis or None, lowest, highest), with tolerance.
 
     The last 3D box is widened to hold positive clicks outside all 3D boxes: a later click overrules.
     """
@@ -148,7 +148,7 @@ def allowed_by_boxes(
     positions: Sequence[NDArray[np.floating]],
     half: Sequence[float],
 ) -> NDArray[np.bool_] | None:
-    """Where the mask may be, on a grid of positions along (i, j, k); None when everywhere.
+    """Return where boxes allow the mask, on a grid of positions; None if everywhere.
 
     With 3D boxes: inside one of them. On a slice that carries boxes: inside one of those.
 
@@ -229,6 +229,6 @@ def unmet_prompts(patch: Patch, prompts: Sequence[AnyPrompt], shape: Sequence[in
 
 
 def _overlaps(patch: Patch, box: Box) -> bool:
-    """Whether any voxel of the mask lies inside a box."""
+    """Return whether any voxel of the mask lies inside a box."""
     first, last = np.round(box.lower).astype(int), np.round(box.upper).astype(int)
     return bool(patch.cropped((tuple(first.tolist()), tuple((last + 1).tolist()))).mask.any())

@@ -1,4 +1,4 @@
-"""What turns prompts into the state after them: windows of a 3D model, or slices of a 2D one."""
+"""Engine protocol: prompts in, state after them out."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def settled_state(
 
 
 def first_step(prompts: Sequence[Told]) -> int:
-    """How many prompts it takes to start: up to the first that says where the object is.
+    """Return the number of prompts up to the first that shows where the object is.
 
     Raises:
         PromptError: none of them does.

@@ -1,4 +1,4 @@
-"""What was painted by hand, laid over the mask that a model makes of the other prompts.
+"""Painted voxels, applied over the mask that a model predicts from other prompts.
 
 Prompts are gone through in order and the newest word wins: paint sets voxels, and a click that says otherwise
 frees the connected painted part that it is in, a few times as far as the part is deep there: all of a blob,
@@ -25,7 +25,7 @@ FREED_VOXELS, FREED_DEPTHS = 2.0, 3.0
 
 
 class Layer:
-    """What is painted after a sequence of prompts.
+    """Painted voxels after a sequence of prompts.
 
     Args:
         prompts: in the order they were given.

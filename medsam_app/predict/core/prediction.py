@@ -113,7 +113,7 @@ def to_probability(logits: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What one prefix of the prompts gave, and all that the next prompt needs of it.
+    """Result of one prefix of the prompts, with everything the next prompt needs.
 
     Attributes:
         roi, logits: the window and its (X, Y, Z) logits.

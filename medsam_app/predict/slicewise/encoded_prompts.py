@@ -1,4 +1,4 @@
-"""What is asked of a 2D model: a volume's prompts as its slices see them."""
+"""Prompts of a volume in the coordinates of its slices, for 2D models."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class SlicePrompts:
             self._limit(hull, stack)
 
     def _limit(self, boxes: list[NDArray[np.float64]], stack: SliceStack) -> None:
-        """What 3D boxes allow: all between them, and clicks outside them that say the object is there."""
+        """Return the slice range of 3D boxes, extended to positive clicks outside them."""
         positive = [(n, *at) for n, clicks in self._clicks.items() for at, inside in clicks if inside]
         inside = np.reshape(positive, (-1, 3))
         low, high = np.min(boxes, axis=(0, 1)), np.max(boxes, axis=(0, 1))
@@ -107,7 +107,7 @@ class SlicePrompts:
         return min(others, key=lambda key: abs(key - index)) if others else None
 
     def likely_slices(self, mask: NDArray[np.bool_]) -> int:
-        """How many slices an object may have: those of the 3D boxes, else as many as it is wide."""
+        """Return the likely number of slices of an object."""
         first, last = self.slices
         if self._hull is None:
             across, *within = self._spacing

@@ -46,7 +46,7 @@ class Propagation:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What the model makes of a slice.
+    """Encoded slice with its decoded mask.
 
     Attributes:
         logits: (rows, columns).

@@ -38,7 +38,7 @@ class Looker(Protocol):
         clicks: Sequence[Click],
         mask: torch.Tensor | None,
     ) -> Seen:
-        """What the model makes of a slice and its prompts; `mask` is low-resolution logits."""
+        """Decode a slice with its prompts; `mask` holds low-resolution logits."""
 
     def low_res(self, index: int, logits: NDArray[np.float32]) -> torch.Tensor:
         """(rows, columns) logits of a slice as a mask prompt."""
@@ -48,7 +48,7 @@ class Looker(Protocol):
 
 
 class Walk:
-    """What the newest prompt changes: its key slice is looked at, then the slices beside it.
+    """Propagation from the newest prompt's key slice to its neighbours.
 
     Args:
         looker: looks at slices.
@@ -139,7 +139,7 @@ class Walk:
         return None
 
     def _denied(self, index: int, before: NDArray[np.bool_]) -> bool:
-        """Whether a slice without a mask was told that the object is not where the mask beside it is."""
+        """Return whether negative clicks on an empty slice exclude the neighbouring mask."""
         return not self.logits.voxels(index) and any(
             not positive and before[int(at[0] + 0.5), int(at[1] + 0.5)]
             for at, positive in self.asked.clicks(index)

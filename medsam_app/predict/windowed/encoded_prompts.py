@@ -1,4 +1,4 @@
-"""What is asked of the model: a volume's prompts as a window sees them."""
+"""Prompts of a volume in the coordinates of a window."""
 
 from __future__ import annotations
 

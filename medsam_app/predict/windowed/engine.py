@@ -239,7 +239,7 @@ def _moved(prompt: Asked, by: NDArray[np.float64], last: NDArray[np.int_]) -> As
 
 
 def _holds(before: State | None, click: Point, shape: Sequence[int]) -> bool:
-    """Whether a click lies inside the mask before it."""
+    """Return whether a click lies inside the mask before it."""
     if before is None:
         return False
     return before.patch.value_at(constraints.nearest_voxel(click, shape))

@@ -31,7 +31,7 @@ OVERLAP = 16
 
 
 def sure_of(mask: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """What a rough mask (X, Y, Z) leaves no doubt of: 1 deep inside, -1 far outside, 0 near its outline."""
+    """Return the certain part of a rough mask (X, Y, Z): 1 deep inside, -1 far outside, 0 between."""
     inside = ndimage.binary_erosion(mask, iterations=DOUBT, border_value=1)
     near = ndimage.binary_dilation(mask, iterations=DOUBT)
     return inside.astype(np.int8) - (~near).astype(np.int8)
@@ -61,7 +61,7 @@ class Mosaic:
         return Roi(tuple(origin.tolist()), self.roi.spacing, self.tile_shape, self.roi.ras)
 
     def cut(self, corner: Index) -> tuple[slice, ...]:
-        """Where a tile lies in the fine window."""
+        """Return the slices of a tile in the fine window."""
         return box_slices(corner, np.add(corner, self.tile_shape).tolist())
 
     def redrawn(self, look: Callable[[Roi, NDArray[np.int8], int], torch.Tensor]) -> torch.Tensor:

@@ -89,7 +89,7 @@ def wider_roi(roi: Roi, grid: Grid, framing: Framing) -> Roi | None:
 
 
 def holds_points(roi: Roi, prompts: Sequence[Asked], framing: Framing) -> bool:
-    """Whether every click lies well inside the window."""
+    """Return whether every click lies well inside the window."""
     points = [p.coordinates for p in prompts if isinstance(p, Point)]
     return not points or bool((roi.depth_inside(points) >= framing.room).all())
 
