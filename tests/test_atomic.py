@@ -4,77 +4,96 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import stat
-import subprocess
-import sys
 import threading
 from pathlib import Path
+from typing import Literal, get_args
 
 import pytest
 
 from medsam_app.atomic import DRAFTS, remove_drafts, replace_file, save_whole, write_whole
+from tests.support.file_writers import WRITERS
+from tests.support.forked_cli import exit_status
 
-ROOT = Path(__file__).parents[1]
-
-#: Writers of the package, each of which writes NEW to `path` when called; they are killed before the rename.
-WRITERS = {
-    "text": "from medsam_app.atomic import write_whole; write_whole(path, 'new')",
-    "adapter": (
-        "import torch; from medsam_app.models.load import load_model; from medsam_app import Adapter; "
-        "Adapter.create('ssf', load_model('sam3d_tiny')).save(path, {'licence': 'MIT', 'spacing': (1, 1, 1)})"
-    ),
-    "state": (
-        "import torch; from medsam_app.training.checkpoint import write_state; "
-        "write_state(path.parent, {'model': {'x': torch.ones(3)}}, {'step': 1})"
-    ),
-    "mask": (
-        "import numpy as np; from medsam_app import make_volume, save_mask; "
-        "volume = make_volume('v', np.zeros((4, 5, 6), np.float32), np.eye(4)); "
-        "save_mask(np.ones((4, 5, 6), bool), volume, path)"
-    ),
-    "baseline": (
-        "import torch; from safetensors.torch import save_file; from medsam_app.atomic import replace_file\n"
-        "with replace_file(path) as draft: save_file({'x': torch.ones(3)}, draft)"
-    ),
-}
-#: Ends the process where the complete draft would get its name.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-replace = Path.replace
-def kill(self, target):
-    print('ready', flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
-Path.replace = kill
-path = Path(sys.argv[1])
-"""
+Moment = Literal["while writing", "before the rename"]
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Files below a folder by their paths, without those that are not complete yet."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    complete = [file for file in files if not file.parent.name.startswith((".saving-", ".case-"))]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in complete}
+
+
+def rewrite(writer: str, folder: Path, size: int, moment: Moment | None) -> None:
+    """Let a writer write its file, and be killed in the middle of that."""
+    write = WRITERS[writer](folder)
+    if moment == "while writing":
+        # The system kills a process that writes past this limit, before any code of its own can run.
+        largest = max(len(file) for file in contents(folder).values())
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 10, largest - 10))
+    elif moment == "before the rename":
+        os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
+    write(size)
+
+
+@pytest.mark.forked
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("writer", "name"),
-    [
-        ("text", "a.json"),
-        ("adapter", "a.safetensors"),
-        ("state", "state.safetensors"),
-        ("mask", "a.nii.gz"),
-        ("mask", "a.mhd"),
-        ("baseline", "net.safetensors"),
-    ],
-)
-def test_a_killed_writer_leaves_the_earlier_file(tmp_path: Path, writer: str, name: str) -> None:
-    path = tmp_path / name
-    path.write_text("old")
-    script = KILLED + WRITERS[writer]
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, str(path)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert (run.returncode, run.stdout.strip()) == (-signal.SIGKILL, "ready"), run.stderr
-    assert path.read_text() == "old"
-    assert {each.name for each in tmp_path.iterdir() if not each.match(DRAFTS)} == {name}
-    remove_drafts(path, older_than=0)
-    assert [each.name for each in tmp_path.iterdir()] == [name]
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("moment", get_args(Moment))
+def test_a_killed_writer_leaves_the_earlier_file(tmp_path: Path, writer: str, moment: Moment) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert exit_status(rewrite, writer, folder, 1, None) == 0
+    before = contents(folder)
+    assert before
+    by = signal.SIGXFSZ if moment == "while writing" else signal.SIGKILL
+    assert exit_status(rewrite, writer, folder, 2, moment) == -by
+    assert contents(folder) == before
+    assert [path for path in folder.rglob(DRAFTS) if any(path.iterdir())]  # it had begun to write
+    assert exit_status(rewrite, writer, folder, 2, None) == 0
+    after = contents(folder)
+    assert after.keys() == before.keys() and all(after[name] != before[name] for name in before)
+
+
+def rewrite_with_umask(writer: str, folder: Path, umask: int) -> None:
+    """Write with a umask that may not be changed, not even for a moment: other threads would see it."""
+    write = WRITERS[writer](folder)
+    os.umask(umask)
+    os.umask = _refuse
+    write(1)
+
+
+def _refuse(umask: int) -> int:
+    raise AssertionError("the umask belongs to all threads of a process")
+
+
+@pytest.mark.forked
+@pytest.mark.slow
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_writer_makes_files_with_the_mode_of_new_files(tmp_path: Path, writer: str) -> None:
+    for umask in (0o002, 0o077):
+        folder = tmp_path / f"{umask:o}"
+        folder.mkdir()
+        assert exit_status(rewrite_with_umask, writer, folder, umask) == 0
+        modes = {stat.S_IMODE((folder / name).stat().st_mode) for name in contents(folder)}
+        assert modes == {0o666 & ~umask}
+
+
+def test_drafts_of_killed_processes_are_removed_by_age(tmp_path: Path) -> None:
+    for name in ("a", "a-b", "b"):
+        draft = tmp_path / f".saving-{name}-12345678" / name
+        draft.parent.mkdir()
+        draft.touch()
+    remove_drafts(tmp_path / "a", older_than=60)
+    assert len(list(tmp_path.iterdir())) == 3
+    remove_drafts(tmp_path / "a", older_than=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".saving-a-b-12345678", ".saving-b-12345678"]
+    remove_drafts(tmp_path / "nowhere" / "a", older_than=0)
 
 
 def test_an_error_leaves_the_earlier_file_and_no_draft(tmp_path: Path) -> None:

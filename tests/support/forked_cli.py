@@ -137,6 +137,18 @@ def call_forked(function: Callable[..., Result], *arguments: Any) -> Result:
         return pool.apply(function, arguments)
 
 
+def exit_status(function: Callable[..., object], *arguments: Any) -> int:
+    """Return how a forked process of its own ends in which a function of a test module is called.
+
+    It is 0, 1 after an exception, or the negative number of the signal that killed it.
+    """
+    process = _CONTEXT.Process(target=function, args=arguments)
+    process.start()
+    process.join(60)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
 def run_cli(
     arguments: Sequence[object], *, timeout: float = 300, environment: Mapping[str, str] | None = None
 ) -> ForkedCli:
