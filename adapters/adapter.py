@@ -1,4 +1,4 @@
-"""An adapter: a small set of tensors beside a frozen backbone, switched on and off, merged, saved and loaded.
+"""Adapter: a small set of tensors for a frozen backbone, switched on and off, merged, saved, loaded.
 
     adapter = Adapter.create("lora", model, rank=4, also=["decoder.norm"])
     adapter.enable()

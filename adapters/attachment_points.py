@@ -86,7 +86,7 @@ def find_sites(model: nn.Module) -> Sites:
     `encoder`, only those are taken.
 
     Raises:
-        AdapterError: there are none, or their linear layers cannot be told apart.
+        AdapterError: there are none, or their linear layers cannot be distinguished.
     """
     modules = dict(model.named_modules())
     names = [name for name, module in modules.items() if _is_block(module)]

@@ -78,7 +78,7 @@ class Bottleneck(nn.Module):
 class BottleneckPart(Part):
     """Two MLPs a block, as in Medical SAM Adapter (arXiv:2304.12620).
 
-    One behind the attention with a shortcut, one beside the block's MLP, on what that gets, with a scale.
+    One behind the attention with a shortcut, one next to the block's MLP, on what that gets, with a scale.
     """
 
     def __init__(self, sites: Sites, settings: BottleneckSettings) -> None:

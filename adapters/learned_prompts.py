@@ -2,7 +2,7 @@
 
 The decoder multiplies each of its mask tokens, once they have looked at the window, with features of every
 voxel. A learned prompt is added to these tokens before and after, so that a label looks at the window and
-reads its features in a way of its own. Tokens beside those of the clicks were ignored in all trials.
+reads its features in a way of its own. Tokens next to those of the clicks were ignored in all trials.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class ScaleShift(nn.Module):
         self.shift = nn.Parameter(torch.zeros(channels)) if shifted else None
 
     def forward(self, x: Tensor, *, axes_behind: int) -> Tensor:
-        """Apply to the channels of `x`, behind which lie so many axes."""
+        """Apply to the channels of `x`, behind which lie this many axes."""
         shape = (-1, *[1] * axes_behind)
         # In the type of the features: under autocast the rest of the network must not be widened.
         x = x * self.scale.to(x.dtype).view(shape)

@@ -24,7 +24,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor], *, beside: str = "") -> str:
     """Hash of names, types, shapes and bytes of tensors, in the order of their names.
 
     Args:
-        beside: text that belongs to the identity too.
+        beside: text that belongs to the identity, too.
     """
     digest = hashlib.sha256(beside.encode())
     for name, tensor in sorted(tensors.items()):

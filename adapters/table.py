@@ -27,7 +27,7 @@ class SpatialSettings(Settings):
 
 
 class BottleneckSettings(Settings):
-    """bottleneck: width between the two projections; scale: weight of the one beside the MLP."""
+    """bottleneck: width between the two projections; scale: weight of the one parallel to the MLP."""
 
     bottleneck: int = Field(default=32, ge=1, le=4096)
     scale: float = 0.5

@@ -27,7 +27,7 @@ def replace_file(path: Path) -> Iterator[Path]:
     """Yield a draft to write and to check; it becomes `path` when the block ends without an error.
 
     The draft has the name of `path`, since many writers take the format from its ending and some write a
-    second file beside it. It lies in a hidden folder next to `path`. All files in that folder are flushed to
+    second file next to it. It lies in a hidden folder next to `path`. All files in that folder are flushed to
     the disk and then moved next to `path`, which comes last. They get the mode of any new file, which
     depends on the umask alone. After an error, a kill or a power cut the earlier file is still there.
 

@@ -40,7 +40,7 @@ def watched(first: str) -> Iterator[tuple[Callable[[str, float], None], Callable
     """Show how far the work is: a bar in a terminal, now and then a line in a log.
 
     Args:
-        first: what is done before anything is told.
+        first: description shown before the first report of progress.
 
     Yields:
         what to call with a sentence and a fraction done, and what to call with a line to keep.

@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend.
+"""Errors that a user can cause and fix.
 
 Every message is one sentence or two that says what it was about, what was got, what was wanted and
 what to do next. The command line prints the message and exits with status 2; the browser shows it.
@@ -12,10 +12,10 @@ what to do next. The command line prints the message and exits with status 2; th
     ├── PromptError        a prompt that makes no sense on this volume
     ├── PromptFileError    a prompt file that cannot be read or does not belong to this image
     ├── ModelError         an unknown model, or weights that do not fit it
-    ├── AdapterError       an adapter that does not fit, cannot be read, or is asked for what it cannot do
+    ├── AdapterError       an adapter that does not fit, cannot be read, or cannot do what is requested
     ├── SaveError          an output that could not be written or did not read back as written
     ├── WorklistError      a worklist that cannot be opened or written, or a case that is not in it
-    │   └── WorklistConflict   somebody else changed the case meanwhile (carries its version)
+    │   └── WorklistConflict   another user changed the case meanwhile (carries its version)
     └── SettingsError      an option or a setting out of its range
 """
 
@@ -73,7 +73,7 @@ class ModelError(MedsamError):
 
 
 class AdapterError(MedsamError):
-    """An adapter that does not fit the model, cannot be read, or is asked for what it cannot do."""
+    """An adapter that does not fit the model, cannot be read, or cannot do what is requested."""
 
 
 class SaveError(MedsamError):
@@ -85,7 +85,7 @@ class WorklistError(MedsamError):
 
 
 class WorklistConflict(WorklistError):
-    """Somebody else changed a case meanwhile.
+    """Another user changed a case meanwhile.
 
     Attributes:
         version: that the case has now.

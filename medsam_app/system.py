@@ -38,7 +38,7 @@ def free_memory() -> int | None:
     except (OSError, ValueError, IndexError):  # not Linux
         pass
     if not found:
-        # What is taken is not told: half of all is a guess on the safe side.
+        # The system does not report free memory: half of all is a safe guess.
         whole = machine_memory()
         return None if whole is None else whole // 2
     return min(found)
@@ -58,7 +58,7 @@ def _free_in_container(root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
 
 def peak_memory() -> int | None:
     """Most bytes that this process had since `forget_peak`; None where the system does not say."""
-    with suppress(OSError):  # what `resource` tells on Linux begins with what the parent process had
+    with suppress(OSError):  # on Linux, `resource` starts with the peak of the parent process
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
     try:
@@ -70,7 +70,7 @@ def peak_memory() -> int | None:
 
 
 def forget_peak() -> None:
-    """Start anew; where the system cannot, the peak remains that of all before."""
+    """Reset the peak; where the system cannot, the peak remains that of all before."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

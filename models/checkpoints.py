@@ -26,7 +26,7 @@ _PATCH, _SLICE = 16, 1024
 
 
 class _PassedOver:
-    """Stands in for an optimiser that was saved beside the weights; takes its state and keeps none."""
+    """Stands in for an optimiser that was saved next to the weights; takes its state and keeps none."""
 
     def __new__(cls, *_: Any) -> _PassedOver:
         return super().__new__(cls)
@@ -40,7 +40,7 @@ def _plain_dict(*_: Any) -> dict[Any, Any]:
     return {}
 
 
-#: What may stand beside tensors, since training scripts save it there: numbers of numpy, whose making runs
+#: Types allowed next to tensors, since training scripts save them there: numbers of numpy, whose making runs
 #: nothing, and optimisers, which are not made at all.
 _HARMLESS: list[Any] = [
     (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),  # type: ignore[attr-defined]

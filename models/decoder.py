@@ -40,7 +40,7 @@ class MaskCandidates:
 
 
 class MaskDecoder(nn.Module):
-    """Prompt maps run down beside the embedding, meet the tokens at stride 8, and run up again.
+    """Prompt maps are encoded alongside the embedding, meet the tokens at stride 8, and run up again.
 
     A candidate is a product of its token's weights with a full-resolution feature map, added to the
     prior over the prompt channels, to the random walker's evidence and to the clicks' contest.

@@ -48,7 +48,7 @@ class Embedding:
 
     @property
     def nbytes(self) -> int:
-        """Memory held, in bytes, with what is made of the image and kept when it is first asked for."""
+        """Memory held, in bytes, with what is made of the image and kept when it is first requested."""
         made = 9 * self.image.nbytes // 8 + self.valid.nbytes // 8
         return made + sum(t.nbytes for t in self.tensors)
 
@@ -58,7 +58,7 @@ def normalise(image: Tensor, valid: Tensor) -> Tensor:
 
     The first is the window between the 0.5 and 99.5 percentiles of the voxels inside the volume, the
     second the same voxels after histogram equalisation, which brings out soft tissue whatever the
-    window holds beside it. Voxels outside the volume are -1.
+    window holds next to it. Voxels outside the volume are -1.
 
     Args:
         image: (B, 1, X, Y, Z) raw intensities, any unit.

@@ -21,7 +21,7 @@ class NotFetched(Exception):
 
 
 def fetch(url: str, file: BinaryIO, *, size: int, progress: Progress | None = None) -> None:
-    """Fill an empty file from a URL. A connection that breaks is taken up where it broke.
+    """Fill an empty file from a URL. A connection that breaks is resumed where it broke.
 
     Args:
         url: http or https; redirects are followed.

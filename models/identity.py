@@ -45,7 +45,7 @@ class ModelIdentity:
 
 
 def cache_key(model: Identified) -> tuple[Hashable, ...]:
-    """Return what tells apart cached outputs of different models.
+    """Return what distinguishes cached outputs of different models.
 
     Without a hash of its weights that is the model itself, whose place no other model can take as long as the
     cache holds it.

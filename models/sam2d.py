@@ -40,7 +40,7 @@ class Variant:
         img_size: side of the square that the encoder sees.
         input: makes that square of a slice.
         adapters: whether the encoder's blocks carry SAM-Med2D's adapter layers.
-        multimask: whether several candidates are asked for: always, never, or None where prompts are
+        multimask: whether several candidates are requested: always, never, or None where prompts are
             ambiguous, which is a single click.
         boxes_only: whether it was trained with boxes alone: where there is a box, nothing else is told.
         rates_masks: whether its predicted IoU was trained; otherwise a mask's stability stands for it.

@@ -31,8 +31,8 @@ class Sam3D(nn.Module):
         adapter_id, adapter_sha256: name and hash of the adapter that is switched on, or ''.
         encodings: most windows that are worth encoding for one prompt.
         spacing_mm: the one spacing of windows that it knows, or None where any will do.
-        clip: lowest and highest intensity that is told apart, as the adapter that is on asks; None for all.
-        taught: tensors and modules of its own that are taught together with an adapter, because they are
+        clip: lowest and highest distinguished intensity, set by the adapter in use; None for all.
+        taught: tensors and modules of its own that are trained together with an adapter, because they are
             fresh or the method says so; for `Adapter.create(..., also=model.taught)`.
     """
 

@@ -44,7 +44,7 @@ class PublishedSam3D(Sam3D):
 
     Args:
         network: the network, axes (H, W, D).
-        window: clip range, then mean and standard deviation, of the intensities it was taught with, in the
+        window: clip range, then mean and standard deviation, of the intensities it was trained with, in the
             file's unit (HU); None where it is not known: mean and deviation of the window are used.
     """
 
@@ -54,7 +54,7 @@ class PublishedSam3D(Sam3D):
         super().__init__(network.encoder, network.decoder, roi_shape=(128, 128, 128))
         self.prompt_encoder = network.prompt_encoder
         self.window = window
-        self.encodings, self.spacing_mm = 1, 1.0  # as it was taught
+        self.encodings, self.spacing_mm = 1, 1.0  # as it was trained on
 
     def encode_image(self, image: Tensor, valid: Tensor) -> PublishedEmbedding:  # type: ignore[override]
         """Encode raw intensities (B, 1, X, Y, Z); see `Sam3D.encode_image`."""

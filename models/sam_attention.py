@@ -4,8 +4,8 @@ SAM (Kirillov et al., arXiv:2304.02643) adds to every score q.Rh by the distance
 distance in columns. The `segment_anything` package holds all scores of a block at once, (windows x heads,
 tokens, tokens), several times over. Neither way here does:
 
-- `attend_beside` makes the bias a part of the dot product: [q.Rh, q.Rw] stands beside the query, the one-hot
-  row and column of a token beside its key. For GPUs, where wider products cost little.
+- `attend_beside` makes the bias a part of the dot product: [q.Rh, q.Rw] stands next to the query, the one-hot
+  row and column of a token next to its key. For GPUs, where wider products cost little.
 - `attend_in_strips` gives the fused kernel the bias of some queries of one head at a time, which fits the
   cache. For CPUs, where a product three times as wide costs more than adding the bias.
 """
@@ -154,7 +154,7 @@ class SamBlock(nn.Module):
 
     Args:
         block: a block of `segment_anything.modeling.ImageEncoderViT`.
-        adapter: added beside the MLP under its published name, as in SAM-Med2D; see `sam_med2d.AdapterLayer`.
+        adapter: added parallel to the MLP under its published name, as in SAM-Med2D; see
     """
 
     def __init__(self, block: nn.Module, adapter: nn.Module | None = None) -> None:

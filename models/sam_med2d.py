@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class AdapterLayer(nn.Module):
-    """Reweighs the channels of a block's tokens, then mixes their neighbourhood; stands beside the MLP.
+    """Reweighs the channels of a block's tokens, then mixes their neighbourhood; stands parallel to the MLP.
 
     Names and shapes are those of the published checkpoint: below a block, `Adapter.channel.0` and `.2`,
     `Adapter.spatial.0` and `.2`, `Adapter.norm`.

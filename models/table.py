@@ -119,7 +119,7 @@ def _clipped_hu(low: float, high: float, mean: float, std: float) -> Normalisati
     return Normalisation(text=text, clip=(low, high), mean=(mean,), std=(std,))
 
 
-#: What the published checkpoints of 3DSAM-adapter were taught on, and the intensities of its `datasets.py`.
+#: What the published checkpoints of 3DSAM-adapter were trained on, and the intensities of its `datasets.py`.
 _PUBLISHED_TASKS = {
     "kidney": ("kidney tumours", _clipped_hu(-54, 247, 59.53867, 55.457336)),
     "liver": ("liver tumours", _clipped_hu(-48, 163, 60.057533, 40.198017)),

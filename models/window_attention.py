@@ -1,8 +1,8 @@
 """Attention in cubic windows with relative positions on three axes, without a matrix of biases.
 
 SAM adds to the score of a query and a key a term for each axis, `q . R[query's place - key's place]`. That
-is a dot product too: with the query's terms for all places of one axis beside q, and a one-hot row of the
-key's place beside k, `scaled_dot_product_attention` adds the bias by itself and never holds windows x heads
+is a dot product too: with the query's terms for all places of one axis next to q, and a one-hot row of the
+key's place next to k, `scaled_dot_product_attention` adds the bias by itself and never holds windows x heads
 x 512 x 512 numbers. Where shifted windows hold tokens from two ends of the volume, a query's terms for the
 places of the other end are lowered by 100, as the published mask does, at no further width.
 """

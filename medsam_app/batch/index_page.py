@@ -1,4 +1,4 @@
-"""The page with which a person looks over the results of a batch: a card a case, what stands out first."""
+"""HTML page of a batch's results: one card per case, outliers first."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import numpy as np
 from medsam_app.html_page import definitions, page
 from medsam_app.session.objects import checked_colour
 
-#: A volume farther from the median than so many standard deviations, as the median distance from it tells
-#: them, is unusual, where there are so many cases.
+#: A volume farther from the median than this many standard deviations, as the median distance from it tells
+#: them, is unusual, where there are this many cases.
 UNUSUAL, LEAST_CASES = 5.0, 8
 #: Median distance from the median to standard deviation, for normally distributed values.
 _DEVIATION = 1.4826
@@ -115,7 +115,7 @@ def index_page(
     facts: Mapping[str, str],
     colours: Mapping[str, str] | None = None,
 ) -> str:
-    """A page that needs nothing beside it but the pictures that it shows; write it with `save_whole`.
+    """A page that is self-contained but the pictures that it shows; write it with `save_whole`.
 
     It counts, filters, searches and sorts. Keys move from card to card, enlarge one and flag it; flags
     are kept by the browser for the address of the page, and saved as a list of cases, one a line.

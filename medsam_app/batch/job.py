@@ -12,12 +12,12 @@ from medsam_app.errors import SaveError
 from medsam_app.io.formats import mask_suffix_for
 from medsam_app.io.volume_folder import Found
 
-#: Cases that are read, segmented and written side by side in one process, of which one is in the model.
+#: Cases that one process reads, segments and writes at the same time; the model processes one of them.
 SIDE_BY_SIDE = 2
 
 
 class NoRoom(SaveError):
-    """Nothing more can be written: the run ends and can go on later."""
+    """The disk is full: the run ends and can be resumed later."""
 
 
 @dataclass(frozen=True)

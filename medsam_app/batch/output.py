@@ -87,7 +87,7 @@ def write_picture(job: Job, volume: Volume, made: Made, out: Path) -> Path:
 
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """Turn what a disk says into sentences, and tell apart what ends the run."""
+    """Turn errors of the disk into sentences; a full disk ends the run."""
     try:
         yield
     except SaveError as error:
@@ -103,7 +103,7 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _save_own(job: Job, volume: Volume, made: Made, each: ObjectRecord) -> Path:
-    """The mask of one object as a file of its own."""
+    """Write the mask of one object to its own file."""
     own = made.masks[each.label].mask if each.label in made.masks else made.labels == each.label
     path = job.outputs / f"{each.label}_{plain_name(each.name)}{job.ending}"
     colour = {1: made.colours[each.label]} if each.label in made.colours else {}

@@ -173,7 +173,11 @@ def _prompt(row: Row, grid: Grid) -> AnyPrompt:
 
 
 def _rows_of(path: Path, volumes: Sequence[Found], folder: Path) -> dict[str, list[Row]]:
-    """The rows of a table by case; every problem of it is told at once."""
+    """Return the rows of a table by case.
+
+    Raises:
+        PromptError: with every problem of the table.
+    """
     cases = _by_name(volumes, folder)
     rows: dict[str, list[Row]] = defaultdict(list)
     problems: list[str] = []

@@ -1,4 +1,4 @@
-"""Cases on many processes or machines: Ray actors, each of which holds the model and runs the same function.
+"""Engine on many processes or machines: Ray actors that each hold the model.
 
 All of them see the input and the output folder under the same paths. A worker that dies loses the cases that
 it was at to a new try on another; a case at which workers die again and again has failed.
@@ -53,7 +53,7 @@ class RayEngine:
         self.ray = ray
         self.settings, self.out, self.device = settings, out, device
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what is done here is nobody else's business
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage statistics
         local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": os.cpu_count()}
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
@@ -127,7 +127,7 @@ class RayEngine:
 
 
 def _check_address(address: str) -> None:
-    """Ray itself waits for minutes where nobody answers."""
+    """Fail early: Ray itself waits for minutes if no cluster answers."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if colon:
         try:

@@ -39,7 +39,7 @@ def write_report(
 
     Args:
         identity: what decided the masks.
-        options: what else was asked for.
+        options: what else was requested.
         finished: whether no case is left.
 
     Raises:

@@ -4,8 +4,8 @@
     for case in result.cases:
         print(case.case, case.outcome, case.message)
 
-A run that was ended goes on where it was: what is done and of the same settings, image and prompts is left as
-it is. Each case is a function of its own files and the settings alone, so whichever process makes it, in
+An interrupted run resumes where it stopped: finished cases with the same settings, image and prompts are
+kept. Each case is a function of its own files and the settings alone, so whichever process makes it, in
 whatever order, the mask is the same.
 """
 
@@ -113,7 +113,7 @@ def segment_folder(  # noqa: PLR0913 - public, by keyword
 
     Raises:
         MedsamError: something that concerns the whole run; what concerns a case is in its record.
-        NoRoom: the disk is full; the same call goes on from there.
+        NoRoom: the disk is full; the same call resumes from there.
     """
     folder, output = _whole(folder), _whole(output)
     if engine not in ENGINES:

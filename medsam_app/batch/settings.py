@@ -27,14 +27,14 @@ class BatchSettings(BaseModel):
 
     Attributes:
         model: name of the model. weights: a checkpoint in place of the published one. adapter: its file.
-        prompts: a folder of prompt files, a CSV table of points and boxes, or None for prompt files beside
+        prompts: a folder of prompt files, a CSV table of points and boxes, or None for prompt files next to
             the images.
         masks: a folder of coarse masks that say where objects are, instead of prompts.
         from_masks: what is taken of them.
         jitter: how unsteady these boxes are, as a fraction of the box; points are then drawn at random,
             deeper voxels being likelier. 0 for the box as it is and the deepest voxel.
         seed: of what is drawn.
-        automatic: no prompts: the labels that the adapter or the net was taught.
+        automatic: no prompts: the labels that the adapter or the net was trained on.
         net: a network of `medsam-app finetune --baseline`, instead of an adapter.
         only: names or values of those that are looked for; none named for all.
         largest: whether of each of them only the largest connected part is kept.

@@ -25,7 +25,7 @@ GAP, _BACK = 4, 24
 #: Percentiles of what is near the labels that become black and white.
 _BLACK, _WHITE = 1.0, 99.0
 #: The window goes no farther beyond the intensities of what was found than this many times their range,
-#: so that an organ beside air or bone keeps its contrast, but is this share of what is near it at least,
+#: so that an organ next to air or bone keeps its contrast, but is this share of what is near it at least,
 #: on either side.
 _BEYOND, _NARROWEST = 1.5, 0.1
 #: How much of the label's colour is mixed into its inside.
@@ -34,7 +34,7 @@ _LEAST_HEIGHT = 16
 
 
 class _Plane(NamedTuple):
-    """A slice as it is looked at, row 0 at the top, the patient's right (or front) on the left.
+    """A slice as it is shown, row 0 at the top, the patient's right (or front) on the left.
 
     `image` and `labels` are (rows, columns); `size` is what it measures in mm, down and across.
     """
@@ -156,7 +156,7 @@ def _draw(plane: _Plane, low: float, high: float, colours: Mapping[int, str], he
     image = Image.fromarray(grey).resize((columns, rows), Image.Resampling.BILINEAR)
     drawn = np.repeat(np.asarray(image)[..., None], 3, axis=2).astype(np.float32)
     labels = _resized(_resized(plane.labels, rows, 0), columns, 1)
-    # A pixel of an outline has another label above, below or beside it; what lies beyond the edge is none.
+    # A pixel of an outline has another label above, below or next to it; what lies beyond the edge is none.
     padded = np.pad(labels, 1)
     beside = padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]
     edge = np.any([other != labels for other in beside], axis=0)

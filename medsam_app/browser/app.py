@@ -3,7 +3,7 @@
 Why so. The page is a Gradio `Blocks` with a `gr.HTML`, whose `js_on_load` imports the viewer's modules
 from this server. Gradio's server functions and props carry JSON only: a volume of 150 MB, or a mask a
 click, would travel as base64 through its queue. So voxels and masks come in binary from routes of our
-own (routes.py), which `fetch` turns into typed arrays, and Gradio is mounted beside them in the same
+own (routes.py), which `fetch` turns into typed arrays, and Gradio is mounted next to them in the same
 FastAPI app. Controls stand in the viewer itself: they must answer within a frame, and Gradio's would
 ask the server. Nothing comes from another host: analytics off, system fonts, and a content security
 policy that lets the page reach this server only.
@@ -88,7 +88,7 @@ def build(api: Api, title: str = "medsam_app") -> gr.Blocks:
 
 
 def poll_less(blocks: gr.Blocks) -> None:
-    """Let Gradio's idle queue look for requests every 20 ms rather than every millisecond, beside the model.
+    """Let Gradio's idle queue poll every 20 ms rather than every millisecond; the model needs the processor.
 
     The attribute is private to Gradio: a version without it keeps its own interval.
     """
@@ -109,7 +109,7 @@ def create_app(
     Args:
         service: what the pages share.
         host, port: where it will listen; on a loopback address only loopback names are answered.
-        auth: (name, password) pairs that are let in; None lets everybody in.
+        auth: (name, password) pairs that are let in; None disables the login.
     """
     mimetypes.add_type("text/javascript", ".js")  # some systems' registries say otherwise
     app = FastAPI(title="medsam_app", docs_url=None, redoc_url=None, openapi_url=None)

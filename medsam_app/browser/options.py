@@ -25,7 +25,7 @@ class ServeOptions:
         roots: folders of the server that pages may browse and open files from.
         model: the model that segments.
         open_browser: open the page in this machine's browser.
-        auth: (name, password) pairs that are let in; None lets everybody in.
+        auth: (name, password) pairs that are let in; None disables the login.
         upload_bytes: largest upload.
         session_bytes: memory for all volumes and masks together; half of the machine's by default.
         worklist: folder for worklists and the masks of accepted cases; None to keep them with the data.

@@ -17,7 +17,7 @@ from medsam_app.datasets.find import Dataset, Problem, find_cases
 from medsam_app.datasets.fingerprint import Fingerprint, Spread, fingerprint
 from medsam_app.datasets.label_census import PERCENTILES
 
-#: So many warnings of a kind are printed; the file has all.
+#: This many warnings of a kind are printed; the file has all.
 _WARNINGS = 10
 
 

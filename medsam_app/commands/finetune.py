@@ -36,7 +36,7 @@ LAST, CURVES = "last.safetensors", "tensorboard"
 
 
 def finetune(options: FinetuneOptions) -> bool:
-    """Teach an adapter.
+    """Train an adapter.
 
     Returns:
         whether the run is done; otherwise it was stopped.
@@ -134,7 +134,7 @@ def _measure_gain(options: FinetuneOptions, prepared: PreparedRun) -> None:
 def _train_baseline(
     name: str, prepared: PreparedRun, trainer: FinetuneTrainer, *, stopped: Callable[[], bool]
 ) -> bool:
-    """Teach a network of MONAI's the same; whether that is done."""
+    """Train a network of MONAI's on the same windows; return whether that is done."""
     from medsam_app.finetuning.baseline_trainer import BaselineTrainer
     from medsam_app.training.loop import RunLog, run
     from medsam_app.training.watchers import on_console
@@ -172,7 +172,7 @@ def _tell_cases(prepared: PreparedRun, trainer: FinetuneTrainer) -> None:
 
 
 def _keep(trainer: FinetuneTrainer, output: Path, *, done: bool) -> None:
-    """The best adapter under the name that was asked for, and where things are."""
+    """Copy the best adapter to the requested path, and print where everything is."""
     from medsam_app.finetuning.trainer import BEST
 
     out = trainer.out

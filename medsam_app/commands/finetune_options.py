@@ -19,7 +19,7 @@ class FinetuneOptions:
 
     Attributes:
         dataset: labelled volumes.
-        output: file of the adapter; the folder of the run is beside it.
+        output: file of the adapter; the folder of the run is next to it.
         fields: fields of `Plan` that the user set.
         baseline: name of a network that is trained on the same windows afterwards.
         memory: most bytes of all processes; None for most of what is free.

@@ -50,7 +50,7 @@ def tell_gain(
         out: folder of the run.
         plan: of the run.
         dataset: whose cases they are.
-        measured: cases that were never taught on.
+        measured: cases that were never trained on.
         nets: files of networks that are measured too.
 
     Raises:

@@ -36,7 +36,7 @@ def pretrain(
 
     Args:
         file: of the recipe.
-        out: folder of the run, which goes on where it was saved.
+        out: folder of the run, which resumes from its saved state.
         data: folder with a manifest; synthetic windows alone without it.
         weights: what a new run starts from.
         device: 'auto' or a device of torch.

@@ -56,7 +56,7 @@ def segment_folder(
 
 
 class _Clock:
-    """Tells how long the rest is likely to take, by the cases that this run has segmented."""
+    """Estimate of the remaining time from the cases segmented by this run."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()

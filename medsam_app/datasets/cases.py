@@ -74,7 +74,7 @@ def choose_cases(
     Args:
         split: those of this split; None for all.
         datasets: those of these datasets; none named for all.
-        most: at most so many of a dataset, evenly spread over its cases.
+        most: at most this many per dataset, evenly spread over its cases.
 
     Raises:
         SettingsError: no case has that split or dataset, or `most` is below one.
@@ -106,7 +106,7 @@ def list_cases(folder: Path, *, split: str, most: int | None = None) -> list[Cas
     Args:
         folder: paths in the manifest start here.
         split: which cases.
-        most: at most so many of a dataset, evenly spread over its cases.
+        most: at most this many per dataset, evenly spread over its cases.
 
     Raises:
         VolumeError: no manifest, or one that does not say what is needed.

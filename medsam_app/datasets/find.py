@@ -1,4 +1,4 @@
-"""Finding labelled cases without being told how they are laid out.
+"""Labelled cases of a folder or list, in any known layout.
 
     dataset = find_cases("Task04_Hippocampus")
     dataset.layout  # 'Medical Segmentation Decathlon'
@@ -34,7 +34,7 @@ def find_cases(path: str | Path) -> Dataset:
 
     Understood are, in this order, a folder with a manifest.json, one with a dataset.json of the Medical
     Segmentation Decathlon or of nnU-Net v2, two folders side by side matched by file name, pairs in one
-    folder that endings of their names tell apart, and a CSV or JSON list of cases.
+    folder that endings of their names distinguish, and a CSV or JSON list of cases.
 
     Raises:
         DatasetError: there is nothing at the path, or it is none of these; the message says what was looked
@@ -54,7 +54,7 @@ def find_cases(path: str | Path) -> Dataset:
 
 def label_files(folder: Path) -> set[Path]:
     """Label maps under a folder that belong to an image: as their names tell, or a manifest.json or
-    dataset.json. A file that belongs to none is not among them, nor is one that cannot be looked at.
+    dataset.json. A file that belongs to none is not among them, nor is one that cannot be read.
     """
     found: set[Path] = set()
     for place in folders_under(folder):

@@ -21,7 +21,7 @@ from medsam_app.progress import Progress
 
 #: Voxels of a case that go into the percentiles over all cases.
 _POOLED = 5_000
-#: So many values or cases are named in one sentence.
+#: This many values or cases are named in one sentence.
 _NAMED = 8
 
 
@@ -109,7 +109,7 @@ class Fingerprint:
 
 
 def fingerprint(dataset: Dataset, *, progress: Progress | None = None) -> Fingerprint:
-    """Read every case, one at a time, and tell what they are like and all that is wrong with them.
+    """Read every case, one at a time, and return their statistics and faults.
 
     Of large volumes evenly spaced voxels are taken for percentiles
     (`medsam_app.datasets.fingerprint_case`), and up to 5000 evenly spaced ones of each case for the

@@ -19,7 +19,7 @@ from medsam_app.io.loading import load_mask, load_volume
 from medsam_app.io.volume import Volume
 from medsam_app.measure.scores import MIN_VOXELS
 
-#: Percentiles are taken of about so many voxels at most.
+#: Percentiles are taken of at most about this many voxels.
 SAMPLED = 1_000_000
 
 

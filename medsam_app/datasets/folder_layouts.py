@@ -1,4 +1,4 @@
-"""Layouts that names of files alone tell: two folders side by side, or pairs within one folder."""
+"""Layouts recognised by file names: two folders, or pairs within one folder."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def _match(found: Gathering, image_folder: Path, label_folder: Path) -> None:
 
 
 def labels_beside(folder: Path) -> list[Path]:
-    """Label maps of a folder that lie beside an image of their name, in it or in two folders of it.
+    """Label maps of a folder that lie next to an image of their name, in it or in two folders of it.
 
-    What cannot be looked at is neither.
+    What cannot be read is neither.
     """
     inside = {path.name.lower(): path for path in seen_in(folder)[1]}
     images = [path for name in IMAGE_FOLDERS if name in inside for path in _volumes(inside[name])]

@@ -83,7 +83,7 @@ class Gathering:
         self._say("error", kind, case, message, dataset, split)
 
     def warning(self, kind: str, case: str, message: str, *, dataset: str | None = None) -> None:
-        """Something to look at."""
+        """Record a warning."""
         self._say("warning", kind, case, message, dataset)
 
     def _say(
@@ -185,7 +185,7 @@ def volumes_in(folder: Path, *, folders: bool = False) -> list[Path]:
 
 
 def seen_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files and folders in a folder by name, but for those that cannot be looked at."""
+    """Files and folders in a folder by name, but for those that cannot be read."""
     files: list[Path] = []
     folders: list[Path] = []
     with suppress(OSError):

@@ -14,7 +14,7 @@ from medsam_app.grid.patch import Index
 
 #: Percentiles of intensities that are reported.
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
-#: Percentiles within a label are taken of about so many voxels at most.
+#: Percentiles within a label are taken of at most about this many voxels.
 _SAMPLED = 100_000
 #: Values of labels up to this one are looked up in a list.
 _LISTED = 65_535

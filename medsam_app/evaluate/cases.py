@@ -9,7 +9,7 @@ from medsam_app.datasets.cases import Case, choose_cases
 from medsam_app.datasets.gathering import Dataset
 from medsam_app.errors import DatasetError, SettingsError, unknown_name
 
-#: The split that is measured where none is asked for, and what asks for all of them.
+#: The split that is measured where none is requested, and what asks for all of them.
 USUAL, EVERY = "dev", "all"
 
 
@@ -49,7 +49,7 @@ def take_cases(
     Args:
         split: one that there is, or "all"; None for "dev" where there is such a split, otherwise all.
         datasets: names of those that are measured; none named for all.
-        most: at most so many of a dataset, evenly spread.
+        most: at most this many per dataset, evenly spread.
 
     Raises:
         DatasetError: no case has its files.

@@ -266,7 +266,7 @@ def untrained(*, device: str = "auto", refine: bool = False, seed: int = 0) -> V
     return VolumePredictor(model, refine=refine)
 
 
-#: Names that may be asked for.
+#: Names that may be requested.
 BASELINES: dict[str, Callable[[], Classical] | None] = {
     "walker": RandomWalker,
     "confidence": ConfidenceConnected,

@@ -25,7 +25,7 @@ _COARSE = 1.5
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One slice as it is looked at: row 0 below, the patient's right (or front) on the left.
+    """One slice as it is shown: row 0 below, the patient's right (or front) on the left.
 
     Attributes:
         image: (rows, columns) uint8 grey values.

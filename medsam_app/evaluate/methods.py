@@ -1,4 +1,4 @@
-"""The methods of an evaluation, loaded: a model with and without its adapter, told the label, baselines."""
+"""Loading of an evaluation's methods: model, adapter, prompted labels, baselines."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Switched:
 
 
 class ToldByAdapter:
-    """A model that is told a label by the learned prompts of its adapter."""
+    """A model that gets a label by the learned prompts of its adapter."""
 
     def __init__(self, model: Switched) -> None:
         self._model = model

@@ -39,7 +39,7 @@ class Segmenter(Protocol):
 
 
 class LabelTold(Protocol):
-    """A method that is clicked and told which label is meant."""
+    """Method that gets clicks and the label they mean."""
 
     @property
     def labels(self) -> Collection[int]:
@@ -49,7 +49,7 @@ class LabelTold(Protocol):
         """Choose the volume."""
 
     def meaning(self, value: int, *, begun: NDArray[np.bool_] | None = None) -> Segmenter:
-        """The method for objects of one value; `begun` is a mask (i, j, k) that its prompts mend."""
+        """The method for objects of one value; `begun` is a mask (i, j, k) that its prompts correct."""
 
 
 class LabelMapper(Protocol):

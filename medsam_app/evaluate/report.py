@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page that needs nothing beside it: curves, pictures, tables."""
+"""Self-contained HTML report of an evaluation: curves, pictures, tables."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def evaluate_folder(  # noqa: PLR0913 - public, by keyword
     skip: Callable[[Skipped], None] | None = None,
     gallery: Gallery | None = None,
 ) -> Evaluation:
-    """Measure a model, and other methods beside it, on labelled volumes.
+    """Measure a model, and other methods for comparison, on labelled volumes.
 
     Args:
         dataset: a folder or list that `medsam_app.datasets.find.find_cases` knows, or what that found.
@@ -122,10 +122,10 @@ def evaluate_folder(  # noqa: PLR0913 - public, by keyword
         refine: draw the outlines of large objects in tiles; takes seconds a click.
         baselines: names of `medsam_app.evaluate.classical.BASELINES`.
         nets: files of networks that `medsam-app finetune --baseline` has written.
-        most_cases: at most so many of a dataset, evenly spread.
+        most_cases: at most this many per dataset, evenly spread.
         seed: of boxes, of resampling and of fresh weights.
         progress: called with a sentence and a fraction done.
-        tell: called with what is to be known before the measuring begins, in sentences.
+        tell: called with sentences about the selected cases before the measurement starts.
         skip: called with a case that cannot be measured, when it is met.
         gallery: gets a picture of each case.
 

@@ -49,8 +49,8 @@ class BaselineTrainer(Trainer[Plan]):
     Args:
         name: of `BASELINE_NETS`.
         plan: of the adapter's run: windows, batch, length and variations are the same.
-        cases: that the adapter was taught on.
-        out: folder of the training; a state saved there is taken up.
+        cases: that the adapter was trained on.
+        out: folder of the training; a state saved there is resumed.
         device: of this process.
         memory: bytes for cached cases.
 

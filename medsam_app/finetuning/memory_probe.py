@@ -34,7 +34,7 @@ class Task:
     """Training steps to measure.
 
     Attributes:
-        cases: taught on; all are cached.
+        cases: trained on; all are cached.
         device: of torch, by name.
         weights: of the base, instead of the published ones.
         fewest, most: windows at a time; the fewest are tried first, then more.
@@ -57,11 +57,11 @@ class Trial:
     Attributes:
         ready: most until the first step: the libraries, the base read from its file, the adapter, two
             volumes at a time read and put on the plan's grid.
-        steps: most in a step with so many windows at a time and the plan's most rounds; of all numbers
+        steps: most in a step with this many windows at a time and the plan's most rounds; of all numbers
             that were tried.
-        gradients: of everything that is taught.
+        gradients: of everything that is trained.
         embedding: of one window.
-        killed: it ended for want of memory before everything was tried.
+        killed: it ended for lack of memory before everything was tried.
     """
 
     ready: int = 0
@@ -145,7 +145,7 @@ def peak(device: str) -> int:
 
 
 def forget_peak(device: str) -> None:
-    """Start anew; where the system cannot, the peak remains that of all before, and steps that take less
+    """Reset the peak; where the system cannot, the peak remains that of all before, and steps that take less
     seem to take as much."""
     if device.startswith("cuda"):
         import torch
@@ -156,7 +156,7 @@ def forget_peak(device: str) -> None:
 
 
 def _play(task: Task, tell: Callable[[dict[str, Any]], None]) -> None:
-    """Teach a few steps."""
+    """Train for a few steps."""
     import torch
 
     from medsam_app.finetuning.trainer import FinetuneTrainer

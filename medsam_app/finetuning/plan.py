@@ -20,7 +20,7 @@ from medsam_app.errors import SettingsError, unknown_name
 from medsam_app.models.table import MODELS, model_entry
 from medsam_app.training.run_settings import RunSettings, TimeUnit
 
-#: Families of models that can be taught, and what the sides of their windows are multiples of.
+#: Families of models that can be trained, and what the sides of their windows are multiples of.
 TAUGHT = {"sam3d": 16, "sam3d_vit": 32}
 
 _Positive = Annotated[int, Field(ge=1)]
@@ -33,9 +33,9 @@ class Plan(RunSettings):
     """Everything that a finetuning run does.
 
     Attributes:
-        base: name of the model that is taught; it stays as it is, what is learned lies in the adapter.
+        base: name of the model that is trained; it stays as it is, what is learned lies in the adapter.
         adapter, settings: a kind of `ADAPTER_KINDS` and its settings.
-        decoder: the mask decoder is taught too, as copies in the adapter.
+        decoder: the mask decoder is trained, too, as copies in the adapter.
         labels: names of the labels that are learned, by value.
         spacing: mm of the windows' voxels, the same along each axis.
         window: voxels along the axes closest to RAS.
@@ -46,10 +46,10 @@ class Plan(RunSettings):
         micro_batch: windows at a time in one process; None for all of its share.
         checkpointing: activations are computed again instead of kept, which saves memory and costs time.
         cached: the encoder stays as it is and its embeddings of fixed windows are kept: only the decoder
-            and learned prompts are taught.
+            and learned prompts are trained.
         learning_rate: at its highest, after the warm-up.
         warmup_steps: updates over which the learning rate rises.
-        ema: decay of the running average of what is taught, which is what gets saved.
+        ema: decay of the running average of what is trained, which is what gets saved.
         rounds: fewest and most decodes an example; each after the first answers a further click.
         automatic: each label becomes a learned prompt, so that it is found without a click.
         mirror: windows are mirrored left to right now and then; for labels that have no side.
@@ -67,7 +67,7 @@ class Plan(RunSettings):
         seed: of everything that is drawn.
         split: cases of this split of the dataset; None for all.
         datasets: cases of these datasets of a folder that holds several; none named for all.
-        most_cases: at most so many cases of each, evenly spread, the held-out ones among them; None for all.
+        most_cases: at most this many cases of each, evenly spread, including the held-out ones; None for all.
     """
 
     TIME = TimeUnit("minutes", 60, "{:.1f} of {:g} min")
@@ -205,7 +205,7 @@ class _Json(BaseModel):
 
 
 def laid_over(settings: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a file under the options given beside it; an option for the length replaces the file's."""
+    """Merge options over the settings of a file; an option for the length replaces the file's."""
     if options.keys() & {"minutes", "steps"}:
         settings = {name: value for name, value in settings.items() if name not in ("minutes", "steps")}
     return settings | options
@@ -219,7 +219,7 @@ def make_plan(values: dict[str, Any], *, source: str = "The plan") -> Plan:
 
     Raises:
         SettingsError: a field that is unknown, missing or out of its range.
-        ModelError, AdapterError: an unknown base, or an adapter that cannot be as asked for.
+        ModelError, AdapterError: an unknown base, or an adapter that cannot be as requested.
     """
     try:
         return Plan.model_validate(values)

@@ -1,4 +1,4 @@
-"""Which labels of a dataset are learned: those asked for, or those that enough cases have."""
+"""Labels to train on: those requested, or those that enough cases have."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from medsam_app.datasets.fingerprint import first_few
 from medsam_app.datasets.fingerprint_case import CaseFacts
 from medsam_app.errors import SettingsError, unknown_name
 
-#: A label of fewer cases is not learned unless it is asked for.
+#: A label of fewer cases is not learned unless it is requested.
 _FEWEST = 2
-#: Of a label of fewer cases it is said that there is little to learn from.
+#: A label with fewer cases gets a warning.
 _FEW = 5
 
 

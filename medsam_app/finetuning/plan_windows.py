@@ -17,7 +17,7 @@ _LEAST_SIDE = 32
 _FILLED = 0.75
 #: Voxels that the smallest label should have along its longest side.
 _SMALLEST = 6
-#: CT is shown beyond the labels' intensities by this part of their range, and by so many HU at least.
+#: CT is shown beyond the labels' intensities by this part of their range, and by this many HU at least.
 _MARGIN, _MARGIN_HU = 0.5, 150.0
 #: Axis of RAS that runs between two directions.
 _RAS = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
@@ -117,7 +117,7 @@ def choose_clip(
     """Lowest and highest intensity that the model is shown, None for all, and why.
 
     In CT a value means the same everywhere, so the range of the labels is worth the contrast. It is widened
-    for what lies around them (fat and air beside an organ, bone beside a vessel), but not beyond what the
+    for what lies around them (fat and air next to an organ, bone next to a vessel), but not beyond what the
     volumes hold. Elsewhere there is only the range of each window, which the model takes by itself.
 
     Args:

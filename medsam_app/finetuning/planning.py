@@ -60,15 +60,15 @@ def plan_for(
 
     Args:
         found: of the cases that the run is to use (`medsam_app.finetuning.split.chosen`).
-        base: name of the model that is taught.
+        base: name of the model that is trained.
         labels: names or values of those to learn, or names by value; None for all that two cases have.
         side: most voxels along an axis of a window that is not given.
-        given: other fields of `Plan`, kept as they are; what nobody asked for is left out, since None says
-            something, too.
+        given: other fields of `Plan`, kept as they are. Pass only fields the user set: None is a
+            valid value.
 
     Raises:
         SettingsError: no case can be used, a label or setting that there is not, or one out of its range.
-        ModelError, AdapterError: an unknown base, or an adapter that cannot be as asked for.
+        ModelError, AdapterError: an unknown base, or an adapter that cannot be as requested.
     """
     asked = _checked(base, given)
     multiple = TAUGHT[model_entry(base).family]

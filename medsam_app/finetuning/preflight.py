@@ -17,7 +17,7 @@ several. Three things take memory in each process of a run:
 Steps come first; caches get what steps leave, and no more than all cases take. For their sake alone windows
 are played in smaller parts, so that up to half of what a step with one window leaves is theirs, but nothing
 else is given up: a case that is not cached is read again each time. The windows that the run is measured with
-are played as many at a time as those that are taught, and need no gradient, so they take less.
+are played as many at a time as those that are trained, and need no gradient, so they take less.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from medsam_app.models.table import model_entry
 from medsam_app.progress import Progress
 from medsam_app.system import format_bytes, free_memory
 
-#: Of what is free, the part that a run takes where nobody says how much.
+#: Fraction of the free memory that a run uses by default.
 PART = 0.8
 #: Windows do not become smaller than this.
 SMALLEST = 32
@@ -77,10 +77,10 @@ def fit(
     """Make a plan fit into memory: each of these only where those before it are not enough.
 
     Fewer windows at a time (`micro_batch`; an update is of as many as before), activations that are computed
-    again (`checkpointing`), smaller windows, and last `cached`: an encoder that is not taught.
+    again (`checkpointing`), smaller windows, and last `cached`: an encoder that is not trained.
 
     Args:
-        cases: taught on.
+        cases: trained on.
         memory: bytes of all processes together, of the device where that is CUDA; by default most of what is
             free now.
         device: of torch.
@@ -159,7 +159,7 @@ class _Room:
         self.least = math.inf
 
     def needed(self, trial: Trial, windows: int) -> float:
-        """Most bytes with so many windows at a time, without caches; where that was not tried, as on the
+        """Most bytes with this many windows at a time, without caches; where that was not tried, as on the
         line between those that were."""
         tried = sorted(trial.steps)
         if trial.ready > self.available:

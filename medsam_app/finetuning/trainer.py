@@ -1,8 +1,8 @@
-"""Teaching an adapter by simulated interaction: one process of a run, step by step.
+"""Training of an adapter by simulated interaction: one process of a run, step by step.
 
-A lesson is a window and a label. Labels of the window are asked for without a prompt, by what is learned of
+A lesson is a window and a label. Labels of the window are requested without a prompt, by what is learned of
 them; then the lesson's own is played as people do: a click, a box, a rough mask, ..., and clicks where the
-mask is most wrong, the previous probability fed back. All of these carry a loss. What is taught is the
+mask is most wrong, the previous probability fed back. All of these carry a loss. What is trained is the
 adapter alone; the base stays as it is.
 """
 
@@ -68,9 +68,9 @@ class FinetuneTrainer(Trainer[Plan]):
 
     Args:
         plan: what is done.
-        cases: taught on.
+        cases: trained on.
         held_out: measured on; there may be none.
-        out: folder of the run; a state saved there is taken up.
+        out: folder of the run; a state saved there is resumed.
         device: of this process.
         weights: of the base, instead of the published ones.
         memory: bytes for cached cases, and as many for cached embeddings where the plan wants them.

@@ -31,15 +31,15 @@ from medsam_app.predict.whole_volume import whole_roi
 ROOM = 1.2
 #: Share of windows whose middle is a background voxel.
 BACKGROUND_SHARE = 0.1
-#: How often a label is asked for whether or not the window shows it.
+#: How often a label is requested whether or not the window shows it.
 ANY_LABEL = 0.1
-#: Of a class, so many voxels are kept from which middles of windows are drawn.
+#: Of a class, this many voxels are kept from which middles of windows are drawn.
 MOST_MIDDLES = 20_000
 #: How often each variation of intensities is taken.
 OFTEN = 0.3
 #: Windows of a case that are kept where embeddings are.
 VIEWS = 4
-#: A case of whose windows so many show nothing never shows anything.
+#: A case of whose windows this many show nothing never shows anything.
 MOST_DRAWS = 100
 KEYS = ("image", "label", "valid")
 #: Bytes of a voxel of those, float32 and twice uint8, and of the place of a voxel.

@@ -1,6 +1,6 @@
 """Validation of a finetuning run on windows of held-out cases, chosen as the predictor would choose them.
 
-Each object is segmented by its learned prompt alone, if labels are learned, and then anew by careful clicks
+Each object is segmented by its learned prompt alone, if labels are learned, and then again by careful clicks
 that do not say which label is meant. Dice is computed in the window on the plan's grid; `medsam-app evaluate`
 scores whole volumes.
 """
@@ -29,7 +29,7 @@ AUTOMATIC, CLICKS = "automatic", "clicks"
 MOST_CLICKS, COUNTED = 5, (1, 3, 5)
 #: Objects that are measured at most, evenly spread.
 MOST_OBJECTS = 32
-#: Objects measured at a time at most; never more than are taught on at a time, which takes more memory.
+#: Objects measured at a time at most; never more than are trained on at a time, which takes more memory.
 BATCH = 8
 #: Objects with fewer voxels are left out.
 FEWEST_VOXELS = 10

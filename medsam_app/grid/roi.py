@@ -72,7 +72,7 @@ class Roi:
         return np.where(self.open_faces(), room, np.inf).min(axis=(-2, -1))
 
     def open_faces(self) -> NDArray[np.bool_]:
-        """(3, 2) whether the volume goes on beyond the lower and upper face of each RAS axis."""
+        """(3, 2) whether the volume extends beyond the lower and upper face of each RAS axis."""
         origin = np.asarray(self.origin)
         end = origin + (np.asarray(self.shape) - 1) * self.step
         return np.stack([origin > 0.5, end < np.asarray(self.ras.shape) - 1.5], axis=-1)

@@ -14,7 +14,7 @@ from medsam_app.io.formats import TITLES
 from medsam_app.io.headers import find_format, inspect
 from medsam_app.io.loading import list_series, load_volume
 
-#: Percentiles come from at most about so many voxels, evenly spread.
+#: Percentiles come from at most about this many voxels, evenly spread.
 _SAMPLE = 2_000_000
 
 

@@ -61,7 +61,7 @@ WRITABLE = (
     DEFAULT_SUFFIX,
     *(kind.suffix for kind in FILE_TYPES if kind.writable and kind.suffix != DEFAULT_SUFFIX),
 )
-#: Endings of files that hold one volume, with or without a data file beside them.
+#: Endings of files that hold one volume, with or without a data file next to them.
 SINGLE_VOLUMES = tuple(kind.suffix for kind in FILE_TYPES if kind.format != "dicom")
 #: Endings of files that hold slices of a series together with the other files of their folder.
 DICOM_SLICES = (".dcm", ".ima", ".dic", ".dicom")

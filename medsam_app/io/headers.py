@@ -1,6 +1,6 @@
 """File headers, checked before memory is allocated.
 
-A header is a promise: so many voxels of such a type. Before a reader trusts it, the promise is held
+A header announces the number and type of voxels. Before a reader trusts it, the announcement is held
 against the size of the file and the memory of the machine, so that a damaged or hostile header ends in
 a sentence and not in the operating system killing the program. No pixel is read here, and MONAI is not
 imported, so errors come at once.

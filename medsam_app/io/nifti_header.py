@@ -1,4 +1,4 @@
-"""Opening a single-file NIfTI by its content and taking its header as it is."""
+"""Headers of single-file NIfTI images, found by content and read unchanged."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ class ItkReader(ImageReader):
             array = array[..., self.channel]
         if array.ndim == 4:
             array = array[self.frame]
-        if array.size < whole:  # let go of the other frames and channels
+        if array.size < whole:  # release the other frames and channels
             array = array.copy(order="C")
         array = _scaled(array.transpose(2, 1, 0), 1.0, 0.0)
         meta = _meta(flip_affine(itk_affine(img)), array)

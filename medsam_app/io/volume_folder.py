@@ -17,7 +17,7 @@ from medsam_app.io.headers import looks_like_dicom
 from medsam_app.io.loading import list_series
 from medsam_app.system import machine_fault
 
-#: What is said of a link to nothing, or to itself.
+#: Message for a link to nothing, or to itself.
 _NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -48,10 +48,10 @@ def find_volumes(folder: Path, *, leave_out: Sequence[Path] = ()) -> list[Found]
     into is a volume with a problem, so that what is in it is missed; it keeps nobody from the others.
 
     Args:
-        leave_out: files and folders that are not looked at.
+        leave_out: files and folders that are skipped.
 
     Raises:
-        VolumeError: no such folder, nothing in it, or nothing that can be looked at.
+        VolumeError: no such folder, nothing in it, or nothing that can be read.
     """
     if folder.is_file():
         raise VolumeError(
@@ -73,7 +73,7 @@ def find_volumes(folder: Path, *, leave_out: Sequence[Path] = ()) -> list[Found]
 
 
 def _walk(folder: Path, hidden: set[Path], *, slices: bool = True) -> Iterator[tuple[Path, str]]:
-    """Files that are volumes and folders that hold slices; what may not be looked at, with why."""
+    """Files that are volumes and folders that hold slices; what may not be read, with why."""
     files: list[Path] = []
     folders: list[Path] = []
     try:

@@ -1,6 +1,6 @@
 """Saving a label map on its image's grid, with proof.
 
-The file is written in a hidden folder beside its place, read back, compared voxel by voxel and corner by
+The file is written in a hidden folder next to its target, read back, compared voxel by voxel and corner by
 corner, and only then moved to its name: a crash or a full disk never leaves half a mask.
 """
 
@@ -35,7 +35,7 @@ def save_mask(
     Args:
         label_map: (i, j, k) whole numbers from 0, or booleans, on the grid of `volume`.
         volume: image whose affine, qform and sform codes and units the file gets.
-        path: ends in .nii.gz, .nii, .nrrd, .mha or .mhd (which writes a data file beside it).
+        path: ends in .nii.gz, .nii, .nrrd, .mha or .mhd (which writes a data file next to it).
         label_names: names of label values, kept in the file's header as JSON.
 
     Returns:
@@ -97,7 +97,7 @@ def save_probability(chance: NDArray[np.uint8], volume: Volume, path: str | Path
 
 
 def write_proved(path: Path, volume: Volume, write: Callable[[Path], None]) -> None:
-    """Write a file in a hidden folder beside its place, prove it, then move it there.
+    """Write a file in a hidden folder next to its target, prove it, then move it there.
 
     Args:
         volume: whose files are not to be overwritten.

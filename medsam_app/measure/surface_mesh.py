@@ -2,7 +2,7 @@
 
 Marching cubes (scikit-image) on a smoothed mask that is held fast at both sides of its border: the surface
 runs between the voxels inside and those outside, so that nothing thin is smoothed away. Where that makes
-more triangles than asked for, the mask is looked at on a coarser grid.
+more triangles than requested, the mask is sampled on a coarser grid.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from medsam_app.grid.patch import Patch
 
 #: Triangles of a surface, at most.
 MOST_TRIANGLES = 150_000
-#: How far the mask is smoothed, in voxels of the grid it is looked at.
+#: How far the mask is smoothed, in voxels of the sampled grid.
 _SIGMA = 0.8
 #: What voxels at the border keep on their own side of the surface.
 _HOLD = 0.02

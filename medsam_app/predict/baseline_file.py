@@ -1,4 +1,4 @@
-"""Names and file header of the baseline networks that are trained beside an adapter. Free of torch."""
+"""Names and file header of baseline networks trained in addition to an adapter; free of torch."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Networks of MONAI's that are trained on the same windows as an adapter, to compare it with.
 
-Their scores beside the adapter's show what the same data and the same time give without a pretrained model.
+Compared with the adapter's, their scores show what the same data and time give without a pretrained model.
 `medsam_app.finetuning.baseline_trainer` trains them.
 """
 

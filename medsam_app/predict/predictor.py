@@ -117,7 +117,7 @@ class VolumePredictor:
         return self._states.nbytes
 
     def forget(self) -> None:
-        """Let go of what is remembered: it is made again when it is needed, which takes time."""
+        """Release what is cached: it is made again when it is needed, which takes time."""
         self._states.clear()
 
     @property
@@ -181,7 +181,7 @@ class VolumePredictor:
     ) -> MaskPrediction:
         """Segment from a sequence of prompts, in the order they were given.
 
-        A mask alone comes back as it is, and clicks mend it where they fall; a box bounds the mask up to a
+        A mask alone comes back as it is, and clicks correct it where they fall; a box bounds the mask up to a
         tenth of its size; clicks are honoured voxel by voxel, and where two contradict each other the
         later one. What was painted is laid over what the model makes of the rest; see `touch_up`.
 
@@ -246,8 +246,8 @@ class VolumePredictor:
             (V, X, Y, Z) logits on a window, and the window.
 
         Raises:
-            PromptError, AdapterError: as for `predict`; PromptError also for a mask that nothing mended yet,
-                of which no model is asked.
+            PromptError, AdapterError: as for `predict`; PromptError also for a mask without corrections,
+                for which no model is needed.
             SettingsError: the model sees slices and not windows.
         """
         with self._lock, torch.inference_mode():

@@ -1,11 +1,11 @@
 """Automatic mode: every label that an adapter has learned, in a whole volume, without a click.
 
-The volume is resampled to the adapter's spacing and looked at in overlapping windows. A window is encoded
+The volume is resampled to the adapter's spacing and segmented in overlapping windows. A window is encoded
 once and decoded once for each label; where windows overlap, logits are averaged, those near a window's middle
-weighing most. They are interpolated onto the file's grid before labels are told apart.
+weighing most. They are interpolated onto the file's grid before labels are distinguished.
 
-Memory in bytes, beside the volume: a voxel of the resampled volume takes 12 and 4 for each label, of which
-there are at most `STITCHED_VALUES` values at a time (2 GiB); with more labels the windows are gone through
+Memory in bytes, in addition to the volume: a voxel of the resampled volume takes 12 and 4 for each label, of
+which there are at most `STITCHED_VALUES` values at a time (2 GiB); with more labels the windows are decoded
 again. A voxel of the file takes 5 or 6. A CT of 512 x 512 x 300 voxels of 0.8 x 0.8 x 1.5 mm with five labels
 at 2 mm takes 0.3 GB and 0.4 GB. All this is on the CPU; the device holds the windows of one batch.
 """
@@ -63,7 +63,7 @@ def segment_labels(
         labels: values or names of the labels that are looked for; None for all.
         largest: whether of each label only the largest connected part is kept.
         overlap: how much of a window the next one shows again, from 0 to below 1.
-        batch: windows that are looked at together; None for what suits the device.
+        batch: windows that are examined together; None for what suits the device.
         probabilities: whether each label's own are given too, which takes a byte more a voxel and label.
         progress: called with a sentence and a fraction done, after every batch.
 

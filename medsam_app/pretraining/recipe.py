@@ -80,7 +80,7 @@ class Recipe(RunSettings):
         return self
 
     def text(self) -> str:
-        """JSON of what was asked for; defaults that were left alone are left out."""
+        """JSON of what was requested; defaults that were left alone are left out."""
         return self.model_dump_json(exclude_unset=True, indent=2) + "\n"
 
 

@@ -2,8 +2,8 @@
 
 A round is a decode: first clicks, a box or a rough mask, then a click in the largest error (now and
 then one where nothing is wrong), the previous probability fed back. All rounds carry a loss. The
-learning rate follows the time spent, so that a run of so many hours ends where it should on any
-machine, or the steps done; a run that is started again in the same folder goes on where it was saved.
+learning rate follows the time spent, so that a run of this many hours ends where it should on any
+machine, or the steps done; a run that is started again in the same folder resumes from its saved state.
 `medsam_app.training.loop` repeats the step; `medsam-app pretrain` is the command.
 """
 
@@ -62,7 +62,7 @@ class PretrainTrainer(Trainer[Recipe]):
     Args:
         recipe: its settings.
         data: folder with a manifest, or None for synthetic windows alone.
-        out: folder of the run; a state saved there is taken up.
+        out: folder of the run; a state saved there is resumed.
         device: of this process.
         start: weights that a new run begins with, wherever they fit.
 

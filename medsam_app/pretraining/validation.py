@@ -58,7 +58,7 @@ class Validation:
         self.batches = {"synthetic": _batches(recipe, synthetic.draw)}
         there = data is not None and (data / MANIFEST).is_file()
         real = RealWindows(load_cases(data, SPLIT) if data and there else [])
-        if real.names:  # the cases are let go of, the windows stay
+        if real.names:  # the cases are released, the windows stay
             self.batches[SPLIT] = _batches(recipe, lambda seed, n: real.draw(Draws(seed), n))
 
     @torch.inference_mode()

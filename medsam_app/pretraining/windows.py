@@ -33,7 +33,7 @@ MIN_TARGET_VOXELS = 12
 #: A window that its target fills more than this is drawn again; objects larger than a window must be
 #: seen in training, since the first window of a click may lie inside one.
 MOST_FILLED = 0.97
-#: A source that gives nothing in so many draws never will.
+#: A source that gives nothing in this many draws never will.
 MOST_DRAWS = 1000
 
 
@@ -131,7 +131,7 @@ class RealWindows:
 
     def _window(self, draws: Draws, n: int, chosen: LabelledObject) -> Window:
         case, box = chosen.case, chosen.box
-        # Beyond the object's box this is memory that nobody has touched, and costs nothing.
+        # Beyond the object's box this memory is untouched and costs nothing.
         inside = np.zeros(case.labels.shape, dtype=bool)
         inside[box] = case.labels[box] == chosen.value
         low, high = (np.array(ends) for ends in zip(*((s.start, s.stop - 1) for s in box), strict=True))

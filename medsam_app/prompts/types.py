@@ -21,7 +21,7 @@ from medsam_app.grid.geometry import Grid
 from medsam_app.grid.patch import Index, Patch
 
 Coordinates = tuple[float, float, float]
-#: A model is told a scribble as so many clicks at most, so many voxels apart at least.
+#: A model gets a scribble as this many clicks at most, this many voxels apart at least.
 MOST_CLICKS, CLICK_VOXELS = 8, 3.0
 
 
@@ -40,7 +40,7 @@ class Point(_Prompt):
 class Scribble(_Prompt):
     """A line drawn by hand: all of it inside the object (positive) or outside it.
 
-    A model is told a few clicks along it, all at once; the mask honours every voxel of the line.
+    A model gets a few clicks along it, all at once; the mask honours every voxel of the line.
 
     Attributes:
         coordinates: its corners, in the order they were drawn.

@@ -54,7 +54,7 @@ class ObjectEditor(ObjectHistory):
             name: by default that of the label set, or 'object 1', 'object 2', ...
             label: by default that of the label set, or the smallest free value.
             colour: '#rrggbb', by default that of the label set, or the next of a palette that colour-blind
-                people can tell apart.
+                people can distinguish.
             may_overlap: whether it may share voxels with others that may not; see `SegmentedObject`.
 
         Raises:

@@ -48,7 +48,7 @@ def save_case(
 ) -> Path:
     """Write a case as a .zip, prove it by reading it back, then give it its name.
 
-    It holds `<name>_mask` in the format asked for; where masks overlap, each object's own in `objects/`;
+    It holds `<name>_mask` in the requested format; where masks overlap, each object's own in `objects/`;
     `<name>.prompts.json`; `measurements.csv` and `areas.csv` (columns: `medsam_app.measure.measurements`);
     `screenshot.png` where there is one; and `about.json`: versions, image, model, adapter, objects, and the
     SHA-256 of every other file.

@@ -1,4 +1,4 @@
-"""Label sets: which objects a task knows, from a file, so that nobody types their names.
+"""Label sets: the named objects of a task, read from a file.
 
 CSV with a line of titles, or JSON: a list of objects, or an object with that list as 'labels'.
 

@@ -63,7 +63,7 @@ def interpolate(mask: Mask, spacing: Sequence[float], axis: int, keys: Sequence[
         mask: (i, j, k).
         spacing: voxel size in mm along (i, j, k).
         axis: the axis across the slices.
-        keys: slices to go by, whose neighbours between them are all made anew; by default those that hold
+        keys: slices to go by, whose neighbours between them are all recomputed; by default those that hold
             any voxel, so that gaps are closed.
     """
     out = np.moveaxis(mask.copy(), axis, 0)

@@ -22,7 +22,7 @@ PALETTE = (
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentedObject:
-    """One object of a volume and what was said about it.
+    """One object of a volume with its prompts.
 
     Attributes:
         id: never given twice in a session.

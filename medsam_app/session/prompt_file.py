@@ -1,4 +1,4 @@
-"""`<case>.prompts.json`: what was said about an image, from which its masks can be made again."""
+"""Prompt files `<case>.prompts.json`, from which masks can be recomputed."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def save_prompt_file(session: Described, path: str | Path) -> Path:
 
 
 def prompt_text(session: Described, folder: Path) -> str:
-    """The prompt file of a session as text, as it would stand in a folder."""
+    """Return the prompt file of a session as text, with paths relative to a folder."""
     return _as_text(_describe(session, folder / f"work{SUFFIX}"))
 
 

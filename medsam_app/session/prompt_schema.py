@@ -162,7 +162,7 @@ class ObjectEntry(_Part):
 
 
 class PromptFile(_Part):
-    """A whole prompt file. Version 2 brought scribbles, paint and objects that may not overlap."""
+    """Prompt file. Version 2 added scribbles, paint and objects that may not overlap."""
 
     format: Literal["medsam_app prompts"] = "medsam_app prompts"
     version: Literal[1, 2] = 1

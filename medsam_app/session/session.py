@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # these import torch, which a session does not need
     from medsam_app.predict.predictor import VolumePredictor
     from medsam_app.predict.uncertainty import Doubt
 
-#: Prompts, whether refined, label and adapter: what a mask was made of.
+#: Prompts, whether refined, label and adapter: everything a mask depends on.
 _Asked = tuple[tuple[AnyPrompt, ...], bool, int | None, str]
 
 
@@ -75,7 +75,7 @@ class Session(ObjectEditor):
             predictor.set_volume(volume)
         #: By object: the prompts, whether refined, the label and the adapter, and what they gave.
         self._predictions: dict[str, tuple[_Asked, MaskPrediction]] = {}
-        #: By object: its own mask, those of the objects that it gives way to, and what is left.
+        #: By object: its own mask, the masks of objects with priority, and the remainder.
         self._apart: dict[str, tuple[MaskPrediction, list[MaskPrediction], MaskPrediction]] = {}
 
     def prediction(self, object_id: str, *, progress: Progress | None = None) -> MaskPrediction | None:
@@ -130,7 +130,7 @@ class Session(ObjectEditor):
             return known[1]
         if self.predictor is None:
             raise PromptError("This session has no model to make masks with; give it a predictor.")
-        # Outside the lock: somebody who looks at the objects does not wait for the model.
+        # Outside the lock: readers of the objects do not wait for the model.
         made = self.predictor.predict_prompts(asked.prompts, label=label, refine=refine, progress=progress)
         with self._lock:
             self._predictions[object_id] = (wanted, made)

@@ -198,7 +198,7 @@ def cells(draws: Draws, scene: Scene, centre: Vector, size: float) -> list[int]:
 
 
 def random_anatomy(draws: Draws, n: int) -> Scene:
-    """Random tissue with random objects in it, one or some of which are the target."""
+    """Return a synthetic volume with one or more target objects."""
     scene = background(draws, n)
     if draws.chance(0.1):  # a whole tissue, less what lies in it
         scene.target = [draws.integer(0, scene.count - 1)]

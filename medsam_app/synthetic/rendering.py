@@ -19,7 +19,7 @@ from medsam_app.synthetic.sampler import Draws, blur, thick_slices
 
 #: Scales of texture, in waves across 64 voxels.
 SCALES = (8, 16, 30)
-#: A step between two labels shows when it is at least so many standard deviations of noise and texture.
+#: A step between two labels shows when it is at least this many standard deviations of noise and texture.
 LEAST_STEP = 0.5
 #: An outline of few faces needs a larger step: times the square root of their number it is this at least.
 LEAST_CERTAINTY = 10.0
@@ -49,8 +49,17 @@ class Palette:
     bias: float
 
     def shows(self, faces: int) -> NDArray[np.bool_]:
-        """(count, count) whether an edge of so many faces between two labels can be seen: by a step in their
-        means, by one texture that is stronger than the other, or by textures of different scale."""
+        """Return whether edges between labels are visible.
+
+        An edge is visible by a step in the means, by one texture that is stronger than the other, or by
+        textures of different scale.
+
+        Args:
+            faces: size of the edge.
+
+        Returns:
+            (count, count) booleans by pairs of labels.
+        """
         grain = np.hypot(self.spreads, self.noise)
         weaker, stronger = np.minimum(grain[:, None], grain), np.maximum(grain[:, None], grain)
         needed = max(LEAST_STEP, LEAST_CERTAINTY / max(1, faces) ** 0.5)

@@ -1,4 +1,4 @@
-"""Random choices of a training window, and the smooth noise that it is made of.
+"""Random choices and smooth noise for synthetic training windows.
 
 Scalars and small vectors come from a generator on the CPU, so that no choice has to wait for a device;
 whatever has the size of a window comes from a generator on the device and never leaves it.
@@ -29,7 +29,7 @@ class Draws:
 
     Args:
         seed: the same seed gives the same choices, and on the same device the same noise.
-        device: where the noise, and what is made of it, lives.
+        device: of the noise and everything computed from it.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:

@@ -1,4 +1,4 @@
-"""A run of training: steps on the clock, measurements, saved states, until it is done or told to stop."""
+"""Training loop: timed steps, validations and saved states, until done or stopped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medsam_app.training.trainer import Trainer
 LOG, MEASUREMENTS = "log.jsonl", "validation.jsonl"
 
 
-#: Asked between steps; True where somebody wants to stop.
+#: Asked between steps; True if the run should stop.
 Stopped = Callable[[], bool]
 #: Mean Dice after each round by kind of window; None where it was stopped.
 Measure = Callable[[Stopped], dict[str, list[float]] | None]
@@ -44,7 +44,7 @@ class RunLog(Watcher):
 
     Args:
         out: the folder.
-        step: where the run goes on; lines beyond it, of a run that was cut off, are taken back.
+        step: where the run resumes; lines beyond it, of a run that was cut off, are taken back.
 
     Raises:
         SaveError: a file cannot be written.
@@ -95,7 +95,7 @@ def run(
     watchers: Sequence[Watcher] = (),
     stopped: Stopped = lambda: False,
 ) -> bool:
-    """Train until the recipe is done or somebody wants to stop, and save.
+    """Train until the recipe is done or a stop is requested, and save.
 
     Only steps count as training time. The first process measures and saves, and the others wait for it.
 

@@ -1,4 +1,4 @@
-"""Processes of a training run: how many, the device of each, how they come together and are told to stop."""
+"""Processes of a training run: their number and devices, start and stop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # heavy
 
 #: How long processes wait for the first, which measures, and for each other while they read.
 PATIENCE = timedelta(hours=3)
-#: Processes that are started here at most, bytes that each should find, and minutes that are worth it.
+#: Most processes started here, free bytes needed for each, and minutes from which it pays.
 MOST_PROCESSES, ROOMY_BYTES, WORTH_MINUTES = 4, 3e9, 5.0
 #: Seconds that processes have to end.
 GRACE = 60.0
@@ -129,7 +129,7 @@ class _Others:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._said,
-            start_new_session=True,  # Ctrl-C is for the first, which tells the others
+            start_new_session=True,  # New session: only rank 0 receives Ctrl-C and forwards it.
         )
         self._children.append(child)
         threading.Thread(target=self._watch, args=(child,), daemon=True).start()

@@ -81,7 +81,7 @@ class RunSettings(BaseModel):
             raise ValueError(f"'{other}' does not go with the length of this run; give '{right}'.")
 
     def done(self, step: int, seconds: float) -> float:
-        """Return the fraction of the run that is done after so many steps in so many seconds, from 0 to 1."""
+        """Return the fraction of the run that is done, from 0 to 1, by the steps and seconds so far."""
         if self.duration:
             return min(1.0, seconds / (self.duration * self.TIME.seconds))
         return min(1.0, step / (self.steps or 1))

@@ -22,7 +22,7 @@ STARTS = {
 }  # fmt: skip
 #: How often a person clicks where nothing is wrong.
 REDUNDANT = 0.12
-#: How often a round has no click of its own: the mask that was fed back is all that is new.
+#: Rate of rounds without a new click, in which only the mask is fed back.
 SILENT = 0.06
 #: How often a person clicks anywhere in the largest error instead of in its middle.
 HURRIED = 0.4
@@ -106,7 +106,7 @@ class Interaction:
         return RoiPrompts(coords.to(self.device), labels.to(self.device), boxes, self.mask, self.seeds)
 
     def correct(self, logits: Tensor, *, careful: bool = False) -> None:
-        """Look at (B, 1, X, Y, Z) logits and click once more on each sample."""
+        """Add a click to each sample, from (B, 1, X, Y, Z) logits."""
         self.mask = torch.sigmoid(logits.detach().float())
         masks = (logits.detach()[:, 0] > 0).cpu().numpy()
         for n, mask in enumerate(masks):
@@ -156,7 +156,7 @@ class Interaction:
         return np.sort(corners, axis=0).astype(np.float32)
 
     def _rough_mask(self, n: int) -> NDArray[np.bool_]:
-        """The truth grown, shrunk or moved, as another tool might have drawn it; clicks that mend it."""
+        """The truth grown, shrunk or moved, as another tool might have drawn it; clicks that correct it."""
         truth = self.truth[n]
         steps = int(self.rngs[n].integers(1, 4))
         change = ndimage.binary_dilation if self.rngs[n].random() < 0.5 else ndimage.binary_erosion

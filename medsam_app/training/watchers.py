@@ -45,7 +45,7 @@ class Lines(Watcher):
 class Bar(Watcher):
     """A bar in a terminal, with the last measurements above it."""
 
-    #: The loss that is shown is the mean of so many steps.
+    #: The loss that is shown is the mean of this many steps.
     SMOOTH = 20
 
     def __init__(self, settings: RunSettings, bar: Progress, task: TaskID) -> None:
@@ -71,7 +71,7 @@ class Board(Watcher):
 
     Args:
         folder: of its files.
-        step: where the run goes on; curves beyond it, of a run that was cut off, are taken back.
+        step: where the run resumes; curves beyond it, of a run that was cut off, are taken back.
     """
 
     def __init__(self, folder: Path, step: int) -> None:

@@ -1,6 +1,6 @@
 """Training examples of a worklist, and the adapter in use.
 
-Accepted cases are the examples. An adapter that was taught on them is copied beside the database once it
+Accepted cases are the examples. An adapter that was trained on them is copied next to the database once it
 is to be used, so that the next run of teaching leaves it alone.
 """
 

@@ -1,4 +1,4 @@
-"""Work on one case of a worklist: kept after every change, taken up again, accepted.
+"""Work on one case of a worklist: kept after every change, reopened, accepted.
 
 A case's session is written to the worklist as a prompt file. Masks follow from it and are made again when the
 case is opened; only those of accepted cases are files.
@@ -32,7 +32,7 @@ _WRITTEN = "mask of version"
 
 @dataclass(frozen=True)
 class Problem:
-    """Why work is not kept: a sentence, and whether somebody else changed the case."""
+    """Why work is not kept: a sentence, and whether another user changed the case."""
 
     sentence: str
     conflict: bool
@@ -95,7 +95,7 @@ class CaseWork:
 
         Args:
             session: of the case.
-            anyway: also where somebody else changed the case: as a version after theirs.
+            anyway: also if another user changed the case: as a version after theirs.
         """
         now = _contents(session)
         if now == self._kept and self.problem is None and not anyway:
@@ -118,11 +118,11 @@ class CaseWork:
         """Write the case's mask and prompt file, then say that it is accepted.
 
         Raises:
-            WorklistError: what the session holds could not be kept; somebody else changed the case
+            WorklistError: what the session holds could not be kept; another user changed the case
                 (WorklistConflict); or the case's name leads out of the folder of masks.
             SaveError: the files could not be written; the case is then as it was.
         """
-        if self.worklist.work(self.name) is None:  # nobody changed what a model proposed
+        if self.worklist.work(self.name) is None:  # the objects are those the model proposed
             self._kept = None
         self.keep(session)
         if self.problem is None:  # also who changed nothing may look at what is not the newest

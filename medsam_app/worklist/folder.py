@@ -11,7 +11,7 @@ from medsam_app.io.volume_folder import Found, find_volumes
 
 
 def volumes_for(folder: Path, *, leave_out: Sequence[Path] = ()) -> tuple[list[Found], list[Found]]:
-    """Volumes under a folder that can be cases, and those that cannot: what could not be looked at, and
+    """Volumes under a folder that can be cases, and those that cannot: what could not be read, and
     names that are no text, which no database keeps and no page shows.
 
     Args:

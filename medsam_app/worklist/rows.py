@@ -21,7 +21,7 @@ class Case:
         missing: whether it was not found when the folder was looked through last.
         state: how far it is.
         version: grows by one with each change of its work.
-        who, changed: who changed it last and when, UTC in ISO 8601; empty while nobody did.
+        who, changed: who changed it last and when, UTC in ISO 8601; empty if no user did.
     """
 
     name: str

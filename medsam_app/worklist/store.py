@@ -1,7 +1,7 @@
 """The worklist of a folder: its cases, how far each is, and the work on it, kept in one SQLite file.
 
 Several people and servers may have it open. What is written is there after a crash; a version number on each
-case tells a writer that somebody else was faster. Paths are relative to the folder, so that it can be moved.
+case tells a writer that another writer was faster. Paths are relative to the folder, so that it can be moved.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MASKS = "masks"
 VERSION = 1
 #: Versions of the work on a case that are kept.
 KEPT = 50
-#: Seconds to wait for somebody else's write.
+#: Seconds to wait for another process's write.
 PATIENCE = 20.0
 
 _SCHEMA = """
@@ -123,7 +123,7 @@ class Worklist:
     # Looking
 
     def cases(self, *, state: State | None = None, search: str = "") -> list[Case]:
-        """Cases in the order of their names, those of a state and with a text in their name if asked for."""
+        """Cases in the order of their names, those of a state and with a text in their name if requested."""
         where, values = ["instr(lower(name), lower(?)) > 0"], [search]
         if state is not None:
             where.append("state = ?")
@@ -189,7 +189,7 @@ class Worklist:
 
     def refresh(self) -> int:
         """Look through the folder: new volumes become cases, those that are gone are marked; how many cases
-        there are. Label maps beside their images are no cases, but for those that were worked on. Work is
+        there are. Label maps next to their images are no cases, but for those that were worked on. Work is
         never deleted.
 
         Raises:
@@ -210,7 +210,7 @@ class Worklist:
         closed = {each.path for each in others}
         paths = [(case, self.folder / case.path) for case in self.cases()]
         no_cases = [(case.path,) for case, path in paths if _real(path) in labels]
-        # Of what could not be looked at nobody knows whether it is gone.
+        # A folder that cannot be read may still hold its cases.
         gone = [(case.name,) for case, path in paths if closed.isdisjoint((path, *path.parents))]
         rows = [
             (each.case, each.path.relative_to(self.folder).as_posix(), each.series, as_text(each.problem))
@@ -233,7 +233,7 @@ class Worklist:
         return self.path.parent / MASKS
 
     def save_work(self, name: str, prompts: str, *, seen: int, who: str = "", made_by: str = "") -> int:
-        """Keep work on a case, which is in progress from then on unless somebody reviews it.
+        """Keep work on a case, which is in progress from then on unless a user reviews it.
 
         Args:
             name: of the case.
@@ -246,7 +246,7 @@ class Worklist:
             The new version.
 
         Raises:
-            WorklistConflict: the case has another version: somebody else changed it. Nothing was written.
+            WorklistConflict: the case has another version: another user changed it. Nothing was written.
             WorklistError: there is no such case, or it could not be written.
         """
         with self._writing() as connection:
@@ -295,7 +295,7 @@ class Worklist:
         """Refuse work on another version of a case than there is.
 
         Raises:
-            WorklistConflict: somebody else changed it.
+            WorklistConflict: another user changed it.
             WorklistError: there is no such case.
         """
         case = self.case(name)

@@ -1,10 +1,10 @@
-"""Teaching an adapter in the background on cases that somebody accepted, and whether it is worth having.
+"""Background training of an adapter on accepted cases, and the decision to offer it.
 
-One case in four is kept apart and never learned from. When the adapter is there, it and what is in use are
+One case in four is held out and never learned from. When the adapter is there, it and what is in use are
 clicked on these by the same careful person, each beginning with what it finds by itself, as a new case does
 on the page; it is offered only if it needs fewer clicks. Both steps are commands of this program (`finetune`,
 `evaluate`) in processes of their own, and what is known of them stands in files, so that neither a closed
-page nor a server that stops loses anything: it goes on where it was.
+page nor a server that stops loses anything: it resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from medsam_app.datasets.gathering import NAMES_FILE
 from medsam_app.errors import SettingsError
 
 Stage = Literal["teaching", "measuring", "offered", "no better", "failed", "cancelled", "interrupted"]
-#: Fewer accepted cases than this teach nothing that could be measured.
+#: Smallest number of accepted cases to train on.
 FEWEST = 4
-#: One case in so many is kept apart, the second of them and so on.
+#: One case in this many is held out, starting with the second.
 KEPT_APART = 4
 #: Clicks that the measurement gives an object, and the Dice that they are counted to.
 CLICKS, TARGET = 5, 0.85
@@ -52,7 +52,7 @@ class Example:
 
 
 class Clicks(BaseModel):
-    """Clicks to a Dice of `TARGET` on the objects kept apart.
+    """Clicks to a Dice of `TARGET` on the objects held out.
 
     Attributes:
         mean: `CLICKS` + 1 counts for an object that never reaches it.
@@ -65,7 +65,7 @@ class Clicks(BaseModel):
 
 
 class Job(BaseModel):
-    """A run of teaching, as it is kept in its folder.
+    """State of a teaching run, as stored in its folder.
 
     Attributes:
         stage: how far it is.
@@ -90,7 +90,7 @@ class Job(BaseModel):
 
 
 class Teaching:
-    """One run of teaching at a time, whichever server it is of. Safe to call from several threads.
+    """Teaching runs of one worklist, one at a time across all servers; thread-safe.
 
     Args:
         folder: where lists, logs and adapters go; made when it is needed. Beside it is a file that is locked
@@ -131,7 +131,7 @@ class Teaching:
             if not self._turn.is_locked:
                 self._job = self._read()
                 if self._job is not None and self._job.stage in _RUNNING:
-                    with suppress(Timeout), self._turn:  # nobody goes on with it
+                    with suppress(Timeout), self._turn:  # no process resumes it
                         self._say("interrupted", INTERRUPTED)
             return self._job
 
@@ -153,7 +153,7 @@ class Teaching:
         in_use: Path | None = None,
         names: Mapping[int, str] | None = None,
     ) -> Job:
-        """Begin to teach, in the place of an earlier run.
+        """Start a run, replacing an earlier one.
 
         Args:
             examples: accepted cases.
@@ -185,7 +185,7 @@ class Teaching:
                 return self._go(job)
 
     def resume(self) -> Job:
-        """Go on with a run that was cancelled or interrupted.
+        """Resume a run that was cancelled or interrupted.
 
         Raises:
             SettingsError: there is none, or one is under way.
@@ -198,7 +198,7 @@ class Teaching:
                 return self._go(job)
 
     def cancel(self) -> None:
-        """Stop the run; what was learned so far is kept, and it can go on."""
+        """Stop the run; its progress is kept, and it can be resumed."""
         with self._lock:
             if self.running:
                 self._say("cancelled", "Teaching was stopped; it can go on from there.")
@@ -223,7 +223,7 @@ class Teaching:
         return min(1.0, json.loads(last[0])["seconds"] / (60 * job.minutes)) if last else 0.0
 
     def log(self, *, most: int = 200) -> str:
-        """The last lines that the processes said."""
+        """Return the last lines of the processes' output."""
         path = self.folder / LOG
         return "\n".join(path.read_text(errors="replace").splitlines()[-most:]) if path.exists() else ""
 
@@ -250,7 +250,7 @@ class Teaching:
     def _write_cases(
         self, examples: Sequence[Example], names: Mapping[int, str] | None
     ) -> tuple[list[str], list[str]]:
-        """Write the list of cases, and what labels are called; names of those learned and kept apart."""
+        """Write the list of cases and label names; return the names of training and held-out cases."""
         ordered = sorted(examples, key=lambda each: each.case)
         kept = ordered[1::KEPT_APART]
         learned = [each for each in ordered if each not in kept]
@@ -280,7 +280,7 @@ class Teaching:
                 self._turn.release()
 
     def _teach(self, job: Job) -> None:
-        """Teach, measure, decide."""
+        """Train, measure and decide whether to offer the adapter."""
         cases = str(self.folder / "cases.csv")
         length = () if "--steps" in self.options else ("--minutes", str(job.minutes))
         teach = [
@@ -343,7 +343,7 @@ class Teaching:
             return done
 
     def _still(self, stage: Stage) -> bool:
-        """Go to another stage unless somebody stopped the run."""
+        """Enter another stage unless the run was stopped."""
         with self._lock:
             if self._job is None or self._job.stage not in _RUNNING:
                 return False

@@ -42,7 +42,7 @@ def listing(roots: Sequence[Path], root: int, path: str) -> list[dict[str, Any]]
     """Folders and volumes in a folder: name, kind ('folder', 'dicom' or 'file') and size in bytes.
 
     Raises:
-        VolumeError: the folder is not within the root, or cannot be read. What cannot be looked at in it, and
+        VolumeError: the folder is not within the root, or cannot be read. What cannot be read in it, and
             names that are no text, are left out.
     """
     folder = resolve(roots, root, path)

@@ -22,14 +22,14 @@ from medsam_app.grid.patch import Patch
 BLOCK_BYTES = 8 << 20
 #: Masks whose bits take more than this are deflated.
 DEFLATE_ABOVE = 16 << 10
-#: What an intensity that stands for air is below, when a file does not say that it is a CT.
+#: Upper bound of air (HU) used to guess CT when the file has no modality.
 _CT_LOW, _CT_HIGH = -500, 300
 
 
 def browser_dtype(array: NDArray) -> np.dtype:
     """Smallest of uint8, int16, uint16 and float32 that holds all values of an array exactly.
 
-    Values that need more than single precision lose digits nobody sees.
+    Values that need more than single precision lose invisible digits.
     """
     if array.dtype.kind == "f" and not (array[::3, ::3, ::3] % 1 == 0).all():
         return np.dtype("<f4")

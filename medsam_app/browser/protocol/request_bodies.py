@@ -30,7 +30,7 @@ class Source(BaseModel):
 
 
 async def read_body(request: Request, most: int) -> bytes:
-    """A request's body of at most so many bytes."""
+    """A request's body of at most this many bytes."""
     parts, size = [], 0
     async for block in request.stream():
         size += len(block)

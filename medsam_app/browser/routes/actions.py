@@ -179,7 +179,7 @@ def perform(workspace: Workspace, action: Action, have: list[str], *, number: in
 
 
 def shown_prompt(prompt: AnyPrompt) -> dict[str, Any]:
-    """A prompt as the page is told of it: without voxels."""
+    """Return a prompt for the page, without voxels."""
     if isinstance(prompt, Paint):
         boxes = [bits for bits, _ in prompt.parts]
         return {
@@ -228,7 +228,7 @@ def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | 
         "undo_text": session.undo_text,
         "redo_text": session.redo_text,
         "refine": session.settings.refine,
-        # Before the page is told: what it sees is safe.
+        # Store the work before answering: what the page shows is safe.
         "case": opened.keep_work(),
     }
     grid = session.volume.grid

@@ -1,4 +1,4 @@
-"""A page's objects beside a mask file of the same grid: agreement in numbers, and the other masks."""
+"""Comparison of a page's objects with a mask file on the same grid: numbers and masks."""
 
 from __future__ import annotations
 

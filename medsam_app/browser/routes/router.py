@@ -1,4 +1,4 @@
-"""All routes beside Gradio's: voxels and masks in binary, actions and files in JSON.
+"""All routes besides Gradio's: voxels and masks in binary, actions and files in JSON.
 
 Handlers that work are plain functions in threads; the model runs in its own (state/worker.py), so that no
 click of one page blocks another page.

@@ -28,7 +28,7 @@ from medsam_app.io.writing import save_mask
 from medsam_app.prompts.types import AnyPrompt, Box, Point
 from medsam_app.session.session import Session
 
-#: A script's id is at least so long: nobody guesses it, and a page's shorter one is none.
+#: A script's id is at least this long, so that it cannot be guessed, and a page's shorter one is none.
 _ID_LENGTH = 32
 #: Requests of scripts that Gradio holds at a time, at work and waiting.
 AT_A_TIME, MOST_HELD = 32, 256
@@ -216,7 +216,7 @@ def _facts_of_volume(header: dict[str, Any]) -> dict[str, Any]:
 
 
 def _facts(session: Session) -> dict[str, Any]:
-    """Of all objects what a script is told of them; docs/api.md says what."""
+    """Return the objects for a script; see docs/api.md."""
     found = []
     for each in session.objects:
         made = session.prediction(each.id)

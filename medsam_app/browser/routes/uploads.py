@@ -30,7 +30,7 @@ from medsam_app.io.headers import looks_like_dicom
 
 #: Bytes of the list of a folder's files.
 _LIST_BYTES = 8 << 20
-#: Whoever sends too much is not listened to until the end.
+#: Bytes over the limit after which an upload is cut off.
 _HANG_UP = {"Connection": "close"}
 
 

@@ -1,4 +1,4 @@
-"""Routes of views beside the planes: surfaces of masks, and other frames of a file."""
+"""Routes of views besides the planes: surfaces of masks, and other frames of a file."""
 
 from __future__ import annotations
 

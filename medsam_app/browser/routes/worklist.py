@@ -58,7 +58,7 @@ class StateChange(Folder):
 
 
 class TeachingCommand(Folder):
-    """A command to the teaching of a worklist."""
+    """Command for the teaching run of a worklist."""
 
     what: Literal["start", "cancel", "resume", "use", "drop"]
     minutes: float = Field(default=20.0, gt=0, le=10_000)

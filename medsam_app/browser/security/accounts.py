@@ -15,7 +15,7 @@ from pathlib import Path
 
 from medsam_app.errors import SettingsError
 
-#: Where accounts may stand, one USER:PASSWORD a line.
+#: Environment variable with accounts, one USER:PASSWORD per line.
 ENVIRONMENT = "MEDSAM_APP_AUTH"
 #: Wrong passwords of an address that cost nothing, and the longest wait in seconds that follows the next.
 FREE_TRIES, LONGEST_WAIT = 5, 60.0
@@ -30,7 +30,7 @@ def read_accounts(given: Sequence[str] = (), file: Path | None = None) -> list[t
         file: one USER:PASSWORD a line; empty lines and those that begin with # are left out.
 
     Raises:
-        SettingsError: the file cannot be read or names nobody, or a name or password is empty.
+        SettingsError: the file cannot be read or has no accounts, or a name or password is empty.
     """
     lines = [(each, "--auth") for each in given]
     lines += [(each, ENVIRONMENT) for each in os.environ.get(ENVIRONMENT, "").splitlines() if each.strip()]
@@ -56,7 +56,7 @@ class Accounts:
     """Accounts of users, with a lockout after wrong passwords.
 
     Passwords are compared in constant time, and as keyed hashes, so that neither their length nor which name
-    exists shows. An address that sent some wrong ones must wait; what it sends meanwhile is not looked at.
+    exists shows. An address that sent some wrong ones must wait; what it sends meanwhile is ignored.
 
     Args:
         pairs: (name, password) of each.

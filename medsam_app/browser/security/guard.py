@@ -22,7 +22,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 #: Where handlers find the name of who is logged in, in the scope of a request.
 LOGIN = "medsam_login"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-#: The page asks nobody but this server. Gradio's own scripts need inline code and eval.
+#: The page loads nothing from other servers. Gradio's own scripts need inline code and eval.
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; "
     "frame-ancestors 'self'; form-action 'self'; base-uri 'self'; object-src 'none'"
@@ -41,7 +41,7 @@ class Guard:
 
     Args:
         hosts: names that the Host header may have; None for any.
-        auth: (name, password) pairs; None lets everybody in.
+        auth: (name, password) pairs; None disables the login.
     """
 
     def __init__(

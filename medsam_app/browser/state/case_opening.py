@@ -29,7 +29,7 @@ def open_case(
     who: str,
     choice: dict[str, Any],
 ) -> dict[str, Any]:
-    """Open a case in a workspace with the work on it; what is told of its volume.
+    """Open a case in a workspace with the work on it; return the page's description of its volume.
 
     Args:
         root: in which the worklist's folder is.

@@ -12,7 +12,7 @@ class Reference:
     """A label map to compare objects with.
 
     Attributes:
-        number: tells it from those before.
+        number: distinguishes it from earlier ones.
         name: of its file.
         parts: the mask of each label that occurs.
     """

@@ -200,7 +200,7 @@ class Service:
         self.workspaces.make_room(workspace, 0 if shared else max(0, volume.array.nbytes - freed))
 
     def work(self, workspace: Workspace, job: Callable[[], Result]) -> Future[Result]:
-        """Queue a job of a workspace for the model; its memory is looked at when it ends.
+        """Queue a job of a workspace for the model; its memory is measured when it ends.
 
         Raises:
             SettingsError: too many of its jobs wait already.

@@ -1,4 +1,4 @@
-"""Teaching from the page: runs by worklist, and the models with the adapters that came of them."""
+"""Teaching from the page: runs by worklist, and the models with the resulting adapters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medsam_app.worklist.adapter_in_use import TEACHING, adapter_of, examples, u
 from medsam_app.worklist.store import Worklist
 from medsam_app.worklist.teaching_job import FEWEST, Teaching
 
-#: Models with an adapter that are kept loaded beside the server's own.
+#: Models with an adapter that are kept loaded in addition to the server's own.
 MOST_MODELS = 2
 
 
@@ -46,7 +46,7 @@ class Teachings:
         self._counted: dict[Path, tuple[str, int]] = {}
 
     def model(self, worklist: Worklist) -> Future[AnyModel] | None:
-        """The model with the adapter that a worklist uses; None where it uses none of its own."""
+        """Return the model with the adapter that a worklist uses; None if it uses none."""
         adapter = adapter_of(worklist)
         if adapter is None:
             return None
@@ -59,14 +59,14 @@ class Teachings:
             return self._models[adapter]
 
     def run_of(self, worklist: Worklist) -> Teaching:
-        """The run of teaching of a worklist, under way or not."""
+        """Return the teaching run of a worklist, in progress or not."""
         with self._lock:
             if worklist.path not in self._runs:
                 self._runs[worklist.path] = self._make(worklist.path.parent / TEACHING)
             return self._runs[worklist.path]
 
     def do(self, worklist: Worklist, what: str, *, minutes: float, who: str) -> None:
-        """Start, stop or go on with a run, or use what came of it.
+        """Start, stop or resume a run, or use its adapter.
 
         Args:
             what: 'start', 'cancel', 'resume', 'use' or 'drop'.
@@ -89,7 +89,7 @@ class Teachings:
             raise SettingsError("No adapter is offered; teach one first.")
         else:
             use_adapter(worklist, run.adapter, who=who)
-            self.model(worklist)  # loaded while nobody waits for it
+            self.model(worklist)  # load it before the next request
 
     def status(self, worklist: Worklist, *, log: bool) -> dict[str, Any]:
         """Return the state of a run and of the adapter in use, for the page.
@@ -118,7 +118,7 @@ class Teachings:
         return known[1]
 
     def close(self) -> None:
-        """Stop what runs; it can go on at the next start."""
+        """Stop all runs; they can be resumed after the next start."""
         with self._lock:
             for run in self._runs.values():
                 run.close()

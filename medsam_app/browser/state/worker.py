@@ -1,4 +1,4 @@
-"""One thread that runs the model, for everybody in turn."""
+"""Worker thread of the model, with a round-robin queue over users."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _Job = tuple[Future, Callable[[], Any]]
 
 
 class ModelWorker:
-    """People take turns: one job of each, round after round, however many somebody has waiting.
+    """Round-robin queue: one job per user and round, however many jobs a user has waiting.
 
-    Jobs of one person run in the order they came. Jobs of nobody are those of the server itself.
+    Jobs of one user run in the order they came. Jobs with user None belong to the server.
 
     Args:
         most_waiting: jobs of one person that may wait; more are refused.
@@ -46,7 +46,7 @@ class ModelWorker:
             return owner in self._turns
 
     def submit(self, job: Callable[[], Result], owner: str = "") -> Future[Result]:
-        """Queue a job of somebody.
+        """Queue a job of a user.
 
         Raises:
             SettingsError: too many of theirs wait already.
@@ -56,7 +56,7 @@ class ModelWorker:
             if self._closed:
                 future.cancel()
                 return future
-            own = self._turns.setdefault(owner, deque())  # somebody new comes last
+            own = self._turns.setdefault(owner, deque())  # a new user comes last
             if len(own) >= self.most_waiting:
                 raise SettingsError(
                     f"{len(own)} requests of this session wait for the model already; "

@@ -50,7 +50,7 @@ class Worklists:
             return opened
         with opening:
             with self._lock:
-                opened = self._open.get(folder)  # by whoever was here before
+                opened = self._open.get(folder)  # another request may have opened it
             if opened is not None:
                 if refresh:
                     opened.refresh()

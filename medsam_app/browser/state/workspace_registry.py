@@ -15,7 +15,7 @@ from medsam_app.system import format_bytes, machine_memory
 #: Workspaces kept at a time, and seconds after which an idle one is freed.
 MOST_WORKSPACES = 64
 IDLE_SECONDS = 6 * 3600.0
-#: Whoever did something so many seconds ago or later is at work: their volume is not taken away.
+#: Seconds since the last action within which a workspace counts as active and is not evicted.
 AT_WORK_SECONDS = 120.0
 #: Bytes for all workspaces where the system does not say what it has.
 _SOME_BYTES = 4 * 10**9
@@ -81,7 +81,7 @@ class Workspaces:
         """The workspace of a token, or None.
 
         Args:
-            at_work: whether somebody does something; a page that only asks for news keeps nothing alive.
+            at_work: whether the request is an action; requests that only poll do not keep a workspace alive.
         """
         with self._lock:
             self._free()
@@ -92,7 +92,7 @@ class Workspaces:
             return workspace
 
     def why_ended(self, token: str | None) -> str:
-        """A sentence for whoever comes with a token that is not here."""
+        """Return a sentence for a caller whose token is unknown."""
         return self._why.get(token or "", ENDED)
 
     def make_room(self, mine: Workspace, needed: int = 0) -> None:
@@ -105,7 +105,7 @@ class Workspaces:
             needed: bytes that are about to be added to it, in place of its volume.
 
         Raises:
-            VolumeError: they do not fit beside what people work on.
+            VolumeError: they do not fit in addition to the active workspaces.
         """
         with self._lock:
             # What is open in `mine` goes when the new volume comes, but until then both are there.
@@ -141,7 +141,7 @@ class Workspaces:
                 self._end(workspace, ENDED)
 
     def _not_in_use(self, mine: Workspace) -> list[Workspace]:
-        """Those that nobody works in, first the one of most bytes and seconds."""
+        """Return idle workspaces, ordered by bytes x idle seconds, largest first."""
         now = self._clock()
 
         def cost(each: Workspace) -> float:

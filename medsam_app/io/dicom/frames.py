@@ -73,7 +73,7 @@ def split_frames(item: Slice) -> list[Slice]:
 
 
 def _slices(item: Slice, shared: object, groups: list, top: tuple[float, float]) -> list[Slice]:
-    """Frames; `top` is the slope and intercept beside the groups, which hold where a group says none."""
+    """Frames; `top` is the slope and intercept next to the groups, which hold where a group says none."""
     frames: list[Slice] = []
     applied = top
     if item.sop_class in _SCALED:

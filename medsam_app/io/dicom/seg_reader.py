@@ -21,8 +21,8 @@ from medsam_app.errors import GridMismatch, VolumeError
 from medsam_app.grid.geometry import GRID_TOLERANCE, Grid, flip_points
 from medsam_app.io.dicom.frames import DAMAGED
 
-#: A frame may lie this fraction of the slice distance, and this many mm, beside its slice: no more than the
-#: slices of a series may lie beside the volume's grid.
+#: Largest distance of a frame from its slice, as a fraction of the slice distance and in mm: the same
+#: tolerance as for the slices of a series on the volume's grid.
 _BESIDE = 0.06, 0.01
 LONGEST_LABEL = 64
 
@@ -77,7 +77,7 @@ def segment_names(data: Dataset) -> dict[int, tuple[int, str]]:
         noted = re.fullmatch(r"label (\d{1,10}): (.*)", str(item.get("SegmentDescription") or ""), re.DOTALL)
         if noted is None:
             found[number] = number, name or f"segment {number}"
-        else:  # the whole name, unless somebody has given the segment another one
+        else:  # the whole name, unless a user has given the segment another one
             found[number] = int(noted[1]), noted[2] if short(noted[2]) == name else name
     if len({label for label, _ in found.values()}) < len(found):
         return {number: (number, name) for number, (_, name) in found.items()}

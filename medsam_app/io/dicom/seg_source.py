@@ -88,7 +88,7 @@ class Source:
         return made
 
     def refer(self, data: Dataset) -> None:
-        """Let a segmentation of the stand-ins name the slices and frames that they stand for."""
+        """Replace the stand-ins in a segmentation by the slices and frames they represent."""
         files = {item.uid: item for item in self.slices}
         used: dict[str, list[int]] = {uid: [] for uid in files}
         for item in self.slices:

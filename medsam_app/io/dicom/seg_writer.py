@@ -1,6 +1,6 @@
 """Saving a label map as a DICOM segmentation (SEG) on the series it was made on, with proof.
 
-highdicom makes the object. The file is written in a hidden folder beside its place, read back with
+highdicom makes the object. The file is written in a hidden folder next to its target, read back with
 another library, compared voxel by voxel and frame by frame with the label map, the grid and the slices of
 the series, and only then moved to its name.
 """
@@ -184,7 +184,7 @@ def _made(
         item = highdicom.seg.SegmentDescription(
             number,
             short(name) or f"label {label}",
-            # names are free text: what viewers call a segment of which nothing is known
+            # names are free text: the category viewers show for a segment without one
             codes.SCT.Tissue,
             codes.SCT.Tissue,
             "AUTOMATIC" if automatic else "SEMIAUTOMATIC",

@@ -19,7 +19,7 @@ from medsam_app.io.dicom.frames import split_frames
 from medsam_app.io.dicom.series import TAGS, Slice, numbers
 from medsam_app.system import machine_memory
 
-#: A slice may lie this fraction of the slice distance beside its place.
+#: A slice may lie this fraction of the slice distance off its place.
 _TOLERANCE = 0.05
 
 

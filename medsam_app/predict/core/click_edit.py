@@ -1,6 +1,6 @@
-"""A click on a mask that stands: it mends the mask where it falls and leaves the rest alone.
+"""Clicks that correct an existing mask locally and leave the rest unchanged.
 
-Somebody who starts from a mask of their own, or has clicked a few times, has said where the object is; a
+A user who starts from a mask of their own, or has clicked a few times, has said where the object is; a
 correction must not make the model decide about all of it again.
 """
 
@@ -20,7 +20,7 @@ REACH_VOXELS = 2.0
 REACH_DEPTHS = 1.5
 #: Voxels of the window over which the reach fades out.
 FADE = 2.0
-#: A change of the mask belongs to a click that is within so many voxels of the window.
+#: A change of the mask belongs to a click that is within this many voxels of the window.
 TOUCH = 2.0
 
 

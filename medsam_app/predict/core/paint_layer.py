@@ -20,7 +20,7 @@ from medsam_app.grid.patch import Patch, box_slices, enclosing_box
 from medsam_app.predict.core.constraints import clicked_voxels
 from medsam_app.prompts.types import AnyPrompt, MaskPrompt, Paint, Point, Scribble, Told, says_where
 
-#: A click frees paint within so many voxels, and so many times the paint's depth where it was clicked.
+#: A click frees paint within this many voxels, and this many times the paint's depth where it was clicked.
 FREED_VOXELS, FREED_DEPTHS = 2.0, 3.0
 
 

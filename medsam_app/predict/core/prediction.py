@@ -26,7 +26,7 @@ class MaskPrediction:
         changed_box: start and stop (excluded) of the voxels that differ from the mask before the last
             prompt; None when nothing changed. Tiles count for nothing here: they may change the outline
             anywhere.
-        roi: the window that was looked at last, before tiles.
+        roi: the window that was decoded last, before tiles.
         logits: (X, Y, Z) on that window.
         encoded: windows encoded by this call; 0 when everything was cached.
         seconds: time this call took.
@@ -88,7 +88,7 @@ class LabelMap:
             unsigned type that holds them.
         names: name of each label value that was looked for.
         seconds: time that it took.
-        probabilities: of each label, where they were asked for: (i, j, k) how likely each voxel is to have
+        probabilities: of each label, where they were requested: (i, j, k) how likely each voxel is to have
             it, 255 for surely, as if there were no other label.
     """
 
@@ -152,7 +152,7 @@ class PackedState:
         return logits.numel() * logits.element_size() + self._patch.bits.nbytes + seen
 
     def state(self) -> State:
-        """The state, its masks made anew."""
+        """Return the state with its masks recomputed."""
         patch = self._patch.patch()
         if self._seen is None:
             return replace(self._state, patch=patch)

@@ -34,7 +34,7 @@ class SlicePrompts:
         outside: the slices of negative clicks.
         rectangle: (4,) first row, first column, last row, last column of the newest prompt, where it is a
             box.
-        slices: the first and last slice that may be looked at, given by 3D boxes.
+        slices: the first and last slice that may be used, given by 3D boxes.
 
     Args:
         stack: the pile of slices.

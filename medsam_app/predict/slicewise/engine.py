@@ -1,4 +1,4 @@
-"""2D models: every prompt makes a key slice, and from it the mask goes on to the slices beside it."""
+"""Engine of 2D models: each prompt decodes a key slice, whose mask propagates to its neighbours."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from medsam_app.prompts.types import Asked, MaskPrompt, Point, as_clicks
 LOUDEST = 10.0
 #: Logit of a mask that was given, inside and with the other sign outside: not as sure as a model can be.
 GIVEN = np.float32(4.0)
-#: Voxels kept around a positive click, in which the mask can be mended to honour it.
+#: Voxels kept around a positive click, in which the mask can be corrected to honour it.
 CLICK_ROOM = 4
 #: HU shown black and white for soft tissue (level 40, width 400), and what only CT goes below.
 SOFT_TISSUE, AIR = (-160.0, 240.0), -900
-#: About so many voxels are looked at for the percentiles of a volume.
+#: About this many voxels are examined for the percentiles of a volume.
 SAMPLE = 1_000_000
 
 
@@ -44,7 +44,7 @@ class SliceEngine:
     """A 2D model on one volume; see `Engine`.
 
     The newest prompt makes a key slice: a click the slice it lies on, a flat box its own, a 3D box its
-    middle one (and no slice beyond it is looked at). The model sees the key slice with all its prompts and
+    middle one (and no slice beyond it is decoded). The model sees the key slice with all its prompts and
     the mask that was there; then slice after slice in both directions, each with the box around the mask
     before it, the deepest point of that mask and its logits, until the object ends (`why_ended`), another
     key slice is reached or the mask agrees with the one that was there. Between two key slices both masks

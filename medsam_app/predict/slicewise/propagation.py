@@ -1,4 +1,4 @@
-"""From slice to slice: what the next slice is told of the mask before, and when the object has ended."""
+"""Prompts for the next slice from the mask before, and the end of the object."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Propagation:
     Attributes:
         room: room around a mask in the box that the next slice is given, as a fraction of its size on each
             side.
-        room_pixels: at least so many pixels.
+        room_pixels: at least this many pixels.
         smallest: fewer pixels than this are no mask: the object has ended.
-        growth: a mask so many times as large as the one before has run out of the object.
+        growth: a mask this many times as large as the one before has run out of the object.
         shrinkage: and one smaller than this fraction of it has lost the object.
         overlap: least share of the smaller of two neighbouring masks that both have in common.
         quality: least predicted IoU.

@@ -1,4 +1,4 @@
-"""The walk over the slices: from the newest prompt's slice to those beside it, until the object ends."""
+"""Propagation over slices, from the newest prompt's slice until the object ends."""
 
 from __future__ import annotations
 
@@ -92,10 +92,10 @@ class Walk:
         if self.asked.rectangle is None:
             told_inside = any(positive for _, positive in clicks)
             if not had and not told_inside:
-                return  # only told where the object is not, and there it is not
+                return  # Only negative clicks, and the mask is already empty here: nothing to do.
             if had:
                 mask = self.looker.low_res(key, old)
-            # A model that is told only where the object is not takes this for what it should show.
+            # With negative clicks only, a model tends to segment what they mark.
             inside = None if told_inside else left_by(clicks, old > 0)
             clicks = clicks if inside is None else [*clicks, (inside, True)]
         first = self._look(key, self.asked.rectangle, clicks, mask)
@@ -146,7 +146,7 @@ class Walk:
         )
 
     def _next(self, index: int, before: Seen) -> Seen:
-        """The slice beside one whose mask is known: of its mask, the parts that go on from there."""
+        """The slice next to one whose mask is known: of its mask, the parts that go on from there."""
         clicks = [*self.asked.clicks(index), (deepest(before.mask), True)]
         seen = self._look(index, box_around(before.mask, self.settings), clicks, before.low_res)
         astray = seen.mask & ~parts_that_touch(seen.mask, before.mask)

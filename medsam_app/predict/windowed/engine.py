@@ -37,7 +37,7 @@ from medsam_app.prompts.types import Asked, Box, MaskPrompt, Point, as_clicks
 TILED_SIDE = 64
 #: Variants of a decode: how often clicks are moved, and by how many voxels of the window at most.
 MOVES, MOVED = 2, 1.5
-#: So many prompts may change the whole mask: they say what the object is. Clicks after them mend it.
+#: This many prompts may change the whole mask: they say what the object is. Clicks after them correct it.
 FREE_PROMPTS = 3
 
 
@@ -63,7 +63,7 @@ class WindowEngine:
 
     @property
     def framing(self) -> Framing:
-        """Settings of the window, of the one spacing that the adapter in use was taught with."""
+        """Settings of the window, of the one spacing that the adapter in use was trained with."""
         adapter = adapter_in_use(self.model)
         if adapter is None or adapter.card.spacing is None:
             return self._framing
@@ -71,7 +71,7 @@ class WindowEngine:
 
     @property
     def shape(self) -> Index:
-        """Voxels of a window, as the adapter in use was taught with, or as the model has them."""
+        """Voxels of a window, as the adapter in use was trained with, or as the model has them."""
         adapter = adapter_in_use(self.model)
         return (adapter and adapter.card.window) or self.model.roi_shape
 
@@ -171,7 +171,7 @@ class WindowEngine:
         logits, score = self._decode(roi, prompts, before, label)
         if settled:
             return roi, logits, score
-        # A click that says the object goes on elsewhere: it may be much larger than it seemed.
+        # A click that says the object extends elsewhere: it may be much larger than it seemed.
         missed = any(click.positive and not _holds(before, click, grid.shape) for click in clicks)
         more = framing.encodings - 1
         if missed and more and (wide := wider_roi(roi, grid, framing)) is not None:

@@ -1,7 +1,7 @@
 """Large objects: the outline that one coarse window gave, drawn again in tiles of finer spacing.
 
 An object larger than a window is seen whole at a coarse spacing. Inside and outside are known from that;
-what is not is where exactly the outline runs. Only tiles that the outline crosses are looked at, each
+what is not is where exactly the outline runs. Only tiles that the outline crosses are examined, each
 told what the coarse mask leaves no doubt of, and only voxels near the outline are taken from them.
 """
 
@@ -20,13 +20,13 @@ from medsam_app.grid.geometry import Grid
 from medsam_app.grid.patch import Index, box_slices, mask_bounds
 from medsam_app.grid.roi import Roi, move_values
 
-#: Within so many voxels of its outline, a rough mask is not sure.
+#: Within this many voxels of its outline, a rough mask is not sure.
 DOUBT = 4
 #: Tiles are this much finer than the window they refine, unless the volume itself is coarser.
 FINER = 2.0
 #: Less than this is not worth a second look.
 LEAST_FINER = 1.25
-#: Tiles share so many voxels, in which one fades into the next.
+#: Tiles share this many voxels, in which one fades into the next.
 OVERLAP = 16
 
 

@@ -1,7 +1,7 @@
 """Choosing the window: from the prompts at first, then from the mask that they give.
 
-Nothing is known of the object's size when somebody clicks. A window of a usual spacing and a wide one
-are looked at, and the one whose mask is thought better is taken; it is enlarged while the mask runs into
+Nothing is known of the object's size before the first click. A window of a usual spacing and a wide one
+are examined, and the one whose mask is thought better is taken; it is enlarged while the mask runs into
 its faces and narrowed when the mask fills little of it.
 """
 
