@@ -30,6 +30,7 @@ class SpatialPart(Part):
         )
 
     def install(self) -> list[RemovableHandle]:
+        """Attach the component's hooks and return their handles."""
         return [
             site.block.register_forward_pre_hook(
                 partial(_before_block, self.layers[key(site.name)]), with_kwargs=True
@@ -72,6 +73,7 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Return the change of (B, T, C) tokens."""
         return self.up(F.gelu(self.down(tokens)))
 
 
@@ -93,6 +95,7 @@ class BottleneckPart(Part):
         self.layers = nn.ModuleDict(layers)
 
     def install(self) -> list[RemovableHandle]:
+        """Attach the component's hooks and return their handles."""
         handles = []
         for site in self._sites.blocks:
             behind, beside = (self.layers[f"{key(site.name)}/{where}"] for where in ("attention", "mlp"))

@@ -47,7 +47,7 @@ def chosen_labels(
 
 
 def spacing_of(adapter: str, card: AdapterCard) -> tuple[float, float, float]:
-    """mm along the axes of the windows in which a label is looked for.
+    """Mm along the axes of the windows in which a label is looked for.
 
     Raises:
         AdapterError: the card does not say, and without a click nothing else does.

@@ -40,6 +40,7 @@ class LowRank(nn.Module):
         self.scale = settings.alpha / settings.rank
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the low-rank change of a projection of `x`."""
         return self.scale * F.linear(F.linear(x, self.a), self.b)
 
     def change(self) -> Tensor:
@@ -76,12 +77,14 @@ class LoraPart(Part):
         return {role: self.layers[name] for role, name in keys.items()}  # type: ignore[misc]
 
     def install(self) -> list[RemovableHandle]:
+        """Attach the component's hooks and return their handles."""
         return [
             linear.layer.register_forward_hook(partial(_add, linear.rows, self._changes(keys)))
             for linear, keys in self._targets
         ]
 
     def merged(self) -> Iterator[tuple[nn.Module, str, Tensor]]:
+        """Yield each module, the name of its parameter and the merged tensor."""
         for linear, keys in self._targets:
             weight = linear.layer.weight.detach().clone()
             for role, layer in self._changes(keys).items():

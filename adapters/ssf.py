@@ -53,12 +53,14 @@ class SsfPart(Part):
         )
 
     def install(self) -> list[RemovableHandle]:
+        """Attach the component's hooks and return their handles."""
         return [
             layer.register_forward_hook(partial(_apply, self.layers[key(name)], _axes_behind(layer)))
             for name, layer in self._targets.items()
         ]
 
     def merged(self) -> Iterator[tuple[nn.Module, str, Tensor]]:
+        """Yield each module, the name of its parameter and the merged tensor."""
         for name, layer in self._targets.items():
             own = self.layers[key(name)]
             assert isinstance(own, ScaleShift)

@@ -82,6 +82,7 @@ class MaskDecoder(nn.Module):
                 mlp.last.bias.zero_()
 
     def forward(self, embedding: Embedding, prompts: RoiPrompts) -> MaskCandidates:
+        """Decode mask candidates from an embedding and prompts."""
         dense, evidence = self.prompt_encoder.dense(embedding, prompts)
         tokens, real = self.prompt_encoder.tokens(embedding, prompts)
         with torch.autocast(dense.device.type, enabled=False):

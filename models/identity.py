@@ -11,16 +11,20 @@ class Identified(Protocol):
     """A model that carries its identity; see `ModelIdentity`."""
 
     @property
-    def model_id(self) -> str: ...
+    def model_id(self) -> str:
+        """Name in the table of models."""
 
     @property
-    def weights_sha256(self) -> str: ...
+    def weights_sha256(self) -> str:
+        """Hash of the file of weights; empty for fresh weights."""
 
     @property
-    def adapter_id(self) -> str: ...
+    def adapter_id(self) -> str:
+        """Name of the adapter that is switched on."""
 
     @property
-    def adapter_sha256(self) -> str: ...
+    def adapter_sha256(self) -> str:
+        """Hash of the adapter that is switched on."""
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, 4 * dim)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Apply the block to (B, T, C) tokens on a grid of T = X * Y * Z positions."""
         tokens = self.adapter(tokens, grid)
         x = self.norm1(tokens)
         tokens = tokens + self.attention(x, x)
@@ -150,6 +151,7 @@ class Residual(nn.Module):
         self.second = Conv3d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the convolutions to (B, C, X, Y, Z) features and add the input."""
         return x + self.second(self.first(x))
 
 

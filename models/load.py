@@ -71,8 +71,11 @@ def fast_dtype(device: torch.device) -> torch.dtype | None:
 
 
 def training_dtype(device: torch.device) -> torch.dtype | None:
-    """As `fast_dtype`, but float32 on a CPU: gradients through bfloat16 there are now and then beyond all
-    bounds (torch 2.14.1 on a processor with AMX), a step lost or led astray, and no two runs alike."""
+    """Return `fast_dtype` on CUDA, and float32 on a CPU.
+
+    Gradients through bfloat16 on a CPU are sometimes out of all bounds (torch 2.14.1 on a processor with
+    AMX), and no two runs agree.
+    """
     return fast_dtype(device) if device.type == "cuda" else None
 
 

@@ -43,6 +43,7 @@ class ChannelNorm(nn.LayerNorm):
         super().__init__(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise the channels of (B, C, ...) features."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -94,12 +95,15 @@ class PublishedAttention(nn.Module):
 
 
 class PublishedMlp(nn.Module):
+    """Two-layer perceptron under the published names."""
+
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.lin1 = nn.Linear(dim, hidden)
         self.lin2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the perceptron to (..., C) features."""
         return self.lin2(F.relu(self.lin1(x)))
 
 

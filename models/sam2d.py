@@ -111,9 +111,11 @@ class SliceSegmenter(Protocol):
     adapter_sha256: str
 
     @property
-    def boxes_only(self) -> bool: ...
+    def boxes_only(self) -> bool:
+        """Whether the model was trained with boxes only."""
 
-    def encode_slice(self, image: NDArray, *, window: tuple[float, float], pixel: Pixel = SQUARE) -> Any: ...
+    def encode_slice(self, image: NDArray, *, window: tuple[float, float], pixel: Pixel = SQUARE) -> Any:
+        """Encode a slice; see `SliceModel.encode_slice`."""
 
     def decode_slice(
         self,
@@ -123,9 +125,11 @@ class SliceSegmenter(Protocol):
         labels: ArrayLike | None = None,
         box: ArrayLike | None = None,
         mask: Tensor | None = None,
-    ) -> SliceCandidates: ...
+    ) -> SliceCandidates:
+        """Decode prompts on a slice; see `SliceModel.decode_slice`."""
 
-    def low_res(self, embedding: Any, logits: Tensor) -> Tensor: ...
+    def low_res(self, embedding: Any, logits: Tensor) -> Tensor:
+        """Resample logits to the model's mask input; see `SliceModel.low_res`."""
 
 
 class SliceModel(nn.Module):
@@ -158,6 +162,7 @@ class SliceModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Device of the weights."""
         return self.mask_decoder.iou_token.weight.device
 
     @property
@@ -251,8 +256,11 @@ def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def stability(logits: Tensor, offset: float = 1.0) -> Tensor:
-    """(M,) IoU of the masks of (M, h, w) logits at thresholds above and below zero; SAM's own measure of
-    how sure a mask is, which needs no trained head. Zero for an empty mask."""
+    """Return SAM's stability score of (M, h, w) logits: (M,).
+
+    It is the IoU of the masks at thresholds above and below zero, a measure of certainty that needs no
+    trained head. An empty mask has stability zero.
+    """
     inner, outer = ((logits > at).flatten(1).sum(1) for at in (offset, -offset))
     return inner / outer.clamp_min(1)
 

@@ -52,6 +52,7 @@ class Sam3D(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Device of the weights."""
         return next(self.parameters()).device
 
     def _autocast(self) -> torch.autocast:

@@ -120,6 +120,7 @@ class HalfDecoder(nn.Module):
         self.sharpen = Sharpen(candidates)
 
     def forward(self, embedding: Embedding, prompts: RoiPrompts) -> MaskCandidates:
+        """Decode mask candidates at half resolution."""
         image, valid = embedding.half
         found = self.decoder(replace(embedding, image=image, valid=valid), halved(prompts))
         return MaskCandidates(self.sharpen(found.logits, embedding.image), found.quality)

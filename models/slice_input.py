@@ -33,8 +33,10 @@ def shown_in_window(image: NDArray, window: tuple[float, float]) -> NDArray[np.f
 def longest_side_fits(
     shown: NDArray[np.float32], side: int, pixel: Pixel = SQUARE
 ) -> tuple[Tensor, tuple[int, int]]:
-    """SAM's: the longest side fits the square, the rest is zero after normalisation. A slice of oblong pixels
-    is as high and as wide as in the body, by one resizing."""
+    """Fit the longest side into the square, as SAM does; the rest is zero after normalisation.
+
+    A slice of oblong pixels gets its physical proportions by one resizing.
+    """
     package = sam_package().utils.transforms
     # To a thousandth, since spacings that are meant to be equal differ in their last digits.
     height, width = (n * round(mm / min(pixel), 3) for n, mm in zip(shown.shape, pixel, strict=True))

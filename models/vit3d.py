@@ -81,6 +81,7 @@ class MlpBlock(nn.Module):
         self.lin2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the perceptron to (..., C) tokens."""
         return self.lin2(F.gelu(self.lin1(x)))
 
 
@@ -122,8 +123,10 @@ class Block3d(nn.Module):
         return torch.roll(x, (shift,) * 3, dims=(1, 2, 3)) if self.shifted else x
 
     def _by_index(self, x: Tensor, apart: Tensor | None) -> Tensor:
-        """As `forward`, where no gradient is needed: tokens are read and written where they lie, so that
-        no whole copies of them are made to shift, cut and join windows."""
+        """Compute `forward` without gradients.
+
+        Tokens are read and written in place, so that windows are shifted, cut and joined without copies.
+        """
         places = torch.arange(x[..., 0].numel(), device=x.device).view(*x.shape[:4], 1)
         if self.shifted:
             places = torch.roll(places, (-WINDOW // 2,) * 3, dims=(1, 2, 3))

@@ -40,6 +40,7 @@ class Job:
 
     @property
     def case(self) -> str:
+        """Name of the case."""
         return self.found.case
 
     def record(self, **fields: object) -> CaseRecord:

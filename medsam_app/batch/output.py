@@ -49,6 +49,7 @@ class Made:
 
     @property
     def names(self) -> dict[int, str]:
+        """Label names by value."""
         return {each.label: each.name for each in self.objects}
 
 

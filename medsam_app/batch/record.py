@@ -114,6 +114,7 @@ class Shard:
 
     @property
     def whole(self) -> bool:
+        """Whether the shard is the whole folder."""
         return self.count == 1
 
     @property

@@ -126,8 +126,10 @@ class Worker:
         return path.relative_to(self.out).as_posix()
 
     def _read(self, job: Job) -> tuple[Volume, list[Wanted]]:
-        """The volume, and the objects of a table or a mask; which part of a file is meant, a prompt file
-        says where nothing else does."""
+        """Read the volume, and the objects of a table or a mask.
+
+        A prompt file decides which part of the image is meant if the job does not.
+        """
         series, frame, channel = job.found.series, self.settings.frame, self.settings.channel
         if job.asked.prompt_file is not None:
             image = read_prompt_file(job.asked.prompt_file).image

@@ -18,6 +18,7 @@ class FirstInHead:
         self.html = html.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Insert the beginning of the head into Gradio's page."""
         if scope["type"] != "http" or scope["path"] != f"{scope.get('root_path', '')}/":
             await self.app(scope, receive, send)
             return

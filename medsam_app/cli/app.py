@@ -146,7 +146,6 @@ def info(
     channel: ChannelOption = None,
 ) -> None:
     """Print shape, spacing, orientation, intensities and series of an image."""
-
     from medsam_app.commands import info as info_command
 
     info_command.info(image, series=series, frame=frame, channel=channel)

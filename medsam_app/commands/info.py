@@ -9,6 +9,7 @@ from medsam_app.console import say, step
 
 
 def info(image: Path, *, series: str | None, frame: int | None, channel: int | None) -> None:
+    """Print the description of an image."""
     with step(f"Reading {image.name}"):
         from medsam_app.io.describe import describe
 

@@ -53,6 +53,7 @@ class Segmentation:
 
 def segment(asked: Segmentation) -> None:
     # What can be refused is refused before anything slow begins.
+    """Segment one image and save its label map."""
     _check_targets(asked)
     _check_combination(asked)
     asked.model.check()

@@ -53,8 +53,10 @@ def find_cases(path: str | Path) -> Dataset:
 
 
 def label_files(folder: Path) -> set[Path]:
-    """Label maps under a folder that belong to an image: as their names tell, or a manifest.json or
-    dataset.json. A file that belongs to none is not among them, nor is one that cannot be read.
+    """Return the label maps under a folder that belong to an image.
+
+    They are recognised by their names, or listed in a manifest.json or dataset.json. Label maps without an
+    image, and files that cannot be read, are not included.
     """
     found: set[Path] = set()
     for place in folders_under(folder):

@@ -145,8 +145,10 @@ def peak(device: str) -> int:
 
 
 def forget_peak(device: str) -> None:
-    """Reset the peak; where the system cannot, the peak remains that of all before, and steps that take less
-    seem to take as much."""
+    """Reset the peak memory.
+
+    If the system cannot, the earlier peak remains, and later steps seem to take as much.
+    """
     if device.startswith("cuda"):
         import torch
 

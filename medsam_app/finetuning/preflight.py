@@ -159,8 +159,10 @@ class _Room:
         self.least = math.inf
 
     def needed(self, trial: Trial, windows: int) -> float:
-        """Most bytes with this many windows at a time, without caches; where that was not tried, as on the
-        line between those that were."""
+        """Return the peak bytes with a number of windows at a time, without caches.
+
+        Numbers that were not measured are interpolated or extrapolated linearly.
+        """
         tried = sorted(trial.steps)
         if trial.ready > self.available:
             return trial.ready

@@ -110,6 +110,7 @@ class ReadOnGrid(mt.Transform):
         self.plan, self.size = plan, size
 
     def __call__(self, case: Case) -> dict[str, Any]:
+        """Read a case and resample it to the plan's grid."""
         volume, label_map = case.load()
         roi = whole_roi(volume.grid, (self.plan.spacing,) * 3, self.size)
         image, valid = read_roi(volume.array, roi)

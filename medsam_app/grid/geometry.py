@@ -101,6 +101,7 @@ class RasView:
 
     @classmethod
     def of(cls, grid: Grid) -> RasView:
+        """Return the view of a grid."""
         ornt = nio.io_orientation(grid.affine)
         if np.isnan(ornt).any():
             raise ValueError("singular affine")

@@ -41,8 +41,11 @@ class Roi:
 
     @classmethod
     def centred(cls, centre: ArrayLike, spacing: ArrayLike, shape: Index, ras: RasView) -> Roi:
-        """Window around RAS voxel indices `centre`, moved so that it looks past the volume's border
-        no further than it must: an axis that the window outgrows is centred on the volume."""
+        """Return a window around RAS voxel indices `centre`.
+
+        It is moved to extend beyond the volume as little as possible; along an axis longer than the volume it
+        is centred on the volume.
+        """
         step = np.asarray(spacing, dtype=np.float64) / ras.spacing
         half = (np.asarray(shape) - 1) / 2 * step
         last = np.asarray(ras.shape) - 1.0
@@ -65,8 +68,11 @@ class Roi:
         return self.ras.points_to_file(np.asarray(coords, dtype=np.float64) * self.step + self.origin)
 
     def depth_inside(self, ijk: ArrayLike) -> NDArray[np.float64]:
-        """(...,) voxels of the window between a point and the nearest face of the window that does
-        not lie at the volume's own border; negative outside, infinite when no face is open."""
+        """Return the depth of points inside the window, in its voxels: (...,).
+
+        It is the distance to the nearest face that is not at the volume's border: negative outside, infinite
+        if no face is open.
+        """
         coords = self.to_roi(ijk)
         room = np.stack([coords, np.asarray(self.shape) - 1 - coords], axis=-1)
         return np.where(self.open_faces(), room, np.inf).min(axis=(-2, -1))
@@ -82,8 +88,10 @@ class Roi:
         return not bool(self.open_faces().any())
 
     def file_lines(self) -> list[tuple[int, float, float]]:
-        """For each axis of the file: the RAS axis along it, and origin and step of the window's
-        voxels in voxel indices of the file (the step is negative where the axis is flipped)."""
+        """Return, for each axis of the file: RAS axis, origin and step of the window's voxels.
+
+        Origin and step are in voxel indices of the file; the step is negative along a flipped axis.
+        """
         lines: list[tuple[int, float, float]] = [(0, 0.0, 0.0)] * 3
         for axis, file_axis in enumerate(self.ras.axes):
             origin, step = self.origin[axis], float(self.step[axis])

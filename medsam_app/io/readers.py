@@ -58,6 +58,7 @@ class NiftiReader(NibabelReader):
         self.frame, self.channel = frame, channel
 
     def read(self, data: Any, **kwargs: Any) -> Any:
+        """Read a file; see MONAI's `ImageReader.read`."""
         path = _path(data)
         self.filenames = [path]
         _, image_class = read_nifti_header(path)
@@ -68,6 +69,7 @@ class NiftiReader(NibabelReader):
         return image
 
     def get_data(self, img: Any) -> tuple[NDArray, dict]:
+        """Return array and metadata; see MONAI's `ImageReader.get_data`."""
         with self._file:
             array, meta = super().get_data(img)
             # reading on to the end makes gzip check the sum of what it gave
@@ -114,14 +116,17 @@ class ItkReader(ImageReader):
         self.frame, self.channel = frame, channel
 
     def verify_suffix(self, filename: Any) -> bool:
+        """Return whether this reader can read a file."""
         kind = file_type(_path(filename).name)
         return kind is not None and kind.format in ("nrrd", "meta")
 
     def read(self, data: Any, **kwargs: Any) -> sitk.Image:
+        """Read a file; see MONAI's `ImageReader.read`."""
         path = _path(data)
         return sitk_reader(path, find_format(path)).Execute()
 
     def get_data(self, img: sitk.Image) -> tuple[NDArray, dict]:
+        """Return array and metadata; see MONAI's `ImageReader.get_data`."""
         array = _shared(img)  # ([t,] k, j, i [, c])
         whole = array.size
         if img.GetNumberOfComponentsPerPixel() > 1:
@@ -165,12 +170,15 @@ class DicomReader(ImageReader):
         self.slices, self.affine = list(slices), affine
 
     def verify_suffix(self, filename: Any) -> bool:
+        """Return whether this reader can read a file."""
         return _path(filename).suffix.lower() == ".dcm"
 
     def read(self, data: Any = None, **kwargs: Any) -> list[Slice]:
+        """Read a file; see MONAI's `ImageReader.read`."""
         return self.slices
 
     def get_data(self, img: list[Slice]) -> tuple[NDArray, dict]:
+        """Return array and metadata; see MONAI's `ImageReader.get_data`."""
         columns, rows, _ = img[0].size
         array = np.empty((len(img), rows, columns), dtype=result_type(img))
         for number, item in enumerate(img):

@@ -211,8 +211,11 @@ def _stitched(
 
 
 def _part_for(roi: Roi, start: int, stop: int) -> tuple[int, slice, Roi]:
-    """The part of a window that the file's voxels start..stop-1 along i are interpolated from: the RAS axis
-    along i, the window's voxels along it, and the window of these."""
+    """Return the part of a window from which voxels start..stop-1 along i are interpolated.
+
+    Returns:
+        the RAS axis along i, the window's voxels along it, and the window of these.
+    """
     axis, origin, step = roi.file_lines()[0]
     ends = (np.array([start, stop - 1]) - origin) / step
     reach = max(1.0, 1 / abs(step))

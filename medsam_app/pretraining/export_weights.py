@@ -32,6 +32,7 @@ def export(run: Path, out: Path) -> str:
 
 
 def main() -> None:
+    """Export the weights of a run; entry point of the module."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, default=WEIGHTS_FOLDER / "sam3d_tiny.safetensors")

@@ -121,6 +121,7 @@ class RealWindows:
         self.cumulative = np.cumsum(weights / weights.sum())
 
     def draw(self, draws: Draws, n: int) -> Window:
+        """Return a random window of n voxels per side."""
         for _ in range(MOST_DRAWS):
             index = int(np.searchsorted(self.cumulative, draws.uniform(0, 0.9999)))
             objects = self.by_dataset[self.names[index]]
@@ -172,6 +173,7 @@ class PseudoWindows:
         self.names = sorted(self.by_dataset)
 
     def draw(self, draws: Draws, n: int) -> Window:
+        """Return a random window of n voxels per side."""
         for _ in range(MOST_DRAWS):
             cases = self.by_dataset[self.names[draws.integer(0, len(self.names) - 1)]]
             case = cases[draws.integer(0, len(cases) - 1)]
@@ -209,6 +211,7 @@ class HeadWindows:
             self.maps.append((torch.from_numpy(labels).to(device), count))
 
     def draw(self, draws: Draws, n: int) -> Window:
+        """Return a random window of n voxels per side."""
         for _ in range(MOST_DRAWS):
             labels, count = self.maps[draws.integer(0, len(self.maps) - 1)]
             step, device = draws.log_uniform(0.6, 3.5), labels.device
@@ -251,6 +254,7 @@ class SyntheticWindows:
     """Windows of random anatomy."""
 
     def draw(self, draws: Draws, n: int) -> Window:
+        """Return a random window of n voxels per side."""
         while True:
             scene = random_anatomy(draws, n)
             target = scene.mask()
@@ -264,7 +268,8 @@ class SyntheticWindows:
 class Source(Protocol):
     """Draws windows of n voxels a side."""
 
-    def draw(self, draws: Draws, n: int) -> Window: ...
+    def draw(self, draws: Draws, n: int) -> Window:
+        """Return a random window of n voxels per side."""
 
 
 class Mixture:

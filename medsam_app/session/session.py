@@ -171,8 +171,9 @@ class Session(ObjectEditor):
         return asked.label if asked.label in self.predictor.learned else None
 
     def label_map(self, *, progress: Progress | None = None) -> NDArray[np.unsignedinteger]:
-        """(i, j, k) label values of all objects, 0 where there is none; see `settings.overlap` for voxels of
-        two.
+        """Return the (i, j, k) label values of all objects, 0 elsewhere.
+
+        See `settings.overlap` for voxels of two objects.
 
         Of the smallest unsigned type that holds the labels.
         """

@@ -37,6 +37,7 @@ class Scene:
 
     @property
     def n(self) -> int:
+        """Voxels per side."""
         return self.labels.shape[0]
 
     def add(self, shape: Shape, within: list[int] | None = None) -> int:
@@ -176,8 +177,11 @@ def voronoi(draws: Draws, n: int, centres: NDArray[np.float64]) -> Tensor:
 
 
 def cells(draws: Draws, scene: Scene, centre: Vector, size: float) -> list[int]:
-    """Voronoi cells in the whole window or in an organ, either with walls or of many intensities; gives the
-    cell at the centre or that and those nearest to it."""
+    """Add Voronoi cells to the whole window or to an organ.
+
+    The cells have walls or many intensities. Return the cell at the centre, or that and its nearest
+    neighbours.
+    """
     n, count = scene.n, draws.integer(6, 28)
     centres = np.concatenate([centre[None], 1.1 * (2 * draws.choices.random((count - 1, 3)) - 1)])
     found = voronoi(draws, n, centres)

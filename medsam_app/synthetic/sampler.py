@@ -38,9 +38,11 @@ class Draws:
         self.bulk = torch.Generator(self.device).manual_seed(seed)
 
     def uniform(self, low: float, high: float) -> float:
+        """Return a number of a uniform distribution in [low, high)."""
         return float(self.choices.uniform(low, high))
 
     def log_uniform(self, low: float, high: float) -> float:
+        """Return a number whose logarithm is uniform in [log(low), log(high))."""
         return math.exp(self.uniform(math.log(low), math.log(high)))
 
     def integer(self, low: int, high: int) -> int:
@@ -48,6 +50,7 @@ class Draws:
         return int(self.choices.integers(low, high + 1))
 
     def chance(self, probability: float) -> bool:
+        """Return True with a probability."""
         return self.uniform(0, 1) < probability
 
     def normals(self, count: int) -> NDArray[np.float64]:

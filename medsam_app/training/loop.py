@@ -56,9 +56,11 @@ class RunLog(Watcher):
             self._take_back(name, step)
 
     def trained(self, row: dict[str, Any], done: float) -> None:
+        """Record a step."""
         self._append(LOG, row)
 
     def measured(self, row: dict[str, Any]) -> None:
+        """Record a validation."""
         self._append(MEASUREMENTS, row)
 
     def _take_back(self, name: str, step: int) -> None:

@@ -32,6 +32,7 @@ class Lines(Watcher):
         self.losses: list[float] = []
 
     def trained(self, row: dict[str, Any], done: float) -> None:
+        """Record a step."""
         self.losses.append(row["loss"])
         if time.monotonic() - self.said > LOG_SECONDS or done == 1:
             self.said = time.monotonic()
@@ -39,6 +40,7 @@ class Lines(Watcher):
             self.losses = []
 
     def measured(self, row: dict[str, Any]) -> None:
+        """Record a validation."""
         note(measured_text(row))
 
 
@@ -54,14 +56,17 @@ class Bar(Watcher):
         self.text = "first step"
 
     def trained(self, row: dict[str, Any], done: float) -> None:
+        """Record a step."""
         self.losses = [*self.losses, row["loss"]][-self.SMOOTH :]
         self.text = progress_text(self.settings, row, self.losses)
         self.bar.update(self.task, completed=done, description=self.text)
 
     def measuring(self) -> None:
+        """Show that a validation is in progress."""
         self.bar.update(self.task, description="measuring")
 
     def measured(self, row: dict[str, Any]) -> None:
+        """Record a validation."""
         self.bar.console.print(measured_text(row))
         self.bar.update(self.task, description=self.text)
 
@@ -80,16 +85,19 @@ class Board(Watcher):
         self.writer: Any = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def trained(self, row: dict[str, Any], done: float) -> None:
+        """Record a step."""
         self.writer.add_scalar("training/loss", row["loss"], row["step"])
         self.writer.add_scalar("training/learning rate", row["lr"], row["step"])
         self._dice("training", row["dice"], row["step"])
 
     def measured(self, row: dict[str, Any]) -> None:
+        """Record a validation."""
         for kind, dice in kinds(row).items():
             self._dice(kind, dice, row["step"])
         self.writer.flush()
 
     def close(self) -> None:
+        """Close the file of curves."""
         self.writer.close()
 
     def _dice(self, kind: str, dice: list[float], step: int) -> None:

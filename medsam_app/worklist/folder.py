@@ -11,8 +11,10 @@ from medsam_app.io.volume_folder import Found, find_volumes
 
 
 def volumes_for(folder: Path, *, leave_out: Sequence[Path] = ()) -> tuple[list[Found], list[Found]]:
-    """Volumes under a folder that can be cases, and those that cannot: what could not be read, and
-    names that are no text, which no database keeps and no page shows.
+    """Return the volumes under a folder that can be cases, and those that cannot.
+
+    The latter could not be read, or have names that are not text, which the database and the page cannot
+    handle.
 
     Args:
         leave_out: as for `find_volumes`.

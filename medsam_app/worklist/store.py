@@ -188,9 +188,10 @@ class Worklist:
     # Changing
 
     def refresh(self) -> int:
-        """Look through the folder: new volumes become cases, those that are gone are marked; how many cases
-        there are. Label maps next to their images are no cases, but for those that were worked on. Work is
-        never deleted.
+        """Scan the folder and return the number of cases.
+
+        New volumes become cases, missing ones are marked. Label maps next to their images are not cases
+        unless they have been worked on. Work is never deleted.
 
         Raises:
             VolumeError: there is no volume in the folder, or none that can be a case.

@@ -102,6 +102,7 @@ class UploadGate:
         self.exchange = exchange
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse uploads to Gradio that come without a script's session."""
         if scope["type"] == "http" and scope["method"] == "POST" and _is_gradios_upload(scope["path"]):
             refusal = self.exchange.refusal(Headers(scope=scope).get("content-length", ""))
             if refusal is not None:

@@ -29,6 +29,7 @@ class AddPrompt(AnyAction):
     prompt: Prompt
 
     def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
         owner = session.selected or session.add_object()
         session.add_prompt(owner.id, self.prompt)
 
@@ -42,27 +43,36 @@ class ReplacePrompt(AnyAction):
     prompt: Prompt
 
     def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
         session.replace_prompt(self.object, self.index, self.prompt)
 
 
 class DeletePrompt(AnyAction):
+    """Delete a prompt of an object."""
+
     do: Literal["delete_prompt"]
     object: str
     index: int
 
     def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
         session.delete_prompt(self.object, self.index)
 
 
 class Clear(AnyAction):
+    """Delete all prompts of an object."""
+
     do: Literal["clear"]
     object: str
 
     def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
         session.clear(self.object)
 
 
 class AddObject(AnyAction):
+    """Add an object."""
+
     do: Literal["add_object"]
     name: str | None = None
     label: int | None = None
@@ -70,6 +80,7 @@ class AddObject(AnyAction):
     may_overlap: bool = True
 
     def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
         session.add_object(self.name, label=self.label, colour=self.colour, may_overlap=self.may_overlap)
 
 
@@ -84,6 +95,7 @@ class ChangeObject(AnyAction):
     may_overlap: bool | None = None
 
     def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
         if self.may_overlap is not None:
             session.set_may_overlap(self.object, self.may_overlap)
         if self.name is not None:
@@ -95,32 +107,44 @@ class ChangeObject(AnyAction):
 
 
 class DeleteObject(AnyAction):
+    """Delete an object."""
+
     do: Literal["delete_object"]
     object: str
 
     def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
         session.delete_object(self.object)
 
 
 class Select(AnyAction):
+    """Select an object."""
+
     do: Literal["select"]
     object: str
 
     def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
         session.select(self.object)
 
 
 class Undo(AnyAction):
+    """Undo the last step."""
+
     do: Literal["undo"]
 
     def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
         session.undo()
 
 
 class Redo(AnyAction):
+    """Redo the step that was undone last."""
+
     do: Literal["redo"]
 
     def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
         session.redo()
 
 
@@ -131,6 +155,7 @@ class Refine(AnyAction):
     on: bool
 
     def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
         session.settings = replace(session.settings, refine=self.on)
 
 

@@ -125,8 +125,10 @@ def _parts(labels: NDArray, values: list[int]) -> Iterator[tuple[int, Patch]]:
 
 
 def compared(workspace: Workspace, *, tolerance: float | None, have: set[str]) -> bytes:
-    """A frame: in the header the file's name, the tolerance, a row for each object and each label, and the
-    other masks that the page does not hold.
+    """Return a frame with the comparison.
+
+    Its header has the file's name, the tolerance, and one row per object and label; then follow the other
+    masks that the page does not hold.
 
     An object is compared with the label of its value. A file of one label only is compared with the selected
     object, whatever the value: many programs write 1, or 255, for all.

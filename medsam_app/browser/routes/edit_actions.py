@@ -33,6 +33,7 @@ class Paint(AnyAction):
     axis: Axis | None = None
 
     def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
         owner = session.selected or session.add_object()
         mask_editing.paint(
             session, owner.id, self.points, radius=self.radius, positive=self.positive, axis=self.axis
@@ -48,6 +49,7 @@ class Lasso(AnyAction):
     positive: bool = True
 
     def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
         owner = session.selected or session.add_object()
         mask_editing.draw_lasso(session, owner.id, self.points, axis=self.axis, positive=self.positive)
 
@@ -63,10 +65,13 @@ class UseTool(AnyAction):
     index: int | None = None
 
     def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
         mask_editing.use_tool(session, self.object, self.tool, mm=self.mm, axis=self.axis, index=self.index)
 
 
 class Lock(AnyAction):
+    """Lock or unlock a slice of an object."""
+
     do: Literal["lock"]
     object: str
     axis: Axis
@@ -74,6 +79,7 @@ class Lock(AnyAction):
     locked: bool
 
     def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
         mask_editing.set_lock(session, self.object, self.axis, self.index, self.locked)
 
 
@@ -86,6 +92,7 @@ class Combine(AnyAction):
     how: Literal["merge", "subtract"]
 
     def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
         work = mask_editing.merge if self.how == "merge" else mask_editing.subtract
         work(session, self.object, self.other)
 
@@ -98,6 +105,7 @@ class GoBack(AnyAction):
     step: int
 
     def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
         session.go_back(self.object, self.step)
 
 

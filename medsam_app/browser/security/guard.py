@@ -52,6 +52,7 @@ class Guard:
         self.accounts = Accounts(auth) if auth else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check a request, or refuse it."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return

@@ -15,8 +15,10 @@ from medsam_app.worklist.store import DATABASE, Worklist
 
 
 class Worklists:
-    """Worklists by folder, opened once. While one is looked through, which may take minutes, those of other
-    folders are answered, and so is it where it is open already.
+    """Worklists by folder, each opened once.
+
+    Scanning one folder may take minutes; requests for other folders, and for this one if it is already open,
+    are answered in the meantime.
 
     Args:
         roots: folders that may be opened, as of `files.resolve`.

@@ -179,6 +179,7 @@ def _read_tags(path: Path) -> Slice:
 
 
 def numbers(text: str | None, count: int) -> NDArray[np.float64] | None:
+    """Parse a DICOM string of numbers; None if their count differs."""
     try:
         values = np.array([float(part) for part in (text or "").split("\\")])
     except ValueError:

@@ -21,8 +21,9 @@ Prompts = tuple[Told, ...]
 
 
 class Engine(Protocol):
-    """One model on one volume. What it gives is a function of the model, the volume, its settings and the
-    arguments, and of nothing that was asked before.
+    """One model on one volume.
+
+    Its results depend only on the model, the volume, its settings and the arguments, not on earlier calls.
 
     Attributes:
         volume: what is segmented.

@@ -14,7 +14,8 @@ class Sized(Protocol):
     """Anything that says how much memory it holds."""
 
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Memory in bytes."""
 
 
 Value = TypeVar("Value", bound=Sized)

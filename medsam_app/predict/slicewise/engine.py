@@ -136,8 +136,11 @@ class SliceEngine:
         return embedding
 
     def window_of(self, prompts: Sequence[Asked]) -> tuple[float, float]:
-        """The intensities that are shown black and white: of soft tissue where the object of a CT is first
-        said to be there, which is how MedSAM's slices of CT were made; else the volume's own."""
+        """Return the intensities shown as black and white.
+
+        They are those of soft tissue if the object of a CT is first prompted there, as in MedSAM's training
+        slices, otherwise the range of the volume.
+        """
         low, high = self._percentiles
         first = next(prompt for prompt in prompts if not isinstance(prompt, MaskPrompt))
         if self.volume.modality == "CT" or float(self.volume.array.min()) < AIR:

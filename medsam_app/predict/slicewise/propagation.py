@@ -60,6 +60,7 @@ class Seen:
 
     @property
     def mask(self) -> NDArray[np.bool_]:
+        """The mask (rows, columns) of the slice."""
         return self.logits > 0
 
 

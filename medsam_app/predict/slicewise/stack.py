@@ -24,8 +24,10 @@ MARGIN = 8
 
 
 def acquisition_axis(grid: Grid) -> int:
-    """The RAS axis across the slices as they were acquired: that of the coarsest spacing; where several are
-    as coarse, the one nearest to head-feet, else to front-back."""
+    """Return the RAS axis perpendicular to the acquired slices: that of the coarsest spacing.
+
+    Among equally coarse axes it is the one nearest to head-feet, then to front-back.
+    """
     spacing = grid.ras.spacing
     return max(axis for axis in range(3) if spacing[axis] * SAME_SPACING >= spacing.max())
 

@@ -113,8 +113,10 @@ class Walk:
                         self.logits.drop(index)
 
     def _follow(self, first: Seen, direction: int, other: int | None) -> int | None:
-        """Go on from the key slice, as far as another one; the slice on which the object has ended, None
-        where it has not."""
+        """Propagate from the key slice up to another slice.
+
+        Return the slice on which the object ended; None if it did not end.
+        """
         key = self.asked.key
         last = self.asked.slices[direction > 0]
         looks = Appearance.of(self.looker.shown(key), first.mask) if first.mask.any() else None
