@@ -40,7 +40,7 @@ class AdapterSet:
         return self._adapters[name]
 
     def load(self, path: str | Path, *, name: str | None = None) -> str:
-        """Put an adapter's file on the shelf; the one in use stays in use.
+        """Load an adapter's file into the set; the one in use stays in use.
 
         Args:
             path: what `Adapter.save` wrote.
@@ -63,7 +63,7 @@ class AdapterSet:
         return self.add(name, Adapter.load(path, self.model))
 
     def add(self, name: str, adapter: Adapter) -> str:
-        """Put an adapter that is there already on the shelf.
+        """Add an adapter that is loaded already.
 
         Raises:
             AdapterError: the name is taken, or the adapter was added to another model.
@@ -89,14 +89,14 @@ class AdapterSet:
             AdapterError: no adapter of that name; the one in use stays in use.
         """
         wanted = None if name is None else self[name]
-        other = adapter_in_use(self.model)  # perhaps one that is on no shelf
+        other = adapter_in_use(self.model)  # it may be outside this set
         if other is not None and other is not wanted:
             other.disable()
         if wanted is not None:
             wanted.enable()
 
     def remove(self, name: str) -> None:
-        """Take an adapter off the shelf, and off the model.
+        """Remove an adapter from the set and from the model.
 
         Raises:
             AdapterError: no adapter of that name.

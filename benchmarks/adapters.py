@@ -1,7 +1,7 @@
 """Sizes and speed of every kind of adapter: python benchmarks/adapters.py [FOLDER --dataset NAME]
 
 Parameters and file on the embedded model, parameters on SAM's ViT-B (whose tensors are not made), the time
-of an encoding with the adapter as a ratio to the model alone, and of switching on a shelf. With a FOLDER of
+of an encoding with the adapter as a ratio to the model alone, and of switching in a set. With a FOLDER of
 labelled cases also the time of a step of `medsam-app finetune`: the same windows for all, who take turns.
 """
 
@@ -66,22 +66,22 @@ def sizes(model: Sam3D, folder: Path) -> None:
 
 
 def speed(model: Sam3D, folder: Path) -> None:
-    shelf = AdapterSet(model)
+    adapters = AdapterSet(model)
     for kind in ADAPTER_KINDS:
-        shelf.load(folder / f"{kind}.safetensors")
+        adapters.load(folder / f"{kind}.safetensors")
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 1, *model.roi_shape, generator=generator)
     inside = torch.ones_like(image, dtype=torch.bool)
 
     def encode(kind: str | None) -> None:
-        shelf.use(kind)
+        adapters.use(kind)
         with torch.inference_mode():
             model.encode_image(image, inside)
 
     encode(None)
     runs = [lambda kind=kind: encode(kind) for kind in (None, *ADAPTER_KINDS)]
     alone, *others = median_seconds(*runs)
-    switching = median_seconds(*[lambda kind=kind: shelf.use(kind) for kind in (*ADAPTER_KINDS, None)])
+    switching = median_seconds(*[lambda kind=kind: adapters.use(kind) for kind in (*ADAPTER_KINDS, None)])
     print(f"\nencoding without an adapter: {alone:.3f} s")
     for kind, seconds, switch in zip(ADAPTER_KINDS, others, switching, strict=False):
         print(f"{kind:<12}encoding x {seconds / alone:.2f}, switching to it {1000 * switch:.1f} ms")

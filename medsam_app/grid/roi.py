@@ -83,10 +83,6 @@ class Roi:
         end = origin + (np.asarray(self.shape) - 1) * self.step
         return np.stack([origin > 0.5, end < np.asarray(self.ras.shape) - 1.5], axis=-1)
 
-    def covers_volume(self) -> bool:
-        """Return whether no voxel of the volume lies beyond the window."""
-        return not bool(self.open_faces().any())
-
     def file_lines(self) -> list[tuple[int, float, float]]:
         """Return, for each axis of the file: RAS axis, origin and step of the window's voxels.
 

@@ -149,15 +149,6 @@ class Worklist:
         found = dict(map(tuple, self._rows("SELECT state, COUNT(*) FROM cases GROUP BY state")))
         return {state: found.get(state, 0) for state in STATES}
 
-    def next_case(
-        self, name: str | None, step: int = 1, *, states: tuple[State, ...] = STATES
-    ) -> Case | None:
-        """The case before (-1) or after (1) one in the list, of some states; None where there is none."""
-        names = [case for case in self.cases() if case.state in states]
-        if step > 0:
-            return next((case for case in names if name is None or case.name > name), None)
-        return next((case for case in reversed(names) if name is None or case.name < name), None)
-
     def work(self, name: str) -> Work | None:
         """The newest work on a case, or None."""
         return next(iter(self.works(name)), None)

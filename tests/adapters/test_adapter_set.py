@@ -39,64 +39,64 @@ def test_side_by_side(backbone: Backbone, tmp_path: Path) -> None:
         with torch.inference_mode():
             expected[kind] = backbone.run(model)
         adapter.remove()
-    shelf = AdapterSet(model)
+    adapters = AdapterSet(model)
     for kind in KINDS:
-        assert shelf.load(tmp_path / f"{kind}.safetensors") == kind
-        shelf.use(kind)  # the next is loaded while this one is in use
-    assert shelf.names == KINDS
+        assert adapters.load(tmp_path / f"{kind}.safetensors") == kind
+        adapters.use(kind)  # the next is loaded while this one is in use
+    assert adapters.names == KINDS
     for kind in ["lora", "ssf", None, "spatial", "bottleneck", "lora", "lora", None]:
-        shelf.use(kind)
-        assert shelf.active == kind
-        assert model.adapter_sha256 == ("" if kind is None else shelf[kind].sha256)
+        adapters.use(kind)
+        assert adapters.active == kind
+        assert model.adapter_sha256 == ("" if kind is None else adapters[kind].sha256)
         with torch.inference_mode():
             assert torch.equal(backbone.run(model), alone if kind is None else expected[kind])
-    shelf.use("ssf")
-    shelf["ssf"].merge()
-    shelf.use("lora")
+    adapters.use("ssf")
+    adapters["ssf"].merge()
+    adapters.use("lora")
     with torch.inference_mode():
         assert torch.equal(backbone.run(model), expected["lora"])
     for kind in KINDS:
-        shelf.remove(kind)
-    assert shelf.names == [] and shelf.active is None and list(hooks_of(model)) == []
+        adapters.remove(kind)
+    assert adapters.names == [] and adapters.active is None and list(hooks_of(model)) == []
     assert all(torch.equal(tensor, base[name]) for name, tensor in model.state_dict().items())
 
 
-def test_an_adapter_that_is_on_without_a_shelf_is_switched_off(tmp_path: Path) -> None:
+def test_an_adapter_outside_the_set_is_switched_off(tmp_path: Path) -> None:
     model = CUBE.make()
     with torch.inference_mode():
         alone = CUBE.run(model)
-    shelf = AdapterSet(model)
-    shelf.load(saved(model, tmp_path, "ssf"))
+    adapters = AdapterSet(model)
+    adapters.load(saved(model, tmp_path, "ssf"))
     own = Adapter.load(saved(model, tmp_path, "lora"), model)
     own.enable()
-    shelf.use("ssf")
-    assert shelf.active == "ssf" and not own.enabled
-    shelf.use(None)
+    adapters.use("ssf")
+    assert adapters.active == "ssf" and not own.enabled
+    adapters.use(None)
     own.enable()
-    shelf.use(None)
+    adapters.use(None)
     with torch.inference_mode():
         assert torch.equal(CUBE.run(model), alone)
 
 
-def test_what_a_shelf_refuses(tmp_path: Path) -> None:
+def test_what_a_set_refuses(tmp_path: Path) -> None:
     model = CUBE.make()
-    shelf = AdapterSet(model)
+    adapters = AdapterSet(model)
     with pytest.raises(AdapterError, match="There is no adapter 'liver': none is loaded"):
-        shelf.use("liver")
+        adapters.use("liver")
     path = saved(model, tmp_path, "lora")
-    shelf.load(path, name="liver")
-    shelf.use("liver")
+    adapters.load(path, name="liver")
+    adapters.use("liver")
     with pytest.raises(AdapterError, match=r"The adapter of 'lora.safetensors' is here already, as 'liver'"):
-        shelf.load(path, name="kidney")
+        adapters.load(path, name="kidney")
     with pytest.raises(AdapterError, match="There is an adapter 'liver' already; give another name"):
-        shelf.load(saved(model, tmp_path, "ssf"), name="liver")
+        adapters.load(saved(model, tmp_path, "ssf"), name="liver")
     with pytest.raises(
         AdapterError, match=r"There is no adapter 'lever'. Did you mean 'liver'\? Known: liver"
     ):
-        shelf.use("lever")
-    assert shelf.active == "liver"
+        adapters.use("lever")
+    assert adapters.active == "liver"
     with pytest.raises(AdapterError, match="'other' was added to another model"):
-        shelf.add("other", Adapter.create("ssf", CUBE.make()))
+        adapters.add("other", Adapter.create("ssf", CUBE.make()))
     with pytest.raises(AdapterError, match="There is no adapter 'ssf'"):
-        shelf.remove("ssf")
-    assert shelf.names == ["liver"]
+        adapters.remove("ssf")
+    assert adapters.names == ["liver"]

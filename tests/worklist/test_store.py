@@ -210,18 +210,6 @@ def test_states_who_and_when(worklist: Worklist) -> None:
         worklist.set_state("q", "skipped")
 
 
-def test_next_and_previous(worklist: Worklist) -> None:
-    worklist.set_state("b", "skipped")
-    after = worklist.next_case("a")
-    assert after is not None and after.name == "b"
-    open_ones = ("new", "in progress")
-    later = worklist.next_case("a", states=open_ones)
-    assert later is not None and later.name == CASES[2]
-    first = worklist.next_case(None)
-    assert first is not None and first.name == "a"
-    assert worklist.next_case("a", -1) is None
-
-
 def test_the_later_of_two_writers_is_told(folder: Path, worklist: Worklist) -> None:
     other = Worklist(folder)
     assert worklist.save_work("a", "one", seen=0, who="ada") == 1
