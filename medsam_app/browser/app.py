@@ -3,7 +3,7 @@
 Why so. The page is a Gradio `Blocks` with a `gr.HTML`, whose `js_on_load` imports the viewer's modules
 from this server. Gradio's server functions and props carry JSON only: a volume of 150 MB, or a mask a
 click, would travel as base64 through its queue. So voxels and masks come in binary from routes of our
-own (routes.py), which `fetch` turns into typed arrays, and Gradio is mounted next to them in the same
+own (routes/), which `fetch` turns into typed arrays, and Gradio is mounted next to them in the same
 FastAPI app. Controls stand in the viewer itself: they must answer within a frame, and Gradio's would
 ask the server. Nothing comes from another host: analytics off, system fonts, and a content security
 policy that lets the page reach this server only.
@@ -44,7 +44,7 @@ from medsam_app.browser.routes.router import router
 from medsam_app.browser.routes.script_api import AT_A_TIME, MOST_HELD, Api, add_endpoints
 from medsam_app.browser.security.guard import LOOPBACK, Guard
 from medsam_app.browser.state.service import Service
-from medsam_app.browser.state.workspace_registry import Workspaces
+from medsam_app.browser.state.workspace_registry import WorkspaceRegistry
 from medsam_app.errors import SettingsError
 
 STATIC = Path(__file__).parent / "static"
@@ -153,7 +153,7 @@ def serve(options: ServeOptions) -> None:
         roots=options.roots,
         model=options.model,
         upload_bytes=options.upload_bytes,
-        workspaces=Workspaces(limit=options.session_bytes),
+        workspaces=WorkspaceRegistry(limit=options.session_bytes),
         worklist=options.worklist,
         labels=options.labels,
     )

@@ -18,7 +18,7 @@ from medsam_app.browser.protocol import allowed_files
 from medsam_app.browser.protocol.binary import browser_dtype, frame, mask_part, voxel_blocks
 from medsam_app.browser.routes.script_api import Api
 from medsam_app.browser.state.service import Service
-from medsam_app.browser.state.workspace_registry import Workspaces
+from medsam_app.browser.state.workspace_registry import WorkspaceRegistry
 from medsam_app.errors import VolumeError
 from medsam_app.grid.geometry import Grid
 from medsam_app.grid.patch import Patch, box_slices
@@ -156,7 +156,7 @@ def test_gradio_polls_less_where_it_has_the_setting(service, monkeypatch):
 
 
 def test_workspaces_are_bounded_and_the_least_used_goes():
-    kept = Workspaces(most=2)
+    kept = WorkspaceRegistry(most=2)
     first, second = kept.create(), kept.create()
     folder = second.files.folder
     assert kept.get(first.token) is first
@@ -166,7 +166,7 @@ def test_workspaces_are_bounded_and_the_least_used_goes():
 
 
 def test_idle_workspaces_are_freed():
-    kept = Workspaces(idle_seconds=-1)
+    kept = WorkspaceRegistry(idle_seconds=-1)
     gone = kept.create().token
     assert kept.get(gone) is None and len(kept) == 0
     assert "not used for hours" in kept.why_ended(gone)

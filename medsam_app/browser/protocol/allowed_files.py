@@ -50,10 +50,10 @@ def listing(roots: Sequence[Path], root: int, path: str) -> list[dict[str, Any]]
     if not folder.is_dir():
         raise VolumeError("That is a file, not a folder; choose a folder from the list.")
     try:
-        found = [entry for each in folder.iterdir() if (entry := _entry(each, base)) is not None]
+        entries = [entry for path in folder.iterdir() if (entry := _entry(path, base)) is not None]
     except OSError as error:
         raise VolumeError(f"The folder cannot be read ({error.strerror}); choose another one.") from None
-    return sorted(found, key=lambda each: (each["kind"] == "file", each["name"].lower()))[:_MOST_ENTRIES]
+    return sorted(entries, key=lambda entry: (entry["kind"] == "file", entry["name"].lower()))[:_MOST_ENTRIES]
 
 
 def _entry(path: Path, base: Path) -> dict[str, Any] | None:
@@ -78,13 +78,13 @@ def holds_dicom(folder: Path) -> bool:
     Raises:
         OSError: the folder cannot be looked into.
     """
-    for each in islice(folder.iterdir(), 20):
+    for path in islice(folder.iterdir(), 20):
         with suppress(OSError):
-            if not each.is_file():
+            if not path.is_file():
                 continue
-            if each.suffix.lower() == ".dcm":
+            if path.suffix.lower() == ".dcm":
                 return True
-            with each.open("rb") as file:
+            with path.open("rb") as file:
                 if file.read(132)[128:] == b"DICM":
                     return True
     return False

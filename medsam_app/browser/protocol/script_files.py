@@ -54,15 +54,15 @@ class Exchange:
             VolumeError: the path is not that of such a file.
         """
         try:
-            found = Path(path).resolve()
-            known = found.is_relative_to(self.folder) and found.is_file()
+            file = Path(path).resolve()
+            known = file.is_relative_to(self.folder) and file.is_file()
         except (OSError, ValueError):
             known = False
         if not known:
             raise VolumeError(
                 "That file was not sent to this server, or is not there any more; send it again."
             )
-        return found
+        return file
 
     def sweep(self) -> None:
         """Delete what is old."""

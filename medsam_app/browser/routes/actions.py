@@ -203,7 +203,7 @@ def perform(workspace: Workspace, action: Action, have: list[str], *, number: in
             workspace.show("")
 
 
-def shown_prompt(prompt: AnyPrompt) -> dict[str, Any]:
+def prompt_for_page(prompt: AnyPrompt) -> dict[str, Any]:
     """Return a prompt for the page, without voxels."""
     if isinstance(prompt, Paint):
         boxes = [bits for bits, _ in prompt.parts]
@@ -219,29 +219,29 @@ def shown_prompt(prompt: AnyPrompt) -> dict[str, Any]:
 
 
 def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | None = None) -> bytes:
-    """The session's state, with the masks that the page does not hold."""
+    """Return the session's state, with the masks that the page does not hold."""
     opened = workspace.opened
     assert opened is not None
     session = opened.session
     masks, held = opened.masks(workspace.show), set(have)
     objects: list[dict[str, Any]] = []
-    for each in session.objects:
-        key, made = masks.get(each.id, (None, None))
-        unmet = set(made.unmet) if made is not None else set()
-        prompts = [shown_prompt(prompt) | {"unmet": n in unmet} for n, prompt in enumerate(each.prompts)]
+    for item in session.objects:
+        key, prediction = masks.get(item.id, (None, None))
+        unmet = set(prediction.unmet) if prediction is not None else set()
+        prompts = [prompt_for_page(prompt) | {"unmet": n in unmet} for n, prompt in enumerate(item.prompts)]
         objects.append(
             {
-                "id": each.id,
-                "name": each.name,
-                "label": each.label,
-                "colour": each.colour,
+                "id": item.id,
+                "name": item.name,
+                "label": item.label,
+                "colour": item.colour,
                 "prompts": prompts,
                 "mask": key,
-                "volume_ml": made.volume_ml if made is not None else 0.0,
-                "score": made.score if made is not None else 0.0,
-                "may_overlap": each.may_overlap,
-                "given_up_ml": session.given_up(each.id) * session.volume.grid.voxel_volume_ml,
-                "locks": [{"axis": axis, "index": index} for axis, index in locked_slices(each)],
+                "volume_ml": prediction.volume_ml if prediction is not None else 0.0,
+                "score": prediction.score if prediction is not None else 0.0,
+                "may_overlap": item.may_overlap,
+                "given_up_ml": session.given_up(item.id) * session.volume.grid.voxel_volume_ml,
+                "locks": [{"axis": axis, "index": index} for axis, index in locked_slices(item)],
             }
         )
     selected = session.selected
@@ -257,7 +257,7 @@ def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | 
         "case": opened.keep_work(),
     }
     grid = session.volume.grid
-    wanted = {key: made for key, made in masks.values() if key not in held}
-    parts = [mask_part(key, made.patch, grid) for key, made in wanted.items()]
+    missing = {key: prediction for key, prediction in masks.values() if key not in held}
+    parts = [mask_part(key, prediction.patch, grid) for key, prediction in missing.items()]
     notes, opened.notes = opened.notes, []
     return frame({"state": state, "messages": [*notes, *(messages or [])]}, parts)

@@ -34,7 +34,7 @@ _REQUEST_BYTES = 4 << 20
 router = APIRouter()
 
 
-class OtherMask(BaseModel):
+class MaskSource(BaseModel):
     """A mask file to compare with: of a folder of the server or an upload."""
 
     model_config = ConfigDict(extra="forbid")
@@ -44,7 +44,7 @@ class OtherMask(BaseModel):
     upload: str = ""
 
 
-class Comparison(BaseModel):
+class ComparisonRequest(BaseModel):
     """Request for a comparison: with a new file, or with the previous one.
 
     Attributes:
@@ -53,7 +53,7 @@ class Comparison(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid")
-    other: OtherMask | None = None
+    other: MaskSource | None = None
     tolerance_mm: float | None = Field(None, gt=0, le=1000)
     have: list[str] = Field(default_factory=list, max_length=100_000)
 
@@ -61,7 +61,7 @@ class Comparison(BaseModel):
 @router.post("/compare")
 async def compare(request: Request, service: CurrentService, workspace: CallerWorkspace) -> Response:
     """Compare the objects with a mask file; see `compared`."""
-    body = parse_body(Comparison, await read_body(request, _REQUEST_BYTES))
+    body = parse_body(ComparisonRequest, await read_body(request, _REQUEST_BYTES))
 
     def work() -> bytes:
         if body.other is not None:
@@ -144,21 +144,21 @@ def compared(workspace: Workspace, *, tolerance: float | None, have: set[str]) -
         objects, masks, selected = session.objects, opened.masks(workspace.show), session.selected
         grid = session.volume.grid
     within = usual_tolerance(grid.spacing) if tolerance is None else tolerance
-    alone = next(iter(reference.parts)) if len(reference.parts) == 1 else None
+    only_label = next(iter(reference.parts)) if len(reference.parts) == 1 else None
     rows: list[dict[str, Any]] = []
-    met: set[int] = set()
-    for each in objects:
-        theirs = each.label if each.label in reference.parts else None
-        if alone is not None:
-            theirs = alone if selected is not None and each.id == selected.id else None
+    matched: set[int] = set()
+    for item in objects:
+        theirs = item.label if item.label in reference.parts else None
+        if only_label is not None:
+            theirs = only_label if selected is not None and item.id == selected.id else None
         if theirs is not None:
-            met.add(theirs)
-        key, made = masks.get(each.id, (None, None))
-        ours = None if made is None else made.patch
-        row: dict[str, Any] = {"object": each.id, "name": each.name, "label": theirs, "mask": key}
+            matched.add(theirs)
+        key, prediction = masks.get(item.id, (None, None))
+        ours = None if prediction is None else prediction.patch
+        row: dict[str, Any] = {"object": item.id, "name": item.name, "label": theirs, "mask": key}
         rows.append(row | _row(ours, reference.parts.get(theirs or 0), grid, within))
     for value, part in reference.parts.items():
-        if value not in met:
+        if value not in matched:
             row = {"object": None, "name": f"label {value}", "label": value, "mask": None}
             rows.append(row | _row(None, part, grid, within))
     keys = {value: f"c{reference.number}l{value}" for value in reference.parts}
@@ -178,5 +178,5 @@ def _row(ours: Patch | None, theirs: Patch | None, grid: Grid, tolerance: float)
         return volumes | {"dice": None, "surface_dice": None, "hd95_mm": None}
     box = enclosing_box(ours.corners, theirs.corners)
     a, b = (patch.within(box) for patch in (ours, theirs))
-    found = surface_distances(a, b, spacing=grid.spacing, tolerance=tolerance)
-    return volumes | {"dice": dice(a, b), "surface_dice": found.surface_dice, "hd95_mm": found.hd95}
+    distances = surface_distances(a, b, spacing=grid.spacing, tolerance=tolerance)
+    return volumes | {"dice": dice(a, b), "surface_dice": distances.surface_dice, "hd95_mm": distances.hd95}

@@ -105,15 +105,15 @@ def measured(workspace: Workspace, only: str | None = None) -> dict[str, Measure
     with workspace.lock:
         opened = workspace.require_open()
         volume, masks = opened.volume, opened.masks(workspace.show)
-    found, kept = {}, opened.measurements
-    for owner, (key, made) in masks.items():
+    result, kept = {}, opened.measurements
+    for owner, (key, prediction) in masks.items():
         if only in (None, owner):
             if key not in kept:
-                kept[key] = measure(made.patch, volume.array, volume.grid)
-            found[owner] = kept[key]
+                kept[key] = measure(prediction.patch, volume.array, volume.grid)
+            result[owner] = kept[key]
     for key in list(kept)[:-_MOST_KEPT]:
         kept.pop(key, None)
-    return found
+    return result
 
 
 def unit_of(workspace: Workspace) -> str:
@@ -124,7 +124,7 @@ def unit_of(workspace: Workspace) -> str:
 
 def _write_mask(workspace: Workspace, opened: OpenVolume, path: Path) -> None:
     session = opened.session
-    colours = {each.label: each.colour for each in session.objects}
+    colours = {item.label: item.colour for item in session.objects}
     save_labels(session.label_map(), session.volume, path, names=session.label_names, colours=colours)
 
 
@@ -141,8 +141,10 @@ def _write_areas(workspace: Workspace, opened: OpenVolume, path: Path) -> None:
 
 
 def _rows(workspace: Workspace, session: Session) -> list[tuple[int, str, Measurement]]:
-    known = measured(workspace)
-    return [(each.label, each.name, known[each.id]) for each in session.objects if each.id in known]
+    measurements = measured(workspace)
+    return [
+        (item.label, item.name, measurements[item.id]) for item in session.objects if item.id in measurements
+    ]
 
 
 def _download(

@@ -34,14 +34,14 @@ async def labels(request: Request, name: str, workspace: CallerWorkspace) -> dic
 
 
 def _take_labels(workspace: Workspace, name: str, body: bytes) -> list[dict[str, Any]]:
-    place = workspace.files.new_folder()
+    folder = workspace.files.new_folder()
     try:
         ending = ".json" if name.lower().endswith(".json") else ".csv"
-        path = place / f"labels{ending}"
+        path = folder / f"labels{ending}"
         path.write_bytes(body)
         labels = read_label_set(path)
     finally:
-        workspace.files.discard(place)
+        workspace.files.discard(folder)
     with workspace.lock:
         workspace.labels = labels
         opened = workspace.opened

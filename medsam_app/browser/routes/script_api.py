@@ -66,7 +66,7 @@ class Api:
         """Open a volume, from what was sent where there is something."""
         workspace = self.workspace(request)
         if sent is None:
-            return _facts_of_volume(self.service.open(workspace, source))
+            return _volume_facts(self.service.open(workspace, source))
         path = self.exchange.sent(str(sent.get("path", "")))
         name = str(sent.get("orig_name") or path.name)
         try:
@@ -78,7 +78,7 @@ class Api:
         finally:
             path.unlink(missing_ok=True)
         source = source.model_copy(update={"source": "upload", "upload": key})
-        return _facts_of_volume(self.service.open(workspace, source))
+        return _volume_facts(self.service.open(workspace, source))
 
     def change(self, request: gr.Request, do: Callable[[Session], object]) -> dict[str, Any]:
         """Change the session when it is this script's turn, or not at all; what there is then."""
@@ -90,7 +90,7 @@ class Api:
                 before = session.objects
                 try:
                     do(session)
-                    return _facts(session)
+                    return _object_facts(session)
                 except MedsamError:
                     if session.objects != before:
                         session.undo()
@@ -181,15 +181,18 @@ def add_endpoints(api: Api) -> None:
 
     for endpoint in (open, list_files, click, box, new_object, undo, state, save_mask, close):
         gr.api(
-            _spoken(endpoint), api_name=endpoint.__name__, concurrency_limit=AT_A_TIME, concurrency_id="model"
+            _with_sentences(endpoint),
+            api_name=endpoint.__name__,
+            concurrency_limit=AT_A_TIME,
+            concurrency_id="model",
         )
 
 
-def _spoken(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """An endpoint whose user's mistakes arrive as their sentence."""
+def _with_sentences(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap an endpoint so that its errors reach the script as a sentence."""
 
     @wraps(endpoint)
-    def told(*args: Any, **kwargs: Any) -> Any:
+    def answer(*args: Any, **kwargs: Any) -> Any:
         try:
             return endpoint(*args, **kwargs)
         except MedsamError as error:
@@ -201,11 +204,11 @@ def _spoken(endpoint: Callable[..., Any]) -> Callable[..., Any]:
             where = ".".join(str(part) for part in first["loc"])
             raise gr.Error(f"{where}: {first['msg']}.", print_exception=False) from None
 
-    return told
+    return answer
 
 
-def _facts_of_volume(header: dict[str, Any]) -> dict[str, Any]:
-    """Of a volume: name, modality, and shape, spacing in mm and orientation of the file's axes."""
+def _volume_facts(header: dict[str, Any]) -> dict[str, Any]:
+    """Return name, modality, and shape, spacing in mm and orientation of the file's axes."""
     return {
         "name": header["name"],
         "modality": header["modality"],
@@ -215,22 +218,22 @@ def _facts_of_volume(header: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _facts(session: Session) -> dict[str, Any]:
+def _object_facts(session: Session) -> dict[str, Any]:
     """Return the objects for a script; see docs/api.md."""
-    found = []
-    for each in session.objects:
-        made = session.prediction(each.id)
-        found.append(
+    facts = []
+    for item in session.objects:
+        prediction = session.prediction(item.id)
+        facts.append(
             {
-                "id": each.id,
-                "name": each.name,
-                "label": each.label,
-                "prompts": len(each.prompts),
-                "voxels": 0 if made is None else made.voxels,
-                "volume_ml": 0.0 if made is None else made.volume_ml,
-                "score": None if made is None else made.score,
-                "unmet": [] if made is None else [int(n) for n in made.unmet],
+                "id": item.id,
+                "name": item.name,
+                "label": item.label,
+                "prompts": len(item.prompts),
+                "voxels": 0 if prediction is None else prediction.voxels,
+                "volume_ml": 0.0 if prediction is None else prediction.volume_ml,
+                "score": None if prediction is None else prediction.score,
+                "unmet": [] if prediction is None else [int(n) for n in prediction.unmet],
             }
         )
     selected = session.selected
-    return {"objects": found, "selected": selected.id if selected else None}
+    return {"objects": facts, "selected": selected.id if selected else None}

@@ -32,20 +32,19 @@ def uncertainty_frame(workspace: Workspace, object_id: str) -> bytes:
         session = workspace.require_open().session
         workspace.show("Looking for doubt")
         try:
-            found = session.doubt(object_id)
+            doubt = session.doubt(object_id)
         finally:
             workspace.show("")
-        if found is None:
+        if doubt is None:
             raise PromptError("This object has no mask yet; click inside it first.")
         ras = session.volume.grid.ras
         corners = ras.points_from_file(
-            [found.start, [a + n - 1 for a, n in zip(found.start, found.values.shape, strict=True)]]
+            [doubt.start, [a + n - 1 for a, n in zip(doubt.start, doubt.values.shape, strict=True)]]
         )
-        values = ras.from_file(found.values)
-        worst = None if found.worst is None else [int(v) for v in ras.points_from_file([found.worst])[0]]
-        key = "heat"
+        values = ras.from_file(doubt.values)
+        worst = None if doubt.worst is None else [int(v) for v in ras.points_from_file([doubt.worst])[0]]
         part = {
-            "key": key,
+            "key": "heat",
             "start": [int(v) for v in corners.min(axis=0)],
             "size": list(values.shape),
             "bytes": values.size,

@@ -2,9 +2,9 @@
 
 What is sent is bounded, lands under names of our own choosing in the workspace's folder, and is there
 whole or not at all. Disks are slow, so whatever touches one runs in a thread. A folder's request begins
-like the server's own frames (wire.py): the length of a list of names and sizes, the list in JSON, the
-files' bytes one after the other. So the browser streams them from disk, and here each block is written as
-it comes; a form would be gathered by its parser first.
+like the server's own frames (protocol/binary.py): the length of a list of names and sizes, the list in
+JSON, the files' bytes one after the other. So the browser streams them from disk, and here each block is
+written as it comes; a form would be gathered by its parser first.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def upload_folder(
     return {"upload": await receive_folder(workspace, name, request.stream(), limit=service.upload_bytes)}
 
 
-class Sent(BaseModel):
+class FileEntry(BaseModel):
     """A file of a folder: its name, and how many bytes of the body are its own."""
 
     model_config = ConfigDict(extra="forbid")
@@ -63,7 +63,7 @@ class Sent(BaseModel):
     size: int = Field(ge=0)
 
 
-_LIST = TypeAdapter(list[Sent])
+_LIST = TypeAdapter(list[FileEntry])
 
 
 class Body:
@@ -115,7 +115,7 @@ async def receive_file(
         )
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(name, limit)
-    async with _place(workspace, name) as folder:
+    async with _upload_folder(workspace, name) as folder:
         path, received = folder / safe_name(name), 0
         async with _new_file(path) as out:
             async for block in blocks:
@@ -141,37 +141,37 @@ async def receive_folder(workspace: Workspace, name: str, blocks: AsyncIterator[
     if length > _LIST_BYTES:
         raise _too_many(name)
     try:
-        listed = _LIST.validate_json(await body.read(length))
+        entries = _LIST.validate_json(await body.read(length))
     except ValidationError:
         raise HTTPException(
             422, "The server does not understand this upload; reload the page and try again."
         ) from None
-    if not listed:
+    if not entries:
         raise HTTPException(422, f"'{name}' holds no files; choose the folder that holds the DICOM slices.")
-    if len(listed) > UPLOAD_FILES:
+    if len(entries) > UPLOAD_FILES:
         raise _too_many(name)
-    if sum(each.size for each in listed) > limit:
+    if sum(entry.size for entry in entries) > limit:
         raise _too_large(name, limit)
-    async with _place(workspace, name) as place:
-        folder = place / safe_name(name)
+    async with _upload_folder(workspace, name) as parent:
+        folder = parent / safe_name(name)
         await run_in_threadpool(folder.mkdir)
-        for number, each in enumerate(listed):
+        for number, entry in enumerate(entries):
             # Numbered: no name that was sent decides where a byte is written, and equal names are kept.
-            await _write_dicom(folder / f"{number:05d}" / safe_name(each.name), body, each.size)
+            await _write_dicom(folder / f"{number:05d}" / safe_name(entry.name), body, entry.size)
         return workspace.files.add(folder, name)
 
 
 async def _write_dicom(path: Path, body: Body, size: int) -> None:
     """Write a file if it is DICOM; others stay empty, so that a message can say what was found."""
     start = await body.read(min(size, 132))
-    wanted = looks_like_dicom(start)
+    is_dicom = looks_like_dicom(start)
     await run_in_threadpool(path.parent.mkdir)
     async with (
-        _new_file(path, start if wanted else b"") as out,
+        _new_file(path, start if is_dicom else b"") as out,
         aclosing(body.part(size - len(start))) as blocks,
     ):
         async for block in blocks:
-            if wanted:
+            if is_dicom:
                 await run_in_threadpool(out.write, block)
 
 
@@ -188,7 +188,7 @@ async def _new_file(path: Path, start: bytes = b"") -> AsyncIterator[BinaryIO]:
 
 
 @asynccontextmanager
-async def _place(workspace: Workspace, name: str) -> AsyncIterator[Path]:
+async def _upload_folder(workspace: Workspace, name: str) -> AsyncIterator[Path]:
     """A new folder for an upload instead of those before it; gone again when the upload fails."""
     try:
         await run_in_threadpool(workspace.files.drop)
@@ -209,8 +209,8 @@ async def _place(workspace: Workspace, name: str) -> AsyncIterator[Path]:
 
 
 def _too_large(name: str, limit: int) -> HTTPException:
-    said = f"'{name}' is larger than the {limit / 1e9:g} GB this server takes."
-    return HTTPException(413, said, headers=_HANG_UP)
+    sentence = f"'{name}' is larger than the {limit / 1e9:g} GB this server takes."
+    return HTTPException(413, sentence, headers=_HANG_UP)
 
 
 def _too_many(name: str) -> HTTPException:

@@ -37,15 +37,15 @@ def frame(number: int, service: CurrentService, workspace: CallerWorkspace) -> S
         volume = opened.volume
         source = Source.model_validate(opened.header["source"])
     with service.readers:
-        other, _ = service.read(workspace, source.model_copy(update={"frame": number}))
-    if other.grid.difference(volume.grid):
+        other_frame, _ = service.read(workspace, source.model_copy(update={"frame": number}))
+    if other_frame.grid.difference(volume.grid):
         raise VolumeError(f"Frame {number} lies on another grid than the one that is open; open it instead.")
-    dtype = browser_dtype(other.array)
+    dtype = browser_dtype(other_frame.array)
     return StreamingResponse(
-        voxel_blocks(other.array, other.grid, dtype),
+        voxel_blocks(other_frame.array, other_frame.grid, dtype),
         media_type="application/octet-stream",
         headers={
-            "Content-Length": str(other.array.size * dtype.itemsize),
+            "Content-Length": str(other_frame.array.size * dtype.itemsize),
             "X-Medsam-Dtype": dtype.name,
         },
     )
@@ -58,10 +58,10 @@ def _surface(workspace: Workspace, owner: str) -> tuple[str, Surface]:
         grid, masks = opened.volume.grid, opened.masks(workspace.show)
     if owner not in masks:
         raise PromptError("This object has no mask yet; click inside it first.")
-    key, made = masks[owner]
+    key, prediction = masks[owner]
     kept = opened.surfaces
     if key not in kept:
-        kept[key] = surface_of(made.patch, grid)
+        kept[key] = surface_of(prediction.patch, grid)
         for old in list(kept)[:-_MOST_KEPT]:
             kept.pop(old, None)
     return key, kept[key]

@@ -24,7 +24,7 @@ def begin_session(
 ) -> dict[str, Any]:
     """Return the facts that a page begins with; its workspace is created where its token has none."""
     workspace = service.workspaces.get(x_medsam_session) or service.workspaces.create()
-    return service.hello(workspace) | {"login": request.scope.get(LOGIN)}
+    return service.page_facts(workspace) | {"login": request.scope.get(LOGIN)}
 
 
 @router.get("/progress")

@@ -178,7 +178,7 @@ def _accept(
     session = opened.session
     if work.worklist is not worklist or work.name != change.name:
         raise WorklistError(f"'{change.name}' is not the case that is open; open it before accepting it.")
-    if not change.empty and not any(each.has_start for each in session.objects):
+    if not change.empty and not any(item.has_start for item in session.objects):
         raise SettingsError(
             "There is nothing in this case yet; click, or say that it is to be accepted empty."
         )

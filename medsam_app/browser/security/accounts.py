@@ -32,8 +32,8 @@ def read_accounts(given: Sequence[str] = (), file: Path | None = None) -> list[t
     Raises:
         SettingsError: the file cannot be read or has no accounts, or a name or password is empty.
     """
-    lines = [(each, "--auth") for each in given]
-    lines += [(each, ENVIRONMENT) for each in os.environ.get(ENVIRONMENT, "").splitlines() if each.strip()]
+    lines = [(line, "--auth") for line in given]
+    lines += [(line, ENVIRONMENT) for line in os.environ.get(ENVIRONMENT, "").splitlines() if line.strip()]
     if file is not None:
         try:
             text = file.read_text(encoding="utf-8")

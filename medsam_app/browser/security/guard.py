@@ -87,8 +87,8 @@ class Guard:
             address = (scope.get("client") or ("",))[0]
             if wait := self.accounts.must_wait(address):
                 seconds = str(math.ceil(wait))
-                said = f"Too many wrong passwords came from this address; try again in {seconds} s."
-                return PlainTextResponse(said, 429, headers={"Retry-After": seconds})
+                sentence = f"Too many wrong passwords came from this address; try again in {seconds} s."
+                return PlainTextResponse(sentence, 429, headers={"Retry-After": seconds})
             name = self.accounts.who(headers.get("authorization", ""), address)
             if name is None:
                 ask = {"WWW-Authenticate": 'Basic realm="medsam_app", charset="UTF-8"'}

@@ -49,7 +49,7 @@ def open_case(
         chosen |= {key: value for key, value in choice.items() if value is not None}
         with service.readers:
             volume, source = service.read_part(workspace, source, chosen)
-        service.make_room(workspace, volume)
+        service.evict_for(workspace, volume)
         volume.fingerprint  # noqa: B018  kept with it, so that the first click need not wait
         workspace.show("Loading the model")
         try:
@@ -81,17 +81,18 @@ def _propose(service: Service, workspace: Workspace, work: CaseWork, session: Se
         return
     workspace.show("Waiting for the model")
     predictor = session.predictor
-    found = service.work(workspace, lambda: predictor.predict_labels(progress=workspace.show)).result()
+    labels = service.work(workspace, lambda: predictor.predict_labels(progress=workspace.show)).result()
     objects: list[SegmentedObject] = []
-    for value, label in found.names.items():
-        mask = found.array == value
+    for value, label_name in labels.names.items():
+        mask = labels.array == value
         if mask.any():
+            taken = label_name in {item.name for item in objects}
             objects.append(
                 SegmentedObject(
                     id=f"o{len(objects) + 1}",
-                    name=label if label not in {each.name for each in objects} else f"{label} {value}",
+                    name=f"{label_name} {value}" if taken else label_name,
                     label=value,
-                    colour=next_colour([each.colour for each in objects]),
+                    colour=next_colour([item.colour for item in objects]),
                     prompts=(MaskPrompt.from_array(mask),),
                     times=(datetime.now(UTC).isoformat().replace("+00:00", "Z"),),
                 )

@@ -19,7 +19,7 @@ from medsam_app.browser.protocol.script_files import Exchange
 from medsam_app.browser.state.teaching import Teachings
 from medsam_app.browser.state.worker import ModelWorker
 from medsam_app.browser.state.worklists import Worklists
-from medsam_app.browser.state.workspace_registry import Workspaces
+from medsam_app.browser.state.workspace_registry import WorkspaceRegistry
 from medsam_app.browser.state.workspaces import SourceParts, Workspace
 from medsam_app.errors import MedsamError, SeriesChoice, VolumeError
 from medsam_app.io.formats import UPLOADABLE, stem
@@ -64,7 +64,7 @@ class Service:
         roots: Sequence[Path] = (),
         model: ModelChoice | AnyModel | None = None,
         upload_bytes: int = UPLOAD_BYTES,
-        workspaces: Workspaces | None = None,
+        workspaces: WorkspaceRegistry | None = None,
         worklist: Path | None = None,
         labels: Sequence[Label] = (),
     ) -> None:
@@ -73,7 +73,7 @@ class Service:
         self.roots = [Path(root) for root in roots]
         self.upload_bytes = upload_bytes
         self.exchange = Exchange(upload_bytes)
-        self.workspaces = Workspaces() if workspaces is None else workspaces
+        self.workspaces = WorkspaceRegistry() if workspaces is None else workspaces
         self.worklists = Worklists(self.roots, worklist)
         self.worker = ModelWorker()
         self.cache = EmbeddingCache(CACHE_BYTES)
@@ -125,8 +125,8 @@ class Service:
         """
         return (self.teachings.model(worklist) or self._model).result()
 
-    def hello(self, workspace: Workspace) -> dict[str, Any]:
-        """Return the first answer to a page."""
+    def page_facts(self, workspace: Workspace) -> dict[str, Any]:
+        """Return the facts that a page begins with."""
         opened = workspace.opened
         name = self._choice.name
         adapter = self._choice.adapter
@@ -166,7 +166,7 @@ class Service:
         try:
             with self.readers:
                 volume, name = self._read(workspace, source)
-            self.make_room(workspace, volume)
+            self.evict_for(workspace, volume)
             workspace.show("Loading the model")
             predictor = VolumePredictor(self._model.result(), cache=self.cache)
             header = self.header(workspace, volume, name, source)
@@ -192,12 +192,16 @@ class Service:
         header["dicom"] = volume.source is not None and find_format(volume.source) == "dicom"
         return header
 
-    def make_room(self, workspace: Workspace, volume: Volume) -> None:
-        """Room for a volume in the place of that of a workspace."""
-        shared = any(volume is each for each in self._shared.values())
+    def evict_for(self, workspace: Workspace, volume: Volume) -> None:
+        """Free memory for a volume that takes the place of that of a workspace.
+
+        Raises:
+            VolumeError: it does not fit beside the workspaces in use.
+        """
+        shared = any(volume is other for other in self._shared.values())
         before = workspace.array
         freed = 0 if before is None else before.nbytes
-        self.workspaces.make_room(workspace, 0 if shared else max(0, volume.array.nbytes - freed))
+        self.workspaces.evict(workspace, 0 if shared else max(0, volume.array.nbytes - freed))
 
     def work(self, workspace: Workspace, job: Callable[[], Result]) -> Future[Result]:
         """Queue a job of a workspace for the model; its memory is measured when it ends.
@@ -206,13 +210,13 @@ class Service:
             SettingsError: too many of its jobs wait already.
         """
 
-        def whole() -> Result:
+        def job_then_evict() -> Result:
             try:
                 return job()
             finally:
-                self.workspaces.make_room(workspace)
+                self.workspaces.evict(workspace)
 
-        return self.worker.submit(whole, workspace.token)
+        return self.worker.submit(job_then_evict, workspace.token)
 
     def _read(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
         """The volume and its name; what its source was found to have is kept in `workspace.parts`."""
@@ -220,7 +224,7 @@ class Service:
             workspace.parts = SourceParts(source.place)
         choices = workspace.parts.choices
         try:
-            found = self.read(workspace, source)
+            volume, name = self.read(workspace, source)
         except SeriesChoice as error:
             if error.option == "series":
                 choices.clear()
@@ -229,7 +233,7 @@ class Service:
         for option in ("frame", "channel"):
             if getattr(source, option) is None:  # there is only one
                 choices.pop(option, None)
-        return found
+        return volume, name
 
     def read_part(
         self, workspace: Workspace, source: Source, chosen: Mapping[str, Any]
@@ -267,15 +271,15 @@ class Service:
     ) -> Iterator[tuple[Path, str]]:
         """Path and name of a file that a page may read, which stays while it does; else `VolumeError`."""
         if source == "upload":
-            with workspace.files.reading(upload) as found:
-                yield found
+            with workspace.files.reading(upload) as file:
+                yield file
         elif source == "start":
             if self.image is None:
                 raise VolumeError("This server was not started with an image; open one from the list.")
             yield self.image, self.image.name
         else:
-            chosen = allowed_files.resolve(self.roots, root, path)
-            yield chosen, chosen.name
+            target = allowed_files.resolve(self.roots, root, path)
+            yield target, target.name
 
     def close(self) -> None:
         """Stop the worker and free the workspaces."""

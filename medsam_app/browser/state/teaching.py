@@ -77,8 +77,8 @@ class Teachings:
         """
         run = self.run_of(worklist)
         if what == "start":
-            found, names = examples(worklist)
-            run.start(found, minutes=minutes, in_use=adapter_of(worklist) or self._adapter, names=names)
+            cases, names = examples(worklist)
+            run.start(cases, minutes=minutes, in_use=adapter_of(worklist) or self._adapter, names=names)
         elif what == "resume":
             run.resume()
         elif what == "cancel":

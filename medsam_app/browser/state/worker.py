@@ -1,4 +1,4 @@
-"""Worker thread of the model, with a round-robin queue over users."""
+"""Worker thread of the model, with a round-robin queue over owners."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any, TypeVar
 from medsam_app.errors import SettingsError
 
 Result = TypeVar("Result")
-#: Jobs of one person that may wait.
+#: Jobs of one owner that may wait.
 MOST_WAITING = 64
 _Job = tuple[Future, Callable[[], Any]]
 
 
 class ModelWorker:
-    """Round-robin queue: one job per user and round, however many jobs a user has waiting.
+    """Round-robin queue: one job per owner and round, however many jobs an owner has waiting.
 
-    Jobs of one user run in the order they came. Jobs with user None belong to the server.
+    Jobs of one owner run in the order they came. Jobs of the owner '' belong to the server.
 
     Args:
-        most_waiting: jobs of one person that may wait; more are refused.
+        most_waiting: jobs of one owner that may wait; more are refused.
     """
 
     def __init__(self, *, most_waiting: int = MOST_WAITING) -> None:
         self.most_waiting = most_waiting
-        self._turns: OrderedDict[str, deque[_Job]] = OrderedDict()  # who is next comes first
+        self._turns: OrderedDict[str, deque[_Job]] = OrderedDict()  # the next owner comes first
         self._changed = Condition()
         self._running = 0
         self._closed = False
@@ -41,22 +41,22 @@ class ModelWorker:
             return self._running + sum(map(len, self._turns.values()))
 
     def has(self, owner: str) -> bool:
-        """Return whether a job of a user is waiting."""
+        """Return whether a job of an owner is waiting."""
         with self._changed:
             return owner in self._turns
 
     def submit(self, job: Callable[[], Result], owner: str = "") -> Future[Result]:
-        """Queue a job of a user.
+        """Queue a job of an owner.
 
         Raises:
-            SettingsError: too many of theirs wait already.
+            SettingsError: too many jobs of the owner wait already.
         """
         future: Future[Result] = Future()
         with self._changed:
             if self._closed:
                 future.cancel()
                 return future
-            own = self._turns.setdefault(owner, deque())  # a new user comes last
+            own = self._turns.setdefault(owner, deque())  # a new owner comes last
             if len(own) >= self.most_waiting:
                 raise SettingsError(
                     f"{len(own)} requests of this session wait for the model already; "
@@ -81,21 +81,21 @@ class ModelWorker:
             future.cancel()
 
     def _next(self) -> _Job | None:
-        """The job whose turn it is, waited for; None when there will be none."""
+        """Wait for the next job and return it; None when the worker is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._turns or self._closed)
             if self._closed:
                 return None
             owner, own = self._turns.popitem(last=False)
-            found = own.popleft()
+            job = own.popleft()
             if own:
                 self._turns[owner] = own  # at the end: the others come before the next of theirs
             self._running = 1
-            return found
+            return job
 
     def _work(self) -> None:
-        while (found := self._next()) is not None:
-            future, job = found
+        while (queued := self._next()) is not None:
+            future, job = queued
             if future.set_running_or_notify_cancel():
                 try:
                     result = job()
@@ -106,4 +106,4 @@ class ModelWorker:
                     self._running = 0
                     future.set_result(result)
             self._running = 0
-            del found, future, job  # a volume is not held until the next job
+            del queued, future, job  # a volume is not held until the next job

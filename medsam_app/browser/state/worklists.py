@@ -21,7 +21,7 @@ class Worklists:
     are answered in the meantime.
 
     Args:
-        roots: folders that may be opened, as of `files.resolve`.
+        roots: folders that may be opened, as of `allowed_files.resolve`.
         place: folder that databases and masks go to, in folders named as those of the data; None to keep
             them with the data.
     """
@@ -36,7 +36,7 @@ class Worklists:
         """The worklist of a folder.
 
         Args:
-            root, path: as of `files.resolve`.
+            root, path: as of `allowed_files.resolve`.
             refresh: look through the folder for new cases.
 
         Raises:
@@ -47,23 +47,23 @@ class Worklists:
         if not folder.is_dir():
             raise VolumeError("That is a file, not a folder; choose a folder from the list.")
         with self._lock:
-            opened, opening = self._open.get(folder), self._opening.setdefault(folder, Lock())
-        if opened is not None and not refresh:
-            return opened
+            worklist, opening = self._open.get(folder), self._opening.setdefault(folder, Lock())
+        if worklist is not None and not refresh:
+            return worklist
         with opening:
             with self._lock:
-                opened = self._open.get(folder)  # another request may have opened it
-            if opened is not None:
+                worklist = self._open.get(folder)  # another thread may have opened it meanwhile
+            if worklist is not None:
                 if refresh:
-                    opened.refresh()
-                return opened
-            opened = self._opened(folder, self._place(root, folder))
+                    worklist.refresh()
+                return worklist
+            worklist = self._open_worklist(folder, self._place(root, folder))
             with self._lock:
-                self._open[folder] = opened
-            return opened
+                self._open[folder] = worklist
+            return worklist
 
     @staticmethod
-    def _opened(folder: Path, place: Path | None) -> Worklist:
+    def _open_worklist(folder: Path, place: Path | None) -> Worklist:
         if not ((place or folder) / DATABASE).exists():
             volumes_for(folder)  # before a file is made there
         worklist = Worklist(folder, place=place)
@@ -78,7 +78,7 @@ class Worklists:
         if self.place is None:
             return None
         base = self.roots[root].resolve()
-        names = [each.resolve().name for each in self.roots]
+        names = [root_folder.resolve().name for root_folder in self.roots]
         name = base.name if names.count(base.name) == 1 else f"{base.name}_{root + 1}"
         place = self.place / (name or "root") / folder.relative_to(base)
         try:
@@ -99,7 +99,7 @@ class Worklists:
 
 
 def rows(worklist: Worklist) -> dict[str, Any]:
-    """Return a page's description of a worklist."""
+    """Return the rows of a worklist and its counts, for the page."""
     return {
         "stamp": worklist.stamp(),
         "folder": worklist.folder.name,

@@ -12,7 +12,7 @@ from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import VolumeError
 from medsam_app.system import format_bytes, machine_memory
 
-#: Workspaces kept at a time, and seconds after which an idle one is freed.
+#: Workspaces kept at a time, and seconds after which an idle one is evicted.
 MOST_WORKSPACES = 64
 IDLE_SECONDS = 6 * 3600.0
 #: Seconds since the last action within which a workspace counts as active and is not evicted.
@@ -25,15 +25,15 @@ IDLED = f"This session was not used for hours and has ended; {BEGIN_ANEW}."
 CROWDED = f"This session was not in use, and others needed its memory: it has ended; {BEGIN_ANEW}."
 
 
-class Workspaces:
-    """Workspaces by token. When they hold too much, the largest and longest idle go first.
+class WorkspaceRegistry:
+    """Workspaces by token. When they hold too much memory, the largest and longest idle are evicted first.
 
     Args:
         most: workspaces kept at a time.
         idle_seconds: how long one is kept without a request.
         limit: bytes that all may hold together, by default half of the machine's memory. A volume
             that several share counts once.
-        at_work_seconds: how long after a request a workspace is not freed for others.
+        at_work_seconds: how long after a request a workspace is not evicted for others.
         clock: seconds.
     """
 
@@ -53,7 +53,7 @@ class Workspaces:
         self._clock = clock
         self._lock = RLock()
         self._by_token: OrderedDict[str, Workspace] = OrderedDict()
-        self._why: OrderedDict[str, str] = OrderedDict()
+        self._reasons: OrderedDict[str, str] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._by_token)
@@ -62,19 +62,19 @@ class Workspaces:
     def nbytes(self) -> int:
         """Memory that all hold, in bytes."""
         with self._lock:
-            found = list(self._by_token.values())
-        arrays = {id(array): array.nbytes for each in found if (array := each.array) is not None}
-        return sum(arrays.values()) + sum(each.nbytes for each in found)
+            workspaces = list(self._by_token.values())
+        arrays = {id(array): array.nbytes for item in workspaces if (array := item.array) is not None}
+        return sum(arrays.values()) + sum(item.nbytes for item in workspaces)
 
     def create(self, token: str | None = None) -> Workspace:
-        """A new workspace, of a token of its own unless one is given; old ones make room."""
+        """Create a workspace, with a new token unless one is given; old workspaces may be evicted."""
         with self._lock:
             workspace = Workspace()
             if token is not None:
                 workspace.token = token
             workspace.last_used = self._clock()
             self._by_token[workspace.token] = workspace
-            self._free()
+            self._evict_expired()
             return workspace
 
     def get(self, token: str | None, *, at_work: bool = True) -> Workspace | None:
@@ -84,7 +84,7 @@ class Workspaces:
             at_work: whether the request is an action; requests that only poll do not keep a workspace alive.
         """
         with self._lock:
-            self._free()
+            self._evict_expired()
             workspace = self._by_token.get(token or "")
             if workspace is not None and at_work:
                 workspace.last_used = self._clock()
@@ -93,33 +93,33 @@ class Workspaces:
 
     def why_ended(self, token: str | None) -> str:
         """Return a sentence for a caller whose token is unknown."""
-        return self._why.get(token or "", ENDED)
+        return self._reasons.get(token or "", ENDED)
 
-    def make_room(self, mine: Workspace, needed: int = 0) -> None:
-        """Free what others do not use until all hold no more than the limit.
+    def evict(self, keep: Workspace, needed: int = 0) -> None:
+        """Free memory of idle workspaces until all together hold no more than the limit.
 
-        First what predictors remember goes, which costs only time; then whole workspaces.
+        Caches of their predictors are freed first, which costs only time, then whole workspaces.
 
         Args:
-            mine: whose volume stays.
-            needed: bytes that are about to be added to it, in place of its volume.
+            keep: the workspace that needs the memory; its volume stays.
+            needed: bytes that are about to be added to it, beyond those of its volume.
 
         Raises:
             VolumeError: they do not fit in addition to the active workspaces.
         """
         with self._lock:
-            # What is open in `mine` goes when the new volume comes, but until then both are there.
+            # The volume of `keep` is freed when the new one is opened; until then both are there.
             def over() -> bool:
                 return self.nbytes + needed > self.limit
 
             for forget in (True, False):
-                for each in self._not_in_use(mine):
+                for workspace in self._idle(keep):
                     if not over():
                         return
                     if forget:
-                        each.forget()
+                        workspace.forget()
                     else:
-                        self._end(each, CROWDED)
+                        self._end(workspace, CROWDED)
             if needed and over():
                 raise VolumeError(
                     f"This volume takes {format_bytes(needed)} of memory, and of the "
@@ -127,7 +127,7 @@ class Workspaces:
                     "open a smaller one, or come back when others have ended."
                 )
             if over():
-                mine.forget()
+                keep.forget()
 
     def end(self, workspace: Workspace) -> None:
         """Free one."""
@@ -140,29 +140,29 @@ class Workspaces:
             for workspace in list(self._by_token.values()):
                 self._end(workspace, ENDED)
 
-    def _not_in_use(self, mine: Workspace) -> list[Workspace]:
-        """Return idle workspaces, ordered by bytes x idle seconds, largest first."""
+    def _idle(self, keep: Workspace) -> list[Workspace]:
+        """Return idle workspaces except one, ordered by bytes x idle seconds, largest first."""
         now = self._clock()
 
-        def cost(each: Workspace) -> float:
-            array = each.array
-            return (now - each.last_used) * (each.nbytes + (0 if array is None else array.nbytes))
+        def cost(workspace: Workspace) -> float:
+            array = workspace.array
+            return (now - workspace.last_used) * (workspace.nbytes + (0 if array is None else array.nbytes))
 
         idle = [
-            each
-            for each in self._by_token.values()
-            if each is not mine and now - each.last_used >= self.at_work_seconds
+            workspace
+            for workspace in self._by_token.values()
+            if workspace is not keep and now - workspace.last_used >= self.at_work_seconds
         ]
         return sorted(idle, key=cost, reverse=True)
 
-    def _end(self, workspace: Workspace, why: str) -> None:
+    def _end(self, workspace: Workspace, reason: str) -> None:
         self._by_token.pop(workspace.token, None)
-        self._why[workspace.token] = why
-        while len(self._why) > _REMEMBERED:
-            self._why.popitem(last=False)
+        self._reasons[workspace.token] = reason
+        while len(self._reasons) > _REMEMBERED:
+            self._reasons.popitem(last=False)
         workspace.close()
 
-    def _free(self) -> None:
+    def _evict_expired(self) -> None:
         oldest = self._clock() - self.idle_seconds
         while self._by_token:
             first = next(iter(self._by_token.values()))

@@ -11,7 +11,7 @@ import pytest
 from medsam_app.browser.protocol.request_bodies import Source
 from medsam_app.browser.state.service import Service
 from medsam_app.browser.state.worker import ModelWorker
-from medsam_app.browser.state.workspace_registry import Workspaces
+from medsam_app.browser.state.workspace_registry import WorkspaceRegistry
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import SettingsError, VolumeError
 from medsam_app.io.volume import Volume
@@ -54,7 +54,7 @@ def test_errors_go_to_whoever_asked_and_what_waits_is_bounded() -> None:
     assert worker.submit(lambda: 5).cancelled()
 
 
-def opened(kept: Workspaces, megabytes: int) -> Workspace:
+def opened(kept: WorkspaceRegistry, megabytes: int) -> Workspace:
     """A workspace with a volume of that size."""
     workspace = kept.create()
     volume = Volume.from_array(np.zeros((100, 100, 100 * megabytes), dtype=np.uint8), np.eye(4))
@@ -64,27 +64,27 @@ def opened(kept: Workspaces, megabytes: int) -> Workspace:
 
 def test_the_idle_and_large_make_room_and_are_told_why() -> None:
     now = [0.0]
-    kept = Workspaces(limit=20 * MB, clock=lambda: now[0])
+    kept = WorkspaceRegistry(limit=20 * MB, clock=lambda: now[0])
     small, large, mine = opened(kept, 3), opened(kept, 9), opened(kept, 4)
     assert kept.nbytes == 16 * MB
     now[0] = 60.0
     with pytest.raises(VolumeError, match=r"takes 6\.0 MB .*of the 20\.0 MB .* 16\.0 MB are taken"):
-        kept.make_room(mine, 6 * MB)  # all are at work
+        kept.evict(mine, 6 * MB)  # all are at work
     assert len(kept) == 3
     now[0] = 200.0
     kept.get(mine.token)
     folder = large.files.folder
-    kept.make_room(mine, 6 * MB)
+    kept.evict(mine, 6 * MB)
     assert kept.get(large.token) is None and large.opened is None and not folder.exists()
     assert "others needed its memory" in kept.why_ended(large.token)
     assert kept.get(small.token) is small and kept.nbytes == 7 * MB
     with pytest.raises(VolumeError):
-        kept.make_room(mine, 30 * MB)
+        kept.evict(mine, 30 * MB)
     assert kept.get(mine.token) is mine
 
 
 def test_a_volume_that_two_share_counts_once() -> None:
-    kept = Workspaces(limit=20 * MB)
+    kept = WorkspaceRegistry(limit=20 * MB)
     first, second = opened(kept, 5), kept.create()
     assert first.opened is not None
     second.take(Session(first.opened.volume), "case", {})
@@ -95,7 +95,7 @@ def test_a_volume_that_two_share_counts_once() -> None:
 def test_what_predictors_remember_goes_before_anybodys_work(tmp_path: Path) -> None:
     """Measured on the real thing: masks are counted, let go of, and come back the same."""
     now = [0.0]
-    service = Service(workspaces=Workspaces(limit=10**9, clock=lambda: now[0]))
+    service = Service(workspaces=WorkspaceRegistry(limit=10**9, clock=lambda: now[0]))
     kept = service.workspaces
     one, two = kept.create(), kept.create()
     service.open(one, Source(source="sample"))
@@ -111,7 +111,7 @@ def test_what_predictors_remember_goes_before_anybodys_work(tmp_path: Path) -> N
     assert kept.nbytes == before + made.nbytes + session.predictor.nbytes
     now[0] = 1000.0
     kept.limit = before + made.nbytes + 1000
-    kept.make_room(two)
+    kept.evict(two)
     assert session.predictor.nbytes == 0 and kept.get(one.token) is one
     session._predictions.clear()
     again = session.prediction(owner.id)
