@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from medsam_app.adapters.table import adapter_kind
-from medsam_app.errors import AdapterError
+from medsam_app.errors import AdapterError, invalid_fields
 
 FORMAT: Final = "medsam_app adapter"
 VERSION: Final = 1
@@ -177,7 +177,5 @@ def _checked(path: Path, strings: dict[str, str]) -> AdapterHeader:
 def _listed(error: ValidationError) -> str:
     known = {"missing": "is missing", "extra_forbidden": "is not a field of an adapter"}
     return "; ".join(
-        f"'{'.'.join(str(step) for step in each['loc'])}' "
-        + known.get(each["type"], each["msg"][0].lower() + each["msg"][1:])
-        for each in error.errors()
+        f"'{field.name}' {known.get(field.kind, field.clause)}" for field in invalid_fields(error)
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from medsam_app.errors import AdapterError, unknown_name
+from medsam_app.errors import AdapterError, InvalidField, invalid_fields, unknown_name
 
 Projection = Literal["q", "k", "v", "out", "mlp"]
 
@@ -140,15 +140,13 @@ def check_settings(kind: str, values: Mapping[str, Any]) -> Settings:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        problems = [_in_words(problem, list(model.model_fields)) for problem in error.errors()]
+        problems = [_describe(field, list(model.model_fields)) for field in invalid_fields(error)]
     raise AdapterError(f"The settings of a '{kind}' adapter are wrong: {'; '.join(problems)}.")
 
 
-def _in_words(problem: Any, known: list[str]) -> str:
-    name = ".".join(str(step) for step in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, known, n=1)
+def _describe(field: InvalidField, known: list[str]) -> str:
+    if field.kind == "extra_forbidden":
+        near = difflib.get_close_matches(field.name, known, n=1)
         hint = f" (did you mean '{near[0]}'?)" if near else ""
-        return f"there is no '{name}'{hint}, known: {', '.join(known) or 'none'}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"'{name}' {message[0].lower()}{message[1:]} (got {problem['input']!r})"
+        return f"there is no '{field.name}'{hint}, known: {', '.join(known) or 'none'}"
+    return f"'{field.name}' {field.clause} (got {field.value!r})"

@@ -23,6 +23,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class MedsamError(Exception):
@@ -106,3 +110,48 @@ def unknown_name(what: str, name: str, valid: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"There is no {what} '{name}'.{hint} Known: {', '.join(names)}."
+
+
+class InvalidField(NamedTuple):
+    """One of the problems that pydantic found in data.
+
+    Attributes:
+        name: of the field, with those of the objects around it: 'a.b.0'; '' for the whole.
+        kind: pydantic's name of the problem, such as 'missing' or 'extra_forbidden'.
+        message: pydantic's words, with a capital letter and without a full stop.
+        value: the data.
+    """
+
+    name: str
+    kind: str
+    message: str
+    value: Any
+
+    @property
+    def clause(self) -> str:
+        """The message with a small letter, as a part of a sentence."""
+        return f"{self.message[0].lower()}{self.message[1:]}"
+
+
+def invalid_fields(error: ValidationError) -> list[InvalidField]:
+    """Return all problems of an error of pydantic; texts of our own validators come as they are."""
+    fields = []
+    for problem in error.errors(include_url=False):
+        own = problem["ctx"]["error"] if problem["type"] == "value_error" else None
+        name = ".".join(str(step) for step in problem["loc"])
+        message = problem["msg"] if own is None else str(own)
+        fields.append(InvalidField(name, problem["type"], message, problem["input"]))
+    return fields
+
+
+def setting_problem(error: ValidationError, valid: Iterable[str]) -> str | None:
+    """Return the sentence for an unknown setting or one that our own validators refuse, else None.
+
+    Args:
+        error: of pydantic; its first problem counts.
+        valid: names of settings.
+    """
+    first = invalid_fields(error)[0]
+    if first.kind == "extra_forbidden":
+        return unknown_name("setting", first.name, valid)
+    return first.message if first.kind == "value_error" else None

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from medsam_app._version import __version__
 from medsam_app.adapters.header import read_header
-from medsam_app.errors import AdapterError, PromptFileError, SettingsError, VolumeError
+from medsam_app.errors import AdapterError, PromptFileError, SettingsError, VolumeError, invalid_fields
 from medsam_app.models.table import DEFAULT_MODEL, model_entry
 from medsam_app.predict.model_choice import ModelChoice
 
@@ -101,10 +101,10 @@ def make_settings(values: Mapping[str, Any]) -> BatchSettings:
     try:
         settings = BatchSettings.model_validate(dict(values))
     except ValidationError as error:
-        first: Any = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-        raise SettingsError(f"The setting '{where}' is wrong: {message}; got {first['input']!r}.") from None
+        field = invalid_fields(error)[0]
+        raise SettingsError(
+            f"The setting '{field.name}' is wrong: {field.clause}; got {field.value!r}."
+        ) from None
     _check_combination(settings)
     choice = settings.model_choice
     choice.check()

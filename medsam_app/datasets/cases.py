@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from medsam_app.errors import SettingsError, VolumeError, unknown_name
+from medsam_app.errors import SettingsError, VolumeError, invalid_fields, unknown_name
 from medsam_app.io.loading import load_mask, load_volume
 from medsam_app.io.volume import Volume
 
@@ -147,6 +147,6 @@ def _manifest(folder: Path) -> _Manifest:
     except OSError as error:
         raise VolumeError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise VolumeError(f"{path} is no manifest of labelled cases: {where}: {first['msg']}.") from None
+        field = invalid_fields(error)[0]
+        where = field.name or "the file"
+        raise VolumeError(f"{path} is no manifest of labelled cases: {where}: {field.message}.") from None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from medsam_app.atomic import save_whole
 from medsam_app.datasets.fingerprint import Fingerprint
-from medsam_app.errors import DatasetError
+from medsam_app.errors import DatasetError, invalid_fields
 
 _FINGERPRINT = TypeAdapter(Fingerprint)
 
@@ -36,9 +35,9 @@ def read_fingerprint(file: Path) -> Fingerprint:
             f"The fingerprint {file} cannot be read ({error.strerror}); check the path."
         ) from None
     except ValidationError as error:
-        first: Any = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        field = invalid_fields(error)[0]
+        where = field.name or "the file"
         raise DatasetError(
-            f"{file} is no fingerprint of this version ({where}: {first['msg']}); take it away, and the "
+            f"{file} is no fingerprint of this version ({where}: {field.message}); take it away, and the "
             "dataset is read again."
         ) from None

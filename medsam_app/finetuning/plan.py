@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from medsam_app.adapters.table import adapter_kind, check_settings
-from medsam_app.errors import SettingsError, unknown_name
+from medsam_app.errors import InvalidField, SettingsError, invalid_fields, setting_problem, unknown_name
 from medsam_app.models.table import MODELS, model_entry
 from medsam_app.training.run_settings import RunSettings, TimeUnit
 
@@ -188,8 +188,8 @@ def read_settings(file: Path) -> dict[str, Any]:
             f"The settings {file} cannot be read ({error.strerror}); check the path."
         ) from None
     except ValidationError as error:
-        first: Any = error.errors(include_url=False)[0]
-        raise SettingsError(f"{file} does not hold settings as a JSON object: {first['msg']}.") from None
+        problem = invalid_fields(error)[0]
+        raise SettingsError(f"{file} does not hold settings as a JSON object: {problem.message}.") from None
     for name in values:
         if name not in Plan.model_fields:
             raise SettingsError(
@@ -224,17 +224,11 @@ def make_plan(values: dict[str, Any], *, source: str = "The plan") -> Plan:
     try:
         return Plan.model_validate(values)
     except ValidationError as error:
-        first: Any = error.errors(include_url=False)[0]
-        raise SettingsError(f"{source} is wrong: {_told(first)}") from None
+        problem = setting_problem(error, Plan.model_fields) or _describe(invalid_fields(error)[0])
+        raise SettingsError(f"{source} is wrong: {problem}") from None
 
 
-def _told(error: Any) -> str:
-    """Return one of pydantic's errors as a sentence."""
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return unknown_name("setting", where, Plan.model_fields)
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    if error["type"] == "missing":
-        return f"'{where}' is missing; give it."
-    return f"'{where}': {error['msg'][0].lower()}{error['msg'][1:]}; got {error['input']!r}."
+def _describe(field: InvalidField) -> str:
+    if field.kind == "missing":
+        return f"'{field.name}' is missing; give it."
+    return f"'{field.name}': {field.clause}; got {field.value!r}."

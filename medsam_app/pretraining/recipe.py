@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from medsam_app.errors import SettingsError, unknown_name
+from medsam_app.errors import SettingsError, invalid_fields, setting_problem, unknown_name
 from medsam_app.training.run_settings import RunSettings, TimeUnit
 
 #: Where windows come from.
@@ -95,15 +95,8 @@ def read_recipe(file: Path) -> Recipe:
     except OSError as error:
         raise SettingsError(f"The recipe {file} cannot be read ({error.strerror}); check the path.") from None
     except ValidationError as error:
-        first: Any = error.errors(include_url=False)[0]
-        raise SettingsError(f"The recipe {file} is wrong: {_told(first)}") from None
-
-
-def _told(error: Any) -> str:
-    """Return one of pydantic's errors as a sentence."""
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return unknown_name("setting", where, Recipe.model_fields)
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    return f"{where}: {error['msg']}." if where else f"{error['msg']}."
+        problem = setting_problem(error, Recipe.model_fields)
+        if problem is None:
+            field = invalid_fields(error)[0]
+            problem = f"{field.name}: {field.message}." if field.name else f"{field.message}."
+        raise SettingsError(f"The recipe {file} is wrong: {problem}") from None
