@@ -23,7 +23,7 @@ from medsam_app.progress import Progress
 from medsam_app.prompts.simulated_clicks import jittered_box, next_click
 
 
-class Step(NamedTuple):
+class PromptResult(NamedTuple):
     """One prompt of an object and its (i, j, k) mask; see `Score`."""
 
     dice: float
@@ -34,7 +34,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ClickPlan:
     """Measurement settings, the same for all objects.
 
     Attributes:
@@ -94,7 +94,7 @@ def click_through(
     clicks: int,
     box: tuple[Index, Index] | None = None,
     begun: NDArray[np.bool_] | None = None,
-) -> Iterator[Step]:
+) -> Iterator[PromptResult]:
     """Click on an object of the segmenter's volume.
 
     Args:
@@ -107,7 +107,7 @@ def click_through(
     points: list[Index] = []
     signs: list[int] = []
     boxes = None if box is None else [box]
-    result = Step(dice(mask, truth), None, 0, None, mask)
+    result = PromptResult(dice(mask, truth), None, 0, None, mask)
     for number in range(clicks):
         if number or boxes is None:
             click = next_click(mask, truth, spacing=segmenter.volume.spacing)
@@ -122,7 +122,7 @@ def click_through(
         mask = found.mask
         seconds = time.perf_counter() - began
         unmet = sum(int(mask[point]) != sign for point, sign in zip(points, signs, strict=True))
-        result = Step(dice(mask, truth), found.score, unmet, seconds, mask)
+        result = PromptResult(dice(mask, truth), found.score, unmet, seconds, mask)
         yield result
 
 
@@ -131,7 +131,7 @@ def evaluate_case(
     volume: Volume,
     label_map: NDArray[np.integer],
     *,
-    plan: Plan,
+    plan: ClickPlan,
     about: CaseInfo | None = None,
     progress: Progress | None = None,
     gallery: Gallery | None = None,
@@ -192,13 +192,18 @@ class _Map(NamedTuple):
 
 
 def _clicked(
-    methods: Methods, maps: Mapping[str, _Map], truth: NDArray[np.bool_], value: int, plan: Plan, name: str
-) -> dict[str, Iterator[tuple[int, Step]]]:
+    methods: Methods,
+    maps: Mapping[str, _Map],
+    truth: NDArray[np.bool_],
+    value: int,
+    plan: ClickPlan,
+    name: str,
+) -> dict[str, Iterator[tuple[int, PromptResult]]]:
     """Numbered steps of an object by every method that is clicked; `name` tells it from all others."""
     box = None
     if plan.first == "box":
         box = jittered_box(truth, np.random.default_rng([plan.seed, zlib.crc32(name.encode())]))
-    walks: dict[str, Iterator[tuple[int, Step]]] = {}
+    walks: dict[str, Iterator[tuple[int, PromptResult]]] = {}
     for method, clicked in methods.for_label(value).items():
         mapper, segmenter = methods.begin.get(method), clicked
         if plan.first != "found" or mapper is None:
@@ -207,7 +212,7 @@ def _clicked(
         begun = maps[mapper].labels == value
         segmenter = methods.told[method].meaning(value, begun=begun)
         steps = click_through(segmenter, truth, clicks=plan.clicks, begun=begun)
-        start = Step(dice(begun, truth), None, 0, maps[mapper].seconds, begun)
+        start = PromptResult(dice(begun, truth), None, 0, maps[mapper].seconds, begun)
         walks[method] = enumerate(chain([start], steps))
     return walks
 
@@ -218,15 +223,15 @@ def _mapped(mapper: LabelMapper) -> _Map:
     return _Map(labels, time.perf_counter() - began)
 
 
-def _found(found: _Map, truth: NDArray[np.bool_], value: int) -> Iterator[tuple[int, Step]]:
+def _found(found: _Map, truth: NDArray[np.bool_], value: int) -> Iterator[tuple[int, PromptResult]]:
     """Yield the score of an object that was found without a click."""
     mask = found.labels == value
-    yield 0, Step(dice(mask, truth), None, 0, found.seconds, mask)
+    yield 0, PromptResult(dice(mask, truth), None, 0, found.seconds, mask)
 
 
 def _with_distances(
-    steps: Iterator[tuple[int, Step]], truth: NDArray[np.bool_], volume: Volume, plan: Plan
-) -> Iterator[tuple[int, Step, tuple[float | None, float | None]]]:
+    steps: Iterator[tuple[int, PromptResult]], truth: NDArray[np.bool_], volume: Volume, plan: ClickPlan
+) -> Iterator[tuple[int, PromptResult, tuple[float | None, float | None]]]:
     """Steps with the distances of those that are shown."""
     before: tuple[NDArray, Distances] | None = None
     for click, step in steps:

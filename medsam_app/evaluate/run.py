@@ -19,7 +19,7 @@ from medsam_app.datasets.find import find_cases
 from medsam_app.datasets.gathering import Dataset
 from medsam_app.errors import MedsamError, VolumeError
 from medsam_app.evaluate.cases import Skipped, Taken, check_labels, take_cases
-from medsam_app.evaluate.click_through import CaseInfo, Found, Plan, evaluate_case
+from medsam_app.evaluate.click_through import CaseInfo, ClickPlan, Found, evaluate_case
 from medsam_app.evaluate.comparison import Comparison, compare
 from medsam_app.evaluate.gallery import Gallery
 from medsam_app.evaluate.methods import load_methods
@@ -173,7 +173,7 @@ def run_evaluation(
             tell(sentence)
     methods = load_methods(options)
     shown, seed = options.shown, options.seed
-    plan = Plan(
+    plan = ClickPlan(
         clicks=shown[-1],
         shown=shown if options.distances else (),
         first=options.first,
@@ -213,7 +213,7 @@ def run_evaluation(
 def _measure(
     taken: Taken,
     methods: Methods,
-    plan: Plan,
+    plan: ClickPlan,
     *,
     progress: Progress | None,
     skip: Callable[[Skipped], None] | None,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medsam_app.adapters.adapter import Adapter
-from medsam_app.evaluate.click_through import CaseInfo, Found, Plan, evaluate_case
+from medsam_app.evaluate.click_through import CaseInfo, ClickPlan, Found, evaluate_case
 from medsam_app.evaluate.methods import load_methods
 from medsam_app.evaluate.options import EvaluateOptions
 from medsam_app.evaluate.protocols import Methods
@@ -105,7 +105,7 @@ def mapped() -> tuple[Found, Volume, np.ndarray]:
     image, labels, affine = two_balls()
     labels[:4, 30:, :] = 4  # large enough, and none that the method looks for
     volume = Volume.from_array(image, affine)
-    plan = Plan(clicks=1, shown=(1,))
+    plan = ClickPlan(clicks=1, shown=(1,))
     methods = Methods(mappers={"thresholds": Thresholds()})
     found = evaluate_case(
         methods, volume, labels, plan=plan, about=CaseInfo(dataset="d", case="a", names={7: "bright"})
@@ -164,7 +164,7 @@ def test_clicks_mend_what_was_found_without_one(mapped: tuple[Found, Volume, np.
         mappers={"map": mapper},
         begin={"told": "map"},
     )
-    plan = Plan(clicks=2, first="found", labels=("1",))
+    plan = ClickPlan(clicks=2, first="found", labels=("1",))
     found = evaluate_case(methods, volume, labels, plan=plan)
     rows = {method: [s for s in found.scores if s.method == method] for method in ("clicked", "told", "map")}
     assert [s.click for s in rows["clicked"]] == [1, 2] and [s.click for s in rows["told"]] == [0, 1, 2]
@@ -193,7 +193,7 @@ def test_labels_that_are_not_there_are_counted(mapped: tuple[Found, Volume, np.n
     assert false.voxels == int((volume.array > 880).sum()) > 0
     assert found.small == 1  # the speck of label 3
     unasked = evaluate_case(
-        Methods(mappers={"thresholds": Thresholds()}), volume, labels, plan=Plan(labels=("1",))
+        Methods(mappers={"thresholds": Thresholds()}), volume, labels, plan=ClickPlan(labels=("1",))
     )
     assert [s.value for s in unasked.scores] == [1] and unasked.false == []
 
@@ -206,7 +206,7 @@ def test_a_method_that_finds_nothing(mapped: tuple[Found, Volume, np.ndarray]) -
         def predict_labels(self) -> np.ndarray:
             return np.zeros(self.image.shape, dtype=np.uint8)
 
-    found = evaluate_case(Methods(mappers={"no": Nothing()}), volume, labels, plan=Plan(shown=(1,)))
+    found = evaluate_case(Methods(mappers={"no": Nothing()}), volume, labels, plan=ClickPlan(shown=(1,)))
     assert [(s.dice, s.surface_dice, s.hd95) for s in found.scores] == [(0.0, 0.0, None)] * 2
     (summary,) = summarise(found.scores)
     whole = summary.group("objects")

@@ -14,7 +14,7 @@ import pytest
 
 from medsam_app.cli.app import main
 from medsam_app.evaluate import plots
-from medsam_app.evaluate.click_through import CaseInfo, Plan, evaluate_case
+from medsam_app.evaluate.click_through import CaseInfo, ClickPlan, evaluate_case
 from medsam_app.evaluate.comparison import compare
 from medsam_app.evaluate.gallery import Gallery, Picture, ranked_cases
 from medsam_app.evaluate.protocols import Methods
@@ -63,7 +63,7 @@ def measured(gallery: Gallery, count: int = 4) -> Evaluation:
             Methods(mappers={"exact": Thresholds(), EVIL: worse}),
             volume,
             labels,
-            plan=Plan(shown=(1,)),
+            plan=ClickPlan(shown=(1,)),
             about=CaseInfo(dataset=EVIL, modality="CT", case=f"case{number}", names={1: EVIL}),
             gallery=gallery,
         )

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from medsam_app.datasets.cases import list_cases
 from medsam_app.errors import DatasetError, SettingsError, VolumeError
-from medsam_app.evaluate.click_through import CaseInfo, Plan, click_through, evaluate_case
+from medsam_app.evaluate.click_through import CaseInfo, ClickPlan, click_through, evaluate_case
 from medsam_app.evaluate.protocols import Methods
 from medsam_app.evaluate.run import Skipped, evaluate_folder
 from medsam_app.grid.masks import dice
@@ -59,7 +59,9 @@ def test_dice_of_known_masks() -> None:
 def test_objects_are_clicked_and_small_ones_counted(predictor, balls) -> None:
     volume, labels = balls
     methods = Methods(segmenters={"ours": predictor})
-    found = evaluate_case(methods, volume, labels, plan=Plan(clicks=2), about=CaseInfo(names={1: "large"}))
+    found = evaluate_case(
+        methods, volume, labels, plan=ClickPlan(clicks=2), about=CaseInfo(names={1: "large"})
+    )
     scores = found.scores
     assert (found.small, found.false) == (1, [])
     assert [(s.label, s.value, s.click) for s in scores] == [
