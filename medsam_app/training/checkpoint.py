@@ -137,9 +137,12 @@ def update(
 
 @torch.no_grad()
 def follow(average: Mapping[str, Tensor], tensors: Mapping[str, Tensor], decay: float, step: int) -> None:
-    """Move a running average towards tensors; early on it forgets faster."""
+    """Move a running average towards tensors, faster in the first steps; integers are copied."""
     for key, value in tensors.items():
-        average[key].lerp_(value, 1 - min(decay, (1 + step) / (10 + step)))
+        if value.is_floating_point():
+            average[key].lerp_(value, 1 - min(decay, (1 + step) / (10 + step)))
+        else:
+            average[key].copy_(value)
 
 
 def rate_at(peak: float, done: float, step: int, warmup: int) -> float:

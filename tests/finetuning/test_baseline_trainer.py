@@ -73,6 +73,21 @@ def test_a_transformer_takes_its_windows_alone() -> None:
         assert net(torch.zeros(1, 2, 32, 32, 64)).shape == (1, 3, 32, 32, 64)
 
 
+def test_a_transformer_is_trained_and_resumed(tmp_path: Path) -> None:
+    fields = {"window": (64, 32, 32), "steps": 2, "batch": 1}  # its state holds integers, too
+    straight = make_trainer(tmp_path, "swin_unetr", **fields)
+    run(straight)
+    other = tmp_path / "other"
+    other.mkdir()
+    first = make_trainer(other, "swin_unetr", **fields)
+    assert not run(first, stopped=lambda: first.step == 1)
+    second = make_trainer(other, "swin_unetr", **fields)
+    run(second)
+    assert any(not value.is_floating_point() for value in straight.average.values())
+    for key, value in straight.average.items():
+        assert torch.equal(value, second.average[key])
+
+
 def test_another_file_is_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
     for name in ("x.safetensors", "y.safetensors"):
