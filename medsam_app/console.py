@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich import box as borders
 from rich.console import Console
@@ -45,7 +44,7 @@ def watched(first: str) -> Iterator[tuple[Callable[[str, float], None], Callable
     Yields:
         what to call with a sentence and a fraction done, and what to call with a line to keep.
     """
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         said = -math.inf
 
@@ -93,20 +92,28 @@ def _overwrites(target: Path, source: Path) -> bool:
 
 def say(text: str) -> None:
     """A line of the result."""
-    Console(highlight=False, markup=False, soft_wrap=True).print(text)
+    Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(text)
 
 
 def note(text: str) -> None:
     """A line about the work, apart from the result."""
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(text)
+    Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True).print(text)
 
 
 @contextmanager
-def step(text: str) -> Iterator[Any]:
-    """Say what is being done: a spinner in a terminal, a line in a log. Yields a `Progress`."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        note(f"{text} ...")
+def step(text: str, *, quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
+    """Show what is being done: a spinner in a terminal, a line in a log.
+
+    Args:
+        quiet: whether to show nothing, as in all but the first of several processes.
+
+    Yields:
+        Callback for the progress of the step.
+    """
+    console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+    if quiet or not console.is_terminal:
+        if not quiet:
+            note(f"{text} ...")
         yield lambda what, done: None
         return
     with console.status(text) as status:

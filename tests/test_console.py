@@ -1,4 +1,4 @@
-"""Which files a command may write."""
+"""Lines that are printed as they are, and files that a command may write."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medsam_app.console import check_target
+from medsam_app.console import check_target, note, say, step
 from medsam_app.errors import SaveError
 
 
@@ -45,3 +45,17 @@ def test_folders(source: Path, tmp_path: Path) -> None:
         check_target(tmp_path / "images", sources=[source], overwrite=True)
     with pytest.raises(SaveError, match="There is no folder"):
         check_target(tmp_path / "nowhere" / "mask.nii", sources=[source], overwrite=True)
+
+
+def test_lines_are_printed_as_they_are(capfd: pytest.CaptureFixture[str]) -> None:
+    text = "scan.py:100: [bold]liver[/bold] :warning: " + "long " * 40 + "end"
+    say(text)
+    note(text)
+    assert capfd.readouterr() == (f"{text}\n", f"{text}\n")
+
+
+def test_a_step_is_shown_by_one_process(capfd: pytest.CaptureFixture[str]) -> None:
+    for quiet in (False, True):
+        with step("Reading", quiet=quiet) as progress:
+            progress("half of it", 0.5)
+    assert capfd.readouterr() == ("", "Reading ...\n")

@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Both Click and the copy of it in newer versions of typer: BadParameter < UsageError < ClickException.
     usage_error: type[Exception] = cast(Any, typer.BadParameter).__mro__[2]
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
     def complain(message: str) -> int:
         errors.print("Error: ", style="bold red", end="")

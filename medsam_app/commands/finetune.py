@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from medsam_app.atomic import replace_file
 from medsam_app.commands.finetune_options import FinetuneOptions
 from medsam_app.commands.finetune_setup import PLAN, PreparedRun, prepare, prepared_run
-from medsam_app.console import check_target, note, say
+from medsam_app.console import check_target, note, say, step
 from medsam_app.errors import SaveError
 from medsam_app.finetuning.plan import Plan, read_plan
 from medsam_app.finetuning.planning import MINUTES
@@ -22,7 +22,6 @@ from medsam_app.training.processes import (
     stopping,
     suitable_count,
     together,
-    told_by,
 )
 
 if TYPE_CHECKING:  # heavy
@@ -61,7 +60,7 @@ def finetune(options: FinetuneOptions) -> bool:
             return True
         _wait(device)
         prepared = prepared_run(options.dataset, out, options.fields)
-        with told_by(first, "Reading"):
+        with step("Reading", quiet=not first):
             from medsam_app.finetuning.trainer import FinetuneTrainer
             from medsam_app.training.loop import run
 

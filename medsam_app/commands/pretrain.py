@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsam_app.atomic import write_whole
-from medsam_app.console import note, say
+from medsam_app.console import note, say, step
 from medsam_app.errors import SaveError, SettingsError, VolumeError
 from medsam_app.predict.model_choice import check_weights
 from medsam_app.pretraining.recipe import Recipe, read_recipe
-from medsam_app.training.processes import is_first, process_device, stopping, together, told_by
+from medsam_app.training.processes import is_first, process_device, stopping, together
 
 if TYPE_CHECKING:  # heavy
     from medsam_app.pretraining.trainer import PretrainTrainer
@@ -56,7 +56,7 @@ def pretrain(
         )
     _check_run(recipe, out)
     first = is_first()
-    with told_by(first, "Loading"):
+    with step("Loading", quiet=not first):
         from medsam_app.pretraining.trainer import PretrainTrainer
         from medsam_app.pretraining.validation import Validation
         from medsam_app.training.loop import RunLog, Watcher, run
@@ -68,7 +68,7 @@ def pretrain(
             logging.basicConfig(format="%(message)s")
             logging.getLogger(PretrainTrainer.__module__).setLevel(logging.INFO)
             note(told)
-        with told_by(first, "Reading"):
+        with step("Reading", quiet=not first):
             trainer = PretrainTrainer(recipe, data, out, where, weights)
             windows = Validation(recipe, data) if first and recipe.validates else None
         measure = None if windows is None else partial(_measured, trainer, windows)

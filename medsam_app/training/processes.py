@@ -10,13 +10,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from medsam_app.console import step
+from medsam_app.console import note
 from medsam_app.errors import SettingsError
 from medsam_app.system import free_memory
 
@@ -39,11 +39,6 @@ def is_first() -> bool:
 def process_count() -> int:
     """Return the number of processes of a run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def told_by(first: bool, text: str) -> AbstractContextManager[Any]:
-    """Say what is being done, in the first process alone."""
-    return step(text) if first else nullcontext()
 
 
 def process_device(wanted: str) -> tuple[torch.device, str]:
@@ -135,8 +130,8 @@ class _Others:
         threading.Thread(target=self._watch, args=(child,), daemon=True).start()
 
     def _watch(self, child: subprocess.Popen[bytes]) -> None:
-        if child.wait() and not self.met:  # the first waits for it, and would for hours
-            print(f"Error: {self._told(child)}", file=sys.stderr, flush=True)
+        if child.wait() and not self.met:  # Rank 0 would block in the collective until the timeout.
+            note(f"Error: {self._told(child)}")
             os._exit(2)
 
     def why(self) -> str | None:

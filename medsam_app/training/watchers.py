@@ -108,7 +108,7 @@ class Board(Watcher):
 @contextmanager
 def on_console(settings: RunSettings, done: float) -> Iterator[Watcher]:
     """The watcher that fits where the program runs: a bar in a terminal, lines in a log."""
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         yield Lines(settings)
         return
