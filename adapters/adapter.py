@@ -43,7 +43,7 @@ _changes = itertools.count(1)
 
 
 class Adapter(nn.Module):
-    """Made by `create` or `load`; `parameters()` and `state_dict()` are the adapter's own.
+    """Create with `create` or `load`; `parameters()` and `state_dict()` are the adapter's own.
 
     Of several adapters of a model one can be on at a time (see `AdapterSet`). While one is on,
     `model.adapter_sha256` is its hash, which is part of the key of cached embeddings; while its tensors are
@@ -94,7 +94,7 @@ class Adapter(nn.Module):
         labels: Sequence[int] = (),
         **settings: Any,
     ) -> Adapter:
-        """A fresh adapter, switched off: it changes nothing until it is trained. Freezes the model.
+        """Create an adapter, switched off and without effect until it is trained; freeze the model.
 
         Args:
             kind: a name of `ADAPTER_KINDS`.
@@ -125,7 +125,7 @@ class Adapter(nn.Module):
         return storage.adapter_sha256(self.kind, self.settings, self.state_dict())
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As for every module; where the adapter is on, the model has its new hash at once.
+        """Load as every module does; if the adapter is on, the model gets its new hash.
 
         Raises:
             AdapterError: it is merged.
@@ -142,7 +142,7 @@ class Adapter(nn.Module):
         return self._at.get("model") is model
 
     def enable(self) -> None:
-        """Switch on; nothing happens where it is on already.
+        """Switch the adapter on; no effect if it is on already.
 
         Raises:
             AdapterError: another adapter of the model is on, or this one was removed.
@@ -167,7 +167,7 @@ class Adapter(nn.Module):
         self._publish(self.sha256)
 
     def disable(self) -> None:
-        """Switch off: the model computes what it did before, bit for bit."""
+        """Switch the adapter off; the model computes as before, bit for bit."""
         if not self.enabled:
             return
         self._restore()

@@ -79,7 +79,7 @@ class Sites:
 
 
 def find_sites(model: nn.Module) -> Sites:
-    """The transformer blocks of a model's image encoder, whatever they are called.
+    """Return the transformer blocks of a model's image encoder, under any name.
 
     A block is a module with `norm1`, `norm2`, `mlp` and `attn` or `attention`: the blocks of SAM, of its
     3D and 2D offspring, and of `sam3d_tiny`. Where some lie in a module called `image_encoder` or
@@ -140,7 +140,7 @@ def _mlp_linears(prefix: str, mlp: nn.Module) -> Iterator[LinearSite]:
 
 
 def _only_layer(prefix: str, embedding: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Conv3d]]:
-    """The convolution of a patch embedding that holds nothing else, so that its output becomes the tokens.
+    """Yield the convolution of a patch embedding that has no other layer.
 
     A folded one lends its weights to another convolution and is never called itself.
     """

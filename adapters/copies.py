@@ -35,7 +35,7 @@ class _Place:
             self.base = None
 
     def hooks(self) -> list[RemovableHandle]:
-        """The module's state_dict gives and loads the base's tensor, also while the copy is in."""
+        """Make the module's state_dict use the base's tensor while the copy is in place."""
 
         def before_loading(*args: Any) -> None:
             self.swap_out()

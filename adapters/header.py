@@ -65,7 +65,7 @@ class BaseEntry(BaseModel):
 
 
 class AdapterHeader(AdapterCard):
-    """The card and what is needed to use the file.
+    """Header of an adapter file: the card, and what is needed to load the tensors.
 
     Attributes:
         kind, settings: a kind of `ADAPTER_KINDS` and its settings.
@@ -143,7 +143,7 @@ def read_header(path: str | Path) -> AdapterHeader:
 
 
 def header_for(path: Path, model: str) -> AdapterHeader:
-    """`read_header` of an adapter that is to be put on a model.
+    """Return `read_header` of an adapter for a model.
 
     Raises:
         AdapterError: as `read_header`, or it was made for another model.

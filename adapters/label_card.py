@@ -16,7 +16,7 @@ def name_of(value: int, card: AdapterCard) -> str:
 def chosen_labels(
     adapter: str, card: AdapterCard, learned: Sequence[int], wanted: Iterable[int | str] | None = None
 ) -> dict[int, str]:
-    """Names of the label values that are to be found without a click, in the adapter's order.
+    """Return the names of the requested label values, in the adapter's order.
 
     Args:
         adapter: its name, for messages.

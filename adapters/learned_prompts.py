@@ -1,4 +1,4 @@
-"""Learned prompts: what a label adds to the tokens that make masks, so that it is found without a click.
+"""Learned prompts: vectors added to the mask tokens, one per label.
 
 The decoder multiplies each of its mask tokens, once they have looked at the window, with features of every
 voxel. A learned prompt is added to these tokens before and after, so that a label looks at the window and

@@ -44,7 +44,7 @@ class LowRank(nn.Module):
         return self.scale * F.linear(F.linear(x, self.a), self.b)
 
     def change(self) -> Tensor:
-        """(dim_out, dim_in) what is added to the weight."""
+        """Return the change of the weight: (dim_out, dim_in)."""
         return self.scale * (self.b @ self.a)
 
 

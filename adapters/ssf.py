@@ -28,7 +28,7 @@ class ScaleShift(nn.Module):
         self.shift = nn.Parameter(torch.zeros(channels)) if shifted else None
 
     def forward(self, x: Tensor, *, axes_behind: int) -> Tensor:
-        """Apply to the channels of `x`, behind which lie this many axes."""
+        """Scale and shift the channels of `x`, which are followed by `axes_behind` spatial axes."""
         shape = (-1, *[1] * axes_behind)
         # In the type of the features: under autocast the rest of the network must not be widened.
         x = x * self.scale.to(x.dtype).view(shape)
@@ -75,7 +75,7 @@ def _has_weight(norm: nn.Module) -> bool:
 
 
 def _axes_behind(layer: nn.Module) -> int:
-    """Axes behind the channels in what a layer gives: those of space for a convolution, else none."""
+    """Return the number of axes after the channels in a layer's output."""
     return layer.weight.dim() - 2 if isinstance(layer, nn.Conv2d | nn.Conv3d) else 0
 
 

@@ -1,4 +1,4 @@
-"""The kinds of adapters and their settings, free of torch so that `--help` and lists are instant."""
+"""Table of adapter kinds and their settings; free of torch."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class AdapterKind:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Settings by name, with the values they have where nothing is said, as in JSON."""
+        """Default settings by name, as in JSON."""
         return self.settings().model_dump(mode="json")
 
 
@@ -131,7 +131,7 @@ def adapter_kind(name: str) -> AdapterKind:
 
 
 def check_settings(kind: str, values: Mapping[str, Any]) -> Settings:
-    """Settings of a kind, checked; what is not given has its default.
+    """Return the checked settings of a kind, with defaults for missing ones.
 
     Raises:
         AdapterError: an unknown kind, or settings that are unknown or out of range; all are listed.

@@ -1,4 +1,4 @@
-"""Files that are complete at any moment, whatever happens while they are written; UTF-8 text.
+"""Replacement of files that are complete at any moment; UTF-8 text.
 
 Every file that must not be lost or half written goes through `replace_file`: a draft is written, checked and
 flushed to the disk, and only then gets its name.
@@ -57,7 +57,7 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 
 def remove_drafts(path: Path, *, older_than: float) -> None:
-    """Remove the drafts of a file that processes left behind when they were killed.
+    """Remove drafts of a file left behind by killed processes.
 
     Args:
         path: the file; it need not exist.
@@ -86,7 +86,7 @@ def _mode_of_new_files(folder: Path) -> int:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Wait until a new name is on the disk, where the system can: the file itself is there already."""
+    """Flush a folder, so that a new name is on the disk; ignored if the system cannot."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -111,7 +111,7 @@ def write_whole(path: Path, text: str, *, prove: Callable[[Path], None] | None =
 
 
 def save_whole(path: Path, text: str) -> None:
-    """`write_whole` of `as_text`, for a file that a user asked for.
+    """Write `as_text` with `write_whole`, for a file that a user requested.
 
     Raises:
         SaveError: the file could not be written.
@@ -125,7 +125,7 @@ def save_whole(path: Path, text: str) -> None:
 
 
 def as_text(text: str) -> str:
-    """Text in which what is none, as names of files may hold, is a backslash and its number."""
+    """Return text with undecodable bytes, as in file names, replaced by backslash escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

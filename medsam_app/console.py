@@ -102,7 +102,7 @@ def note(text: str) -> None:
 
 @contextmanager
 def step(text: str, *, quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
-    """Show what is being done: a spinner in a terminal, a line in a log.
+    """Show a step in progress: a spinner in a terminal, a line in a log.
 
     Args:
         quiet: whether to show nothing, as in all but the first of several processes.

@@ -53,7 +53,7 @@ class SeriesChoice(VolumeError):
 
 
 class MachineFault(VolumeError):
-    """A file or folder that the machine cannot read now, whatever it holds."""
+    """File or folder that the machine cannot read now, independent of its contents."""
 
 
 class DatasetError(MedsamError):

@@ -34,6 +34,6 @@ def page(title: str, body: str, *, style: str, images: str = "data:", script: st
 
 
 def definitions(values: Mapping[str, str]) -> str:
-    """A list of names and what they are; names without a value are left out."""
+    """Return a list of names and values; names without a value are left out."""
     rows = [f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in values.items() if value]
     return f"<dl>{''.join(rows)}</dl>"

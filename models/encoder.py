@@ -34,7 +34,7 @@ class Embedding:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return all tensors of the embedding."""
+        """All tensors of the embedding."""
         return (self.image, self.valid, self.fine, self.middle, self.coarse)
 
     @cached_property

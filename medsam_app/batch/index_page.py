@@ -263,12 +263,12 @@ def _marks(row: IndexRow, unusual: Sequence[str], spreads: Mapping[str, _Spread]
 
 
 def _number(value: float) -> str:
-    """Three digits or more, none that say nothing."""
+    """Format a number with at least three digits, without trailing zeros."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _url(path: str) -> str:
-    """A relative URL of a relative path; a colon is encoded as well, so that no name is read as a scheme."""
+    """Return a relative URL of a relative path; colons are encoded so that no name is read as a scheme."""
     return escape(quote(os.fsencode(path)))
 
 

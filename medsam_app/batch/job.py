@@ -1,4 +1,4 @@
-"""A case of a folder that is to be segmented, and how its masks are called. Free of torch."""
+"""Jobs of a folder run and the names of their masks; free of torch."""
 
 from __future__ import annotations
 

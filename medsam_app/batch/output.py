@@ -31,7 +31,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @dataclass
 class Made:
-    """A label map and what is known of its objects, not written yet.
+    """Label map of a case with its objects, before it is written.
 
     Attributes:
         labels: (i, j, k) label values.

@@ -80,7 +80,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Finds what is asked of each volume of a folder.
+    """Prompts of each volume of a folder.
 
     Args:
         folder: that holds the volumes.
@@ -139,7 +139,7 @@ def objects_of_rows(rows: Sequence[Row], grid: Grid) -> list[Wanted]:
 
 
 def objects_of_mask(path: Path, volume: Volume, settings: BatchSettings, case: str) -> list[Wanted]:
-    """An object for each label of a coarse mask, with what is taken of it.
+    """Return an object per label of a coarse mask, with the prompts taken from it.
 
     Raises:
         MedsamError: the mask cannot be read or does not lie on the image.
@@ -200,7 +200,7 @@ def _rows_of(path: Path, volumes: Sequence[Found], folder: Path) -> dict[str, li
 
 
 def _by_name(volumes: Sequence[Found], folder: Path) -> dict[str, list[str]]:
-    """Cases by what they may be called: the path, with or without ending, or the file's name alone."""
+    """Return cases by their possible names: path with or without ending, or file name alone."""
     named: dict[str, list[str]] = defaultdict(list)
     for each in volumes:
         inside = each.path.relative_to(folder).as_posix()
@@ -226,7 +226,7 @@ def _table(path: Path) -> list[tuple[int, Mapping[str, str]]]:
 
 
 def _row(values: Mapping[str, str]) -> Row:
-    """A row of a table; `ValueError` says what is wrong with it."""
+    """Parse a row of a table; raise `ValueError` with the problem."""
     world = "x" in values
     axes = _PLACES[world]
     place = _triple(values, axes)

@@ -113,7 +113,7 @@ class RayEngine:
                 raise error.as_instanceof_cause() from None
 
     def _actor(self) -> Any:
-        """A worker: one that dies is not started again by Ray but here, where its cases are known."""
+        """Worker actor; if it dies, it is restarted here, where its cases are known, and not by Ray."""
         options = {"num_gpus": 1} if self.gpu else {}
         remote = self.ray.remote(
             num_cpus=self.cores,

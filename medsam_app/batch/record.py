@@ -185,7 +185,7 @@ class Journal:
         self._add({"begun": case})
 
     def end(self, record: CaseRecord) -> None:
-        """Note what came of a case."""
+        """Record the result of a case."""
         self.records[record.case] = record
         self.begun.discard(record.case)
         self._add(record.model_dump(mode="json"))
@@ -236,7 +236,7 @@ def locked(out: Path, shard: Shard) -> Iterator[None]:
 
 
 def settle(out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> str:
-    """Hold what decides the masks against what decided those that are there, and keep it.
+    """Compare the settings with those of earlier results in the folder, and store them.
 
     Args:
         overwrite: whether other results are made again instead of refused.
@@ -268,7 +268,7 @@ def settle(out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> str:
 
 
 def hash_of(identity: Mapping[str, Any]) -> str:
-    """A short hash of what decides the masks."""
+    """Return a short hash of the settings that decide the masks."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""Segment a folder: every case gets its mask or the sentence that says why not, whatever happens.
+"""Folder runs: every case gets its mask or an error message.
 
     result = segment_folder("images", "masks", prompts="clicks.csv")
     for case in result.cases:
@@ -37,10 +37,10 @@ _PATHS = ("weights", "adapter", "net", "prompts", "masks")
 
 
 class Engine(Protocol):
-    """Runs cases; gives their records in whatever order they end."""
+    """Engine that runs cases and yields their records in order of completion."""
 
     def run(self, jobs: Iterable[Job]) -> Iterator[CaseRecord]:
-        """Take the jobs one by one as there is room for them."""
+        """Yield jobs one by one as capacity becomes free."""
         ...
 
 
@@ -196,7 +196,7 @@ def plan_folder(
     *,
     overwrite: bool = False,
 ) -> FolderPlan:
-    """Find the cases of a shard and what is left to do of them.
+    """Return the cases of a shard, and the jobs that are left to do.
 
     Raises:
         MedsamError: no volumes, prompts that cannot be read, or files in the way.
@@ -233,7 +233,7 @@ def plan_folder(
 
 
 def _still_good(job: Job, journal: Journal, output: Path) -> CaseRecord | None:
-    """The record of a case that was done from the same files and whose outputs are there."""
+    """Return the record of a case done from the same files with its outputs in place, else None."""
     record = journal.records.get(job.case)
     if record is None or record.outcome != "done" or record.key != job.key or not record.outputs:
         return None
@@ -245,7 +245,7 @@ def _still_good(job: Job, journal: Journal, output: Path) -> CaseRecord | None:
 
 
 def _take_away(output: Path, old: CaseRecord, new: CaseRecord) -> None:
-    """Remove files of a case that were made before and are not made any more."""
+    """Remove files of a case from an earlier run that are no longer produced."""
     kept = {each.path for each in new.outputs}
     for each in old.outputs:
         if each.path not in kept:
@@ -287,7 +287,7 @@ class LocalEngine:
         self.worker = worker
 
     def run(self, jobs: Iterable[Job]) -> Iterator[CaseRecord]:
-        """Raises `NoRoom` once the cases under way have ended."""
+        """Raise `NoRoom` after the cases in progress have ended."""
         waiting: set[Future[CaseRecord]] = set()
         with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="case") as pool:
             for job in jobs:

@@ -23,7 +23,7 @@ _WholePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absol
 
 
 class BatchSettings(BaseModel):
-    """Everything that decides the masks of a folder, the images and prompts apart.
+    """Settings that decide the masks of a folder, besides images and prompts.
 
     Attributes:
         model: name of the model. weights: a checkpoint in place of the published one. adapter: its file.

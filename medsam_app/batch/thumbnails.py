@@ -1,4 +1,4 @@
-"""A small picture of what was found in a volume: three planes through it, side by side."""
+"""Thumbnails of results: three planes through a volume, side by side."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def _draw(plane: _Plane, low: float, high: float, colours: Mapping[int, str], he
 
 
 def _resized(labels: NDArray, count: int, axis: int) -> NDArray:
-    """Of that many along an axis: copies of the nearest, or the largest label of those that become one."""
+    """Resample labels along an axis: the nearest one, or the largest label of merged ones."""
     size = labels.shape[axis]
     if count >= size:
         return labels.take((np.arange(count) * size + size // 2) // count, axis=axis)

@@ -201,7 +201,7 @@ class Worker:
         return made
 
     def _unforeseen(self, job: Job, error: Exception) -> str:
-        """Keep the details of what this program did not expect, and say where they are."""
+        """Store the details of an unexpected error, and report where they are."""
         path = self.out / HIDDEN / "errors" / f"{job.case}.txt"
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)

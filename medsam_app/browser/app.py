@@ -1,4 +1,4 @@
-"""The browser app: a Gradio page whose one component is our own viewer, and the server behind it.
+"""Browser app: a Gradio page with our own viewer as its one component, and its server.
 
 Why so. The page is a Gradio `Blocks` with a `gr.HTML`, whose `js_on_load` imports the viewer's modules
 from this server. Gradio's server functions and props carry JSON only: a volume of 150 MB, or a mask a
@@ -104,7 +104,7 @@ def create_app(
     port: int = 7860,
     auth: Sequence[tuple[str, str]] | None = None,
 ) -> FastAPI:
-    """The server: our routes, then Gradio, behind a guard.
+    """Create the server: our routes, then Gradio, behind a guard.
 
     Args:
         service: what the pages share.

@@ -16,7 +16,7 @@ UPLOAD_BYTES = 2_000_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    """Options of a server, checked when they are made.
+    """Options of a server, checked on construction.
 
     Attributes:
         image: the volume pages begin with; the bundled sample by default.

@@ -1,1 +1,1 @@
-"""Options of the command line; imports nothing heavy, so that `--help` is quick."""
+"""Options of the command line; no heavy imports, so that `--help` is fast."""

@@ -1,4 +1,4 @@
-"""The command line `medsam-app`: what it takes; what it does is in `medsam_app.commands.serve`.
+"""Command line `medsam-app`, implemented in `medsam_app.commands`.
 
 Nothing here imports torch, MONAI or gradio before a command that needs it runs, so that help and
 tables appear at once.

@@ -52,7 +52,7 @@ def inspect(path: Path, *, json_file: Path | None, overwrite: bool) -> int:
 
 
 def _sources(dataset: Dataset) -> list[Path]:
-    """Everything that is read."""
+    """Return all input files of a run."""
     volumes = [file for case in dataset.cases for file in (case.image, case.label, *case.channels)]
     return [*dataset.sources, *volumes]
 

@@ -90,7 +90,7 @@ def finetune(options: FinetuneOptions) -> bool:
 
 
 def _suitable(options: FinetuneOptions, device: torch.device, *, resumes: bool) -> int:
-    """How many processes suit a run of which only some fields may be known."""
+    """Return a suitable number of processes for a run with partly known settings."""
     known = dict(options.fields)
     if resumes:
         known |= read_plan(options.run_folder / PLAN).model_dump()

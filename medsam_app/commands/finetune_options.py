@@ -1,4 +1,4 @@
-"""What a finetuning run is started with. Free of torch."""
+"""Options of a fine-tuning run; free of torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medsam_app.predict.model_choice import check_weights
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions:
-    """Options of `medsam-app finetune`, checked when they are made.
+    """Options of `medsam-app finetune`, checked on construction.
 
     Attributes:
         dataset: labelled volumes.

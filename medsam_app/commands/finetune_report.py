@@ -84,7 +84,7 @@ def tell_gain(
 
 
 def _into_card(path: Path, plan: Plan, found: Evaluation, weights: Path | None) -> None:
-    """Add the means by method and click to what the adapter's file says of itself."""
+    """Add the means by method and click to the card in the adapter's file."""
     dice: dict[str, Any] = {}
     for summary in found.summaries:
         group = summary.group("objects")

@@ -1,4 +1,4 @@
-"""Print what a file says of its image: `medsam-app info`."""
+"""`medsam-app info`: print the description of an image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def info(image: Path, *, series: str | None, frame: int | None, channel: int | N
 
 
 def _lines(value: Any) -> list[str]:
-    """A value of `describe` as lines: numbers on one, everything else on one each."""
+    """Format a value of `describe` as lines: all numbers on one line, other items one per line."""
     if isinstance(value, dict):
         return [f"{key}: {' '.join(_lines(each))}" for key, each in value.items() if each is not None]
     if isinstance(value, list | tuple):

@@ -115,7 +115,7 @@ def _state(entry: ModelEntry) -> str:
 
 @contextmanager
 def _watched(file: str) -> Iterator[store.Progress]:
-    """Show what is being done to a file: a bar in a terminal, now and then a line in a log."""
+    """Show the progress of a file: a bar in a terminal, occasional lines in a log."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not console.is_terminal:
         said = time.monotonic()

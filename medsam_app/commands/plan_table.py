@@ -1,4 +1,4 @@
-"""A plan as a table: what, how much, and why."""
+"""Table of a plan: item, value and reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNITS |= {"minutes": "min", "validate_minutes": "min"}
 
 
 def show_plan(settled: ResolvedPlan) -> None:
-    """Print the plan as a table, and what the dataset lacks."""
+    """Print the plan as a table, and warnings about the dataset."""
     table_console().print(plan_table(settled))
     for warning in settled.warnings:
         note(f"Warning: {warning}")
@@ -37,7 +37,7 @@ def plan_table(settled: ResolvedPlan) -> Table:
 
 
 def _silent(plan: Plan) -> set[str]:
-    """Fields that say nothing."""
+    """Return fields that need not be shown."""
     counted = plan.steps is not None
     silent = {"minutes", "validate_minutes"} if counted else {"steps", "validate_steps"}
     return silent | {

@@ -96,7 +96,7 @@ def _measured(
 
 
 def _check_inputs(recipe: Recipe, data: Path | None, weights: Path | None) -> None:
-    """Refuse what cannot be trained on, before anything slow begins."""
+    """Refuse models that cannot be trained, before anything slow starts."""
     check_weights(weights)
     if data is None:
         if not recipe.shares.get("synthetic"):
@@ -134,7 +134,7 @@ def _check_run(recipe: Recipe, out: Path) -> None:
 
 
 def _write_recipe(recipe: Recipe, out: Path) -> None:
-    """Say in the folder what run it holds; last, so that one that could not begin leaves no mark."""
+    """Write the plan into the folder, last: a folder counts as a run only once the plan exists."""
     if (out / RECIPE).is_file():
         return
     try:

@@ -232,7 +232,7 @@ def _numbers(option: str, text: str) -> Any:
 
 
 def _run(session: Session) -> None:
-    """Make every object's mask and say what came of it."""
+    """Predict every object's mask and print the results."""
     from medsam_app.prompts.types import Point, format_voxel
     from medsam_app.session.objects import prompt_words
 

@@ -24,7 +24,7 @@ _LISTED = 40
 def segment_folder(
     folder: Path, output: Path, *, dry_run: bool, shard: str | None, settings: Mapping[str, Any], **how: Any
 ) -> int:
-    """Segment a folder and say what came of it.
+    """Segment a folder and print the result.
 
     Returns:
         0 where every case was done, 1 where some failed, 130 where it was stopped.

@@ -30,7 +30,7 @@ __all__ = ["Dataset", "Problem", "find_cases", "label_files"]
 
 
 def find_cases(path: str | Path) -> Dataset:
-    """The labelled cases of a folder or list, and what is wrong with it as far as names tell.
+    """Return the labelled cases of a folder or list, and problems visible from names.
 
     Understood are, in this order, a folder with a manifest.json, one with a dataset.json of the Medical
     Segmentation Decathlon or of nnU-Net v2, two folders side by side matched by file name, pairs in one

@@ -1,4 +1,4 @@
-"""The fingerprint of a dataset: what its images and labels are like, and everything that is wrong with it.
+"""Fingerprint of a dataset: statistics of images and labels, and all problems.
 
 The idea of a fingerprint that later choices (spacing, window of intensities, size of the ROI) follow from is
 that of nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z).
@@ -235,7 +235,7 @@ def _copies(groups: Iterable[list[CaseFacts]]) -> list[Problem]:
 
 
 def _names(dataset: Dataset, facts: Sequence[CaseFacts]) -> list[Problem]:
-    """Values without a name, and names without any voxel, each once for a dataset."""
+    """Return values without a name and names without a voxel, once per dataset."""
     found: dict[str, set[int]] = {}
     unnamed: dict[str, dict[int, list[str]]] = {}
     for case in facts:

@@ -123,7 +123,7 @@ def _nnunet(folder: Path, path: Path, described: Mapping[str, Any]) -> Dataset:
 
 
 def _channels(found: Gathering, case: str, images: dict[int, Path], count: int) -> list[Path]:
-    """The images of a case in order where there are several, with those that are missing said."""
+    """Return the images of a case in order; missing ones become problems."""
     missing = [f"_{number:04d}" for number in range(count) if number not in images]
     if missing:
         message = f"The case has no image {', '.join(missing)}, though {count} channels are named; add it."

@@ -66,7 +66,7 @@ def _match(found: Gathering, image_folder: Path, label_folder: Path) -> None:
 
 
 def labels_beside(folder: Path) -> list[Path]:
-    """Label maps of a folder that lie next to an image of their name, in it or in two folders of it.
+    """Return label maps of a folder next to an image of the same name, or in two parallel folders.
 
     What cannot be read is neither.
     """
@@ -120,7 +120,7 @@ def say_channels(found: Gathering, named: list[str]) -> None:
 
 
 def suffix_pairs(folder: Path) -> Dataset | None:
-    """Pairs such as x_image and x_label, or x and x_seg, in one folder; None where there is no label map."""
+    """Return pairs such as x_image and x_label in one folder; None if there is no label map."""
     images: dict[str, list[Path]] = {}
     labels: dict[str, list[Path]] = {}
     for path in volumes_in(folder):

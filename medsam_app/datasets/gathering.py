@@ -140,7 +140,7 @@ class Gathering:
         self.error("image missing", case, message)
 
     def finish(self, path: Path, layout: str, *, names_in: str, sources: Iterable[Path] = ()) -> Dataset:
-        """The dataset, with what is listed twice said."""
+        """Return the dataset, with problems for repeated entries."""
         _say_repeated(self)
         return Dataset(
             path=path,
@@ -214,7 +214,7 @@ def read_json(path: Path) -> Any:
 
 
 def names_by_value(path: Path, labels: Any) -> dict[int, str]:
-    """Names of label values, whichever way round they are given, the background left out.
+    """Return names by label value, from either direction of the mapping, without the background.
 
     Args:
         path: of the file that gives them, for messages.
@@ -253,7 +253,7 @@ def names_beside(folder: Path) -> tuple[dict[int, str], list[Path]]:
 
 
 def modality_of(text: Any) -> str:
-    """A modality as DICOM names it where it is known, otherwise as it was given."""
+    """Return DICOM's name of a modality if known, otherwise the given one."""
     given = str(text or "").strip()
     magnetic = ("MR", "MRI", "T1", "T1W", "T1GD", "T1CE", "T2", "T2W", "FLAIR", "ADC", "DWI")
     return "MR" if given.upper().replace("-", "").replace("_", "") in magnetic else given

@@ -77,5 +77,5 @@ def interval(value: float, resampled: NDArray[np.float64], undefined: int = 0) -
 
 
 def generator(seed: int, *about: str) -> np.random.Generator:
-    """Chance of its own for each thing that is drawn, so that nothing else changes it."""
+    """Return an independent random generator for each unit."""
     return np.random.default_rng([seed, zlib.crc32("/".join(about).encode())])

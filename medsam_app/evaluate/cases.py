@@ -44,7 +44,7 @@ class Taken:
 def take_cases(
     dataset: Dataset, *, split: str | None = None, datasets: Sequence[str] = (), most: int | None = None
 ) -> Taken:
-    """The cases that are to be measured.
+    """Cases to measure.
 
     Args:
         split: one that there is, or "all"; None for "dev" where there is such a split, otherwise all.

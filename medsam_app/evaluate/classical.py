@@ -65,7 +65,7 @@ class View:
 
 
 class Classical(ABC):
-    """A method on windows. One volume at a time; a mask depends on nothing but volume and prompts."""
+    """Method on windows of one volume at a time; a mask depends only on volume and prompts."""
 
     #: Voxels of the window along each axis.
     SIDE = 64

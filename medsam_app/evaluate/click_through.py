@@ -1,4 +1,4 @@
-"""Measuring one case: who clicks where, and what each click scores."""
+"""Measurement of one case: simulated clicks and their scores."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def _found(found: _Map, truth: NDArray[np.bool_], value: int) -> Iterator[tuple[
 def _with_distances(
     steps: Iterator[tuple[int, PromptResult]], truth: NDArray[np.bool_], volume: Volume, plan: ClickPlan
 ) -> Iterator[tuple[int, PromptResult, tuple[float | None, float | None]]]:
-    """Steps with the distances of those that are shown."""
+    """Yield steps, with surface distances after the listed clicks."""
     before: tuple[NDArray, Distances] | None = None
     for click, step in steps:
         if not plan.shown or click not in (0, *plan.shown):

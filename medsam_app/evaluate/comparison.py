@@ -70,6 +70,6 @@ def compare(
 
 
 def _dice(rows: Sequence[Score], shown: Sequence[int]) -> np.ndarray:
-    """Dice after the clicks that are shown; of a method without clicks the one that there is."""
+    """Return the Dice after the listed clicks; for a method without clicks its only one."""
     by_click = {row.click: row.dice for row in rows}
     return np.array([by_click.get(click, by_click.get(0, np.nan)) for click in shown])

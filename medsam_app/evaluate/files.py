@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # heavy
 
 
 def write_scores(scores: Sequence[Score], path: Path) -> None:
-    """A row a score, with the fields of `Score`; what is None is left empty.
+    """Write one row per score with the fields of `Score`; None is left empty.
 
     Raises:
         SaveError: the file could not be written.
@@ -32,7 +32,7 @@ def write_scores(scores: Sequence[Score], path: Path) -> None:
 
 
 def write_json(evaluation: Evaluation, path: Path) -> None:
-    """Everything of an `Evaluation` but the single scores, and the version that measured it.
+    """Write an `Evaluation` without its single scores, and the version that measured it.
 
     What is not defined is null.
 

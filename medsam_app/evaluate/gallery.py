@@ -97,7 +97,7 @@ class Gallery:
             self._open.masks.append((method, self._open.cut.of(mask).copy()))
 
     def finish(self, key: CaseKey) -> None:
-        """Keep what there is of the case, cut to what is near the objects."""
+        """Keep the slice of the case, cropped around the objects."""
         if self._open is None:
             return
         case, self._open = self._open, None

@@ -19,7 +19,7 @@ from medsam_app.predict.predictor import AnyModel, VolumePredictor
 
 
 def load_methods(options: EvaluateOptions) -> Methods:
-    """Everything that is to be measured, ready.
+    """Load all methods of an evaluation.
 
     A model with an adapter is called 'MODEL + NAME'. Where the adapter has learned prompts, 'MODEL + NAME,
     told the label' is it again, given the value of the object with its clicks. Each method has embeddings
@@ -136,7 +136,7 @@ class _Meaning:
 
 
 class Unprompted:
-    """A model that finds what its adapter has learned in the whole volume.
+    """Model that finds the adapter's labels in the whole volume.
 
     Args:
         model: shared with others that want the adapter otherwise.

@@ -16,7 +16,7 @@ FIRSTS = ("click", "box", "found")
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """Options of an evaluation, checked when they are made.
+    """Options of an evaluation, checked on construction.
 
     Attributes:
         model: the model that is measured.
@@ -72,7 +72,7 @@ class EvaluateOptions:
 
     @property
     def shown(self) -> tuple[int, ...]:
-        """Numbers of clicks after which means are given; the last is how many are made."""
+        """Numbers of clicks after which means are given; the last is the number of clicks made."""
         return shown_clicks(self.clicks) if isinstance(self.clicks, int) else tuple(sorted(set(self.clicks)))
 
     def _check_numbers(self) -> None:

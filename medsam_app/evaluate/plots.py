@@ -140,7 +140,7 @@ def case_picture(picture: Picture, titles: Mapping[str, str]) -> bytes:
 
 
 def _line(axes: Axes, means: Sequence[Mean], name: str, colour: str, start: int, most: int) -> None:
-    """Of a method without clicks the one mean there is goes all across, dashed."""
+    """Draw the mean of a method without clicks as a dashed line."""
     value, low, high = (np.array([getattr(mean, end) for mean in means]) for end in ("value", "low", "high"))
     clicks, style, marker = np.arange(start, start + len(means)), "-", "o"
     if start == 0 and len(means) == 1:
@@ -159,7 +159,7 @@ def _outline(axes: Axes, mask: np.ndarray, colour: str) -> None:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """Of that size in inches; nothing of pyplot, which would open windows and keep figures."""
+    """Return a figure of a size in inches, without pyplot, which would keep figures open."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")

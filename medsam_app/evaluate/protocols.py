@@ -43,7 +43,7 @@ class LabelTold(Protocol):
 
     @property
     def labels(self) -> Collection[int]:
-        """Values that it knows; objects of others are left out."""
+        """Label values of the method; other objects are left out."""
 
     def set_volume(self, volume: Volume) -> None:
         """Choose the volume."""
@@ -95,6 +95,6 @@ class Methods:
                 each.set_volume(volume)
 
     def for_label(self, value: int) -> dict[str, Segmenter]:
-        """Those that are clicked on an object of that value."""
+        """Return the methods that get clicks for a label value."""
         told = {name: each.meaning(value) for name, each in self.told.items() if value in each.labels}
         return self.segmenters | told

@@ -164,7 +164,7 @@ def run_evaluation(
     skip: Callable[[Skipped], None] | None = None,
     gallery: Gallery | None = None,
 ) -> Evaluation:
-    """`evaluate_folder` of options that were checked when they were made."""
+    """Run `evaluate_folder` with checked options."""
     dataset = dataset if isinstance(dataset, Dataset) else find_cases(dataset)
     taken = take_cases(dataset, split=options.split, datasets=options.datasets, most=options.most_cases)
     check_labels(options.labels, taken.cases)

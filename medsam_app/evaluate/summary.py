@@ -111,7 +111,7 @@ def size_class(voxels: int) -> str:
 
 
 def shown_clicks(clicks: int) -> tuple[int, ...]:
-    """Those of `CLICKS` that are made, and the last."""
+    """Return the numbers of `CLICKS` up to the number made, and that number."""
     return tuple(sorted({*(number for number in CLICKS if number < clicks), clicks}))
 
 

@@ -139,7 +139,7 @@ class EpisodeRunner:
 
 
 def _recomputed(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a call so that its activations are recomputed for the gradient instead of kept."""
+    """Wrap a call so that its activations are recomputed for the gradient instead of stored."""
 
     def again(*args: Any) -> Any:
         if not torch.is_grad_enabled():

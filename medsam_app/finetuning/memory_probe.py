@@ -113,7 +113,7 @@ def try_out(task: Task, told: Callable[[str], None] = lambda what: None) -> Tria
 
 
 def _take(trial: Trial, row: dict[str, Any], told: Callable[[str], None]) -> None:
-    """Take over a line of the child."""
+    """Add a line from the child process to a trial."""
     if "error" in row:
         raise getattr(errors, row["error"], MedsamError)(row["message"])
     if "ready" in row:
@@ -226,7 +226,7 @@ def main() -> None:
 
 
 def largest(cases: Sequence[Case], sizes: Sequence[int], count: int = 2) -> list[Case]:
-    """The cases that take most: a trial that reads them has seen what reading takes."""
+    """Return the largest cases, so that a trial measures the memory of reading."""
     order = sorted(range(len(cases)), key=lambda n: (-sizes[n], n))
     return [cases[n] for n in order[:count]]
 

@@ -1,4 +1,4 @@
-"""The plan of a finetuning run: everything that it does, settled before it starts. Free of torch."""
+"""Plan of a fine-tuning run, fixed before it starts; free of torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _Part = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Plan(RunSettings):
-    """Everything that a finetuning run does.
+    """Plan of a fine-tuning run.
 
     Attributes:
         base: name of the model that is trained; it stays as it is, what is learned lies in the adapter.
@@ -176,7 +176,7 @@ def read_plan(file: Path) -> Plan:
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """Some fields of a plan from a JSON file, known by name but not checked yet.
+    """Read some fields of a plan from a JSON file, with checked names and unchecked values.
 
     Raises:
         SettingsError: no such file, no JSON object, or an unknown field.

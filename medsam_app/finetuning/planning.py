@@ -56,7 +56,7 @@ def plan_for(
     side: int = SIDE,
     **given: Any,
 ) -> ResolvedPlan:
-    """Settle everything that a run does.
+    """Derive a complete plan.
 
     Args:
         found: of the cases that the run is to use (`medsam_app.finetuning.split.chosen`).

@@ -213,7 +213,7 @@ class _Room:
 
 
 def _shared_out(left: int, cases: int, embeddings: int) -> tuple[int, int]:
-    """The bound of each of two caches that may take so much together, and what they will take."""
+    """Return the bound and the size of each of two caches that share an amount of memory."""
     if cases + embeddings <= left:
         return max(cases, embeddings), cases + embeddings
     smaller = min(cases, embeddings)
@@ -222,7 +222,7 @@ def _shared_out(left: int, cases: int, embeddings: int) -> tuple[int, int]:
 
 
 def _variants(plan: Plan, kept: Collection[str], room: _Room) -> Iterator[tuple[Plan, tuple[str, ...]]]:
-    """The plan, and ever smaller ones, each with what to say of it."""
+    """Yield the plan and ever smaller ones, each with a note."""
     yield plan, ()
     notes: tuple[str, ...] = ()
     if not plan.checkpointing and "checkpointing" not in kept:
@@ -246,7 +246,7 @@ def _variants(plan: Plan, kept: Collection[str], room: _Room) -> Iterator[tuple[
 def _smaller(
     plan: Plan, kept: Collection[str], room: _Room, notes: tuple[str, ...]
 ) -> Iterator[tuple[Plan, tuple[str, ...]]]:
-    """The plan with smaller windows; those that are certain not to fit by the last trial are passed over."""
+    """Yield plans with smaller windows, skipping those that cannot fit by the last trial."""
     if "window" in kept:
         return
     multiple = TAUGHT[model_entry(plan.base).family]

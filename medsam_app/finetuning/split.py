@@ -26,7 +26,7 @@ def chosen(
 
 
 def teachable(cases: Sequence[Case], found: Fingerprint, plan: Plan) -> list[Case]:
-    """Cases that can be used and have one of the plan's labels, each name of a dataset once.
+    """Return usable cases with one of the plan's labels, once per name and dataset.
 
     Args:
         cases: those that the fingerprint was made of.
@@ -85,5 +85,5 @@ def _shares(sizes: dict[str, int], plan: Plan) -> dict[str, int]:
 
 
 def _drawn(names: Iterable[str], about: str, seed: int) -> list[str]:
-    """Names in an order drawn by the seed, whatever the order they are in."""
+    """Return names in an order that depends only on the seed."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}\n{about}\n{name}".encode()).digest())

@@ -109,7 +109,7 @@ class FinetuneTrainer(Trainer[Plan]):
         self.episodes = EpisodeRunner(self.model, self.adapter, plan, memory=memory)
 
     def _optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-        """AdamW; learned prompts begin with nothing and go faster."""
+        """Return AdamW, with a higher learning rate for learned prompts, which start at zero."""
         prompts = list(self.adapter.prompts.parameters())
         groups: list[dict[str, Any]] = [
             {"params": [p for p in parameters if all(p is not other for other in prompts)]},

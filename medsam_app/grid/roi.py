@@ -205,7 +205,7 @@ def box_weights(roi: Roi, start: Index, stop: Index) -> tuple[tuple[slice, ...],
 
 
 def file_box(roi: Roi, low: ArrayLike, high: ArrayLike) -> Corners:
-    """Start and stop of the file's voxels whose centres lie between two corners of the window.
+    """Return start and stop of the file's voxels with centres between two corners of the window.
 
     Args:
         roi: the window.

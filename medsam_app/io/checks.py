@@ -37,7 +37,7 @@ def checked_affine(name: str, affine: ArrayLike) -> NDArray[np.float64]:
 
 
 def checked_array(name: str, array: NDArray) -> tuple[NDArray, tuple[str, ...]]:
-    """(i, j, k) finite integers or float32, and notes on what was replaced.
+    """Return (i, j, k) finite integers or float32, and notes on replaced values.
 
     NaN and -inf become the smallest finite value, +inf the largest: what lies outside the field of view
     is stored as NaN by many tools, and one such voxel must not spoil a volume.

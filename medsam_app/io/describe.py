@@ -96,6 +96,6 @@ def intensities(array: NDArray) -> dict[str, float]:
 
 
 def guess_modality(intensity: dict[str, float]) -> str | None:
-    """CT where air and tissue lie where Hounsfield units put them, else None: nothing else is as telling."""
+    """Return CT if air and tissue have their Hounsfield units, else None."""
     air = -3100 <= intensity["min"] <= -900
     return "CT" if air and intensity["p99"] < 4000 and intensity["max"] < 40000 else None

@@ -55,7 +55,7 @@ class HeaderInfo:
 
 
 def find_format(path: Path) -> Format:
-    """Format by what the path is and how it is called; `VolumeError` when it is none of ours."""
+    """Return the format by content and name; raise `VolumeError` for an unknown one."""
     if not path.exists():
         raise VolumeError(f"There is no file or folder '{path}'; check the path.")
     if path.is_dir():
@@ -167,7 +167,7 @@ _SITK_TYPES = {
 
 
 def sitk_reader(path: Path, format: Format) -> sitk.ImageFileReader:
-    """SimpleITK reader for one file, its format fixed so that no other reader guesses.
+    """Return a SimpleITK reader for one file, with its format fixed.
 
     Raises:
         VolumeError: its path is no text, of which SimpleITK would end the program.
@@ -184,7 +184,7 @@ def sitk_reader(path: Path, format: Format) -> sitk.ImageFileReader:
 
 
 def not_read(path: Path, format: Format) -> VolumeError:
-    """Error for a file that SimpleITK gives up on."""
+    """Return the error for a file that SimpleITK cannot read."""
     return VolumeError(
         f"'{path.name}' could not be read as {TITLES[format]}: it is damaged or not of that format; export "
         "it again."

@@ -94,7 +94,7 @@ def _read_file(path: Path, frame: int | None, channel: int | None) -> tuple[NDAr
 
 @contextmanager
 def _reading(path: Path, format: Format) -> Iterator[None]:
-    """Turn what the reading libraries raise for damaged files, and the system for its own, into sentences."""
+    """Turn errors of the reading libraries and of the system into sentences."""
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

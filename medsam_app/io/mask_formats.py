@@ -15,7 +15,7 @@ from medsam_app.io.writing import save_mask
 
 
 def ending_of(format: str) -> str:
-    """Ending of the files of a format; `SettingsError` when there is no such format."""
+    """Return the file ending of a format; raise `SettingsError` for an unknown one."""
     if format not in MASK_SUFFIXES:
         raise SettingsError(unknown_name("format of masks", format, MASK_SUFFIXES))
     return MASK_SUFFIXES[format]

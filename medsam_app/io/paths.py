@@ -28,7 +28,7 @@ def check_image(path: Path) -> None:
 
 
 def folders_under(folder: Path) -> Iterator[Path]:
-    """A folder and all below, but for those that cannot be read; links are not followed further."""
+    """Yield a folder and all below it that can be read; links are not followed further."""
     for place, inside, _ in os.walk(folder):
         here = Path(place)
         yield here

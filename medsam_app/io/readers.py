@@ -28,7 +28,7 @@ from medsam_app.io.nifti_header import open_nifti, read_nifti_header
 
 
 def _path(data: Any) -> Path:
-    """The one path in what MONAI hands to a reader."""
+    """Return the single path that MONAI passes to a reader."""
     return Path(data[0] if isinstance(data, (tuple, list)) else data)
 
 
@@ -91,7 +91,7 @@ class NiftiReader(NibabelReader):
 
 
 def _scaled(array: NDArray, slope: float, inter: float) -> NDArray:
-    """Values times slope plus inter as float32; integers without scaling stay as they are.
+    """Return values times slope plus inter as float32; integers without scaling are unchanged.
 
     Works slice by slice, so that no float64 copy of the whole is made.
     """

@@ -1,4 +1,4 @@
-"""A volume: an array in the file's own order with its grid, and what saving a mask on it needs."""
+"""Volume: an array in the file's own order with its grid, and its source for saving masks."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 @dataclass(frozen=True)
 class Found:
-    """A volume that is to be segmented.
+    """Volume of a folder.
 
     Attributes:
         case: its path within the folder without the ending, with '/': what its outputs are named after.
@@ -73,7 +73,7 @@ def find_volumes(folder: Path, *, leave_out: Sequence[Path] = ()) -> list[Found]
 
 
 def _walk(folder: Path, hidden: set[Path], *, slices: bool = True) -> Iterator[tuple[Path, str]]:
-    """Files that are volumes and folders that hold slices; what may not be read, with why."""
+    """Yield volume files and folders with slices; unreadable ones with the reason."""
     files: list[Path] = []
     folders: list[Path] = []
     try:
@@ -138,7 +138,7 @@ def _volumes(path: Path, root: Path, problem: str) -> list[Found]:
 
 
 def _names(series: Sequence[SeriesInfo]) -> list[str]:
-    """A name for each series by what it is described as; by the end of its UID where that is not enough."""
+    """Return a name per series by its description, or by the end of its UID if that is ambiguous."""
     plain = [re.sub(r"[^\w+-]+", "_", info.description).strip("_")[:60] or "series" for info in series]
     count = Counter(name.lower() for name in plain)
     return [

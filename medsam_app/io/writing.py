@@ -242,7 +242,7 @@ def _read_itk(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
 
 
 def prove(path: Path, labels: NDArray, grid: Grid, found: NDArray, affine: NDArray[np.float64]) -> None:
-    """Hold what was read back against what was to be saved; `SaveError` when it is not the same."""
+    """Compare the file read back with the mask; raise `SaveError` if they differ."""
     difference = grid.difference(Grid(found.shape, affine))
     if difference:
         raise SaveError(

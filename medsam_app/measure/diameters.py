@@ -101,7 +101,7 @@ def sides(inside: NDArray[np.bool_]) -> NDArray[np.float64]:
 def _slices(
     mask: NDArray[np.bool_], axis: int, to_mm: NDArray[np.float64]
 ) -> Iterator[tuple[float, int, NDArray[np.bool_]]]:
-    """Slices that hold anything, with what their diameter cannot exceed (mm); the largest first."""
+    """Yield non-empty slices with an upper bound of their diameter (mm), largest first."""
     stack = np.moveaxis(mask, axis, 0)
     bounds = []
     for number, inside in enumerate(stack):

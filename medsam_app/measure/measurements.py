@@ -111,7 +111,7 @@ def _areas(patch: Patch, grid: Grid, plane: str) -> Areas:
 
 
 def object_table(rows: Iterable[tuple[int, str, Measurement]], *, unit: str = "") -> str:
-    """A CSV table with the columns of `COLUMNS`; what an empty mask has not is left empty.
+    """Return a CSV table with the columns of `COLUMNS`; missing values are left empty.
 
     Args:
         rows: label value, name and measurement of each object.

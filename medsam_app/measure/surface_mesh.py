@@ -84,7 +84,7 @@ def surface_of(patch: Patch, grid: Grid, *, most: int = MOST_TRIANGLES) -> Surfa
 
 
 def _coarse_side(mask: NDArray[np.bool_], spacing: NDArray[np.float64], most: int) -> float:
-    """The side in mm of the finest voxels that make few enough triangles; 0 for those of the mask.
+    """Return the side in mm of the finest voxels with few enough triangles; 0 for the mask's own.
 
     A face between inside and outside makes up to two triangles. Across, a face shrinks with the grid's
     coarseness along both of its sides.

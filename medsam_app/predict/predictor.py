@@ -122,7 +122,7 @@ class VolumePredictor:
 
     @property
     def learned(self) -> dict[int, str]:
-        """Names of the label values that the adapter in use has learned; empty where there is none."""
+        """Names of the label values that the adapter in use has learned; empty without an adapter."""
         adapter = adapter_in_use(cast(nn.Module, self.model))
         if adapter is None:
             return {}
@@ -134,7 +134,7 @@ class VolumePredictor:
         return self._engine
 
     def set_volume(self, volume: Volume) -> None:
-        """Choose the volume; what was remembered of the one before is forgotten."""
+        """Set the volume; cached results of the previous one are dropped."""
         with self._lock:
             if isinstance(self.model, Sam3D):
                 self._engine = WindowEngine(self.model, volume, self.cache, self.framing)
@@ -237,7 +237,7 @@ class VolumePredictor:
         return None if kept is None else kept.state()
 
     def variants(self, prompts: Sequence[AnyPrompt], *, label: int | None = None) -> tuple[torch.Tensor, Roi]:
-        """Other masks that the model might have made of the prompts, to see where it is in doubt.
+        """Return variants of the decode, to measure the model's uncertainty.
 
         Args:
             prompts, label: as for `predict_prompts`.
@@ -307,7 +307,7 @@ class VolumePredictor:
 
 
 def _state_bytes(model: AnyModel) -> int:
-    """Memory for what prefixes gave: logits of a window in float32 are nearly all of it."""
+    """Memory limit for cached prefixes; nearly all of it is float32 logits of windows."""
     if isinstance(model, Sam3D):
         return min(STATE_BYTES, STATES * 4 * math.prod(model.roi_shape))
     return STATE_BYTES

@@ -1,4 +1,4 @@
-"""The recipe of a training run: one small JSON file. Nothing here imports torch."""
+"""Recipe of a pretraining run: one small JSON file; free of torch."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Recipe(RunSettings):
         return self
 
     def text(self) -> str:
-        """JSON of what was requested; defaults that were left alone are left out."""
+        """Return the JSON of the settings that differ from their defaults."""
         return self.model_dump_json(exclude_unset=True, indent=2) + "\n"
 
 

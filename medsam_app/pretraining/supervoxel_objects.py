@@ -92,7 +92,7 @@ def _region(
 
 
 def _cut(region: NDArray[np.bool_], valid: NDArray[np.bool_]) -> float:
-    """Share of a region's outline that lies at the end of the window or of the volume."""
+    """Return the share of a region's outline at the border of the window or the volume."""
     outline = region & ~ndimage.binary_erosion(region)
     return float((outline & ~ndimage.binary_erosion(valid)).sum() / max(1, outline.sum()))
 

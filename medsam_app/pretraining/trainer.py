@@ -37,7 +37,7 @@ log = logging.getLogger("medsam_app.pretraining.trainer")
 
 
 def start_from(model: Sam3D, file: Path) -> list[str]:
-    """Take over the weights of a file wherever name and shape agree; names of those that stay fresh.
+    """Load the weights of a file where name and shape agree; return the names of fresh ones.
 
     Raises:
         ModelError: the file cannot be read, or holds nothing that fits.
@@ -102,7 +102,7 @@ class PretrainTrainer(Trainer[Recipe]):
             )
 
     def _optimizers(self, parameters: Sequence[nn.Parameter]) -> list[torch.optim.Optimizer]:
-        """AdamW for everything, or for what Muon does not take; `only` may leave either without any."""
+        """Return AdamW for all parameters, or AdamW and Muon; `only` may leave either out."""
         rate, decay = self.settings.learning_rate, self.settings.weight_decay
         taken = matrices(self.model) if self.settings.optimizer == "muon" else []
         known = {id(parameter) for parameter in taken}
@@ -121,7 +121,7 @@ class PretrainTrainer(Trainer[Recipe]):
         return model
 
     def train_step(self) -> dict[str, Any]:
-        """One update; the same (seed, step, rank) gives the same examples."""
+        """Make one update; the same (seed, step, rank) gives the same examples."""
         shared = np.random.default_rng((self.settings.seed, self.step))
         side, batch = self.settings.windows[int(shared.integers(len(self.settings.windows)))]
         rounds = int(shared.integers(self.settings.rounds[0], self.settings.rounds[1] + 1))

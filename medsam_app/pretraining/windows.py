@@ -39,7 +39,7 @@ MOST_DRAWS = 1000
 
 @dataclass
 class Window:
-    """One training example: image and target (n, n, n), and which voxels lie inside the volume."""
+    """Training example: image, target and validity, each (n, n, n)."""
 
     image: Tensor
     valid: Tensor
@@ -64,7 +64,7 @@ class LabelledCase:
 
 @dataclass
 class LabelledObject:
-    """One label of a case and the box of the file's voxels that it lies in."""
+    """One label of a case and its bounding box in voxels of the file."""
 
     case: LabelledCase
     value: int
@@ -164,7 +164,7 @@ class RealWindows:
 
 
 class PseudoWindows:
-    """Windows of real cases around something that has an outline, whatever it is."""
+    """Windows of real cases around regions with a visible outline."""
 
     def __init__(self, cases: list[LabelledCase]) -> None:
         self.by_dataset: dict[str, list[LabelledCase]] = defaultdict(list)
@@ -304,7 +304,7 @@ class Mixture:
         return RealWindows(self._cases) if name == "real" else PseudoWindows(self._cases)
 
     def draw(self, seed: int, n: int) -> Window:
-        """The window of a seed: the same seed gives the same window on the same kind of device."""
+        """Return the window of a seed, the same on the same kind of device."""
         draws = Draws(seed, self.device)
         at = draws.uniform(0, self.total)
         source = next((source for limit, source in self.sources if at <= limit), self.sources[-1][1])

@@ -60,7 +60,7 @@ class Scribble(_Prompt):
         return tuple(Point(coordinates=tuple(place), positive=self.positive) for place in places.tolist())
 
     def voxels(self, shape: Sequence[int]) -> NDArray[np.intp]:
-        """(N, 3) voxels of a volume that the line goes through."""
+        """Return the (N, 3) voxels of a volume along the line."""
         corners = np.asarray(self.coordinates)
         parts = [corners[:1]]
         for a, b in pairwise(corners):
@@ -184,7 +184,7 @@ class Paint(_Prompt):
 
     @property
     def parts(self) -> list[tuple[Bits, bool]]:
-        """The voxels that are set, and to what."""
+        """Voxels that are set, and their values."""
         return [(bits, value) for bits, value in ((self.inside, True), (self.outside, False)) if bits]
 
 

@@ -146,7 +146,7 @@ class ObjectEditor(ObjectHistory):
             )
 
     def delete_prompt(self, object_id: str, index: int) -> SegmentedObject:
-        """Delete one prompt, whichever it is.
+        """Delete one prompt.
 
         Raises:
             PromptError: there is no prompt of that index.
@@ -164,7 +164,7 @@ class ObjectEditor(ObjectHistory):
             return self._swap(replace(old, prompts=(), times=()), f"clear {old.name}")
 
     def absorb(self, object_id: str, other_id: str, paint: Paint | None) -> SegmentedObject:
-        """Add what was another object's to an object, and delete the other, as one step of the history."""
+        """Add another object's mask to an object and delete the other, as one step of the history."""
         with self._changing(object_id) as (old, _):
             other, prompts, times = self.get(other_id), old.prompts, old.times
             if paint is not None:
@@ -189,7 +189,7 @@ class ObjectEditor(ObjectHistory):
             self._history.push(tuple(objects), change)
 
     def begin_with(self, objects: Sequence[SegmentedObject]) -> None:
-        """As `replace_objects`, but the history begins here: nothing before can be undone to."""
+        """Replace all objects and restart the history here."""
         with self._lock:
             self._take(objects)
             self._history = History(tuple(objects))

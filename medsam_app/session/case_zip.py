@@ -1,4 +1,4 @@
-"""Everything of a case in one .zip: masks, prompts, measurements, and what made them."""
+"""Archive of a case as one .zip: masks, prompts, measurements, and provenance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORMAT = "medsam_app case"
 
 
 def measure_all(session: Session, known: Mapping[str, Measurement] | None = None) -> dict[str, Measurement]:
-    """The measurement of each object that has a mask, by id; those already known are taken over."""
+    """Return the measurements of objects with a mask, by id, reusing known ones."""
     found = dict(known or {})
     for each in session.objects:
         made = session.prediction(each.id) if each.id not in found else None

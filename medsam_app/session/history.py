@@ -32,7 +32,7 @@ class History(Generic[State]):
         return self._states[self._position]
 
     def push(self, state: State, change: str) -> None:
-        """Go to a new state; what had been undone can no longer be redone.
+        """Enter a new state; undone states can no longer be redone.
 
         Args:
             state: immutable.
@@ -54,22 +54,22 @@ class History(Generic[State]):
 
     @property
     def undo_text(self) -> str | None:
-        """The change that `undo` takes back, or None when there is none."""
+        """Change that `undo` would revert, or None."""
         return self._changes[self._position - 1] if self._position else None
 
     @property
     def redo_text(self) -> str | None:
-        """The change that `redo` makes again, or None when there is none."""
+        """Change that `redo` would repeat, or None."""
         return self._changes[self._position] if self._position < len(self._changes) else None
 
     def undo(self) -> bool:
-        """Go one state back; False when there is none."""
+        """Go one state back; return False if there is none."""
         possible = self.undo_text is not None
         self._position -= possible
         return possible
 
     def redo(self) -> bool:
-        """Go one state forward; False when there is none."""
+        """Go one state forward; return False if there is none."""
         possible = self.redo_text is not None
         self._position += possible
         return possible

@@ -33,7 +33,7 @@ _YES, _NO = ("yes", "true", "1", "y", ""), ("no", "false", "0", "n")
 
 @dataclass(frozen=True)
 class Label:
-    """One object that a task knows; as for `SegmentedObject`."""
+    """Object of a label set; fields as for `SegmentedObject`."""
 
     name: str
     label: int

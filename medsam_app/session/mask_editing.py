@@ -52,7 +52,7 @@ def paint(
 def draw_lasso(
     session: Session, object_id: str, points: Sequence[Sequence[float]], *, axis: int, positive: bool = True
 ) -> SegmentedObject:
-    """Fill, or erase, what a lasso goes around; arguments as for `lasso`.
+    """Fill or erase the inside of a lasso; arguments as for `lasso`.
 
     Raises:
         PromptError: it draws nothing.
@@ -132,7 +132,7 @@ def _apply(
 
 
 def merge(session: Session, object_id: str, other_id: str) -> SegmentedObject:
-    """Give an object the mask of another one, which goes; one step of the history.
+    """Add the mask of another object, which is deleted; one step of the history.
 
     Raises:
         PromptError: one of them does not exist or has no mask, or both are the same.
@@ -235,7 +235,7 @@ def _change(
 def _paint(
     session: Session, owner: SegmentedObject, inside: Patch, outside: Patch, what: str
 ) -> Paint | None:
-    """The voxels as a prompt, without those that are locked; None where none is left."""
+    """Return the voxels as a prompt, without locked ones; None if none is left."""
     shape = session.grid.shape
     locks = [prompt for prompt in owner.prompts if isinstance(prompt, Paint) and prompt.locked]
     locked = Layer(locks, shape).locked

@@ -19,12 +19,12 @@ _SLACK = 1e-3
 
 
 def fill_holes(mask: Mask) -> Mask:
-    """The mask with everything that it encloses."""
+    """Return the mask with its holes filled."""
     return ndimage.binary_fill_holes(mask)
 
 
 def smooth(mask: Mask, spacing: Sequence[float], mm: float) -> Mask:
-    """The mask with a smoother outline: what is narrower than about twice `mm` goes, notches are filled.
+    """Return the mask with a smoother outline, without parts narrower than about twice `mm`.
 
     Args:
         mask: what is smoothed.
@@ -36,7 +36,7 @@ def smooth(mask: Mask, spacing: Sequence[float], mm: float) -> Mask:
 
 
 def grow(mask: Mask, spacing: Sequence[float], mm: float) -> Mask:
-    """The mask and all that is at most `mm` away from it; a negative number shrinks it by as much.
+    """Return the mask grown by `mm`; a negative number shrinks it.
 
     Distances are between middles of voxels, so a mask does not grow across slices that are farther apart.
 
@@ -53,7 +53,7 @@ def grow(mask: Mask, spacing: Sequence[float], mm: float) -> Mask:
 
 
 def interpolate(mask: Mask, spacing: Sequence[float], axis: int, keys: Sequence[int] = ()) -> Mask:
-    """The mask with slices between others made from their shapes.
+    """Return the mask with missing slices interpolated from their neighbours.
 
     Of two neighbouring key slices the signed distances to the outlines are averaged, by nearness. Where both
     hold one part each, it is moved on the way from the one's middle to the other's, so that an oblique vessel

@@ -97,11 +97,11 @@ class ObjectHistory:
             return self._history.redo_text
 
     def undo(self) -> bool:
-        """Take back the last change; False when there is none."""
+        """Undo the last change; return False if there is none."""
         return self._move(self._history.undo)
 
     def redo(self) -> bool:
-        """Make the change again that was taken back; False when there is none."""
+        """Redo the change that was undone last; return False if there is none."""
         return self._move(self._history.redo)
 
     def steps(self, object_id: str) -> list[Step]:

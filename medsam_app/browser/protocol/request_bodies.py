@@ -41,7 +41,7 @@ async def read_body(request: Request, most: int) -> bytes:
 
 
 def parse_body(kind: type[Any], body: bytes) -> Any:
-    """A body in JSON as a pydantic model; what is wrong with it becomes a sentence."""
+    """Parse a JSON body as a pydantic model; turn its problems into a sentence."""
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:

@@ -65,7 +65,7 @@ class Exchange:
         return file
 
     def sweep(self) -> None:
-        """Delete what is old."""
+        """Delete old files."""
         oldest = time.time() - KEPT_SECONDS
         for path in self._files():
             if path.stat().st_mtime < oldest:

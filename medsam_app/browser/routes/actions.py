@@ -17,13 +17,13 @@ from medsam_app.session.session import Session
 
 
 class Look(AnyAction):
-    """Nothing: only the state is wanted."""
+    """No change; only the state is requested."""
 
     do: Literal["look"]
 
 
 class AddPrompt(AnyAction):
-    """A click or a box for the selected object; the first one makes an object."""
+    """Add a click or a box to the selected object; the first one creates an object."""
 
     do: Literal["add_prompt"]
     prompt: Prompt

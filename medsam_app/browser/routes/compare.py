@@ -169,7 +169,7 @@ def compared(workspace: Workspace, *, tolerance: float | None, have: set[str]) -
 
 
 def _row(ours: Patch | None, theirs: Patch | None, grid: Grid, tolerance: float) -> dict[str, Any]:
-    """Volumes of two masks, and how they agree where both are there."""
+    """Return the volumes of two masks, and their agreement if both are present."""
     volumes = {
         name: None if part is None else float(part.voxels * grid.voxel_volume_ml)
         for name, part in (("ours_ml", ours), ("theirs_ml", theirs))

@@ -97,7 +97,7 @@ async def case(request: Request, workspace: CallerWorkspace, format: str = "nift
 
 
 def measured(workspace: Workspace, only: str | None = None) -> dict[str, Measurement]:
-    """Measurements of the objects that have a mask, by id; each mask is measured once.
+    """Return the measurements of objects with a mask, by id; each mask is measured once.
 
     Raises:
         PromptError: no volume is open.
@@ -117,7 +117,7 @@ def measured(workspace: Workspace, only: str | None = None) -> dict[str, Measure
 
 
 def unit_of(workspace: Workspace) -> str:
-    """Unit of the intensities, as far as it is known."""
+    """Return the unit of the intensities, if known."""
     opened = workspace.opened
     return "" if opened is None else opened.unit
 

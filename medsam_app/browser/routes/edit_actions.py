@@ -24,7 +24,7 @@ class AnyAction(BaseModel):
 
 
 class Paint(AnyAction):
-    """A stroke of the brush, or of the eraser, on the selected object; the first stroke makes one."""
+    """Paint a stroke of brush or eraser on the selected object; the first stroke creates one."""
 
     do: Literal["paint"]
     points: Line

@@ -63,7 +63,7 @@ class Api:
         return workspace, opened
 
     def open(self, source: Source, sent: dict[str, Any] | None, request: gr.Request) -> dict[str, Any]:
-        """Open a volume, from what was sent where there is something."""
+        """Open a volume, from an uploaded file if there is one."""
         workspace = self.workspace(request)
         if sent is None:
             return _volume_facts(self.service.open(workspace, source))
@@ -81,7 +81,7 @@ class Api:
         return _volume_facts(self.service.open(workspace, source))
 
     def change(self, request: gr.Request, do: Callable[[Session], object]) -> dict[str, Any]:
-        """Change the session when it is this script's turn, or not at all; what there is then."""
+        """Change the session in this script's turn, or not at all; return the resulting objects."""
         workspace, opened = self.opened(request)
         session = opened.session
 
@@ -99,7 +99,7 @@ class Api:
         return self.service.work(workspace, work).result()
 
     def prompt(self, prompt: AnyPrompt, object: str | None, request: gr.Request) -> dict[str, Any]:
-        """Add a prompt to an object, or to the selected one; the first prompt makes one."""
+        """Add a prompt to an object, or to the selected one; the first prompt creates one."""
 
         def add(session: Session) -> None:
             owner = session.get(object) if object else session.selected or session.add_object()
@@ -176,7 +176,7 @@ def add_endpoints(api: Api) -> None:
         return api.mask(request)
 
     def close(request: gr.Request) -> None:
-        """Free what the server keeps for this script."""
+        """Release the server's state for this script."""
         api.service.workspaces.end(api.workspace(request))
 
     for endpoint in (open, list_files, click, box, new_object, undo, state, save_mask, close):

@@ -1,4 +1,4 @@
-"""Files that a page sends: one as it is, or those of a folder in one request.
+"""Uploads: single files, or all files of a folder in one request.
 
 What is sent is bounded, lands under names of our own choosing in the workspace's folder, and is there
 whole or not at all. Disks are slow, so whatever touches one runs in a thread. A folder's request begins
@@ -67,7 +67,7 @@ _LIST = TypeAdapter(list[FileEntry])
 
 
 class Body:
-    """A request's body, taken in parts of known length."""
+    """Reader of a request's body in parts of known length."""
 
     def __init__(self, blocks: AsyncIterator[bytes]) -> None:
         self._blocks = blocks
@@ -91,7 +91,7 @@ class Body:
                 yield piece
 
     async def read(self, length: int) -> bytes:
-        """The next bytes at once."""
+        """Return the next bytes."""
         return b"".join([bytes(piece) async for piece in self.part(length)])
 
 
@@ -127,7 +127,7 @@ async def receive_file(
 
 
 async def receive_folder(workspace: Workspace, name: str, blocks: AsyncIterator[bytes], *, limit: int) -> str:
-    """Store the DICOM files among those of a folder; the key that the folder is opened by.
+    """Store the DICOM files of an uploaded folder; return the key to open it.
 
     Args:
         limit: most bytes of all files together.

@@ -52,7 +52,7 @@ def frame(number: int, service: CurrentService, workspace: CallerWorkspace) -> S
 
 
 def _surface(workspace: Workspace, owner: str) -> tuple[str, Surface]:
-    """The key of an object's mask, and its surface, which is made once."""
+    """Return the key of an object's mask, and its surface, computed once."""
     with workspace.lock:
         opened = workspace.require_open()
         grid, masks = opened.volume.grid, opened.masks(workspace.show)

@@ -27,7 +27,7 @@ router = APIRouter()
 
 
 class Folder(BaseModel):
-    """A folder within those that the server shows."""
+    """Folder within the served folders."""
 
     model_config = ConfigDict(extra="forbid")
     root: int

@@ -1,4 +1,4 @@
-"""Names and passwords: where they come from, and how guessing is made slow."""
+"""Accounts: sources of names and passwords, and protection against guessing."""
 
 from __future__ import annotations
 

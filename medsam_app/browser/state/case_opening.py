@@ -75,7 +75,7 @@ def open_case(
 
 
 def _propose(service: Service, workspace: Workspace, work: CaseWork, session: Session) -> None:
-    """Let a new case begin with what an adapter finds that has learned labels."""
+    """Start a new case with the objects found by an adapter that has learned labels."""
     assert session.predictor is not None
     if not session.predictor.learned:
         return

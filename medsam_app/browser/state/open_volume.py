@@ -1,4 +1,4 @@
-"""The volume that is open in a workspace, with all that ends when another one is opened."""
+"""Open volume of a workspace, with everything that ends when another one is opened."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class OpenVolume:
 
     @property
     def unit(self) -> str:
-        """Unit of the intensities, empty if it is not known."""
+        """Unit of the intensities; empty if unknown."""
         return "HU" if self.header and self.header["ct"] else ""
 
     @property

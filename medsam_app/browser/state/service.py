@@ -114,7 +114,7 @@ class Service:
 
     @property
     def model(self) -> AnyModel:
-        """The server's model; waits for it, and raises what loading it raised."""
+        """The server's model once it is loaded; raises what loading raised."""
         return self._model.result()
 
     def model_for(self, worklist: Worklist) -> AnyModel:
@@ -150,14 +150,14 @@ class Service:
         return self.labels if workspace.labels is None else workspace.labels
 
     def sample(self) -> Volume:
-        """The bundled sample, made once."""
+        """Return the bundled sample, computed once."""
         with self._shared_lock:
             if "sample" not in self._shared:
                 self._shared["sample"] = torso_phantom()[0]
             return self._shared["sample"]
 
     def open(self, workspace: Workspace, source: Source) -> dict[str, Any]:
-        """Open a volume in a workspace; what it held before is gone.
+        """Open a volume in a workspace, replacing the previous one.
 
         Raises:
             VolumeError: it cannot be used, or (SeriesChoice) one of several must be chosen.
@@ -219,7 +219,7 @@ class Service:
         return self.worker.submit(job_then_evict, workspace.token)
 
     def _read(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
-        """The volume and its name; what its source was found to have is kept in `workspace.parts`."""
+        """Read a volume and its name; the parts of its source are kept in `workspace.parts`."""
         if workspace.parts.place != source.place:
             workspace.parts = SourceParts(source.place)
         choices = workspace.parts.choices
@@ -238,7 +238,7 @@ class Service:
     def read_part(
         self, workspace: Workspace, source: Source, chosen: Mapping[str, Any]
     ) -> tuple[Volume, Source]:
-        """A volume, where choices are answered with what was chosen before, and its source with them.
+        """Read a volume with the previous choices of series and frame; return it with its source.
 
         Raises:
             VolumeError: as `read`.

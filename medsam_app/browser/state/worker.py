@@ -67,11 +67,11 @@ class ModelWorker:
         return future
 
     def run(self, job: Callable[[], Result], owner: str = "") -> Result:
-        """Queue a job and wait for what it returns or raises."""
+        """Queue a job; return its result or raise its error."""
         return self.submit(job, owner).result()
 
     def close(self) -> None:
-        """Stop after the job that runs; what waits is dropped."""
+        """Stop after the running job; drop waiting jobs."""
         with self._changed:
             self._closed = True
             dropped = [future for own in self._turns.values() for future, _ in own]

@@ -18,7 +18,7 @@ ENDED = "This session has ended; reload the page to begin a new one."
 
 
 class WorkspaceFiles:
-    """A temporary folder that is made when it is first needed, and the uploads in it by key.
+    """Temporary folder, created on first use, with uploads by key.
 
     Attributes:
         uploads: path and original name of each upload.

@@ -127,7 +127,7 @@ class Workspace:
         return 0 if opened is None else opened.session.nbytes
 
     def forget(self) -> None:
-        """Free what takes only time to compute again."""
+        """Release cached results, which only cost time to recompute."""
         opened = self.opened
         if opened is not None and opened.session.predictor is not None:
             opened.session.predictor.forget()

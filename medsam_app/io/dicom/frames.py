@@ -1,4 +1,4 @@
-"""Frames of a multi-frame DICOM file (enhanced CT, MR, PET and others) as slices that say where they lie.
+"""Frames of multi-frame DICOM files (enhanced CT, MR, PET and others) as slices with positions.
 
 SimpleITK (GDCM) reads such a file as one block: the frames in the file's order, evenly spaced as the first
 ones are, values scaled as those of the first. A file may hold them in any order, at several times, askew

@@ -204,7 +204,7 @@ def _lacks(name: str, what: str) -> SaveError:
 
 
 def _header(data: Dataset) -> Dataset:
-    """Patient, study and equipment; what breaks the rules of DICOM is left out."""
+    """Return patient, study and equipment; values that violate DICOM are left out."""
     made = Dataset()
     taken = {tag_for_keyword(name) for name in _TAKEN}
     for tag in list(data.keys()):

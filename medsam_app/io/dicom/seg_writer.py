@@ -1,4 +1,4 @@
-"""Saving a label map as a DICOM segmentation (SEG) on the series it was made on, with proof.
+"""Writer of DICOM segmentations (SEG) that refer to their source series.
 
 highdicom makes the object. The file is written in a hidden folder next to its target, read back with
 another library, compared voxel by voxel and frame by frame with the label map, the grid and the slices of
@@ -158,7 +158,7 @@ def _made(
     algorithm: tuple[str, str],
     automatic: bool,
 ) -> Any:
-    """The segmentation as a highdicom object, the same whenever it is made."""
+    """Return the segmentation as a highdicom object, independent of time."""
     import highdicom
 
     digest = hashlib.sha256()

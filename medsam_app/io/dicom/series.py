@@ -79,14 +79,14 @@ class SeriesInfo:
 
 
 def _readable(text: str) -> str:
-    """Text of a tag; SimpleITK gives bytes that are not UTF-8 as they are, which are read as Latin 1."""
+    """Return the text of a tag; bytes that are not UTF-8 are read as Latin 1."""
     return text if is_text(text) else text.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
 def scan(
     name: str, folder: Path, files: Iterable[Path] | None = None
 ) -> tuple[dict[str, list[Slice]], tuple[str, ...]]:
-    """Slices of every image series under a folder, by series UID, and notes on what was passed over.
+    """Return the slices of every image series under a folder, by UID, and notes on skipped files.
 
     Args:
         name: of the folder or zip, for messages.

@@ -197,7 +197,7 @@ def pick_frame(name: str, stack: Stack, wanted: int | None) -> int:
 
 
 def result_type(slices: list[Slice]) -> np.dtype:
-    """Type that holds every slice: the files' integer type, or float32 where rescaling makes fractions."""
+    """Return a type for all slices: the files' integer type, or float32 if rescaling gives fractions."""
     found = {item.pixel for item in slices}
     types = {sitk.sitkUInt8: "u1", sitk.sitkInt8: "i1", sitk.sitkUInt16: "u2", sitk.sitkInt16: "i2",
              sitk.sitkUInt32: "u4", sitk.sitkInt32: "i4"}  # fmt: skip

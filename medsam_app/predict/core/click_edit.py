@@ -25,7 +25,7 @@ TOUCH = 2.0
 
 
 def keep_to_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, *clicks: Point) -> torch.Tensor:
-    """Logits whose mask changes only by what a click asked for.
+    """Return logits whose mask changes only by the part that a click concerns.
 
     A positive click adds, a negative one removes, and only the connected part that the click is in. Where
     both masks agree their logits are averaged, so that outlines settle.

@@ -81,7 +81,7 @@ def _reached(roi: Roi, point: Point) -> bool:
 
 
 class _Click:
-    """A click and all that is needed time and again to honour it on a window."""
+    """Click with the precomputed values to satisfy it on a window."""
 
     def __init__(self, point: Point, image: torch.Tensor, roi: Roi, shape: Sequence[int]) -> None:
         self.sign = 1.0 if point.positive else -1.0
@@ -97,7 +97,7 @@ class _Click:
 
     @cached_property
     def bump(self) -> tuple[tuple[slice, ...], torch.Tensor, float]:
-        """The part of the window that a repair is for, its weights there, and what they give at the click."""
+        """Repaired part of the window, its weights, and their value at the click."""
         part, weights = _bump(self._image, self._roi.to_roi(self._voxel))
         whole = torch.zeros_like(self._image)
         whole[part] = weights
@@ -197,7 +197,7 @@ def keep_to_boxes(logits: torch.Tensor, roi: Roi, prompts: Sequence[Asked]) -> t
 
 
 def settle(patch: Patch, prompts: Sequence[Told], shape: Sequence[int]) -> tuple[Patch, tuple[int, ...]]:
-    """Last word on the file's grid: clip to boxes, set clicked voxels, and say what is not honoured.
+    """Enforce prompts on the volume's grid: clip to boxes, set clicked voxels, report unmet ones.
 
     Returns:
         The mask in its bounding box, and the indices of the prompts that it does not honour.

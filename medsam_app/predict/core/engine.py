@@ -48,7 +48,7 @@ class Engine(Protocol):
     def refined(
         self, state: State, prompts: Prompts, progress: Progress | None, label: int | None = None
     ) -> tuple[Patch, tuple[int, ...]]:
-        """A state's mask with a finer outline where there is one, and indices of unmet prompts."""
+        """Return a state's mask, with a finer outline if there is one, and indices of unmet prompts."""
 
 
 def settled_state(
@@ -62,7 +62,7 @@ def settled_state(
     *,
     detailed: bool,
 ) -> State:
-    """The state of a mask on the file's grid, once clicks and boxes have had the last word on it."""
+    """Return the state of a mask on the volume's grid after enforcing clicks and boxes."""
     patch, unmet = constraints.settle(patch, prompts, grid.shape)
     old = Patch.empty() if before is None else before.patch
     return State(roi, logits, detailed, patch, score, unmet, old.difference(patch))

@@ -1,4 +1,4 @@
-"""A cache that forgets what was used longest ago once it holds too many bytes."""
+"""Cache with a limit in bytes that evicts the least recently used entries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medsam_app.errors import SettingsError
 
 
 class Sized(Protocol):
-    """Anything that says how much memory it holds."""
+    """Object that reports its memory."""
 
     @property
     def nbytes(self) -> int:
@@ -67,7 +67,7 @@ class BytesCache(Generic[Value]):
                 self._held -= self._values.popitem(last=False)[1].nbytes
 
     def get_or_make(self, key: Hashable, make: Callable[[], Value]) -> tuple[Value, bool]:
-        """The value of a key, made if it is not there, and whether it was made.
+        """Return the value of a key, computed if missing, and whether it was computed.
 
         Two threads that miss the same key at once both make it: the lock is not held meanwhile.
         """
@@ -79,7 +79,7 @@ class BytesCache(Generic[Value]):
         return value, True
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all entries."""
         with self._lock:
             self._values.clear()
             self._held = 0

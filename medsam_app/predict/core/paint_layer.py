@@ -95,7 +95,7 @@ class Layer:
 
 
 def asked_of_model(prompts: Sequence[AnyPrompt], shape: Sequence[int]) -> tuple[Told, ...]:
-    """The prompts that a model is asked about.
+    """Return the prompts for the model.
 
     Where nothing but paint says where the object is, the painted voxels are a mask that is given.
     """

@@ -58,7 +58,7 @@ class MaskPrediction:
         return self.patch.mask.nbytes + self.logits.numel() * self.logits.element_size()
 
     def probability(self) -> NDArray[np.uint8]:
-        """(i, j, k) how likely each voxel is to be inside, 255 for surely; a new array each time.
+        """Return the probability of each voxel as (i, j, k) uint8, 255 for certain; a new array.
 
         It is the sigmoid of the window's logits, and 0 outside the window. Within the mask it is at least 128
         and outside at most 127: where clicks or finer outlines say otherwise than the logits, it is just on

@@ -78,7 +78,7 @@ class SlicePrompts:
             self._limit(hull, stack)
 
     def _limit(self, boxes: list[NDArray[np.float64]], stack: SliceStack) -> None:
-        """Return the slice range of 3D boxes, extended to positive clicks outside them."""
+        """Limit the slices to those of 3D boxes, extended to positive clicks outside them."""
         positive = [(n, *at) for n, clicks in self._clicks.items() for at, inside in clicks if inside]
         inside = np.reshape(positive, (-1, 3))
         low, high = np.min(boxes, axis=(0, 1)), np.max(boxes, axis=(0, 1))

@@ -111,7 +111,7 @@ class SliceEngine:
     def refined(
         self, state: State, prompts: Prompts, progress: Progress | None, label: int | None = None
     ) -> tuple[Patch, tuple[int, ...]]:
-        """The mask of a state as it is: slices are seen at the volume's own resolution."""
+        """Return the mask of a state unchanged, since slices have the volume's own resolution."""
         return state.patch, state.unmet
 
     def _from_mask(self, before: State | None, prompts: Prompts, mask: MaskPrompt) -> State:
@@ -125,7 +125,7 @@ class SliceEngine:
         return settled_state(before, prompts, grid, roi, values, patch, 1.0, detailed=True)
 
     def embed(self, stack: SliceStack, index: int, window: tuple[float, float]) -> Any:
-        """The embedding of a slice, from the cache where it is there."""
+        """Return the embedding of a slice, from the cache if possible."""
         key = (*cache_key(self.model), self.volume.fingerprint, "slice", stack.axis, index, window)
         image = stack.from_file(self.volume.array)[index]
         pixel = float(stack.spacing[1]), float(stack.spacing[2])

@@ -15,7 +15,7 @@ from medsam_app.predict.slicewise.encoded_prompts import Click
 
 @dataclass(frozen=True, kw_only=True)
 class Propagation:
-    """Settings of how a mask goes from slice to slice.
+    """Settings of the propagation from slice to slice.
 
     Attributes:
         room: room around a mask in the box that the next slice is given, as a fraction of its size on each
@@ -136,7 +136,7 @@ def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def left_by(clicks: Sequence[Click], mask: NDArray[np.bool_]) -> NDArray[np.float64] | None:
-    """(2,) row and column deep inside what negative clicks leave of a mask; None where they leave little.
+    """Return row and column (2,) deep inside a mask without its negative clicks; None if little is left.
 
     A negative click means at least the largest disc around it within the mask. If what remains is less
     than half as thick, the click means all of the mask.

@@ -88,7 +88,7 @@ class SliceStack:
         return torch.from_numpy(np.ascontiguousarray(moved)), roi
 
     def from_roi(self, values: torch.Tensor, roi: Roi) -> tuple[Index, NDArray]:
-        """Inverse of `to_roi`, for a window from it, along whichever axis that was."""
+        """Return the inverse of `to_roi` for a window from it, along any axis."""
         part = np.flip(values.numpy()).transpose(self.order)
         first = np.asarray(self.grid.ras.shape) - np.round(roi.origin).astype(int) - roi.shape
         a, b, c = (int(first[axis]) for axis in self.order)
@@ -108,7 +108,7 @@ class SliceLogits:
 
     @classmethod
     def of(cls, size: tuple[int, int], start: Index, values: NDArray[np.float32]) -> SliceLogits:
-        """Those of a part (slices, rows, columns) of the pile."""
+        """Return the logits of a part (slices, rows, columns) of the stack."""
         found = cls(size)
         for n, part in enumerate(values):
             if (part > 0).any():
@@ -129,7 +129,7 @@ class SliceLogits:
         return out
 
     def __setitem__(self, index: int, logits: NDArray[np.float32]) -> None:
-        """Keep a slice's (rows, columns) logits around its mask; without a mask, nothing."""
+        """Store a slice's (rows, columns) logits around its mask, if it has one."""
         self.drop(index)
         rows, columns = np.nonzero((logits > 0).any(axis=1))[0], np.nonzero((logits > 0).any(axis=0))[0]
         if len(rows):

@@ -148,7 +148,7 @@ class Walk:
         )
 
     def _next(self, index: int, before: Seen) -> Seen:
-        """The slice next to one whose mask is known: of its mask, the parts that go on from there."""
+        """Decode the neighbour of a slice; keep the parts of its mask connected to the known mask."""
         clicks = [*self.asked.clicks(index), (deepest(before.mask), True)]
         seen = self._look(index, box_around(before.mask, self.settings), clicks, before.low_res)
         astray = seen.mask & ~parts_that_touch(seen.mask, before.mask)

@@ -1,4 +1,4 @@
-"""3D models: a mask is seen in one window, chosen from the prompts and from the mask that they give."""
+"""Engine of 3D models: one window, chosen from the prompts and their mask."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ class WindowEngine:
         return constraints.honour_points(logits, look, roi, points, self.volume.grid.shape)
 
     def _embed(self, roi: Roi) -> Embedding:
-        """The embedding of a window, from the cache where it is there."""
+        """Return the embedding of a window, from the cache if possible."""
         key = (*cache_key(self.model), self.volume.fingerprint, roi)
         embedding, made = self.cache.get_or_make(key, lambda: self._encode(roi))
         self.encoded += made
@@ -250,7 +250,7 @@ def _detailed(before: State | None) -> bool:
 
 
 def _keep_detail(before: State, roi: Roi, seen: Patch) -> Patch:
-    """The new mask, with the finer one of before where a prompt changed nothing that the window shows.
+    """Return the new mask, with the finer earlier one where the prompt changed nothing.
 
     Args:
         before: the state before the prompt.

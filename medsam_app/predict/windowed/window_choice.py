@@ -118,7 +118,7 @@ def better_roi(
     grid: Grid,
     framing: Framing,
 ) -> Roi | None:
-    """A window that suits the mask better than the one it was made in, or None.
+    """Return a window that fits the mask better than its own, or None.
 
     Args:
         roi: the window.
