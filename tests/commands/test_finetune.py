@@ -50,7 +50,12 @@ def test_a_run_leaves_an_adapter_a_page_and_scores(
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps({"rotate": 0, "steps": 99, "validate_steps": 1}))
     options = ["--steps", 2, "--settings", settings, "--baseline", "unet", *SMALL]
+    drafts = [tmp_path / "balls.run" / name / ".saving-state.safetensors-12345678" for name in (".", "unet")]
+    for draft in drafts:  # of a run that was killed while it saved its state
+        draft.mkdir(parents=True)
+        (draft / "state.safetensors").touch()
     assert run("finetune", data, "-o", tmp_path / "balls", *options) == 0
+    assert not any(draft.exists() for draft in drafts)
     told = capsys.readouterr().out
     assert "Done after 2 steps" in told
     for method in ("sam3d_tiny + balls", "sam3d_tiny + balls, no prompt", "unet"):
