@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsam_app.batch.prompts import Asked
+from medsam_app.batch.prompts import CasePrompts
 from medsam_app.batch.record import CaseRecord
 from medsam_app.batch.settings import OutputFormat
 from medsam_app.errors import SaveError
 from medsam_app.io.formats import mask_suffix_for
-from medsam_app.io.volume_folder import Found
+from medsam_app.io.volume_folder import FoundVolume
 
 #: Cases that one process reads, segments and writes at the same time; the model processes one of them.
 SIDE_BY_SIDE = 2
@@ -31,8 +31,8 @@ class Job:
         settings: hash of what decides the mask. key: of the files that are read.
     """
 
-    found: Found
-    asked: Asked
+    found: FoundVolume
+    asked: CasePrompts
     outputs: Path
     ending: str
     settings: str

@@ -30,7 +30,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass
-class Made:
+class CaseResult:
     """Label map of a case with its objects, before it is written.
 
     Attributes:
@@ -53,7 +53,7 @@ class Made:
         return {each.label: each.name for each in self.objects}
 
 
-def write_masks(job: Job, volume: Volume, made: Made, settings: BatchSettings) -> list[Path]:
+def write_masks(job: Job, volume: Volume, made: CaseResult, settings: BatchSettings) -> list[Path]:
     """Write what was made; each file is whole or not there.
 
     Raises:
@@ -72,7 +72,7 @@ def write_masks(job: Job, volume: Volume, made: Made, settings: BatchSettings) -
         return written
 
 
-def write_picture(job: Job, volume: Volume, made: Made, out: Path) -> Path:
+def write_picture(job: Job, volume: Volume, made: CaseResult, out: Path) -> Path:
     """Write the thumbnail of a case within the output folder.
 
     Raises:
@@ -103,7 +103,7 @@ def _told(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _save_own(job: Job, volume: Volume, made: Made, each: ObjectRecord) -> Path:
+def _save_own(job: Job, volume: Volume, made: CaseResult, each: ObjectRecord) -> Path:
     """Write the mask of one object to its own file."""
     own = made.masks[each.label].mask if each.label in made.masks else made.labels == each.label
     path = job.outputs / f"{each.label}_{plain_name(each.name)}{job.ending}"
@@ -111,7 +111,7 @@ def _save_own(job: Job, volume: Volume, made: Made, each: ObjectRecord) -> Path:
     return save_labels(own, volume, path, names={1: each.name}, colours=colour)
 
 
-def _save_chance(job: Job, volume: Volume, made: Made, each: ObjectRecord) -> Path:
+def _save_chance(job: Job, volume: Volume, made: CaseResult, each: ObjectRecord) -> Path:
     """The probability of one object as a NIfTI file."""
     name = f"{each.label}_{plain_name(each.name)}_probability.nii.gz"
     beside = job.outputs.with_name(f"{job.case.rsplit('/', 1)[-1]}_{name}")

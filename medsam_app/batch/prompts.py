@@ -17,7 +17,7 @@ from medsam_app.io.csv_columns import read_table
 from medsam_app.io.formats import SUFFIXES, stem
 from medsam_app.io.loading import load_mask
 from medsam_app.io.volume import Volume
-from medsam_app.io.volume_folder import Found
+from medsam_app.io.volume_folder import FoundVolume
 from medsam_app.prompts.simulated_clicks import click_inside, jittered_box
 from medsam_app.prompts.types import Box, Coordinates, Point
 from medsam_app.session.objects import AnyPrompt
@@ -51,7 +51,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Asked:
+class CasePrompts:
     """Prompts for one volume. If all fields are empty, segment the labels the adapter learned.
 
     Attributes:
@@ -70,7 +70,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ObjectRequest:
     """An object of a volume: its label value, its name or '', and its prompts in voxel indices."""
 
     label: int
@@ -92,44 +92,44 @@ class Prompts:
     folder: Path
     settings: BatchSettings
 
-    def of(self, volumes: Sequence[Found]) -> list[Asked]:
+    def of(self, volumes: Sequence[FoundVolume]) -> list[CasePrompts]:
         """Return the prompts of each volume, in the order of the volumes."""
         settings = self.settings
         if settings.automatic:
-            return [Asked()] * len(volumes)
+            return [CasePrompts()] * len(volumes)
         if settings.masks is not None:
             return [self._mask(each, settings.masks) for each in volumes]
         if settings.prompts is not None and settings.prompts.is_file():
             rows = _rows_of(settings.prompts, volumes, self.folder)
             return [
-                Asked(rows=tuple(rows[each.case]))
+                CasePrompts(rows=tuple(rows[each.case]))
                 if each.case in rows
-                else Asked(missing=f"{settings.prompts.name} has no row for it")
+                else CasePrompts(missing=f"{settings.prompts.name} has no row for it")
                 for each in volumes
             ]
         return [self._prompt_file(each) for each in volumes]
 
-    def _prompt_file(self, volume: Found) -> Asked:
+    def _prompt_file(self, volume: FoundVolume) -> CasePrompts:
         root = self.settings.prompts or self.folder
         # A folder of slices that is the whole input has its prompts in it.
         path = root / f"{volume.case}{SUFFIX}"
-        return Asked(prompt_file=path) if path.is_file() else Asked(missing=f"there is no {path}")
+        return CasePrompts(prompt_file=path) if path.is_file() else CasePrompts(missing=f"there is no {path}")
 
-    def _mask(self, volume: Found, root: Path) -> Asked:
+    def _mask(self, volume: FoundVolume, root: Path) -> CasePrompts:
         for suffix in SUFFIXES:
             path = root / f"{volume.case}{suffix}"
             if path.is_file():
-                return Asked(mask=path)
-        return Asked(missing=f"there is no mask {root / volume.case}.nii.gz, nor one of another format")
+                return CasePrompts(mask=path)
+        return CasePrompts(missing=f"there is no mask {root / volume.case}.nii.gz, nor one of another format")
 
 
-def objects_of_rows(rows: Sequence[Row], grid: Grid) -> list[Wanted]:
+def objects_of_rows(rows: Sequence[Row], grid: Grid) -> list[ObjectRequest]:
     """The objects of a table's rows, each with its boxes first, then its points, in the table's order."""
     by_label: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         by_label[row.label].append(row)
     return [
-        Wanted(
+        ObjectRequest(
             label,
             next((row.name for row in own if row.name), ""),
             [_prompt(row, grid) for row in sorted(own, key=lambda row: row.corner is None)],
@@ -138,7 +138,7 @@ def objects_of_rows(rows: Sequence[Row], grid: Grid) -> list[Wanted]:
     ]
 
 
-def objects_of_mask(path: Path, volume: Volume, settings: BatchSettings, case: str) -> list[Wanted]:
+def objects_of_mask(path: Path, volume: Volume, settings: BatchSettings, case: str) -> list[ObjectRequest]:
     """Return an object per label of a coarse mask, with the prompts taken from it.
 
     Raises:
@@ -160,7 +160,7 @@ def objects_of_mask(path: Path, volume: Volume, settings: BatchSettings, case: s
         if settings.from_masks in ("point", "both"):
             i, j, k = click_inside(inside, spacing=volume.spacing, rng=rng if settings.jitter else None)
             prompts.append(Point(coordinates=(i, j, k)))
-        found.append(Wanted(value, "", prompts))
+        found.append(ObjectRequest(value, "", prompts))
     return found
 
 
@@ -172,7 +172,7 @@ def _prompt(row: Row, grid: Grid) -> AnyPrompt:
     return Point(coordinates=voxel_of(row.place, grid) if row.world else row.place, positive=row.positive)
 
 
-def _rows_of(path: Path, volumes: Sequence[Found], folder: Path) -> dict[str, list[Row]]:
+def _rows_of(path: Path, volumes: Sequence[FoundVolume], folder: Path) -> dict[str, list[Row]]:
     """Return the rows of a table by case.
 
     Raises:
@@ -199,7 +199,7 @@ def _rows_of(path: Path, volumes: Sequence[Found], folder: Path) -> dict[str, li
     return rows
 
 
-def _by_name(volumes: Sequence[Found], folder: Path) -> dict[str, list[str]]:
+def _by_name(volumes: Sequence[FoundVolume], folder: Path) -> dict[str, list[str]]:
     """Return cases by their possible names: path with or without ending, or file name alone."""
     named: dict[str, list[str]] = defaultdict(list)
     for each in volumes:

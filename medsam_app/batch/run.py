@@ -36,7 +36,7 @@ ENGINES = ("local", "ray")
 _PATHS = ("weights", "adapter", "net", "prompts", "masks")
 
 
-class Engine(Protocol):
+class CaseEngine(Protocol):
     """Engine that runs cases and yields their records in order of completion."""
 
     def run(self, jobs: Iterable[Job]) -> Iterator[CaseRecord]:
@@ -270,7 +270,7 @@ def _digest(text: str) -> str:
 
 def _engine(
     name: str, settings: BatchSettings, out: Path, device: str, workers: int | None, address: str | None
-) -> Engine:
+) -> CaseEngine:
     if name == "ray":
         from medsam_app.batch.ray_engine import RayEngine
 

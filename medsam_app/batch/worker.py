@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from medsam_app.batch.job import Job, NoRoom
-from medsam_app.batch.output import Made, write_masks, write_picture
-from medsam_app.batch.prompts import Asked, Wanted, objects_of_mask, objects_of_rows
+from medsam_app.batch.output import CaseResult, write_masks, write_picture
+from medsam_app.batch.prompts import CasePrompts, ObjectRequest, objects_of_mask, objects_of_rows
 from medsam_app.batch.record import HIDDEN, CaseRecord, ObjectRecord, OutputRecord
 from medsam_app.batch.settings import BatchSettings
 from medsam_app.errors import MedsamError
@@ -102,7 +102,9 @@ class Worker:
             self.predictor.cache.clear()  # no case has use for another's embeddings
             forget_peak()
             with _timed(seconds, "segment"):
-                made = self._labels(volume) if job.asked == Asked() else self._objects(job, volume, wanted)
+                made = (
+                    self._labels(volume) if job.asked == CasePrompts() else self._objects(job, volume, wanted)
+                )
         finally:
             most = peak_memory() or 0
             self._model.release()
@@ -125,7 +127,7 @@ class Worker:
     def _inside(self, path: Path) -> str:
         return path.relative_to(self.out).as_posix()
 
-    def _read(self, job: Job) -> tuple[Volume, list[Wanted]]:
+    def _read(self, job: Job) -> tuple[Volume, list[ObjectRequest]]:
         """Read the volume, and the objects of a table or a mask.
 
         A prompt file decides which part of the image is meant if the job does not.
@@ -142,7 +144,7 @@ class Worker:
             return volume, objects_of_mask(job.asked.mask, volume, self.settings, job.case)
         return volume, objects_of_rows(job.asked.rows, volume.grid)
 
-    def _labels(self, volume: Volume) -> Made:
+    def _labels(self, volume: Volume) -> CaseResult:
         """Segment the labels that the adapter or network learned, without prompts."""
         settings = self.settings
         if self.net is not None:
@@ -167,9 +169,9 @@ class Worker:
             )
             for value, name in found.names.items()
         ]
-        return Made(found.array, objects, chances=found.probabilities)
+        return CaseResult(found.array, objects, chances=found.probabilities)
 
-    def _objects(self, job: Job, volume: Volume, wanted: list[Wanted]) -> Made:
+    def _objects(self, job: Job, volume: Volume, wanted: list[ObjectRequest]) -> CaseResult:
         """Segment the objects that prompts define."""
         session = Session(volume, self.predictor)
         warnings: list[str] = []
@@ -185,7 +187,7 @@ class Worker:
         if self.settings.refine is not None:
             session.settings = replace(session.settings, refine=self.settings.refine)
         colours = {each.label: each.colour for each in session.objects}
-        made = Made(session.label_map(), [], colours, warnings=warnings)
+        made = CaseResult(session.label_map(), [], colours, warnings=warnings)
         for owner in session.objects:
             found = session.prediction(owner.id)
             made.objects.append(_object_record(owner, found))

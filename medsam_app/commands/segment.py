@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # heavy: imported inside the functions that need them
     from medsam_app.grid.geometry import Grid
     from medsam_app.io.volume import Volume
     from medsam_app.predict.predictor import VolumePredictor
-    from medsam_app.prompts.types import Asked, Box, MaskPrompt, Point
+    from medsam_app.prompts.types import Box, MaskPrompt, ModelPrompt, Point
     from medsam_app.session.session import Session
 
 
@@ -98,7 +98,7 @@ def _follow_prompts(
     asked: Segmentation,
     volume: Volume,
     predictor: VolumePredictor,
-    prompts: Sequence[Asked],
+    prompts: Sequence[ModelPrompt],
 ) -> None:
     """Objects by the prompts of a file or of the options."""
     from medsam_app.session.session import Session

@@ -74,7 +74,7 @@ class CaseInfo:
 
 
 @dataclass
-class Found:
+class CaseScores:
     """Scores of one or several cases.
 
     Attributes:
@@ -135,7 +135,7 @@ def evaluate_case(
     about: CaseInfo | None = None,
     progress: Progress | None = None,
     gallery: Gallery | None = None,
-) -> Found:
+) -> CaseScores:
     """Scores of every object of a case, by every method.
 
     Args:
@@ -149,7 +149,7 @@ def evaluate_case(
     counts = dict(zip(*(each.tolist() for each in np.unique(label_map, return_counts=True)), strict=True))
     wanted = [value for value in counts if value > 0 and plan.wants(value, names.get(value, ""))]
     objects = [value for value in wanted if counts[value] >= MIN_VOXELS]
-    found = Found(small=len(wanted) - len(objects))
+    found = CaseScores(small=len(wanted) - len(objects))
     methods.set_volume(volume)
     if gallery is not None and objects:
         gallery.begin(volume, np.where(np.isin(label_map, objects), label_map, 0))

@@ -19,7 +19,7 @@ from medsam_app.datasets.find import find_cases
 from medsam_app.datasets.gathering import Dataset
 from medsam_app.errors import MedsamError, VolumeError
 from medsam_app.evaluate.cases import Skipped, Taken, check_labels, take_cases
-from medsam_app.evaluate.click_through import CaseInfo, ClickPlan, Found, evaluate_case
+from medsam_app.evaluate.click_through import CaseInfo, CaseScores, ClickPlan, evaluate_case
 from medsam_app.evaluate.comparison import Comparison, compare
 from medsam_app.evaluate.gallery import Gallery
 from medsam_app.evaluate.methods import load_methods
@@ -218,9 +218,9 @@ def _measure(
     progress: Progress | None,
     skip: Callable[[Skipped], None] | None,
     gallery: Gallery | None,
-) -> tuple[Found, list[Skipped]]:
+) -> tuple[CaseScores, list[Skipped]]:
     """Measure all cases; return their scores and the skipped cases."""
-    whole, skipped = Found(), []
+    whole, skipped = CaseScores(), []
 
     def leave_out(case: Skipped) -> None:
         skipped.append(case)

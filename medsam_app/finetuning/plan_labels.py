@@ -17,7 +17,7 @@ _FEW = 5
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedLabels:
     """Labels to learn.
 
     Attributes:
@@ -33,7 +33,7 @@ class Wanted:
 
 def wanted_labels(
     cases: Sequence[CaseFacts], asked: Sequence[str | int] | Mapping[Any, str] | None
-) -> Wanted:
+) -> RequestedLabels:
     """The labels to learn.
 
     Args:
@@ -71,7 +71,7 @@ def wanted_labels(
     few = [f"{name} {counts[value]}" for value, name in values.items() if counts[value] < _FEW]
     if few and len(cases) > 1:
         warnings.append(f"Few cases have these labels: {first_few(few)}; more would teach more.")
-    return Wanted(values, reason, tuple(warnings))
+    return RequestedLabels(values, reason, tuple(warnings))
 
 
 def _name(value: int, cases: Sequence[CaseFacts]) -> str:

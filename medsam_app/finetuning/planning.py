@@ -15,7 +15,7 @@ from medsam_app.datasets.fingerprint import Fingerprint
 from medsam_app.datasets.fingerprint_case import CaseFacts
 from medsam_app.errors import SettingsError
 from medsam_app.finetuning.plan import TAUGHT, Plan, make_plan
-from medsam_app.finetuning.plan_labels import Wanted, wanted_labels
+from medsam_app.finetuning.plan_labels import RequestedLabels, wanted_labels
 from medsam_app.finetuning.plan_windows import choose_clip, choose_spacing, choose_window, measure_objects
 from medsam_app.models.table import model_entry
 
@@ -108,7 +108,7 @@ def _checked(base: str, given: Mapping[str, Any]) -> Plan:
 def _derived(
     found: Fingerprint,
     cases: Sequence[CaseFacts],
-    wanted: Wanted,
+    wanted: RequestedLabels,
     asked: Plan,
     given: Mapping[str, Any],
     *,

@@ -22,7 +22,7 @@ _NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundVolume:
     """Volume of a folder.
 
     Attributes:
@@ -40,7 +40,7 @@ class Found:
     unread: bool = False
 
 
-def find_volumes(folder: Path, *, leave_out: Sequence[Path] = ()) -> list[Found]:
+def find_volumes(folder: Path, *, leave_out: Sequence[Path] = ()) -> list[FoundVolume]:
     """All volumes under a folder, in the order of their names; hidden files and folders are left out.
 
     A file with the ending of a volume is one, whatever it holds. A folder with DICOM slices holds a volume
@@ -120,20 +120,21 @@ def _is_slice(path: Path) -> bool:
         return False
 
 
-def _volumes(path: Path, root: Path, problem: str) -> list[Found]:
+def _volumes(path: Path, root: Path, problem: str) -> list[FoundVolume]:
     name = "/".join((*path.relative_to(root).parts[:-1], stem(path))) if path != root else root.resolve().name
     if problem:
-        return [Found(name, path, problem=problem, unread=True)]
+        return [FoundVolume(name, path, problem=problem, unread=True)]
     if path.is_file() and not path.name.lower().endswith(".zip"):
-        return [Found(name, path)]
+        return [FoundVolume(name, path)]
     try:
         series = list_series(path)
     except MedsamError as error:
-        return [Found(name, path, problem=str(error), unread=isinstance(error, MachineFault))]
+        return [FoundVolume(name, path, problem=str(error), unread=isinstance(error, MachineFault))]
     if len(series) == 1:
-        return [Found(name, path)]
+        return [FoundVolume(name, path)]
     return [
-        Found(f"{name}/{part}", path, info.uid) for info, part in zip(series, _names(series), strict=True)
+        FoundVolume(f"{name}/{part}", path, info.uid)
+        for info, part in zip(series, _names(series), strict=True)
     ]
 
 
@@ -147,9 +148,9 @@ def _names(series: Sequence[SeriesInfo]) -> list[str]:
     ]
 
 
-def _told_apart(found: Sequence[Found]) -> Iterator[Found]:
+def _told_apart(found: Sequence[FoundVolume]) -> Iterator[FoundVolume]:
     """Volumes of one name keep their endings: 'a.nii.gz' and 'a.nrrd' of one folder."""
-    same: dict[str, list[Found]] = defaultdict(list)
+    same: dict[str, list[FoundVolume]] = defaultdict(list)
     for each in found:
         same[each.case.lower()].append(each)
     for each in found:

@@ -35,7 +35,7 @@ from medsam_app.predict.core.constraints import unmet_prompts
 from medsam_app.predict.core.engine import Engine, first_step
 from medsam_app.predict.core.feature_cache import BytesCache, EmbeddingCache
 from medsam_app.predict.core.paint_layer import Layer, asked_of_model
-from medsam_app.predict.core.prediction import LabelMap, MaskPrediction, PackedState, State
+from medsam_app.predict.core.prediction import LabelMap, MaskPrediction, PackedState, PromptState
 from medsam_app.predict.slicewise.engine import SliceEngine
 from medsam_app.predict.slicewise.propagation import Propagation
 from medsam_app.predict.windowed.engine import WindowEngine
@@ -232,7 +232,7 @@ class VolumePredictor:
                 seconds=time.perf_counter() - began,
             )
 
-    def _state(self, key: Hashable) -> State | None:
+    def _state(self, key: Hashable) -> PromptState | None:
         kept = self._states.get(key)
         return None if kept is None else kept.state()
 
@@ -260,7 +260,7 @@ class VolumePredictor:
             if asked and isinstance(asked[-1], MaskPrompt):
                 raise PromptError("A mask was given as it is and no model was asked about it; add a click.")
             own, first = (self.model.adapter_sha256, label), first_step(asked)
-            states: list[State | None] = []
+            states: list[PromptState | None] = []
             for end in (len(asked) - 1, len(asked)):
                 if end >= first:
                     self.predict_prompts(asked[:end], label=label, refine=False)

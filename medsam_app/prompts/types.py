@@ -189,10 +189,10 @@ class Paint(_Prompt):
 
 
 #: What a model is asked; with scribbles that are still lines; and all that a user says.
-Asked = Point | Box | MaskPrompt
-Told = Asked | Scribble
-AnyPrompt = Told | Paint
-Prompt = Annotated[Told, Field(discriminator="kind")]
+ModelPrompt = Point | Box | MaskPrompt
+UserPrompt = ModelPrompt | Scribble
+AnyPrompt = UserPrompt | Paint
+Prompt = Annotated[UserPrompt, Field(discriminator="kind")]
 
 
 def says_where(prompt: AnyPrompt) -> bool:
@@ -202,9 +202,9 @@ def says_where(prompt: AnyPrompt) -> bool:
     return not isinstance(prompt, Point | Scribble) or prompt.positive
 
 
-def as_clicks(prompts: Sequence[Told]) -> tuple[Asked, ...]:
+def as_clicks(prompts: Sequence[UserPrompt]) -> tuple[ModelPrompt, ...]:
     """The prompts with clicks in the place of scribbles."""
-    told: list[Asked] = []
+    told: list[ModelPrompt] = []
     for prompt in prompts:
         told += prompt.clicks() if isinstance(prompt, Scribble) else [prompt]
     return tuple(told)

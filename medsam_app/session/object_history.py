@@ -13,7 +13,7 @@ from medsam_app.session.objects import SegmentedObject
 
 
 @dataclass(frozen=True)
-class Step:
+class HistoryStep:
     """A change of one object's prompts.
 
     Attributes:
@@ -104,7 +104,7 @@ class ObjectHistory:
         """Redo the change that was undone last; return False if there is none."""
         return self._move(self._history.redo)
 
-    def steps(self, object_id: str) -> list[Step]:
+    def steps(self, object_id: str) -> list[HistoryStep]:
         """Return the steps that led to an object's prompts, oldest first.
 
         Raises:
@@ -115,7 +115,7 @@ class ObjectHistory:
             for number, (objects, change, time) in enumerate(self._history.past()):
                 held = next((each for each in objects if each.id == object_id), None)
                 if held is not None and (before is None or held.prompts != before.prompts):
-                    found.append(Step(number, change, time, held.prompts == now))
+                    found.append(HistoryStep(number, change, time, held.prompts == now))
                 before = held
             return found
 

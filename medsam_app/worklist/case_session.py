@@ -17,7 +17,7 @@ from medsam_app.io.writing import save_mask
 from medsam_app.session.objects import SegmentedObject
 from medsam_app.session.prompt_file import SUFFIX, prompt_text, save_prompt_file
 from medsam_app.session.settings import SessionSettings
-from medsam_app.worklist.rows import Case, Work
+from medsam_app.worklist.rows import Work, WorklistCase
 from medsam_app.worklist.store import Worklist
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class CaseWork:
         problem: why the newest change is not kept; None where it is.
     """
 
-    def __init__(self, worklist: Worklist, case: Case, *, who: str = "") -> None:
+    def __init__(self, worklist: Worklist, case: WorklistCase, *, who: str = "") -> None:
         self.worklist = worklist
         self.name = case.name
         self.version = case.version
@@ -114,7 +114,7 @@ class CaseWork:
         else:
             self._kept, self.problem = now, None
 
-    def accept(self, session: Session) -> Case:
+    def accept(self, session: Session) -> WorklistCase:
         """Write the case's mask and prompt file, then say that it is accepted.
 
         Raises:

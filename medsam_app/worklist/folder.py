@@ -7,10 +7,12 @@ from pathlib import Path
 
 from medsam_app.atomic import is_text
 from medsam_app.errors import VolumeError
-from medsam_app.io.volume_folder import Found, find_volumes
+from medsam_app.io.volume_folder import FoundVolume, find_volumes
 
 
-def volumes_for(folder: Path, *, leave_out: Sequence[Path] = ()) -> tuple[list[Found], list[Found]]:
+def volumes_for(
+    folder: Path, *, leave_out: Sequence[Path] = ()
+) -> tuple[list[FoundVolume], list[FoundVolume]]:
     """Return the volumes under a folder that can be cases, and those that cannot.
 
     The latter could not be read, or have names that are not text, which the database and the page cannot
@@ -22,8 +24,8 @@ def volumes_for(folder: Path, *, leave_out: Sequence[Path] = ()) -> tuple[list[F
     Raises:
         VolumeError: there is none that can.
     """
-    cases: list[Found] = []
-    others: list[Found] = []
+    cases: list[FoundVolume] = []
+    others: list[FoundVolume] = []
     for each in find_volumes(folder, leave_out=leave_out):
         named = is_text(each.case, str(each.path.relative_to(folder)), each.series or "")
         (cases if named and not each.unread else others).append(each)

@@ -10,7 +10,7 @@ STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class WorklistCase:
     """A case of the list.
 
     Attributes:

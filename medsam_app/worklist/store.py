@@ -18,7 +18,7 @@ from medsam_app.datasets.find import label_files
 from medsam_app.errors import SettingsError, WorklistConflict, WorklistError
 from medsam_app.io.paths import folders_under, there
 from medsam_app.worklist.folder import volumes_for
-from medsam_app.worklist.rows import STATES, Case, Event, State, Work
+from medsam_app.worklist.rows import STATES, Event, State, Work, WorklistCase
 
 DATABASE = ".medsam_app.sqlite"
 MASKS = "masks"
@@ -122,7 +122,7 @@ class Worklist:
 
     # Looking
 
-    def cases(self, *, state: State | None = None, search: str = "") -> list[Case]:
+    def cases(self, *, state: State | None = None, search: str = "") -> list[WorklistCase]:
         """Cases in the order of their names, those of a state and with a text in their name if requested."""
         where, values = ["instr(lower(name), lower(?)) > 0"], [search]
         if state is not None:
@@ -131,7 +131,7 @@ class Worklist:
         rows = self._rows(f"SELECT * FROM cases WHERE {' AND '.join(where)} ORDER BY name", *values)
         return [_case(row) for row in rows]
 
-    def case(self, name: str) -> Case:
+    def case(self, name: str) -> WorklistCase:
         """The case of a name.
 
         Raises:
@@ -260,7 +260,7 @@ class Worklist:
                 self._tell(connection, name, state, who, now)
             return version
 
-    def set_state(self, name: str, state: State, *, who: str = "", seen: int | None = None) -> Case:
+    def set_state(self, name: str, state: State, *, who: str = "", seen: int | None = None) -> WorklistCase:
         """Say how far a case is.
 
         Args:
@@ -305,7 +305,7 @@ class Worklist:
         connection.execute("INSERT INTO events (name, what, who, changed) VALUES (?, ?, ?, ?)", values)
 
 
-def _conflict(case: Case) -> WorklistConflict:
+def _conflict(case: WorklistCase) -> WorklistConflict:
     who, when = case.who or "somebody else", case.changed[:16].replace("T", " ")
     return WorklistConflict(
         f"The case '{case.name}' was changed by {who} at {when} UTC, after you opened it; take that work, or "
@@ -314,8 +314,8 @@ def _conflict(case: Case) -> WorklistConflict:
     )
 
 
-def _case(row: sqlite3.Row) -> Case:
-    return Case(**(dict(row) | {"missing": bool(row["missing"])}))
+def _case(row: sqlite3.Row) -> WorklistCase:
+    return WorklistCase(**(dict(row) | {"missing": bool(row["missing"])}))
 
 
 def _real(path: Path) -> Path:

@@ -64,7 +64,7 @@ class Clicks(BaseModel):
     never: float
 
 
-class Job(BaseModel):
+class TeachingState(BaseModel):
     """State of a teaching run, as stored in its folder.
 
     Attributes:
@@ -122,10 +122,10 @@ class Teaching:
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: Thread | None = None
         self._turn = FileLock(f"{self.folder}.lock", thread_local=False, timeout=0)
-        self._job: Job | None = None
+        self._job: TeachingState | None = None
 
     @property
-    def job(self) -> Job | None:
+    def job(self) -> TeachingState | None:
         """The last run, or None; another server may have it under way."""
         with self._lock:
             if not self._turn.is_locked:
@@ -152,7 +152,7 @@ class Teaching:
         minutes: float = 20.0,
         in_use: Path | None = None,
         names: Mapping[int, str] | None = None,
-    ) -> Job:
+    ) -> TeachingState:
         """Start a run, replacing an earlier one.
 
         Args:
@@ -174,7 +174,7 @@ class Teaching:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self.folder.mkdir(parents=True)
                 learned, kept = self._write_cases(examples, names)
-                job = Job(
+                job = TeachingState(
                     stage="teaching",
                     began=datetime.now(UTC).isoformat(timespec="seconds"),
                     minutes=minutes,
@@ -184,7 +184,7 @@ class Teaching:
                 )
                 return self._go(job)
 
-    def resume(self) -> Job:
+    def resume(self) -> TeachingState:
         """Resume a run that was cancelled or interrupted.
 
         Raises:
@@ -265,21 +265,21 @@ class Teaching:
             write_whole(self.folder / NAMES_FILE, json.dumps(known))
         return [each.case for each in learned], [each.case for each in kept]
 
-    def _go(self, job: Job) -> Job:
+    def _go(self, job: TeachingState) -> TeachingState:
         self._job = job
         self._say("teaching", "")
         self._thread = Thread(target=self._run, args=(job,), daemon=True)
         self._thread.start()
         return job
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: TeachingState) -> None:
         try:
             self._teach(job)
         finally:
             with self._lock:
                 self._turn.release()
 
-    def _teach(self, job: Job) -> None:
+    def _teach(self, job: TeachingState) -> None:
         """Train, measure and decide whether to offer the adapter."""
         cases = str(self.folder / "cases.csv")
         length = () if "--steps" in self.options else ("--minutes", str(job.minutes))
@@ -360,9 +360,9 @@ class Teaching:
             self._job.stage, self._job.message = stage, message
             write_whole(self.folder / JOB, self._job.model_dump_json(indent=1))
 
-    def _read(self) -> Job | None:
+    def _read(self) -> TeachingState | None:
         try:
-            return Job.model_validate_json((self.folder / JOB).read_text(encoding="utf-8"))
+            return TeachingState.model_validate_json((self.folder / JOB).read_text(encoding="utf-8"))
         except (OSError, ValidationError):
             return None
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medsam_app.adapters.adapter import Adapter
-from medsam_app.evaluate.click_through import CaseInfo, ClickPlan, Found, evaluate_case
+from medsam_app.evaluate.click_through import CaseInfo, CaseScores, ClickPlan, evaluate_case
 from medsam_app.evaluate.methods import load_methods
 from medsam_app.evaluate.options import EvaluateOptions
 from medsam_app.evaluate.protocols import Methods
@@ -101,7 +101,7 @@ class Thresholds:
 
 
 @pytest.fixture(scope="module")
-def mapped() -> tuple[Found, Volume, np.ndarray]:
+def mapped() -> tuple[CaseScores, Volume, np.ndarray]:
     image, labels, affine = two_balls()
     labels[:4, 30:, :] = 4  # large enough, and none that the method looks for
     volume = Volume.from_array(image, affine)
@@ -113,7 +113,7 @@ def mapped() -> tuple[Found, Volume, np.ndarray]:
     return found, volume, labels
 
 
-def test_a_label_map_is_click_nought(mapped: tuple[Found, Volume, np.ndarray]) -> None:
+def test_a_label_map_is_click_nought(mapped: tuple[CaseScores, Volume, np.ndarray]) -> None:
     found, volume, labels = mapped
     method = Thresholds()
     method.set_volume(volume)
@@ -129,7 +129,7 @@ def test_a_label_map_is_click_nought(mapped: tuple[Found, Volume, np.ndarray]) -
     assert (summary.clicks, summary.false_labels) == (0, 1)
 
 
-def test_clicks_mend_what_was_found_without_one(mapped: tuple[Found, Volume, np.ndarray]) -> None:
+def test_clicks_mend_what_was_found_without_one(mapped: tuple[CaseScores, Volume, np.ndarray]) -> None:
     """Click 0 is what the mapper found; then the method gets that mask, its label and the clicks."""
     _, volume, labels = mapped
     alone = VolumePredictor("sam3d_tiny", refine=False, device="cpu")
@@ -184,7 +184,7 @@ def test_clicks_mend_what_was_found_without_one(mapped: tuple[Found, Volume, np.
     assert summaries["told"].seconds == np.median([s.seconds for s in rows["told"][1:]])
 
 
-def test_labels_that_are_not_there_are_counted(mapped: tuple[Found, Volume, np.ndarray]) -> None:
+def test_labels_that_are_not_there_are_counted(mapped: tuple[CaseScores, Volume, np.ndarray]) -> None:
     found, volume, labels = mapped
     (false,) = found.false
     assert (false.method, false.dataset, false.case, false.label, false.value) == (
@@ -198,7 +198,7 @@ def test_labels_that_are_not_there_are_counted(mapped: tuple[Found, Volume, np.n
     assert [s.value for s in unasked.scores] == [1] and unasked.false == []
 
 
-def test_a_method_that_finds_nothing(mapped: tuple[Found, Volume, np.ndarray]) -> None:
+def test_a_method_that_finds_nothing(mapped: tuple[CaseScores, Volume, np.ndarray]) -> None:
     """Dice and surface Dice are 0, HD95 is not defined, and the summary says how often."""
     _, volume, labels = mapped
 

@@ -19,7 +19,7 @@ import torch
 from medsam_app import make_volume, save_mask
 from medsam_app.adapters.adapter import Adapter
 from medsam_app.atomic import save_whole
-from medsam_app.batch.output import Made, write_picture
+from medsam_app.batch.output import CaseResult, write_picture
 from medsam_app.finetuning.baseline_trainer import BaselineTrainer
 from medsam_app.io.volume import Volume
 from medsam_app.models.download import install, sha256_of
@@ -78,7 +78,7 @@ def picture(folder: Path) -> Write:
 
     def write(size: int) -> None:
         shown = volume if size > 1 else replace(volume, array=np.zeros_like(volume.array))
-        write_picture(job, shown, Made(np.zeros(volume.shape, np.uint8), []), folder)
+        write_picture(job, shown, CaseResult(np.zeros(volume.shape, np.uint8), []), folder)
 
     return write
 

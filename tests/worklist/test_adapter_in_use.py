@@ -15,7 +15,7 @@ from medsam_app.browser.app import create_app
 from medsam_app.browser.state.service import Service
 from medsam_app.errors import SettingsError
 from medsam_app.worklist.adapter_in_use import ADAPTERS, adapter_of, examples, use_adapter
-from medsam_app.worklist.teaching_job import JOB, Job
+from medsam_app.worklist.teaching_job import JOB, TeachingState
 from tests.browser.routes.test_worklist import HOME, ODD, Person, make_folder
 from tests.support.two_balls import BRIGHT, NAMES, balls, taught
 
@@ -94,7 +94,7 @@ def test_new_cases_begin_with_what_the_adapter_finds(
         service.teachings.do(worklist, "use", minutes=1, who="")
     run.folder.mkdir()
     run.adapter.write_bytes(adapter_file.read_bytes())
-    job = Job(stage="offered", began="", minutes=1, learned=[], kept=[])
+    job = TeachingState(stage="offered", began="", minutes=1, learned=[], kept=[])
     (run.folder / JOB).write_text(job.model_dump_json())
     said = ada.ask("worklist/teach", root=0, path="data", what="use").json()
     kept = adapter_of(worklist)

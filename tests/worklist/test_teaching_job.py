@@ -13,7 +13,7 @@ import pytest
 from medsam_app.adapters.header import read_header
 from medsam_app.datasets.find import find_cases
 from medsam_app.errors import SettingsError
-from medsam_app.worklist.teaching_job import JOB, Example, Job, Teaching
+from medsam_app.worklist.teaching_job import JOB, Example, Teaching, TeachingState
 from tests.support.teaching_folder import write_balls
 
 SMALL = ["--steps", "2", "--set", "batch=2", "--set", "window=[16,16,16]", "--set", "spacing=2"]
@@ -26,7 +26,7 @@ def examples(folder: Path) -> list[Example]:
     return [Example(case=each.case, image=each.image, label=each.label) for each in find_cases(folder).cases]
 
 
-def wait(teaching: Teaching) -> Job:
+def wait(teaching: Teaching) -> TeachingState:
     """Until a run has ended."""
     end = time.monotonic() + PATIENCE
     while teaching.running and time.monotonic() < end:
@@ -60,7 +60,7 @@ def test_a_run_is_stopped_goes_on_and_is_judged(tmp_path: Path, monkeypatch: pyt
     assert "clicks to a Dice of 0.85" in ended.message
     card = read_header(again.adapter)
     assert card.labels == {1: "larger ball", 2: "smaller ball"}
-    assert Job.model_validate_json((tmp_path / "teaching" / JOB).read_text()) == ended
+    assert TeachingState.model_validate_json((tmp_path / "teaching" / JOB).read_text()) == ended
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ class AnyAction(BaseModel):
         """Change the session."""
 
 
-class Paint(AnyAction):
+class PaintStroke(AnyAction):
     """Paint a stroke of brush or eraser on the selected object; the first stroke creates one."""
 
     do: Literal["paint"]
@@ -109,4 +109,4 @@ class GoBack(AnyAction):
         session.go_back(self.object, self.step)
 
 
-EditAction = Paint | Lasso | UseTool | Lock | Combine | GoBack
+EditAction = PaintStroke | Lasso | UseTool | Lock | Combine | GoBack

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medsam_app.grid.patch import Index, Patch
 from medsam_app.grid.roi import Roi, box_weights, in_file_order
-from medsam_app.prompts.types import AnyPrompt, Asked, Box, Point, Scribble, Told, as_clicks
+from medsam_app.prompts.types import AnyPrompt, Box, ModelPrompt, Point, Scribble, UserPrompt, as_clicks
 
 #: Logit that a repaired click reaches.
 CONFIDENT = 0.5
@@ -120,7 +120,7 @@ def _bump(image: torch.Tensor, coords: NDArray[np.float64]) -> tuple[tuple[slice
     return tuple(part), torch.maximum(near, wide * alike)
 
 
-def box_ranges(prompts: Sequence[Asked]) -> list[tuple[int | None, NDArray, NDArray]]:
+def box_ranges(prompts: Sequence[ModelPrompt]) -> list[tuple[int | None, NDArray, NDArray]]:
     """Return the index ranges that boxes allow: (slice axis or None, lowest, highest), with tolerance.
 
     The last 3D box is widened to hold positive clicks outside all 3D boxes: a later click overrules.
@@ -180,7 +180,7 @@ def allowed_by_boxes(
     return allowed
 
 
-def keep_to_boxes(logits: torch.Tensor, roi: Roi, prompts: Sequence[Asked]) -> torch.Tensor:
+def keep_to_boxes(logits: torch.Tensor, roi: Roi, prompts: Sequence[ModelPrompt]) -> torch.Tensor:
     """Lower the logits where the boxes do not allow the mask."""
     ranges = box_ranges(prompts)
     if not ranges:
@@ -196,7 +196,9 @@ def keep_to_boxes(logits: torch.Tensor, roi: Roi, prompts: Sequence[Asked]) -> t
     return torch.where(keep, logits, logits.clamp_max(EXCLUDED))
 
 
-def settle(patch: Patch, prompts: Sequence[Told], shape: Sequence[int]) -> tuple[Patch, tuple[int, ...]]:
+def settle(
+    patch: Patch, prompts: Sequence[UserPrompt], shape: Sequence[int]
+) -> tuple[Patch, tuple[int, ...]]:
     """Enforce prompts on the volume's grid: clip to boxes, set clicked voxels, report unmet ones.
 
     Returns:

@@ -13,11 +13,11 @@ from medsam_app.grid.patch import Patch
 from medsam_app.grid.roi import Roi
 from medsam_app.io.volume import Volume
 from medsam_app.predict.core import constraints
-from medsam_app.predict.core.prediction import State
+from medsam_app.predict.core.prediction import PromptState
 from medsam_app.progress import Progress
-from medsam_app.prompts.types import Told, says_where
+from medsam_app.prompts.types import UserPrompt, says_where
 
-Prompts = tuple[Told, ...]
+Prompts = tuple[UserPrompt, ...]
 
 
 class Engine(Protocol):
@@ -34,8 +34,12 @@ class Engine(Protocol):
     encoded: int
 
     def step(
-        self, before: State | None, prompts: Prompts, progress: Progress | None, label: int | None = None
-    ) -> State:
+        self,
+        before: PromptState | None,
+        prompts: Prompts,
+        progress: Progress | None,
+        label: int | None = None,
+    ) -> PromptState:
         """The state after the last prompt.
 
         Args:
@@ -46,13 +50,13 @@ class Engine(Protocol):
         """
 
     def refined(
-        self, state: State, prompts: Prompts, progress: Progress | None, label: int | None = None
+        self, state: PromptState, prompts: Prompts, progress: Progress | None, label: int | None = None
     ) -> tuple[Patch, tuple[int, ...]]:
         """Return a state's mask, with a finer outline if there is one, and indices of unmet prompts."""
 
 
 def settled_state(
-    before: State | None,
+    before: PromptState | None,
     prompts: Prompts,
     grid: Grid,
     roi: Roi,
@@ -61,14 +65,14 @@ def settled_state(
     score: float,
     *,
     detailed: bool,
-) -> State:
+) -> PromptState:
     """Return the state of a mask on the volume's grid after enforcing clicks and boxes."""
     patch, unmet = constraints.settle(patch, prompts, grid.shape)
     old = Patch.empty() if before is None else before.patch
-    return State(roi, logits, detailed, patch, score, unmet, old.difference(patch))
+    return PromptState(roi, logits, detailed, patch, score, unmet, old.difference(patch))
 
 
-def first_step(prompts: Sequence[Told]) -> int:
+def first_step(prompts: Sequence[UserPrompt]) -> int:
     """Return the number of prompts up to the first that shows where the object is.
 
     Raises:

@@ -18,7 +18,7 @@ from medsam_app.grid.geometry import Grid
 from medsam_app.grid.masks import FULL_NEIGHBOURHOOD
 from medsam_app.grid.patch import Patch, box_slices, enclosing_box
 from medsam_app.predict.core.constraints import clicked_voxels
-from medsam_app.prompts.types import AnyPrompt, MaskPrompt, Paint, Point, Scribble, Told, says_where
+from medsam_app.prompts.types import AnyPrompt, MaskPrompt, Paint, Point, Scribble, UserPrompt, says_where
 
 #: A click frees paint within this many voxels, and this many times the paint's depth where it was clicked.
 FREED_VOXELS, FREED_DEPTHS = 2.0, 3.0
@@ -94,7 +94,7 @@ class Layer:
         self.values[part & (ndimage.distance_transform_edt(elsewhere) <= reach)] = 0
 
 
-def asked_of_model(prompts: Sequence[AnyPrompt], shape: Sequence[int]) -> tuple[Told, ...]:
+def asked_of_model(prompts: Sequence[AnyPrompt], shape: Sequence[int]) -> tuple[UserPrompt, ...]:
     """Return the prompts for the model.
 
     Where nothing but paint says where the object is, the painted voxels are a mask that is given.

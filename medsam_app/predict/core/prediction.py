@@ -112,7 +112,7 @@ def to_probability(logits: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 @dataclass(frozen=True, eq=False)
-class State:
+class PromptState:
     """Result of one prefix of the prompts, with everything the next prompt needs.
 
     Attributes:
@@ -135,7 +135,7 @@ class State:
 class PackedState:
     """A state that is kept, its masks as bits: of a large organ they are most of it."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: PromptState) -> None:
         self._state = replace(state, patch=Patch.empty(), seen=None)
         self._patch = _PackedPatch.of(state.patch)
         self._seen: _PackedPatch | None = None
@@ -151,7 +151,7 @@ class PackedState:
         seen = 0 if self._seen is None or self._seen is self._patch else self._seen.bits.nbytes
         return logits.numel() * logits.element_size() + self._patch.bits.nbytes + seen
 
-    def state(self) -> State:
+    def state(self) -> PromptState:
         """Return the state with its masks recomputed."""
         patch = self._patch.patch()
         if self._seen is None:

@@ -20,13 +20,13 @@ from medsam_app.predict.core import constraints
 from medsam_app.predict.core.click_edit import mend_near_click
 from medsam_app.predict.core.engine import Prompts, settled_state
 from medsam_app.predict.core.feature_cache import EmbeddingCache
-from medsam_app.predict.core.prediction import State
+from medsam_app.predict.core.prediction import PromptState
 from medsam_app.predict.slicewise.encoded_prompts import Click, SlicePrompts, slice_axis
-from medsam_app.predict.slicewise.propagation import Propagation, Seen
+from medsam_app.predict.slicewise.propagation import DecodedSlice, Propagation
 from medsam_app.predict.slicewise.stack import SliceLogits, SliceStack, acquisition_axis
-from medsam_app.predict.slicewise.walk import Walk
+from medsam_app.predict.slicewise.walk import SliceWalk
 from medsam_app.progress import Progress
-from medsam_app.prompts.types import Asked, MaskPrompt, Point, as_clicks
+from medsam_app.prompts.types import MaskPrompt, ModelPrompt, Point, as_clicks
 
 #: Logits are held within this, so that averages of two are not the louder one's.
 LOUDEST = 10.0
@@ -68,8 +68,12 @@ class SliceEngine:
         self.encoded = 0
 
     def step(
-        self, before: State | None, prompts: Prompts, progress: Progress | None, label: int | None = None
-    ) -> State:
+        self,
+        before: PromptState | None,
+        prompts: Prompts,
+        progress: Progress | None,
+        label: int | None = None,
+    ) -> PromptState:
         """The state after the last prompt, from the state before it."""
         newest, grid = prompts[-1], self.volume.grid
         if isinstance(newest, MaskPrompt):
@@ -83,7 +87,7 @@ class SliceEngine:
             logits = SliceLogits.of(stack.shape[1:], *stack.from_roi(before.logits, before.roi))
         asked = SlicePrompts(stack, told)
         window = self.window_of(told)
-        walk = Walk(_Looker(self, stack, window), asked, logits, self.settings, progress=progress)
+        walk = SliceWalk(_Looker(self, stack, window), asked, logits, self.settings, progress=progress)
         walk.run(clear_beyond=isinstance(last, Point) and not last.positive)
 
         clicks = [p for p in told if isinstance(p, Point)]
@@ -109,12 +113,12 @@ class SliceEngine:
         return settled_state(before, prompts, grid, roi, values, patch, score, detailed=detailed)
 
     def refined(
-        self, state: State, prompts: Prompts, progress: Progress | None, label: int | None = None
+        self, state: PromptState, prompts: Prompts, progress: Progress | None, label: int | None = None
     ) -> tuple[Patch, tuple[int, ...]]:
         """Return the mask of a state unchanged, since slices have the volume's own resolution."""
         return state.patch, state.unmet
 
-    def _from_mask(self, before: State | None, prompts: Prompts, mask: MaskPrompt) -> State:
+    def _from_mask(self, before: PromptState | None, prompts: Prompts, mask: MaskPrompt) -> PromptState:
         """The state of a mask given as it is."""
         grid = self.volume.grid
         stack = SliceStack(grid, acquisition_axis(grid))
@@ -135,7 +139,7 @@ class SliceEngine:
         self.encoded += made
         return embedding
 
-    def window_of(self, prompts: Sequence[Asked]) -> tuple[float, float]:
+    def window_of(self, prompts: Sequence[ModelPrompt]) -> tuple[float, float]:
         """Return the intensities shown as black and white.
 
         They are those of soft tissue if the object of a CT is first prompted there, as in MedSAM's training
@@ -173,7 +177,7 @@ class _Looker:
         box: NDArray[np.float64] | None,
         clicks: Sequence[Click],
         mask: torch.Tensor | None,
-    ) -> Seen:
+    ) -> DecodedSlice:
         model = self.engine.model
         embedding = self.engine.embed(self.stack, index, self.window)
         if model.boxes_only and box is not None:
@@ -188,7 +192,7 @@ class _Looker:
         best = int(found.quality.argmax())
         logits = torch.nan_to_num(found.logits[best].float(), nan=-LOUDEST).clamp(-LOUDEST, LOUDEST)
         quality = float(torch.nan_to_num(found.quality[best]).clamp(0, 1))
-        return Seen(logits.cpu().numpy(), found.low_res[best], quality)
+        return DecodedSlice(logits.cpu().numpy(), found.low_res[best], quality)
 
     def low_res(self, index: int, logits: NDArray[np.float32]) -> torch.Tensor:
         return self.engine.model.low_res(
@@ -199,7 +203,7 @@ class _Looker:
         return shown_in_window(self.stack.from_file(self.engine.volume.array)[index], self.window)
 
 
-def _score(quality: dict[int, float], logits: SliceLogits, before: State | None) -> float:
+def _score(quality: dict[int, float], logits: SliceLogits, before: PromptState | None) -> float:
     """Predicted Dice of the mask: the mean over its slices, each weighing as much as it has voxels."""
     voxels = {index: logits.voxels(index) for index in logits.slices}
     total = sum(voxels.values())

@@ -45,7 +45,7 @@ class Propagation:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class DecodedSlice:
     """Encoded slice with its decoded mask.
 
     Attributes:
@@ -83,7 +83,7 @@ class Appearance:
 
 
 def why_ended(
-    seen: Seen,
+    seen: DecodedSlice,
     before: NDArray[np.bool_],
     image: NDArray[np.float32],
     first: Appearance,

@@ -15,8 +15,8 @@ from medsam_app.predict.core.constraints import EXCLUDED
 from medsam_app.predict.slicewise.encoded_prompts import Click, SlicePrompts
 from medsam_app.predict.slicewise.propagation import (
     Appearance,
+    DecodedSlice,
     Propagation,
-    Seen,
     box_around,
     deepest,
     left_by,
@@ -27,7 +27,7 @@ from medsam_app.predict.slicewise.stack import SliceLogits
 from medsam_app.progress import Progress
 
 
-class Looker(Protocol):
+class SliceDecoder(Protocol):
     """A model that looks at the slices of one volume along one axis."""
 
     def look(
@@ -37,7 +37,7 @@ class Looker(Protocol):
         box: NDArray[np.float64] | None,
         clicks: Sequence[Click],
         mask: torch.Tensor | None,
-    ) -> Seen:
+    ) -> DecodedSlice:
         """Decode a slice with its prompts; `mask` holds low-resolution logits."""
 
     def low_res(self, index: int, logits: NDArray[np.float32]) -> torch.Tensor:
@@ -47,7 +47,7 @@ class Looker(Protocol):
         """(rows, columns) of a slice in [0, 1]."""
 
 
-class Walk:
+class SliceWalk:
     """Propagation from the newest prompt's key slice to its neighbours.
 
     Args:
@@ -63,7 +63,7 @@ class Walk:
 
     def __init__(
         self,
-        looker: Looker,
+        looker: SliceDecoder,
         asked: SlicePrompts,
         logits: SliceLogits,
         settings: Propagation,
@@ -112,7 +112,7 @@ class Walk:
                     if (index - ended) * direction >= 0:
                         self.logits.drop(index)
 
-    def _follow(self, first: Seen, direction: int, other: int | None) -> int | None:
+    def _follow(self, first: DecodedSlice, direction: int, other: int | None) -> int | None:
         """Propagate from the key slice up to another slice.
 
         Return the slice on which the object ended; None if it did not end.
@@ -147,7 +147,7 @@ class Walk:
             for at, positive in self.asked.clicks(index)
         )
 
-    def _next(self, index: int, before: Seen) -> Seen:
+    def _next(self, index: int, before: DecodedSlice) -> DecodedSlice:
         """Decode the neighbour of a slice; keep the parts of its mask connected to the known mask."""
         clicks = [*self.asked.clicks(index), (deepest(before.mask), True)]
         seen = self._look(index, box_around(before.mask, self.settings), clicks, before.low_res)
@@ -160,7 +160,7 @@ class Walk:
         box: NDArray[np.float64] | None,
         clicks: Sequence[Click],
         mask: torch.Tensor | None,
-    ) -> Seen:
+    ) -> DecodedSlice:
         self._looked += 1
         if self.progress is not None:
             about = max(self._about, self._looked)

@@ -12,14 +12,14 @@ from medsam_app.grid.roi import Roi, move_values
 from medsam_app.models.sam3d import RoiPrompts
 from medsam_app.predict.core import constraints
 from medsam_app.predict.core.click_edit import middle_of_mask
-from medsam_app.predict.core.prediction import State
-from medsam_app.prompts.types import Asked, Box, Point
+from medsam_app.predict.core.prediction import PromptState
+from medsam_app.prompts.types import Box, ModelPrompt, Point
 
 
 def prompts_in_roi(
     roi: Roi,
-    prompts: Sequence[Asked],
-    before: State | None,
+    prompts: Sequence[ModelPrompt],
+    before: PromptState | None,
     sure: NDArray[np.int8] | None,
     device: torch.device,
     learned: torch.Tensor | None = None,

@@ -19,7 +19,7 @@ from medsam_app.predict.core import constraints
 from medsam_app.predict.core.click_edit import keep_to_click, mend_near_click
 from medsam_app.predict.core.engine import Prompts, settled_state
 from medsam_app.predict.core.feature_cache import EmbeddingCache
-from medsam_app.predict.core.prediction import State
+from medsam_app.predict.core.prediction import PromptState
 from medsam_app.predict.windowed.encoded_prompts import prompts_in_roi
 from medsam_app.predict.windowed.tiles import plan_tiles
 from medsam_app.predict.windowed.window_choice import (
@@ -31,7 +31,7 @@ from medsam_app.predict.windowed.window_choice import (
     wider_roi,
 )
 from medsam_app.progress import Progress
-from medsam_app.prompts.types import Asked, Box, MaskPrompt, Point, as_clicks
+from medsam_app.prompts.types import Box, MaskPrompt, ModelPrompt, Point, as_clicks
 
 #: Side in voxels of the windows whose outlines gain from tiles.
 TILED_SIDE = 64
@@ -76,8 +76,12 @@ class WindowEngine:
         return (adapter and adapter.card.window) or self.model.roi_shape
 
     def step(
-        self, before: State | None, prompts: Prompts, progress: Progress | None, label: int | None = None
-    ) -> State:
+        self,
+        before: PromptState | None,
+        prompts: Prompts,
+        progress: Progress | None,
+        label: int | None = None,
+    ) -> PromptState:
         """The state after the last prompt, from the state before it."""
         grid, newest, framing = self.volume.grid, prompts[-1], self.framing
         if isinstance(newest, MaskPrompt):
@@ -107,7 +111,7 @@ class WindowEngine:
         return replace(state, seen=seen)
 
     def refined(
-        self, state: State, prompts: Prompts, progress: Progress | None, label: int | None = None
+        self, state: PromptState, prompts: Prompts, progress: Progress | None, label: int | None = None
     ) -> tuple[Patch, tuple[int, ...]]:
         """The mask of a state with its outline drawn in tiles, where that shows more.
 
@@ -131,7 +135,7 @@ class WindowEngine:
         return constraints.settle(mask_from_logits(logits, mosaic.roi), prompts, grid.shape)
 
     def variants(
-        self, before: State | None, state: State, prompts: Prompts, label: int | None = None
+        self, before: PromptState | None, state: PromptState, prompts: Prompts, label: int | None = None
     ) -> torch.Tensor:
         """(V, X, Y, Z) logits of variants of a state on its window: they differ where the model is in doubt.
 
@@ -140,7 +144,7 @@ class WindowEngine:
         """
         reach = np.abs(np.diff(state.roi.to_file([[0, 0, 0], [1, 1, 1]]), axis=0))[0]
         last, told = np.asarray(self.volume.grid.shape) - 1, as_clicks(prompts)
-        tried: list[tuple[State | None, Sequence[Asked]]] = [(before, told)]
+        tried: list[tuple[PromptState | None, Sequence[ModelPrompt]]] = [(before, told)]
         for number in range(MOVES):
             draw = np.random.default_rng(number)
             tried.append(
@@ -159,9 +163,9 @@ class WindowEngine:
     def _best_window(
         self,
         roi: Roi,
-        prompts: Sequence[Asked],
+        prompts: Sequence[ModelPrompt],
         clicks: Sequence[Point],
-        before: State | None,
+        before: PromptState | None,
         label: int | None,
         *,
         settled: bool,
@@ -190,8 +194,8 @@ class WindowEngine:
     def _decode(
         self,
         roi: Roi,
-        prompts: Sequence[Asked],
-        before: State | None,
+        prompts: Sequence[ModelPrompt],
+        before: PromptState | None,
         label: int | None = None,
         sure: NDArray[np.int8] | None = None,
     ) -> tuple[torch.Tensor, float]:
@@ -204,7 +208,7 @@ class WindowEngine:
         values = constraints.keep_to_boxes(values, roi, prompts)
         return self._honoured(values, roi, prompts), float(torch.nan_to_num(quality[0]).clamp(0, 1))
 
-    def _honoured(self, logits: torch.Tensor, roi: Roi, prompts: Sequence[Asked]) -> torch.Tensor:
+    def _honoured(self, logits: torch.Tensor, roi: Roi, prompts: Sequence[ModelPrompt]) -> torch.Tensor:
         """Logits on a window that was encoded, with every click on its side."""
         points = [p for p in prompts if isinstance(p, Point)]
         look = self._embed(roi).image[0, -1].float().cpu()
@@ -221,7 +225,7 @@ class WindowEngine:
         image, valid = (t[None, None].to(self.model.device) for t in read_roi(self.volume.array, roi))
         return self.model.encode_image(image, valid)
 
-    def _from_mask(self, before: State | None, prompts: Prompts, mask: MaskPrompt) -> State:
+    def _from_mask(self, before: PromptState | None, prompts: Prompts, mask: MaskPrompt) -> PromptState:
         """The state of a mask given as it is."""
         roi = first_roi(as_clicks(prompts), self.volume.grid, self.shape, self.framing)
         patch = mask.patch()
@@ -230,7 +234,7 @@ class WindowEngine:
         return settled_state(before, prompts, self.volume.grid, roi, logits, patch, 1.0, detailed=True)
 
 
-def _moved(prompt: Asked, by: NDArray[np.float64], last: NDArray[np.int_]) -> Asked:
+def _moved(prompt: ModelPrompt, by: NDArray[np.float64], last: NDArray[np.int_]) -> ModelPrompt:
     """A click a little aside, within the volume; other prompts as they are."""
     if not isinstance(prompt, Point):
         return prompt
@@ -238,18 +242,18 @@ def _moved(prompt: Asked, by: NDArray[np.float64], last: NDArray[np.int_]) -> As
     return Point(coordinates=(i, j, k), positive=prompt.positive)
 
 
-def _holds(before: State | None, click: Point, shape: Sequence[int]) -> bool:
+def _holds(before: PromptState | None, click: Point, shape: Sequence[int]) -> bool:
     """Return whether a click lies inside the mask before it."""
     if before is None:
         return False
     return before.patch.value_at(constraints.nearest_voxel(click, shape))
 
 
-def _detailed(before: State | None) -> bool:
+def _detailed(before: PromptState | None) -> bool:
     return before is not None and before.detailed
 
 
-def _keep_detail(before: State, roi: Roi, seen: Patch) -> Patch:
+def _keep_detail(before: PromptState, roi: Roi, seen: Patch) -> Patch:
     """Return the new mask, with the finer earlier one where the prompt changed nothing.
 
     Args:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from medsam_app.grid.geometry import Grid
 from medsam_app.grid.patch import Index, mask_bounds
 from medsam_app.grid.roi import Roi, fitting_spacing
-from medsam_app.prompts.types import Asked, Box, MaskPrompt, Point
+from medsam_app.prompts.types import Box, MaskPrompt, ModelPrompt, Point
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Framing:
     fixed_mm: float | None = None
 
 
-def first_roi(prompts: Sequence[Asked], grid: Grid, shape: Index, framing: Framing) -> Roi:
+def first_roi(prompts: Sequence[ModelPrompt], grid: Grid, shape: Index, framing: Framing) -> Roi:
     """Window for prompts without any mask yet."""
     corners = _extent(prompts, grid)
     if corners is not None:
@@ -88,7 +88,7 @@ def wider_roi(roi: Roi, grid: Grid, framing: Framing) -> Roi | None:
     return Roi.centred(middle, (spacing,) * 3, roi.shape, grid.ras)
 
 
-def holds_points(roi: Roi, prompts: Sequence[Asked], framing: Framing) -> bool:
+def holds_points(roi: Roi, prompts: Sequence[ModelPrompt], framing: Framing) -> bool:
     """Return whether every click lies well inside the window."""
     points = [p.coordinates for p in prompts if isinstance(p, Point)]
     return not points or bool((roi.depth_inside(points) >= framing.room).all())
@@ -97,7 +97,7 @@ def holds_points(roi: Roi, prompts: Sequence[Asked], framing: Framing) -> bool:
 def roi_with_points(
     roi: Roi,
     mask: NDArray[np.bool_],
-    prompts: Sequence[Asked],
+    prompts: Sequence[ModelPrompt],
     grid: Grid,
     framing: Framing,
 ) -> Roi:
@@ -114,7 +114,7 @@ def roi_with_points(
 def better_roi(
     roi: Roi,
     mask: NDArray[np.bool_],
-    prompts: Sequence[Asked],
+    prompts: Sequence[ModelPrompt],
     grid: Grid,
     framing: Framing,
 ) -> Roi | None:
@@ -156,7 +156,7 @@ def better_roi(
     return None if wanted == roi else wanted
 
 
-def _extent(prompts: Sequence[Asked], grid: Grid) -> tuple[NDArray, NDArray] | None:
+def _extent(prompts: Sequence[ModelPrompt], grid: Grid) -> tuple[NDArray, NDArray] | None:
     """Lower and upper corner, in RAS voxel indices, of boxes, masks and the clicks besides them."""
     corners: list[NDArray] = []
     for prompt in prompts:
