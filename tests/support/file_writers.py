@@ -66,7 +66,9 @@ def baseline(folder: Path) -> Write:
     plan = SimpleNamespace(model_dump_json=lambda: "{}")
 
     def write(size: int) -> None:
-        trainer: Any = SimpleNamespace(name="unet", plan=plan, average={"weight": torch.ones(1000 * size)})
+        trainer: Any = SimpleNamespace(
+            name="unet", settings=plan, average={"weight": torch.ones(1000 * size)}
+        )
         BaselineTrainer.keep(trainer, folder / "unet.safetensors")
 
     return write
