@@ -39,7 +39,7 @@ from scipy.ndimage import distance_transform_edt
 #: Cases whose masks are made, how many of them by the command line too, and the largest of their files.
 CASES, BY_COMMAND, MOST_BYTES = 20, 4, 6_000_000
 #: Fields of JSON and columns of CSV that differ from run to run.
-VARIES = {"seconds", "peak_memory", "token", "upload", "stamp", "machine"}
+VARIES = {"seconds", "minutes", "peak_memory", "token", "upload", "stamp", "machine"}
 #: A plan and a recipe that are quick.
 PLAN = ("batch=2", "window=[16,16,16]", "spacing=2", "validate_steps=15")
 RECIPE = {
@@ -49,12 +49,16 @@ RECIPE = {
 }  # fmt: skip
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 CPU = ("--device", "cpu")
-#: What differs in texts from run to run, and what stands in its place; None for the paths of the run.
+#: What differs in texts from run to run, and what stands in its place.
 _TEXTS = (
     (r"(?m)^\d+ %:.*\n", ""),  # progress, shown by the clock
     (r"http://(localhost|127\.0\.0\.1):\d+", "SERVER"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?", "TIME"),
     (r"\b\d+(\.\d+)? ?(s|ms|min|seconds|minutes)\b|\b\d+:\d\d(:\d\d)?\b", "DURATION"),
+    (r"\b\d+\.\d\d a volume", "DURATION"),
+    (r"(?m)(%(?: +|</td>\s*<td>))\d+\.\d\d(?= *$|</td>\s*</tr>)", r"\1DURATION"),  # seconds a click
+    (r"\btmp[a-z0-9_]{8}\b", "TEMPORARY"),
+    (r'(data-(values|far)=")[^ "]+', r"\1DURATION"),  # of the page about a folder: seconds come first
 )
 
 
@@ -96,11 +100,15 @@ class Run:
     def value(self, value: Any) -> Any:
         """Return a value of JSON likewise, and without the fields that vary."""
         if isinstance(value, dict):
-            kept = {key: "VARIES" if key in VARIES else self.value(each) for key, each in value.items()}
+            hidden = {key for key in VARIES & value.keys() if value[key] is not None}
+            kept = {key: "VARIES" if key in hidden else self.value(each) for key, each in value.items()}
             # Hashes of files that hold times; the files are hashed here by themselves.
             return kept | {"files": sorted(kept["files"])} if isinstance(kept.get("files"), dict) else kept
         if isinstance(value, list | tuple):
             return [self.value(each) for each in value]
+        if isinstance(value, str) and value[:1] in ("{", "["):  # as the header of a safetensors file has it
+            with contextlib.suppress(ValueError):
+                return self.value(json.loads(value))
         return self.text(value) if isinstance(value, str) else value
 
     def json(self, value: Any) -> bytes:
@@ -210,7 +218,7 @@ class Run:
         inside = array[tuple(slice(a, b + 1) for a, b in zip(lower, upper, strict=True))] == value
         depth = distance_transform_edt(np.pad(inside, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
         first = np.unravel_index(depth.argmax(), inside.shape)
-        far = np.linalg.norm(np.stack(np.indices(inside.shape), -1) - first, axis=-1)
+        far = np.linalg.norm(np.moveaxis(np.indices(inside.shape), 0, -1) - first, axis=-1)
         scores = (depth, depth * far, distance_transform_edt(~inside, sampling=spacing))
         places = [(lower + np.unravel_index(each.argmax(), inside.shape)).tolist() for each in scores]
         box = [lower.tolist(), upper.tolist()]
@@ -486,8 +494,8 @@ def page(run: Run) -> None:
     frames = np.stack([np.asarray(small.dataobj), np.asarray(small.dataobj)[::-1]], -1)
     nib.save(nib.Nifti1Image(frames, small.affine), shown / "frames.nii.gz")
     (shown / "broken.nii.gz").write_bytes(image.read_bytes()[:2000])
-    for path in (run.data / "dicom" / "dcmqi_ct3_seg").glob("CT_*.dcm"):
-        shutil.copy(path, run.folder("shown/slices"))
+    for slice_file in (run.data / "dicom" / "dcmqi_ct3_seg").glob("CT_*.dcm"):
+        shutil.copy(slice_file, run.folder("shown/slices"))
     with serving(run, image, "--root", shown, *CPU) as url:
         me, other = Page(run, "ann", url), Page(run, "bob", url)
         me.get("files", "files?path=list", "files?root=4", "files?path=../..", "nowhere")
@@ -663,8 +671,8 @@ def compare(old: Path, new: Path) -> int:
     names = [name for name in sorted(one.keys() | two.keys()) if one.get(name) != two.get(name)]
     for name in names:
         print(f"== {name}")
-        both = [each.get(name, "(not there)").splitlines() for each in (one, two)]
-        print("\n".join(difflib.unified_diff(*both, str(old), str(new), lineterm="", n=1)))
+        before, after = (each.get(name, "(not there)").splitlines() for each in (one, two))
+        print("\n".join(difflib.unified_diff(before, after, str(old), str(new), lineterm="", n=1)))
     print(f"{len(names)} of {len(one.keys() | two.keys())} differ.")
     return int(bool(names))
 
