@@ -35,7 +35,7 @@ def titled_table(title: str) -> Table:
 
 
 @contextmanager
-def watched(first: str) -> Iterator[tuple[Callable[[str, float], None], Callable[[str], None]]]:
+def progress_bar(first: str) -> Iterator[tuple[Callable[[str, float], None], Callable[[str], None]]]:
     """Show how far the work is: a bar in a terminal, now and then a line in a log.
 
     Args:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from medsam_app._version import __version__
 from medsam_app.atomic import save_whole
-from medsam_app.console import check_target, note, say, table_console, titled_table, watched
+from medsam_app.console import check_target, note, progress_bar, say, table_console, titled_table
 from medsam_app.datasets.find import Dataset, Problem, find_cases
 from medsam_app.datasets.fingerprint import Fingerprint, Spread, fingerprint
 from medsam_app.datasets.label_census import PERCENTILES
@@ -37,7 +37,7 @@ def inspect(path: Path, *, json_file: Path | None, overwrite: bool) -> int:
         check_target(json_file, sources=_sources(dataset), overwrite=overwrite)
     count = len(dataset.cases)
     note(f"Reading {count} case{'' if count == 1 else 's'}: {dataset.layout}")
-    with watched("Reading") as (progress, _):
+    with progress_bar("Reading") as (progress, _):
         found = fingerprint(dataset, progress=progress)
     # The file first: a pipe that closes early must not cost the reading.
     if json_file is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medsam_app.console import check_target, note, say, step, table_console, titled_table, watched
+from medsam_app.console import check_target, note, progress_bar, say, step, table_console, titled_table
 from medsam_app.errors import SaveError
 from medsam_app.evaluate.files import write_json, write_scores
 from medsam_app.evaluate.options import EvaluateOptions
@@ -61,7 +61,7 @@ def evaluate(path: Path, options: EvaluateOptions, files: OutputFiles) -> int:
         from medsam_app.evaluate.run import run_evaluation
 
     gallery = None if files.report is None else Gallery()
-    with watched("Loading the model") as (progress, tell):
+    with progress_bar("Loading the model") as (progress, tell):
 
         def skip(case: Skipped) -> None:
             tell(f"Skipped {case.dataset}, {case.case}: {case.error}")

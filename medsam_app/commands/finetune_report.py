@@ -13,7 +13,7 @@ from torch import nn
 
 from medsam_app.adapters.adapter import Adapter
 from medsam_app.commands.evaluate import print_sheet
-from medsam_app.console import note, say, table_console, watched
+from medsam_app.console import note, progress_bar, say, table_console
 from medsam_app.datasets.cases import Case
 from medsam_app.datasets.find import Dataset
 from medsam_app.evaluate.files import write_json
@@ -57,7 +57,7 @@ def tell_gain(
         MedsamError: something cannot be read or written.
     """
     gallery = Gallery()
-    with watched("Measuring") as (progress, _):
+    with progress_bar("Measuring") as (progress, _):
         found = evaluate_folder(
             replace(dataset, cases=tuple(measured), problems=()),
             labels=[str(value) for value in plan.labels],

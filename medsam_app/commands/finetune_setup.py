@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medsam_app.atomic import DRAFTS, save_whole
 from medsam_app.commands.finetune_options import FinetuneOptions
 from medsam_app.commands.plan_table import show_plan
-from medsam_app.console import note, watched
+from medsam_app.console import note, progress_bar
 from medsam_app.datasets.cases import Case
 from medsam_app.datasets.find import Dataset, find_cases
 from medsam_app.datasets.fingerprint import fingerprint
@@ -72,13 +72,13 @@ def prepare(options: FinetuneOptions, device: torch.device) -> None:
         asked["split"] = SPLIT
     which = {"split": asked.get("split"), "datasets": asked.get("datasets", ())}
     dataset = chosen(dataset, **which, most=asked.get("most_cases"))
-    with watched("Reading the dataset") as (progress, _):
+    with progress_bar("Reading the dataset") as (progress, _):
         found = fingerprint(dataset, progress=progress)
     settled = plan_for(found, **asked)
     learned, _ = split_cases(teachable(dataset.cases, found, settled.plan), settled.plan)
     machine: dict[str, Any] = {"memory": options.memory, "device": device, "processes": process_count()}
     if options.preflight:
-        with watched("Trying a step") as (progress, _):
+        with progress_bar("Trying a step") as (progress, _):
             fitted = fit(
                 settled.plan, learned, weights=options.weights, kept=asked, progress=progress, **machine
             )

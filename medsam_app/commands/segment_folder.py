@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medsam_app.console import note, say, step, table_console, titled_table, watched
+from medsam_app.console import note, progress_bar, say, step, table_console, titled_table
 from medsam_app.training.processes import stopping
 
 if TYPE_CHECKING:  # heavy
@@ -38,7 +38,7 @@ def segment_folder(
     with step("Loading"):
         from medsam_app.batch import run
     clock = _Clock()
-    with stopping() as stopped, watched("Loading the model") as (progress, keep):
+    with stopping() as stopped, progress_bar("Loading the model") as (progress, keep):
 
         def watch(case: CaseRecord, done: int, count: int) -> None:
             if case.outcome == "failed":

@@ -24,7 +24,7 @@ from medsam_app.datasets.folder_layouts import (
 from medsam_app.datasets.gathering import Dataset, Problem
 from medsam_app.errors import DatasetError, MedsamError
 from medsam_app.io.formats import READABLE
-from medsam_app.io.paths import folders_under
+from medsam_app.io.paths import walk_folders
 
 __all__ = ["Dataset", "Problem", "find_cases", "label_files"]
 
@@ -59,7 +59,7 @@ def label_files(folder: Path) -> set[Path]:
     image, and files that cannot be read, are not included.
     """
     found: set[Path] = set()
-    for place in folders_under(folder):
+    for place in walk_folders(folder):
         found.update(labels_beside(place))
         with suppress(MedsamError, OSError):  # one that describes nothing, or cannot be read, hides nothing
             if any((place / name).is_file() for name in (MANIFEST, DATASET)):

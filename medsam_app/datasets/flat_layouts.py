@@ -23,7 +23,7 @@ from medsam_app.datasets.gathering import (
 from medsam_app.errors import DatasetError
 from medsam_app.io.csv_columns import read_table
 from medsam_app.io.formats import stem
-from medsam_app.io.paths import there
+from medsam_app.io.paths import exists
 
 DATASET = "dataset.json"
 
@@ -74,9 +74,9 @@ def _decathlon(folder: Path, path: Path, described: Mapping[str, Any]) -> Datase
             continue
         image, label = (folder / str(file) for file in files)
         first = image.parent / f"{stem(image)}_0000.nii.gz"
-        if not there(image) and there(first):  # nnU-Net v1 lists the cases and not their channels
+        if not exists(image) and exists(first):  # nnU-Net v1 lists the cases and not their channels
             image = first
-        listed |= {file.resolve() for file in (image, label) if there(file)}
+        listed |= {file.resolve() for file in (image, label) if exists(file)}
         found.add(stem(label), image, label)
     for beside in (folder / "imagesTr", folder / "labelsTr"):
         for file in volumes_in(beside) if beside.is_dir() else []:

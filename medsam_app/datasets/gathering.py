@@ -13,7 +13,7 @@ from typing import Any, Literal
 from medsam_app.datasets.cases import Case
 from medsam_app.errors import DatasetError
 from medsam_app.io.formats import is_volume
-from medsam_app.io.paths import there
+from medsam_app.io.paths import exists
 
 #: Names of label values, where the layout has no place of its own for them.
 NAMES_FILE = "labels.json"
@@ -120,7 +120,7 @@ class Gathering:
     def take(self, case: Case) -> None:
         """A case as it is, or the problem that a file of it is not there."""
         files = {"image": case.image, "label map": case.label}
-        missing = {role: path for role, path in files.items() if not there(path)}
+        missing = {role: path for role, path in files.items() if not exists(path)}
         for role, path in missing.items():
             message = (
                 f"The {role} {path} is listed but not there; put it there, or take the case off the list."

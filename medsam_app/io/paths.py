@@ -1,4 +1,4 @@
-"""Paths that may not exist, and walks through folders."""
+"""Existence checks of paths, and iteration over folders."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from pathlib import Path
 from medsam_app.errors import VolumeError
 
 
-def there(path: Path) -> bool:
-    """Return whether a file or folder exists; False for impossible names."""
+def exists(path: Path) -> bool:
+    """Return whether a file or folder exists; False for invalid names."""
     try:
         return path.exists()
-    except (OSError, ValueError):  # too long, or with a zero in it
+    except (OSError, ValueError):  # name too long, or with a null character
         return False
 
 
 def check_image(path: Path) -> None:
-    """Refuse the path of an image that does not exist.
+    """Check that the path of an image exists.
 
     Raises:
-        VolumeError: there is neither a file nor a folder.
+        VolumeError: there is no such file or folder.
     """
     if not path.exists():
         raise VolumeError(f"There is no file or folder {path}; give the path of an image.")
 
 
-def folders_under(folder: Path) -> Iterator[Path]:
+def walk_folders(folder: Path) -> Iterator[Path]:
     """Yield a folder and all below it that can be read; links are not followed further."""
-    for place, inside, _ in os.walk(folder):
-        here = Path(place)
-        yield here
-        yield from (here / name for name in inside if (here / name).is_symlink())
+    for parent, names, _ in os.walk(folder):
+        path = Path(parent)
+        yield path
+        yield from (path / name for name in names if (path / name).is_symlink())

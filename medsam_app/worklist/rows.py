@@ -14,7 +14,7 @@ class WorklistCase:
     """A case of the list.
 
     Attributes:
-        name: its path within the folder without the ending, with '/'; see `Found.case`.
+        name: its path within the folder without the ending, with '/'; see `FoundVolume.case`.
         path: of the volume, relative to the folder, with '/'.
         series: UID of a DICOM series, or None.
         problem: a sentence where it is known already that it cannot be read.

@@ -16,7 +16,7 @@ from threading import RLock
 from medsam_app.atomic import as_text
 from medsam_app.datasets.find import label_files
 from medsam_app.errors import SettingsError, WorklistConflict, WorklistError
-from medsam_app.io.paths import folders_under, there
+from medsam_app.io.paths import exists, walk_folders
 from medsam_app.worklist.folder import volumes_for
 from medsam_app.worklist.rows import STATES, Event, State, Work, WorklistCase
 
@@ -189,7 +189,7 @@ class Worklist:
         """
         # Masks of this worklist, and of those of folders below.
         masks = [self.masks]
-        masks += [place / MASKS for place in folders_under(self.folder) if there(place / DATABASE)]
+        masks += [place / MASKS for place in walk_folders(self.folder) if exists(place / DATABASE)]
         own = [path.resolve() for path in masks]
         begun = {_real(self.folder / case.path) for case in self.cases() if case.changed}
         labels = {
