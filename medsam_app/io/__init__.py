@@ -1,1 +1,1 @@
-"""Images and masks in files: reading, checking, writing, and reading back."""
+"""Image and mask files: reading, validation, writing and verification."""

@@ -1,4 +1,4 @@
-"""DICOM in a .zip, a folder or a single file: the files, unpacked with care."""
+"""Safe access to DICOM files in a folder, a .zip or a single file."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from medsam_app.errors import VolumeError
 from medsam_app.io.headers import looks_like_dicom
 from medsam_app.system import format_bytes, machine_fault, no_temporary_folder
 
-#: Bytes that a zip may unpack to, and files it may hold.
+#: Largest unpacked size of a .zip, in bytes.
 MAX_UNPACKED = 8 * 10**9
+#: Largest number of files in a .zip.
 MAX_FILES = 50_000
 
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[tuple[Path, list[Path] | None]]:
-    """Folder of the DICOM files at a path, and the files where it is a single one.
+    """Yield the folder of the DICOM files at a path, and the list of files if the path is a single file.
 
-    A .zip is unpacked into a temporary folder that is gone afterwards.
+    A .zip is unpacked into a temporary folder, which is removed on exit.
 
     Raises:
         VolumeError: the .zip is damaged, locked, too large, or would write outside its folder, or
@@ -84,13 +85,13 @@ def _extract(path: Path, folder: Path) -> None:
                 raise VolumeError(f"'{path.name}' is locked with a password; give the unpacked folder.")
             with archive.open(item) as source:
                 start = source.read(132)
-                # Other files keep an empty place, so that a message can say what was found. Numbered names:
-                # no name in the archive decides where a byte is written.
+                # Files that are not DICOM become empty files, so that error messages can list them. The
+                # numbered folders ensure that no name in the archive decides where data is written.
                 target = folder / f"{number:05d}" / name.name
                 target.parent.mkdir()
                 with target.open("wb") as file:
                     if looks_like_dicom(start):
                         file.write(start)
-                        # `ZipExtFile` never gives more than the size that was summed above
+                        # `ZipExtFile` never returns more than the size summed above
                         while block := source.read(1 << 20):
                             file.write(block)

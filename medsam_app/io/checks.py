@@ -1,4 +1,4 @@
-"""Checks of a volume's voxels and affine, and notes about them."""
+"""Validation of voxels, affines and NIfTI geometry, with notes for the user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NIFTI_GEOMETRY = (
 
 
 def checked_affine(name: str, affine: ArrayLike) -> NDArray[np.float64]:
-    """(4, 4) float64 affine; `VolumeError` when it does not map voxels to distinct places."""
+    """Return a (4, 4) float64 affine; raise `VolumeError` if it is not finite or is singular."""
     matrix = np.array(affine, dtype=np.float64)
     if matrix.shape != (4, 4):
         raise VolumeError(
@@ -36,11 +36,11 @@ def checked_affine(name: str, affine: ArrayLike) -> NDArray[np.float64]:
     return matrix
 
 
-def checked_array(name: str, array: NDArray) -> tuple[NDArray, tuple[str, ...]]:
+def checked_voxels(name: str, array: NDArray) -> tuple[NDArray, tuple[str, ...]]:
     """Return (i, j, k) finite integers or float32, and notes on replaced values.
 
-    NaN and -inf become the smallest finite value, +inf the largest: what lies outside the field of view
-    is stored as NaN by many tools, and one such voxel must not spoil a volume.
+    NaN and -inf become the smallest finite value, +inf the largest. Many tools store NaN outside the field of
+    view, and such voxels must not make a volume unusable.
 
     Raises:
         VolumeError: not 3D, not numbers, or no voxel is finite.
@@ -62,14 +62,15 @@ def checked_array(name: str, array: NDArray) -> tuple[NDArray, tuple[str, ...]]:
         array = array.astype(array.dtype.newbyteorder("="))
     notes: list[str] = []
     if array.dtype.kind == "f":
-        array, notes = _finite(name, array)
+        array, notes = _replace_nonfinite(name, array)
     low, high = array.min(), array.max()
     if low == high:
         notes.append(f"Every voxel has the same value ({low:g}): there is nothing to see.")
     return array, tuple(notes)
 
 
-def _finite(name: str, array: NDArray) -> tuple[NDArray, list[str]]:
+def _replace_nonfinite(name: str, array: NDArray) -> tuple[NDArray, list[str]]:
+    """Return the array with finite values only, and a note if any value was replaced."""
     bad, low, high = 0, np.inf, -np.inf
     for k in range(array.shape[2]):  # slice by slice: no second copy of the volume
         plane = array[:, :, k]
@@ -83,7 +84,7 @@ def _finite(name: str, array: NDArray) -> tuple[NDArray, list[str]]:
         )
     if not bad:
         return array, []
-    # the caller's array stays as it is
+    # Copy: do not modify the caller's array.
     array = np.nan_to_num(array, copy=True, nan=low, posinf=high, neginf=low)
     text = "1 voxel was" if bad == 1 else f"{bad} voxels were"
     return array, [
@@ -92,7 +93,7 @@ def _finite(name: str, array: NDArray) -> tuple[NDArray, list[str]]:
 
 
 def nifti_notes(header: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Notes on the geometry of a NIfTI header, and the fields that a saved mask copies from it."""
+    """Return notes on the geometry of a NIfTI header, and the header fields copied into saved masks."""
     notes = []
     qform, sform = header.get_qform(coded=True)[0], header.get_sform(coded=True)[0]
     shape = (int(header["dim"][1]), int(header["dim"][2]), int(header["dim"][3]))

@@ -1,4 +1,4 @@
-"""CSV tables as people and spreadsheets write them."""
+"""Reader for CSV tables with commas, semicolons or tabs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from medsam_app.errors import MedsamError
 def read_table(
     path: Path, *, error: type[MedsamError]
 ) -> tuple[list[str], list[tuple[int, Mapping[str, Any]]]]:
-    """The columns of a table in lower case, and its rows by column, each with the number of its line.
+    """Return the column names of a table in lower case, and its rows with their line numbers.
 
     Args:
-        error: what is raised where it cannot be read.
+        path: a CSV file in UTF-8, with the column names in its first line.
+        error: type of the error to raise if the table cannot be read.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             file.seek(0)
-            # spreadsheets write semicolons where the comma is the decimal point
+            # Spreadsheets write semicolons in locales with a decimal comma.
             reader = csv.DictReader(file, delimiter=max(",;\t", key=first.count))
             columns = [str(column).strip().lower() for column in reader.fieldnames or []]
             reader.fieldnames = columns

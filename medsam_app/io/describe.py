@@ -21,10 +21,10 @@ _SAMPLE = 2_000_000
 def describe(
     path: str | Path, *, series: str | None = None, frame: int | None = None, channel: int | None = None
 ) -> dict[str, Any]:
-    """Facts about a volume, ready for JSON.
+    """Return facts about a volume as JSON-compatible values.
 
-    Where a choice of series is needed and none is given, only the series are listed. Of several frames
-    or channels the first is described, and "chosen" says so.
+    If there are several series and none is chosen, only the series are listed. If there are several frames
+    or channels and none is chosen, the first is described; "chosen" holds its number.
 
     Returns:
         path, format, series (list of uid, number, description, modality, slices, columns, rows), frames,
@@ -33,7 +33,7 @@ def describe(
         modality, modality_guess, intensity (min, p1, median, p99, max), notes.
 
     Raises:
-        VolumeError: it cannot be used as a volume.
+        VolumeError: the file or folder cannot be used as a volume.
     """
     path = Path(path).expanduser()
     format = find_format(path)
@@ -50,7 +50,7 @@ def describe(
     if format == "dicom":
         try:
             volume = load_volume(path, series=series, channel=channel)
-            if frame:  # beyond the only one: say so
+            if frame:  # the series has one frame, so this raises the error for a wrong number
                 volume = load_volume(path, series=series, frame=frame, channel=channel)
         except SeriesChoice as choice:
             if choice.option == "series":
@@ -65,7 +65,7 @@ def describe(
             "channels": header.channels,
             "stored_dtype": header.dtype.newbyteorder("=").name,
         }
-        # colours stay refused: a channel of them is opened only by who asks for it
+        # Colour images are refused unless a channel is chosen explicitly.
         first = 0 if header.channels > 1 and not header.rgb else None
         volume = load_volume(
             path, series=series, frame=frame or 0, channel=channel if channel is not None else first
@@ -88,7 +88,7 @@ def describe(
 
 
 def intensities(array: NDArray) -> dict[str, float]:
-    """Smallest, largest and percentiles of an (i, j, k) array; the percentiles from a sample."""
+    """Return minimum, maximum and percentiles of an (i, j, k) array; percentiles come from a sample."""
     step = max(1, round((array.size / _SAMPLE) ** (1 / 3)))
     p1, median, p99 = np.percentile(array[::step, ::step, ::step], (1, 50, 99))
     values = {"min": array.min(), "p1": p1, "median": median, "p99": p99, "max": array.max()}

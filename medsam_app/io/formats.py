@@ -1,6 +1,6 @@
-"""The table of file formats, and functions on file names that follow from it.
+"""Table of supported file formats, and functions on file names.
 
-All lists of endings in the package come from this table.
+All lists of file endings in the package are derived from this table.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Format = Literal["nifti", "nrrd", "meta", "dicom"]
 #: Names of the formats in messages.
 TITLES: dict[Format, str] = {"nifti": "NIfTI", "nrrd": "NRRD", "meta": "MetaImage", "dicom": "DICOM"}
 
-#: Ending of a mask where nothing else was chosen.
+#: Default ending of mask files.
 DEFAULT_SUFFIX = ".nii.gz"
 #: Ending of a DICOM segmentation.
 SEGMENTATION = ".seg.dcm"
@@ -25,12 +25,12 @@ class FileType:
     """A kind of file that can be read as a volume, recognised by the ending of its name.
 
     Attributes:
-        suffix: the ending in lower case, with its dots. No ending is the end of another one.
+        suffix: ending in lower case, with its dots. No ending is a suffix of another one.
         format: format of the content.
-        mask_suffix: ending of a mask that is to have the format of such an image.
+        mask_suffix: ending of a mask saved in the format of such an image.
         writable: whether `save_mask` writes files with this ending.
-        listed: whether the browser lists such files of the server.
-        uploadable: whether the browser may upload one such file: whether it can be whole by itself.
+        listed: whether the browser lists such files on the server.
+        uploadable: whether the browser may upload a single such file, because it can be complete by itself.
     """
 
     suffix: str
@@ -49,7 +49,7 @@ FILE_TYPES = (
     # The voxels are in a second file.
     FileType(suffix=".mhd", format="meta", mask_suffix=".mha", uploadable=False),
     FileType(suffix=".zip", format="dicom", mask_suffix=SEGMENTATION, writable=False),
-    # Whole only as a multi-frame file. The browser lists the folder of the slices instead.
+    # Complete by itself only if multi-frame. The browser lists the folder of the slices instead.
     FileType(suffix=".dcm", format="dicom", mask_suffix=SEGMENTATION, writable=False, listed=False),
 )
 
@@ -65,15 +65,15 @@ WRITABLE = (
 SINGLE_VOLUMES = tuple(kind.suffix for kind in FILE_TYPES if kind.format != "dicom")
 #: Endings of files that hold slices of a series together with the other files of their folder.
 DICOM_SLICES = (".dcm", ".ima", ".dic", ".dicom")
-#: What can be read, for messages.
+#: Readable formats, for messages.
 READABLE = f"{', '.join(SINGLE_VOLUMES)}, a folder or a .zip of DICOM slices"
 
-#: Endings of masks by the names of formats in options and requests.
+#: Endings of masks by format name, as used in options and requests.
 MASK_SUFFIXES = {"nifti": DEFAULT_SUFFIX, "nrrd": ".nrrd", "mha": ".mha", "dicom-seg": SEGMENTATION}
 
 
 def file_type(name: str) -> FileType | None:
-    """Return the type of a file by its name in upper or lower case, or None if the ending is not known."""
+    """Return the type of a file by the ending of its name in any case, or None if it is unknown."""
     lower = name.lower()
     return next((kind for kind in FILE_TYPES if lower.endswith(kind.suffix)), None)
 
@@ -89,7 +89,7 @@ def stem(name: str | PurePath) -> str:
 
 
 def is_volume(path: PurePath) -> bool:
-    """Return whether a file has the ending of a volume and is not hidden, as macOS's '._x.nii.gz' are."""
+    """Return whether a file has the ending of a volume and is not hidden (as macOS's '._x.nii.gz' is)."""
     return not path.name.startswith(".") and file_type(path.name) is not None
 
 

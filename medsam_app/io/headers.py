@@ -1,9 +1,9 @@
-"""File headers, checked before memory is allocated.
+"""Validation of file headers before memory is allocated.
 
-A header announces the number and type of voxels. Before a reader trusts it, the announcement is held
-against the size of the file and the memory of the machine, so that a damaged or hostile header ends in
-a sentence and not in the operating system killing the program. No pixel is read here, and MONAI is not
-imported, so errors come at once.
+A header declares the number and type of the voxels. Before a reader allocates memory for them, the declared
+size is compared with the size of the file and the memory of the machine. A damaged or hostile header thus
+raises an error instead of exhausting the memory. No voxels are read here and MONAI is not imported, so
+errors are raised without delay.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from medsam_app.io.nifti_header import read_nifti_header
 from medsam_app.io.text_headers import check_text_header
 from medsam_app.system import format_bytes, machine_memory
 
-#: Deflate cannot shrink data further than this (a property of the format).
+#: Largest compression ratio of Deflate (a property of the format).
 DEFLATE_LIMIT = 1032
 
 
 @dataclass(frozen=True)
 class HeaderInfo:
-    """Promise of a header.
+    """Voxels declared by a header.
 
     Attributes:
         shape: voxels along (i, j, k).
-        frames: how many volumes follow each other (time points, echoes, ...).
-        channels: how many values each voxel has.
-        dtype: type of one value as stored.
-        offset: bytes of the file before the first voxel.
+        frames: number of volumes (time points, echoes, ...).
+        channels: number of values per voxel.
+        dtype: stored type of a value.
+        offset: bytes before the first voxel in the file.
     """
 
     format: Format
@@ -50,7 +50,7 @@ class HeaderInfo:
 
     @property
     def rgb(self) -> bool:
-        """Whether the values look like colours: three or four bytes a voxel."""
+        """Whether the values are probably colours: three or four bytes per voxel."""
         return self.dtype == np.uint8 and self.channels in (3, 4)
 
 
@@ -78,7 +78,7 @@ def looks_like_dicom(start: bytes) -> bool:
 
 
 def inspect_nifti(path: Path) -> HeaderInfo:
-    """Check the header of a NIfTI file against the file; `VolumeError` when it cannot be a volume."""
+    """Return the checked header of a NIfTI file; raise `VolumeError` if it does not describe a volume."""
     header, _ = read_nifti_header(path)
     dim = [int(n) for n in header["dim"]]
     if not 1 <= dim[0] <= 7:
@@ -87,9 +87,9 @@ def inspect_nifti(path: Path) -> HeaderInfo:
     code = int(header["datatype"])
     try:
         dtype = header.get_data_dtype()
-    except HeaderDataError:  # a code that NIfTI does not have
+    except HeaderDataError:  # undefined datatype code
         dtype = np.dtype("V0")
-    if dtype.itemsize == 0:  # or one that no library reads (single bits)
+    if dtype.itemsize == 0:  # undefined, or not supported by nibabel (single bits)
         raise VolumeError(
             f"'{path.name}' holds values of NIfTI datatype {code}, which cannot be read; "
             "save it as int16 or float32."
@@ -122,7 +122,7 @@ def inspect_nifti(path: Path) -> HeaderInfo:
 
 
 def inspect_itk(path: Path, format: Format) -> HeaderInfo:
-    """Check the header of an NRRD or MetaImage file; `VolumeError` when it cannot be a volume."""
+    """Return the checked header of an NRRD or MetaImage file; raise `VolumeError` if it is no volume."""
     packing = check_text_header(path, format)
     reader = sitk_reader(path, format)
     try:
@@ -143,7 +143,7 @@ def inspect_itk(path: Path, format: Format) -> HeaderInfo:
             "or float32."
         )
     _check_shape(path, size[:3])
-    checked_affine(path.name, itk_affine(reader))  # ITK's own words for it are no use to a user
+    checked_affine(path.name, itk_affine(reader))  # ITK's own error would not help the user
     info = HeaderInfo(
         format,
         (size[0], size[1], size[2]),
@@ -170,7 +170,7 @@ def sitk_reader(path: Path, format: Format) -> sitk.ImageFileReader:
     """Return a SimpleITK reader for one file, with its format fixed.
 
     Raises:
-        VolumeError: its path is no text, of which SimpleITK would end the program.
+        VolumeError: the path is not UTF-8, which would crash SimpleITK.
     """
     if not is_text(str(path)):
         raise VolumeError(
@@ -192,7 +192,7 @@ def not_read(path: Path, format: Format) -> VolumeError:
 
 
 def itk_affine(image: sitk.Image | sitk.ImageFileReader) -> NDArray[np.float64]:
-    """(4, 4) voxel indices to mm in LPS of a SimpleITK image, a frame axis left out."""
+    """Return the (4, 4) affine of a SimpleITK image to mm in LPS, without a frame axis."""
     size = image.GetDimension()
     affine = np.eye(4)
     space = min(size, 3)
@@ -211,7 +211,7 @@ def _refuse_rgb(path: Path) -> VolumeError:
 
 
 def refuse_complex(path: Path) -> VolumeError:
-    """Error for complex values."""
+    """Return the error for complex values."""
     return VolumeError(
         f"'{path.name}' holds complex values, but one intensity a voxel is needed; save its magnitude first."
     )
@@ -228,20 +228,25 @@ def _check_shape(path: Path, shape: list[int]) -> None:
 
 
 def check_size(path: Path, info: HeaderInfo, expansion: float, data_file: Path | None = None) -> None:
-    """Hold the promise of a header against the size of the file and the memory of the machine.
+    """Compare the size declared by a header with the size of the file and the memory of the machine.
 
     Args:
-        expansion: the most bytes that one byte of the file can become (1 uncompressed, inf unknown).
-        data_file: where the voxels are, if not in `path`.
+        path: the file with the header.
+        info: the header.
+        expansion: largest number of bytes that one byte of the file unpacks to (1 uncompressed, inf unknown).
+        data_file: file with the voxels, if not `path`.
+
+    Raises:
+        VolumeError: the values are complex, the file is too small, or the machine has too little memory.
     """
     if info.dtype.kind == "c":
         raise refuse_complex(path)
     voxels = math.prod(info.shape) * info.frames * info.channels * info.dtype.itemsize
     size = (data_file or path).stat().st_size
-    need = voxels + info.offset
-    if need > size * expansion:
+    needed = voxels + info.offset
+    if needed > size * expansion:
         raise VolumeError(
-            f"'{path.name}' is cut short or its header is wrong: its header promises {format_bytes(need)}, "
+            f"'{path.name}' is cut short or its header is wrong: its header promises {format_bytes(needed)}, "
             f"which a file of {format_bytes(size)} cannot hold; copy or download it again."
         )
     memory = machine_memory()
@@ -254,25 +259,25 @@ def check_size(path: Path, info: HeaderInfo, expansion: float, data_file: Path |
 
 
 def choose(path: Path, info: HeaderInfo, *, frame: int | None, channel: int | None) -> tuple[int, int]:
-    """Frame and channel to read; `SeriesChoice` when there are several and none was chosen."""
+    """Return the frame and channel to read; raise `SeriesChoice` if there are several and none is chosen."""
     if info.rgb and channel is None:
         raise _refuse_rgb(path)
     chosen = []
-    for option, count, given in (("frame", info.frames, frame), ("channel", info.channels, channel)):
-        if given is None and count > 1:
+    for option, count, number in (("frame", info.frames, frame), ("channel", info.channels, channel)):
+        if number is None and count > 1:
             raise SeriesChoice(
                 f"'{path.name}' holds {count} {option}s; "
                 f"choose one of 0 to {count - 1} with the option '{option}'.",
                 option=option,
-                choices=[(str(number), f"{option} {number} of {count}") for number in range(count)],
+                choices=[(str(index), f"{option} {index} of {count}") for index in range(count)],
             )
-        if given is not None and not 0 <= given < count:
-            have = f"{option}s 0 to {count - 1}" if count > 1 else f"one {option} (number 0)"
-            raise VolumeError(f"'{path.name}' has no {option} {given}; it has {have}.")
-        chosen.append(given or 0)
+        if number is not None and not 0 <= number < count:
+            available = f"{option}s 0 to {count - 1}" if count > 1 else f"one {option} (number 0)"
+            raise VolumeError(f"'{path.name}' has no {option} {number}; it has {available}.")
+        chosen.append(number or 0)
     return chosen[0], chosen[1]
 
 
 def inspect(path: Path, format: Format) -> HeaderInfo:
-    """Checked header of a single-file volume."""
+    """Return the checked header of a single-file volume."""
     return inspect_nifti(path) if format == "nifti" else inspect_itk(path, format)

@@ -1,6 +1,6 @@
-"""Volumes and masks read from any supported format.
+"""Loading of volumes and masks in any supported format.
 
-MONAI's readers read the voxels; this module decides what is acceptable and reports it in notes and errors.
+MONAI's readers read the voxels; this module validates them and reports problems in notes and errors.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ def load_volume(
     """Read a volume: .nii, .nii.gz, .nrrd, .mha, .mhd, or a folder or .zip of DICOM slices.
 
     Args:
+        path: file or folder.
         series: UID or number (from 1, in the order of `list_series`) of a DICOM series.
         frame: number from 0 of a time point or echo.
         channel: number from 0 of a value of multi-channel voxels.
 
     Raises:
-        SeriesChoice: there are several series, frames or channels and none was chosen.
-        VolumeError: it cannot be used as a volume; the message says why and what to do.
+        SeriesChoice: there are several series, frames or channels and none is chosen.
+        VolumeError: the path cannot be used as a volume; the message gives the reason and a remedy.
     """
     path = Path(path).expanduser()
     if find_format(path) == "dicom":
@@ -54,10 +55,10 @@ def load_volume(
 
 
 def read_grid(path: Path) -> Grid:
-    """The grid of a volume by its header alone, where the format has one; DICOM is read whole.
+    """Return the grid of a volume, from its header alone; DICOM is read completely.
 
     Raises:
-        MedsamError: it cannot be used as a volume.
+        MedsamError: the path cannot be used as a volume.
     """
     format = find_format(path)
     if format == "dicom":
@@ -73,12 +74,12 @@ def read_grid(path: Path) -> Grid:
 
 
 def _read_file(path: Path, frame: int | None, channel: int | None) -> tuple[NDArray, dict, dict[str, Any]]:
-    """Voxels, MONAI's metadata and the attributes of `Volume` of a single-file volume."""
+    """Return voxels, MONAI's metadata and attributes of `Volume` for a single-file volume."""
     format = find_format(path)
     with _reading(path, format):
         info = inspect(path, format)
         frame, channel = choose(path, info, frame=frame, channel=channel)
-        from medsam_app.io.readers import reader_for  # imports MONAI, seconds
+        from medsam_app.io.readers import reader_for  # imports MONAI: takes seconds
 
         reader: Any = reader_for(info, frame=frame, channel=channel)
         array, meta = reader.get_data(reader.read(path))
@@ -120,11 +121,11 @@ def _load_dicom(path: Path, series: str | None, frame: int | None, channel: int 
             f"'{path.name}' is DICOM with one channel (number 0); leave the option 'channel' out."
         )
     with _reading(path, "dicom"), unpacked(path) as (folder, files):
-        found, notes = dicom.scan(path.name, folder, files)
-        slices = dicom.pick_series(path.name, found, series)
+        slices_by_series, notes = dicom.scan(path.name, folder, files)
+        slices = dicom.pick_series(path.name, slices_by_series, series)
         stack = dicom_stack.stack(path.name, slices)
         number = dicom_stack.pick_frame(path.name, stack, frame)
-        from medsam_app.io.readers import DicomReader  # imports MONAI, seconds
+        from medsam_app.io.readers import DicomReader  # imports MONAI: takes seconds
 
         reader = DicomReader(stack.frames[number], stack.affine)
         array, meta = reader.get_data(reader.read())
@@ -135,7 +136,7 @@ def _load_dicom(path: Path, series: str | None, frame: int | None, channel: int 
 
 
 def list_series(path: str | Path) -> list[SeriesInfo]:
-    """Image series of a DICOM folder or .zip; empty for a file that is not DICOM.
+    """Return the image series of a DICOM folder or .zip; an empty list for a file that is not DICOM.
 
     Raises:
         VolumeError: there are no DICOM images, or they cannot be read.
@@ -148,11 +149,11 @@ def list_series(path: str | Path) -> list[SeriesInfo]:
 
 
 def load_mask(path: str | Path, grid: Grid) -> NDArray:
-    """Read an integer label map that lies on a grid: (i, j, k), 0 = background.
+    """Read an (i, j, k) integer label map on a grid, 0 = background.
 
     Raises:
-        VolumeError: it cannot be read, or its values are not whole numbers from 0.
-        GridMismatch: it lies on another grid.
+        VolumeError: the file cannot be read, or its values are not whole numbers from 0.
+        GridMismatch: the label map is on another grid.
     """
     path = Path(path).expanduser()
     if find_format(path) == "dicom":
@@ -168,8 +169,8 @@ def load_mask(path: str | Path, grid: Grid) -> NDArray:
             "give a mask made on this image, or resample it to the image first."
         )
     if array.dtype.kind == "f":
-        whole = np.isfinite(array).all() and bool((array == np.rint(array)).all())
-        if not whole:
+        integral = np.isfinite(array).all() and bool((array == np.rint(array)).all())
+        if not integral:
             raise VolumeError(
                 f"The mask '{path.name}' has values that are not whole numbers; give a label map, not "
                 "probabilities."

@@ -1,4 +1,4 @@
-"""One writer for masks of any format, chosen by the ending of the file name."""
+"""Writer for masks of any format, chosen by the ending of the file name."""
 
 from __future__ import annotations
 
@@ -29,15 +29,18 @@ def save_labels(
     names: Mapping[int, str] | None = None,
     colours: Mapping[int, str] | None = None,
 ) -> Path:
-    """Write a label map in the format that its name ends in, proved by reading it back.
+    """Write a label map in the format given by the file name, and verify it by reading it back.
 
     Args:
         labels: (i, j, k) whole numbers from 0, or booleans, on the grid of `volume`.
-        path: ends in .seg.dcm for a DICOM segmentation, or as `save_mask` says.
-        names, colours: of label values; colours as '#rrggbb', kept by DICOM segmentations alone.
+        volume: image of the label map.
+        path: ends in .seg.dcm for a DICOM segmentation, else in an ending of `save_mask`.
+        names: names of label values.
+        colours: colours of label values as '#rrggbb'; only DICOM segmentations store them.
 
     Raises:
-        SaveError, VolumeError: as `save_mask` and `save_dicom_seg`.
+        SaveError: see `save_mask` and `save_dicom_seg`.
+        VolumeError: see `save_dicom_seg`.
     """
     if path.name.endswith(SEGMENTATION):
         from medsam_app.io.dicom.seg_writer import save_dicom_seg  # imports highdicom
@@ -47,5 +50,5 @@ def save_labels(
 
 
 def plain_name(name: str) -> str:
-    """A name as a part of a file's name."""
+    """Return a name with characters that are safe in file names, at most 60 of them."""
     return re.sub(r"[^\w+-]+", "_", name).strip("_")[:60] or "object"

@@ -13,7 +13,7 @@ from medsam_app.errors import VolumeError
 
 
 class _Gzip(gzip.GzipFile):
-    """Gzip that fills a large buffer piece by piece; its base would hold the whole volume twice."""
+    """Gzip file that fills large buffers in pieces; the base class would hold the volume twice."""
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
@@ -25,14 +25,14 @@ class _Gzip(gzip.GzipFile):
 
 
 def open_nifti(path: Path) -> IO[bytes]:
-    """Open a NIfTI file for reading, decompressed when its content (not its name) is gzip."""
+    """Open a NIfTI file for reading; decompress it if its content, whatever its name, is gzip."""
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     return _Gzip(path, "rb") if compressed else path.open("rb")  # type: ignore[return-value]
 
 
 def cut_short(path: Path) -> VolumeError:
-    """Error for a file that ends early or whose compressed data is damaged."""
+    """Return the error for a file that ends early or has damaged compressed data."""
     return VolumeError(
         f"'{path.name}' is cut short or damaged: its data ends before the image is complete; "
         "copy or download it again."
@@ -40,13 +40,13 @@ def cut_short(path: Path) -> VolumeError:
 
 
 def read_nifti_header(path: Path) -> tuple[Any, Any]:
-    """Header of a single-file NIfTI and the nibabel image class that reads it, unchecked."""
+    """Return the unchecked header of a single-file NIfTI and its nibabel image class."""
     try:
         with open_nifti(path) as file:
             block = file.read(540)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise cut_short(path) from error
-    # nibabel would take the byte order from the number of dimensions, which may be the damaged part
+    # nibabel derives the byte order from the number of dimensions, which may be damaged.
     order = "<" if int.from_bytes(block[:4], "little") in (348, 540) else ">"
     size = int.from_bytes(block[:4], "little" if order == "<" else "big")
     image_class = nib.Nifti2Image if size == 540 else nib.Nifti1Image

@@ -1,9 +1,9 @@
 """MONAI readers for medical volumes.
 
-`NiftiReader` is MONAI's `NibabelReader` that opens by content, takes one frame, scales to float32 and
-proves the checksum. `ItkReader` and `DicomReader` are MONAI `ImageReader`s on SimpleITK. Each works in
-`monai.transforms.LoadImage(reader=...)` as well. Importing this module imports MONAI (seconds), so
-`medsam_app.io.loading` does it only when something is read.
+`NiftiReader` extends MONAI's `NibabelReader`: it opens files by content, reads one frame, scales to float32
+and verifies the checksum. `ItkReader` and `DicomReader` are MONAI `ImageReader`s based on SimpleITK. All of
+them also work in `monai.transforms.LoadImage(reader=...)`. Importing this module imports MONAI, which takes
+seconds, so `medsam_app.io.loading` imports it only to read voxels.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ def _meta(affine: NDArray[np.float64], array: NDArray) -> dict[str, Any]:
 
 
 class NiftiReader(NibabelReader):
-    """NIfTI through MONAI's reader.
+    """NIfTI reader based on MONAI's.
 
-    Differences from its base: gzip is recognised by content; the affine stays as nibabel gives it
-    (the base rewrites it where the voxel sizes disagree, which would move saved masks); one frame and
-    channel is read; scaled values become float32 without a float64 copy of the volume.
+    Differences from the base class: gzip is recognised by content; the affine is nibabel's, unchanged (the
+    base class rewrites it if the voxel sizes disagree, which would move saved masks); one frame and channel
+    is read; scaled values become float32 without a float64 copy of the volume.
 
     Args:
-        frame, channel: which to read, from 0.
+        frame: frame to read, from 0.
+        channel: channel to read, from 0.
     """
 
     def __init__(self, *, frame: int = 0, channel: int = 0) -> None:
@@ -63,7 +64,7 @@ class NiftiReader(NibabelReader):
         self.filenames = [path]
         _, image_class = read_nifti_header(path)
         self._file = open_nifti(path)
-        # no memory map: the file may be replaced while the volume is in use
+        # No memory map: the file may be replaced while the volume is in use.
         image = image_class.from_file_map(image_class.make_file_map({"image": self._file}), mmap=False)
         self.header = image.header
         return image
@@ -72,7 +73,7 @@ class NiftiReader(NibabelReader):
         """Return array and metadata; see MONAI's `ImageReader.get_data`."""
         with self._file:
             array, meta = super().get_data(img)
-            # reading on to the end makes gzip check the sum of what it gave
+            # gzip verifies its checksum only at the end of the file.
             while self._file.read(1 << 16):
                 pass
         return array, meta
@@ -93,23 +94,24 @@ class NiftiReader(NibabelReader):
 def _scaled(array: NDArray, slope: float, inter: float) -> NDArray:
     """Return values times slope plus inter as float32; integers without scaling are unchanged.
 
-    Works slice by slice, so that no float64 copy of the whole is made.
+    Values are converted slice by slice, which avoids a float64 copy of the volume.
     """
-    trivial = slope == 1 and inter == 0
-    if trivial and (array.dtype.kind in "iu" or array.dtype == np.float32):
+    unscaled = slope == 1 and inter == 0
+    if unscaled and (array.dtype.kind in "iu" or array.dtype == np.float32):
         return array
     out = np.empty(array.shape, dtype=np.float32, order="F")
-    with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is reported as infinite later
+    with np.errstate(over="ignore", invalid="ignore"):  # overflow is reported later as infinite values
         for k in range(array.shape[-1]):
-            out[..., k] = array[..., k] if trivial else array[..., k] * slope + inter
+            out[..., k] = array[..., k] if unscaled else array[..., k] * slope + inter
     return out
 
 
 class ItkReader(ImageReader):
-    """NRRD and MetaImage through SimpleITK, with the affine in RAS.
+    """NRRD and MetaImage reader based on SimpleITK, with the affine in RAS.
 
     Args:
-        frame, channel: which to read, from 0.
+        frame: frame to read, from 0.
+        channel: channel to read, from 0.
     """
 
     def __init__(self, *, frame: int = 0, channel: int = 0) -> None:
@@ -128,12 +130,12 @@ class ItkReader(ImageReader):
     def get_data(self, img: sitk.Image) -> tuple[NDArray, dict]:
         """Return array and metadata; see MONAI's `ImageReader.get_data`."""
         array = _shared(img)  # ([t,] k, j, i [, c])
-        whole = array.size
+        total = array.size
         if img.GetNumberOfComponentsPerPixel() > 1:
             array = array[..., self.channel]
         if array.ndim == 4:
             array = array[self.frame]
-        if array.size < whole:  # release the other frames and channels
+        if array.size < total:  # release the other frames and channels
             array = array.copy(order="C")
         array = _scaled(array.transpose(2, 1, 0), 1.0, 0.0)
         meta = _meta(flip_affine(itk_affine(img)), array)
@@ -142,28 +144,29 @@ class ItkReader(ImageReader):
 
 
 class _Pixels:
-    """Buffer of a SimpleITK image that keeps the image alive as long as an array looks at it."""
+    """Buffer of a SimpleITK image that keeps the image alive while an array uses it."""
 
     def __init__(self, image: sitk.Image) -> None:
         self.image = image
-        view = sitk.GetArrayViewFromImage(image)  # makes the buffer this image's own
+        view = sitk.GetArrayViewFromImage(image)  # gives the image a buffer that it does not share
         address, _ = view.__array_interface__["data"]
         self.__array_interface__ = view.__array_interface__ | {"data": (address, False)}
 
 
 def _shared(image: sitk.Image) -> NDArray:
-    """Pixels of an image as a writable array without a copy."""
+    """Return the pixels of an image as a writable array, without a copy."""
     return np.asarray(_Pixels(image))
 
 
 class DicomReader(ImageReader):
-    """Ordered DICOM slices through SimpleITK (GDCM: compressed syntaxes, rescale slope and intercept).
+    """Reader of ordered DICOM slices based on SimpleITK.
 
-    Each file is read by itself, since slope and intercept may differ between slices (PET).
+    GDCM decodes compressed syntaxes and applies rescale slope and intercept. Each file is read separately,
+    because slope and intercept may differ between slices (PET).
 
     Args:
-        affine: (4, 4) to RAS, as `medsam_app.io.dicom.stack.stack` found it.
-        slices: in the order that `stack` gave them.
+        slices: slices in the order of `medsam_app.io.dicom.stack.stack`.
+        affine: (4, 4) voxel indices to mm in RAS, from `stack`.
     """
 
     def __init__(self, slices: Sequence[Slice], affine: NDArray[np.float64]) -> None:
@@ -182,16 +185,16 @@ class DicomReader(ImageReader):
         columns, rows, _ = img[0].size
         array = np.empty((len(img), rows, columns), dtype=result_type(img))
         for number, item in enumerate(img):
-            if number == 0 or item.path != img[number - 1].path:  # the frames of a file are read at once
+            if number == 0 or item.path != img[number - 1].path:  # all frames of a file are read at once
                 image = sitk_reader(item.path, "dicom").Execute()
                 planes = sitk.GetArrayViewFromImage(image).reshape(-1, rows, columns)
             plane = planes[item.frame]
             factor, offset = item.rescale
             array[number] = plane if item.rescale == (1.0, 0.0) else plane * factor + offset
-        turned = array.transpose(2, 1, 0)
-        return turned, _meta(self.affine, turned)
+        volume = array.transpose(2, 1, 0)
+        return volume, _meta(self.affine, volume)
 
 
 def reader_for(info: HeaderInfo, *, frame: int, channel: int) -> ImageReader:
-    """Reader of a checked single-file volume."""
+    """Return the reader for a checked single-file volume."""
     return (NiftiReader if info.format == "nifti" else ItkReader)(frame=frame, channel=channel)

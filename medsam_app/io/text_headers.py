@@ -1,6 +1,7 @@
-"""The text headers of NRRD and MetaImage files: where the voxels are and how they are packed.
+"""Text headers of NRRD and MetaImage files: location and packing of the voxels.
 
-SimpleITK reads these formats; only what it does not tell before it allocates is read here.
+SimpleITK reads these formats. This module reads only the fields that SimpleITK does not expose before it
+allocates memory.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from medsam_app.errors import VolumeError
 
-#: A header longer than this is not a header.
+#: Largest number of header bytes that are read.
 _LONGEST = 1 << 20
 
 
@@ -21,9 +22,9 @@ class Packing:
     """Storage of voxels in a file.
 
     Attributes:
-        expansion: the most bytes that one byte of the file can become (1 for raw, inf where unbounded).
-        data_file: the file they are in when it is another.
-        offset: bytes of the header before them, 0 when they are in another file or compressed.
+        expansion: largest number of bytes that one byte of the file unpacks to (1 raw, inf unbounded).
+        data_file: separate file with the voxels, if any.
+        offset: header bytes before the voxels; 0 if these are in another file or compressed.
     """
 
     expansion: float
@@ -32,10 +33,10 @@ class Packing:
 
 
 def check_text_header(path: Path, format: str) -> Packing:
-    """Read how the voxels are stored.
+    """Return the storage of the voxels.
 
     Raises:
-        VolumeError: not of the format, or its data file is missing or outside the header's folder.
+        VolumeError: the file does not have the format, or its data file is missing or outside its folder.
     """
     fields, length = _nrrd_fields(path) if format == "nrrd" else _meta_fields(path)
     if format == "nrrd":
@@ -51,7 +52,7 @@ def check_text_header(path: Path, format: str) -> Packing:
         }.get(encoding, math.inf)
         name = fields.get("data file", fields.get("datafile"))
     else:
-        # eight bytes at most come of a one-digit number and its blank
+        # Text: a one-digit number and a blank become eight bytes at most.
         expansion = 8.0 if fields.get("binarydata", "true").lower() == "false" else 1.0
         if fields.get("compresseddata", "false").lower() == "true":
             expansion = 1032.0
@@ -72,7 +73,7 @@ def _data_file(path: Path, name: str) -> Path:
         )
     folder = path.parent.resolve()
     data = (folder / name).resolve()
-    # A header from elsewhere must not make the program read any file of this machine.
+    # A header from another source must not give access to arbitrary files of this machine.
     if not data.is_relative_to(folder):
         raise VolumeError(
             f"'{path.name}' points to voxels outside its own folder ('{name}'); put both in one folder."
@@ -90,7 +91,7 @@ def _block(path: Path) -> bytes:
 
 
 def _nrrd_fields(path: Path) -> tuple[dict[str, str], int]:
-    """Fields by name in lower case, and the bytes of the header."""
+    """Return the fields by name in lower case, and the length of the header in bytes."""
     block = _block(path)
     if not block.startswith(b"NRRD"):
         raise VolumeError(f"'{path.name}' is not an NRRD image: it does not begin with 'NRRD'.")
@@ -102,7 +103,7 @@ def _nrrd_fields(path: Path) -> tuple[dict[str, str], int]:
 
 
 def _meta_fields(path: Path) -> tuple[dict[str, str], int]:
-    """Fields by name in lower case, and the bytes of the header."""
+    """Return the fields by name in lower case, and the length of the header in bytes."""
     fields: dict[str, str] = {}
     length = 0
     for line in _block(path).split(b"\n"):

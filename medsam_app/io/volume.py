@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medsam_app.grid.geometry import Grid
-from medsam_app.io.checks import checked_affine, checked_array
+from medsam_app.io.checks import checked_affine, checked_voxels
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +23,11 @@ class Volume:
     Attributes:
         array: (i, j, k) finite intensities in the file's own order: the file's integer type, or float32.
         grid: shape and affine to mm in RAS+.
-        source: file or folder it came from.
-        modality: as DICOM names it ("CT", "MR", ...), None when the file does not say.
-        nifti_codes: (qform_code, sform_code) of the source; what a saved mask gets.
-        notes: sentences about the file that a user should see.
-        series, frame, channel: which part of the source this is.
+        source: file or folder that the volume was read from.
+        modality: DICOM modality ("CT", "MR", ...), or None if unknown.
+        nifti_codes: (qform_code, sform_code) of the source, copied into saved masks.
+        notes: sentences about the file to show to the user.
+        series, frame, channel: part of the source that was read.
         nifti_geometry: the header fields that place a NIfTI image in space, copied into saved masks.
     """
 
@@ -59,7 +59,7 @@ class Volume:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of type, shape, affine and voxels; the same for any memory layout."""
+        """SHA-256 of dtype, shape, affine and voxels, independent of the memory layout."""
         digest = hashlib.sha256(f"{self.array.dtype.str} {self.shape} ".encode())
         digest.update(np.ascontiguousarray(self.affine, dtype="<f8").tobytes())
         for k in range(self.shape[2]):  # slice by slice: no second copy of the volume
@@ -68,7 +68,7 @@ class Volume:
 
     @classmethod
     def from_array(cls, array: NDArray, affine: ArrayLike, *, modality: str | None = None) -> Volume:
-        """Volume of an (i, j, k) array and its (4, 4) affine to mm in RAS+; checked like a file.
+        """Return a volume from an (i, j, k) array and its (4, 4) affine to mm in RAS+, checked like a file.
 
         Raises:
             VolumeError: not 3D, no finite voxel, singular affine.
@@ -77,12 +77,14 @@ class Volume:
 
 
 def make_volume(name: str, array: NDArray, affine: ArrayLike, **fields: Any) -> Volume:
-    """Check voxels and affine of what was read and put them together.
+    """Validate voxels and affine and return them as a volume.
 
     Args:
-        name: of the file, for messages.
-        fields: further attributes of `Volume`; notes are added to.
+        name: name of the file, for messages.
+        array: (i, j, k) voxels.
+        affine: (4, 4) voxel indices to mm in RAS+.
+        fields: further attributes of `Volume`; notes of the validation are appended to `notes`.
     """
     grid = Grid(tuple(int(n) for n in array.shape), checked_affine(name, affine))  # type: ignore[arg-type]
-    array, notes = checked_array(name, array)
+    array, notes = checked_voxels(name, array)
     return Volume(array, grid, notes=tuple(fields.pop("notes", ())) + notes, **fields)

@@ -1,7 +1,7 @@
-"""Saving a label map on its image's grid, with proof.
+"""Writer of label maps on the grid of their image, verified by reading back.
 
 The file is written in a hidden folder next to its target, read back, compared voxel by voxel and corner by
-corner, and only then moved to its name: a crash or a full disk never leaves half a mask.
+corner, and only then renamed: a crash or a full disk never leaves an incomplete mask.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from medsam_app.io.volume import Volume
 def save_mask(
     label_map: NDArray, volume: Volume, path: str | Path, *, label_names: Mapping[int, str] | None = None
 ) -> Path:
-    """Write a label map on the grid of its image and prove it by reading it back.
+    """Write a label map on the grid of its image and verify it by reading it back.
 
     Args:
         label_map: (i, j, k) whole numbers from 0, or booleans, on the grid of `volume`.
-        volume: image whose affine, qform and sform codes and units the file gets.
+        volume: image; the file gets its affine, qform and sform codes and units.
         path: ends in .nii.gz, .nii, .nrrd, .mha or .mhd (which writes a data file next to it).
-        label_names: names of label values, kept in the file's header as JSON.
+        label_names: names of label values, stored in the file's header as JSON.
 
     Returns:
-        the path written.
+        The written path.
 
     Raises:
-        SaveError: wrong labels or shape, unknown format, the image itself, or the file could not be
-            written or did not read back as written. What was at `path` before is then still there.
+        SaveError: wrong labels or shape, unknown format, the path is the image itself, or the file could not
+            be written or did not read back as written. An existing file at `path` is then unchanged.
     """
     path = Path(path).expanduser()
     kind = file_type(path.name)
@@ -51,7 +51,7 @@ def save_mask(
         raise SaveError(
             f"A mask cannot be saved as '{path.name}'; let its name end in {', '.join(WRITABLE)}."
         )
-    if kind.format != "nifti" and not is_text(str(path)):  # SimpleITK would end the program
+    if kind.format != "nifti" and not is_text(str(path)):  # would crash SimpleITK
         raise SaveError(
             f"'{as_text(path.name)}' cannot be written as {kind.suffix}: its name, or that of a folder "
             "above, is not UTF-8; rename it, or save as .nii.gz."
@@ -64,54 +64,56 @@ def save_mask(
     def write(draft: Path) -> None:
         if kind.format == "nifti":
             _write_nifti(labels, volume, draft, names)
-            found, affine = _read_nifti(draft, volume)
+            written, affine = _read_nifti(draft, volume)
         else:
             _write_itk(labels, volume.affine, draft, names)
-            found, affine = _read_itk(draft)
-        prove(path, labels, volume.grid, found, affine)
+            written, affine = _read_itk(draft)
+        prove(path, labels, volume.grid, written, affine)
 
     write_proved(path, volume, write)
     return path
 
 
 def save_probability(chance: NDArray[np.uint8], volume: Volume, path: str | Path) -> Path:
-    """Write probabilities on the grid of their image and prove it by reading them back.
+    """Write probabilities on the grid of their image and verify them by reading them back.
 
     Args:
-        chance: (i, j, k) 255 for 1; readers see values from 0 to 1.
+        chance: (i, j, k) probabilities as 0 to 255; the file's scaling maps them to 0 to 1.
+        volume: image of the probabilities.
         path: ends in .nii or .nii.gz.
 
     Raises:
-        SaveError: as `save_mask`.
+        SaveError: see `save_mask`.
     """
     path = Path(path).expanduser()
 
     def write(draft: Path) -> None:
-        # Rounded down, so that no probability is read as more than 1.
+        # Rounded down, so that no probability exceeds 1.
         _write_nifti(chance, volume, draft, None, slope=float(np.nextafter(np.float32(1 / 255), 0)))
-        found, affine = _read_nifti(draft, volume)
-        prove(path, chance, volume.grid, np.rint(found * 255).astype(np.uint8), affine)
+        written, affine = _read_nifti(draft, volume)
+        prove(path, chance, volume.grid, np.rint(written * 255).astype(np.uint8), affine)
 
     write_proved(path, volume, write)
     return path
 
 
 def write_proved(path: Path, volume: Volume, write: Callable[[Path], None]) -> None:
-    """Write a file in a hidden folder next to its target, prove it, then move it there.
+    """Write a file in a hidden folder next to its target, verify it, then move it there.
 
     Args:
-        volume: whose files are not to be overwritten.
-        write: is given where to; proves it too.
+        path: the target.
+        volume: image; its files must not be overwritten.
+        write: function that writes the file to a path and verifies it.
 
     Raises:
-        SaveError: it could not be written, or what `write` raises.
+        SaveError: the file could not be written, or `write` raised the error.
     """
     _keep_image(path, volume.source)
     check_place(path)
     try:
         with replace_file(path) as draft:
             write(draft)
-            for file in draft.parent.iterdir():  # the data file of an .mhd, too
+            for file in draft.parent.iterdir():  # including the data file of an .mhd
                 _keep_image(path.parent / file.name, volume.source)
     except OSError as error:
         raise _not_written(path, error) from error
@@ -122,7 +124,7 @@ def write_proved(path: Path, volume: Volume, write: Callable[[Path], None]) -> N
 
 
 def check_place(path: Path) -> None:
-    """Refuse to save over a folder or into one that is not there."""
+    """Check that the path is not a folder and that its parent folder exists."""
     if path.is_dir():
         raise SaveError(f"'{path.name}' is a folder; give the name of a file in it.")
     if not path.parent.is_dir():
@@ -130,10 +132,10 @@ def check_place(path: Path) -> None:
 
 
 def smallest_labels(label_map: NDArray, shape: tuple[int, int, int]) -> NDArray:
-    """The label map in the smallest unsigned type that holds its labels.
+    """Return the label map in the smallest unsigned type that holds its labels.
 
     Raises:
-        SaveError: another shape, negative or fractional labels.
+        SaveError: wrong shape, or negative, fractional or too large labels.
     """
     if tuple(label_map.shape) != tuple(shape):
         raise SaveError(f"The mask has shape {tuple(label_map.shape)}, but its image has {tuple(shape)}.")
@@ -163,7 +165,7 @@ def _not_written(path: Path, error: OSError) -> SaveError:
 
 
 def _keep_image(target: Path, source: Path | None) -> None:
-    """Refuse to replace the image itself, or the file in which it keeps its voxels."""
+    """Check that the target is neither the image nor its data file."""
     if source is None or not source.is_file() or not target.exists():
         return
     files = [source]
@@ -194,14 +196,14 @@ def _write_nifti(
     else:
         header.set_xyzt_units("mm")
         header.set_sform(volume.affine, code=volume.nifti_codes[1] or 1)
-        # a quaternion holds no shear (gantry tilt): the sform alone says it then
+        # A quaternion cannot represent shear (gantry tilt); the sform alone is used then.
         header.set_qform(volume.affine, code=volume.nifti_codes[0] if not _sheared(volume.affine) else 0)
     if names is not None:
         header.extensions.append(Nifti1Extension("comment", names.encode()))
     image = image_class(labels, None, header)
     image.header.set_slope_inter(slope, None if slope is None else 0)
     if path.name.lower().endswith(".gz"):
-        # no name and time inside: the same mask gives the same bytes
+        # No name or time in the gzip header: equal masks give equal bytes.
         with path.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
             image.to_file_map(image_class.make_file_map({"image": file}))
     else:
@@ -241,15 +243,15 @@ def _read_itk(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0), flip_affine(itk_affine(image))
 
 
-def prove(path: Path, labels: NDArray, grid: Grid, found: NDArray, affine: NDArray[np.float64]) -> None:
+def prove(path: Path, labels: NDArray, grid: Grid, written: NDArray, affine: NDArray[np.float64]) -> None:
     """Compare the file read back with the mask; raise `SaveError` if they differ."""
-    difference = grid.difference(Grid(found.shape, affine))
+    difference = grid.difference(Grid(written.shape, affine))
     if difference:
         raise SaveError(
             f"'{path.name}' did not read back on the grid of the image ({difference}); nothing was saved."
         )
-    # Slice by slice: what says where a whole volume differs is as large as the volume.
-    if found.dtype != labels.dtype or any(
-        (found[..., k] != labels[..., k]).any() for k in range(labels.shape[2])
+    # Slice by slice: comparing all at once would need an array as large as the volume.
+    if written.dtype != labels.dtype or any(
+        (written[..., k] != labels[..., k]).any() for k in range(labels.shape[2])
     ):
         raise SaveError(f"'{path.name}' did not read back as written; nothing was saved. Look at the disk.")
