@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -139,7 +140,9 @@ def parse_prompt_file(text: str | bytes, *, title: str) -> PromptFile:
         PromptFileError: with every problem of the contents.
     """
     try:
-        text = text.decode() if isinstance(text, bytes) else text
+        # Read as a text file is: '\r' alone ends a line, too, in the line numbers of messages.
+        raw = text.encode() if isinstance(text, str) else text
+        text = io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8").read()
     except UnicodeDecodeError:
         raise PromptFileError(
             f"{title} is not a prompt file: it is not JSON text; give a {SUFFIX} file."

@@ -153,6 +153,7 @@ def test_world_box_holds_all_of_the_box():
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
+        (b'{"a": 1,\r"b" 2,\r\n}', "line 2"),
         (b"\x1f\x8b\x08\x00\xff\xfe", "not JSON text"),
         (b"[1, 2]", "not a prompt file"),
         (b'{"points": []}', "not a prompt file"),
