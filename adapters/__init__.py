@@ -1,4 +1,4 @@
-"""Small sets of tensors that are added to a frozen backbone: modules, injection, storage."""
+"""Adapters: small sets of trained tensors added to a frozen backbone."""
 
 if __name__ != "medsam_app.adapters":
     raise ImportError(

@@ -1,4 +1,6 @@
-"""Adapter: a small set of tensors for a frozen backbone, switched on and off, merged, saved, loaded.
+"""The `Adapter`: a small set of trained tensors for a frozen backbone.
+
+An adapter can be switched on and off, merged into the backbone, saved and loaded:
 
     adapter = Adapter.create("lora", model, rank=4, also=["decoder.norm"])
     adapter.enable()
@@ -6,7 +8,7 @@
     ...
     adapter.save("liver.safetensors", {"labels": {1: "liver"}, "licence": "CC-BY-4.0"})
 
-The backbone's own tensors and their names stay as they are throughout, unless an adapter is merged.
+The backbone's own tensors and their names never change, except while an adapter is merged.
 """
 
 from __future__ import annotations
@@ -22,39 +24,41 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from medsam_app.adapters import storage
-from medsam_app.adapters.attachment_points import Sites, find_sites
-from medsam_app.adapters.bottlenecks import BottleneckPart, SpatialPart
-from medsam_app.adapters.component import Part
-from medsam_app.adapters.copies import OwnCopies
+from medsam_app.adapters.attachment_points import AttachmentPoints, find_attachment_points
+from medsam_app.adapters.bottlenecks import BottleneckComponent, SpatialComponent
+from medsam_app.adapters.component import Component
+from medsam_app.adapters.copies import ParameterCopies
 from medsam_app.adapters.header import AdapterCard, AdapterHeader, check_card, read_header
 from medsam_app.adapters.learned_prompts import LearnedPrompts
-from medsam_app.adapters.lora import LoraPart
-from medsam_app.adapters.ssf import SsfPart
+from medsam_app.adapters.lora import LoraComponent
+from medsam_app.adapters.ssf import SsfComponent
 from medsam_app.adapters.table import ADAPTER_KINDS, check_settings
 from medsam_app.errors import AdapterError
 
-PARTS: dict[str, Callable[[Sites, Any], Part]] = {
-    "spatial": SpatialPart,
-    "bottleneck": BottleneckPart,
-    "lora": LoraPart,
-    "ssf": SsfPart,
+#: Component classes by kind of adapter.
+COMPONENTS: dict[str, Callable[[AttachmentPoints, Any], Component]] = {
+    "spatial": SpatialComponent,
+    "bottleneck": BottleneckComponent,
+    "lora": LoraComponent,
+    "ssf": SsfComponent,
 }
-_changes = itertools.count(1)
+#: Numbers of training steps, for names of tensors that change.
+_step_numbers = itertools.count(1)
 
 
 class Adapter(nn.Module):
-    """Create with `create` or `load`; `parameters()` and `state_dict()` are the adapter's own.
+    """Small set of trained tensors for one frozen model, built by `create` or `load`.
 
-    Of several adapters of a model one can be on at a time (see `AdapterSet`). While one is on,
-    `model.adapter_sha256` is its hash, which is part of the key of cached embeddings; while its tensors are
-    being trained it is a name that changes with every step. Switching a model that is just computing in
-    another thread is for the caller to prevent.
+    `parameters()` and `state_dict()` hold the adapter's tensors only. At most one adapter of a model is on
+    at a time (see `AdapterSet`). While it is on, `model.adapter_sha256` is its hash, which is part of the key
+    of cached embeddings. During training it is a name that changes with every step. The caller must not
+    switch adapters while the model computes in another thread.
 
     Attributes:
-        kind: a name of `ADAPTER_KINDS`.
-        name: of its file, without the ending; its kind while it has none.
+        kind: kind of adapter, a key of `ADAPTER_KINDS`.
+        name: name of its file without the ending; the kind if it has no file yet.
         base: name and hash of the model that it belongs to.
-        card: what was given when it was saved, or an empty one.
+        card: information given when it was saved; empty by default.
     """
 
     def __init__(
@@ -69,9 +73,9 @@ class Adapter(nn.Module):
         super().__init__()
         checked = check_settings(kind, settings)
         with _switched_off(model):
-            sites = find_sites(model)
-            self.part = PARTS[kind](sites, checked)
-            self.also = OwnCopies(model, also)
+            points = find_attachment_points(model)
+            self.part = COMPONENTS[kind](points, checked)
+            self.also = ParameterCopies(model, also)
             self.prompts = LearnedPrompts(model, labels)
             self.base = storage.identity_of(model)
             model.requires_grad_(False)
@@ -79,10 +83,10 @@ class Adapter(nn.Module):
         self.settings: dict[str, Any] = checked.model_dump(mode="json")
         self.card = AdapterCard()
         # In a dictionary, so that the model does not become a submodule.
-        self._at: dict[str, Any] = {"model": model, "sites": sites}
+        self._attached: dict[str, Any] = {"model": model, "points": points}
         self._handles: list[RemovableHandle] = []
-        self._kept: list[tuple[nn.Parameter, Tensor]] = []
-        self.to(sites.device)
+        self._original_weights: list[tuple[nn.Parameter, Tensor]] = []
+        self.to(points.device)
 
     @classmethod
     def create(
@@ -97,15 +101,17 @@ class Adapter(nn.Module):
         """Create an adapter, switched off and without effect until it is trained; freeze the model.
 
         Args:
-            kind: a name of `ADAPTER_KINDS`.
-            model: any with transformer blocks that `find_sites` knows, on the device where it will run.
-            also: names of the model's parameters, or of modules with parameters, of which the adapter holds
-                copies of its own and trains them too.
-            labels: values of the labels that are to be found without a click, by learned prompts.
-            settings: of that kind, see `medsam_app.adapters.table`.
+            kind: kind of adapter, a key of `ADAPTER_KINDS`.
+            model: a model with transformer blocks that `find_attachment_points` recognises, on the device
+                where it will run.
+            also: names of the model's parameters, or of modules with parameters, that are trained as well.
+                The adapter holds the trained copies.
+            labels: values of the labels to segment without a click, by learned prompts.
+            settings: settings of that kind, see `medsam_app.adapters.table`.
 
         Raises:
-            AdapterError: an unknown kind, setting or parameter, or a model that it cannot be added to.
+            AdapterError: The kind, a setting or a parameter is unknown, or the adapter does not fit the
+                model.
         """
         return cls(kind, model, settings=settings, also=also, labels=labels)
 
@@ -116,8 +122,8 @@ class Adapter(nn.Module):
 
     @property
     def merged(self) -> bool:
-        """Whether the model's own weights hold this adapter now."""
-        return bool(self._kept)
+        """Whether the adapter is merged into the model's weights."""
+        return bool(self._original_weights)
 
     @property
     def sha256(self) -> str:
@@ -125,49 +131,49 @@ class Adapter(nn.Module):
         return storage.adapter_sha256(self.kind, self.settings, self.state_dict())
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load as every module does; if the adapter is on, the model gets its new hash.
+        """Load tensors as `nn.Module` does, and update the model's adapter hash if the adapter is on.
 
         Raises:
-            AdapterError: it is merged.
+            AdapterError: The adapter is merged.
         """
         if self.merged:
             raise AdapterError("The adapter is merged into the model; unmerge it before it is filled anew.")
-        found = super().load_state_dict(*args, **kwargs)
+        result = super().load_state_dict(*args, **kwargs)
         if self.enabled:
             self._publish(self.sha256)
-        return found
+        return result
 
     def belongs_to(self, model: nn.Module) -> bool:
-        """Return whether it was added to this very model."""
-        return self._at.get("model") is model
+        """Return whether the adapter was created for this model object."""
+        return self._attached.get("model") is model
 
     def enable(self) -> None:
         """Switch the adapter on; no effect if it is on already.
 
         Raises:
-            AdapterError: another adapter of the model is on, or this one was removed.
+            AdapterError: Another adapter of the model is on, or this one was removed.
         """
         if self.enabled:
             return
         model = self._model()
-        other = adapter_in_use(model)
-        if other is not None:
+        active = adapter_in_use(model)
+        if active is not None:
             raise AdapterError(
-                f"Another adapter (of kind '{other.kind}') is switched on; disable it first, or keep both on "
-                "an AdapterSet and choose one by its name."
+                f"Another adapter (of kind '{active.kind}') is switched on; disable it first, or keep both "
+                "on an AdapterSet and choose one by its name."
             )
-        sites: Sites = self._at["sites"]
-        self.to(sites.device)
+        points: AttachmentPoints = self._attached["points"]
+        self.to(points.device)
         self._handles = [
             *self.also.install(),
             *self.part.install(),
-            sites.blocks[0].block.register_forward_pre_hook(self._mark_training),
+            points.blocks[0].block.register_forward_pre_hook(self._mark_training),
         ]
         model.__dict__["_adapter_in_use"] = self
         self._publish(self.sha256)
 
     def disable(self) -> None:
-        """Switch the adapter off; the model computes as before, bit for bit."""
+        """Switch the adapter off; the model's output is the same as before, bit for bit."""
         if not self.enabled:
             return
         self._restore()
@@ -176,18 +182,18 @@ class Adapter(nn.Module):
         self._publish("")
 
     def remove(self) -> None:
-        """Switch off for good; the tensors can still be saved."""
+        """Detach the adapter from its model for good; its tensors can still be saved."""
         self.disable()
-        self._at = {}
+        self._attached = {}
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Fold the adapter into the model's own weights, of which copies are kept.
+        """Merge the adapter into the model's weights, and keep copies of the original weights.
 
-        The model is then as fast as without it, and its state_dict is that of the adapted model.
+        The model is then as fast as without an adapter, and its state_dict is that of the adapted model.
 
         Raises:
-            AdapterError: a kind that cannot be merged, it is merged already, or another adapter is on.
+            AdapterError: The kind cannot be merged, the adapter is merged already, or another adapter is on.
         """
         if not ADAPTER_KINDS[self.kind].mergeable:
             raise AdapterError(
@@ -197,20 +203,20 @@ class Adapter(nn.Module):
         if self.merged:
             raise AdapterError("The adapter is merged already; unmerge it before merging it again.")
         self.enable()
-        # Worked out while the copies are in place: an adapted layer may be one of them.
-        folded = [*self.also.merged(), *self.part.merged()]
+        # Compute this while the copies are in place: an adapted layer may be one of them.
+        merged_parameters = [*self.also.merged(), *self.part.merged()]
         self._uninstall()
-        for module, name, value in folded:
+        for module, name, value in merged_parameters:
             parameter = module.get_parameter(name)
-            self._kept.append((parameter, parameter.detach().clone()))
+            self._original_weights.append((parameter, parameter.detach().clone()))
             parameter.copy_(value)
         self._handles = [self._model().register_load_state_dict_pre_hook(_refuse_weights)]
 
     def unmerge(self) -> None:
-        """Put the model's own weights back, bit for bit; the adapter stays on.
+        """Restore the model's own weights, bit for bit; the adapter stays on.
 
         Raises:
-            AdapterError: it is not merged.
+            AdapterError: The adapter is not merged.
         """
         if not self.merged:
             raise AdapterError("The adapter is not merged; there is nothing to undo.")
@@ -218,15 +224,18 @@ class Adapter(nn.Module):
         self.enable()
 
     def save(self, path: str | Path, card: AdapterCard | Mapping[str, Any] | None = None) -> Path:
-        """Write the adapter as a safetensors file that says what it is and which model it belongs to.
+        """Write the adapter as a safetensors file, with its settings and the model's identity in the header.
 
         Args:
-            path: ends in .safetensors.
-            card: an `AdapterCard`, or its fields; by default the one it was loaded with.
+            path: output path, ending in .safetensors.
+            card: an `AdapterCard` or its fields; by default the card that the adapter was loaded with.
+
+        Returns:
+            The path of the file.
 
         Raises:
-            AdapterError: wrong fields, or tensors that are not finite.
-            SaveError: the file could not be written or did not read back as written.
+            AdapterError: Fields of the card are wrong, or tensors are not finite.
+            SaveError: The file could not be written or did not read back as written.
         """
         if card is not None:
             self.card = card if isinstance(card, AdapterCard) else check_card(card)
@@ -248,21 +257,21 @@ class Adapter(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module, *, trainable: bool = False) -> Adapter:
-        """An adapter from its file, switched off. Freezes the model.
+        """Load an adapter from its file, switched off; freeze the model.
 
         Args:
-            path: what `save` wrote.
-            model: the one that it was trained on.
-            trainable: whether it is to be trained further.
+            path: file written by `save`.
+            model: the model that the adapter was trained on.
+            trainable: whether the adapter will be trained further.
 
         Raises:
-            AdapterError: a file that is damaged, of another version or no adapter, or another model.
+            AdapterError: The file is damaged, has another version or is no adapter, or the model is another.
         """
         header = read_header(path)
         name = Path(path).name
         with _switched_off(model):
             base = storage.identity_of(model)
-        # The name too: several models are made from one checkpoint.
+        # Compare names as well: several models share one checkpoint.
         if base != header.base:
             raise AdapterError(
                 f"'{name}' was made for the model '{header.base.id}' with sha256 {header.base.sha256}, but "
@@ -275,9 +284,9 @@ class Adapter(nn.Module):
         return adapter.requires_grad_(trainable).train(trainable)
 
     def _model(self) -> nn.Module:
-        if not self._at:
+        if not self._attached:
             raise AdapterError("The adapter was removed from its model; load it again to use it.")
-        return self._at["model"]
+        return self._attached["model"]
 
     def _publish(self, sha256: str) -> None:
         model: Any = self._model()
@@ -286,9 +295,9 @@ class Adapter(nn.Module):
             model.clip = self.card.clip if sha256 else None
 
     def _mark_training(self, block: nn.Module, args: tuple[Any, ...]) -> None:
-        """A forward pass with gradients: the next step changes the tensors, so no hash holds any more."""
+        """Publish a new name at each forward pass with gradients, since the next step changes the hash."""
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
-            self._publish(f"training-{next(_changes)}")
+            self._publish(f"training-{next(_step_numbers)}")
 
     def _uninstall(self) -> None:
         for handle in self._handles:
@@ -298,22 +307,22 @@ class Adapter(nn.Module):
 
     @torch.no_grad()
     def _restore(self) -> None:
-        # Backwards: a parameter may have been written twice, as a copy and as a site of the part.
-        for parameter, value in reversed(self._kept):
+        # In reverse order: a parameter may have been written twice, as a copy and by the component.
+        for parameter, value in reversed(self._original_weights):
             parameter.copy_(value)
-        self._kept = []
+        self._original_weights = []
 
 
 def adapter_in_use(model: nn.Module) -> Adapter | None:
-    """The adapter of a model that is on, or None."""
+    """Return the adapter of a model that is switched on, or None."""
     return model.__dict__.get("_adapter_in_use")
 
 
 def learned_prompt(model: nn.Module, label: int) -> Tensor:
-    """(1, T, C) tokens of a label that the adapter in use has learned.
+    """Return the learned tokens of a label, (1, T, C), from the adapter in use.
 
     Raises:
-        AdapterError: no adapter is on, or it has not learned that label.
+        AdapterError: No adapter is on, or it has no learned prompt for that label.
     """
     adapter = adapter_in_use(model)
     if adapter is None:
@@ -326,18 +335,22 @@ def learned_prompt(model: nn.Module, label: int) -> Tensor:
 
 @contextmanager
 def _switched_off(model: nn.Module) -> Iterator[None]:
-    """The model without the adapter that is on."""
-    other = adapter_in_use(model)
-    if other is None:
+    """Switch off the adapter in use while the context is open.
+
+    Raises:
+        AdapterError: The adapter in use is merged.
+    """
+    active = adapter_in_use(model)
+    if active is None:
         yield
         return
-    if other.merged:
+    if active.merged:
         raise AdapterError("An adapter is merged into the model; unmerge or disable it first.")
-    other.disable()
+    active.disable()
     try:
         yield
     finally:
-        other.enable()
+        active.enable()
 
 
 def _refuse_weights(*args: Any) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Several adapters side by side on one model, one of them in use, chosen by name."""
+"""Several adapters of one model, of which at most one is in use."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from medsam_app.errors import AdapterError, unknown_name
 
 
 class AdapterSet:
-    """Keeps adapters in memory, so that switching takes milliseconds.
+    """Named adapters of one model, kept in memory so that switching takes milliseconds.
 
     Args:
-        model: the model that they are for.
+        model: the model that the adapters belong to.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -24,12 +24,12 @@ class AdapterSet:
 
     @property
     def names(self) -> list[str]:
-        """The adapters, in the order in which they came."""
+        """Names of the adapters, in the order in which they were added."""
         return list(self._adapters)
 
     @property
     def active(self) -> str | None:
-        """The one in use, or None for the model alone."""
+        """Name of the adapter in use, or None if the model runs without one."""
         return next((name for name, adapter in self._adapters.items() if adapter.enabled), None)
 
     def __getitem__(self, name: str) -> Adapter:
@@ -40,33 +40,33 @@ class AdapterSet:
         return self._adapters[name]
 
     def load(self, path: str | Path, *, name: str | None = None) -> str:
-        """Load an adapter's file into the set; the one in use stays in use.
+        """Load an adapter from its file into the set; the adapter in use does not change.
 
         Args:
-            path: what `Adapter.save` wrote.
-            name: by default the file's name without .safetensors.
+            path: file written by `Adapter.save`.
+            name: name in the set; by default the file's name without .safetensors.
 
         Returns:
-            the name.
+            The name in the set.
 
         Raises:
-            AdapterError: as for `Adapter.load`; the name is taken, or the same adapter is here already.
+            AdapterError: As for `Adapter.load`; also if the name is taken or the set holds the same adapter.
         """
         path = Path(path).expanduser()
         name = path.stem if name is None else name
         sha256 = read_header(path).sha256
-        for other, held in self._adapters.items():
-            if held.sha256 == sha256:
+        for loaded_name, adapter in self._adapters.items():
+            if adapter.sha256 == sha256:
                 raise AdapterError(
-                    f"The adapter of '{path.name}' is here already, as '{other}'; use that one."
+                    f"The adapter of '{path.name}' is here already, as '{loaded_name}'; use that one."
                 )
         return self.add(name, Adapter.load(path, self.model))
 
     def add(self, name: str, adapter: Adapter) -> str:
-        """Add an adapter that is loaded already.
+        """Add a loaded adapter under a name, and return the name.
 
         Raises:
-            AdapterError: the name is taken, or the adapter was added to another model.
+            AdapterError: The name is taken, or the adapter belongs to another model.
         """
         self._check_free(name)
         if not adapter.belongs_to(self.model):
@@ -83,23 +83,23 @@ class AdapterSet:
             )
 
     def use(self, name: str | None) -> None:
-        """Switch to an adapter, or to the model alone with None.
+        """Switch to an adapter; None switches to the model without one.
 
         Raises:
-            AdapterError: no adapter of that name; the one in use stays in use.
+            AdapterError: There is no adapter of that name; the adapter in use does not change.
         """
-        wanted = None if name is None else self[name]
-        other = adapter_in_use(self.model)  # it may be outside this set
-        if other is not None and other is not wanted:
-            other.disable()
-        if wanted is not None:
-            wanted.enable()
+        adapter = None if name is None else self[name]
+        active = adapter_in_use(self.model)  # may be an adapter outside this set
+        if active is not None and active is not adapter:
+            active.disable()
+        if adapter is not None:
+            adapter.enable()
 
     def remove(self, name: str) -> None:
         """Remove an adapter from the set and from the model.
 
         Raises:
-            AdapterError: no adapter of that name.
+            AdapterError: There is no adapter of that name.
         """
         self[name].remove()
         del self._adapters[name]

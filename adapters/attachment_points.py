@@ -1,4 +1,4 @@
-"""Attachment points of adapters: transformer blocks, found by their structure."""
+"""Attachment points of adapters: transformer blocks and their linear layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from medsam_app.errors import AdapterError
 
-#: Names of the linear layers of an attention, and which projections lie in their rows, in order.
+#: Names of an attention's linear layers, with the projections in their rows, in order.
 ATTENTION_LAYERS = {
     "qkv": ("q", "k", "v"),
     "kv": ("k", "v"),
@@ -23,14 +23,14 @@ ATTENTION_LAYERS = {
 
 
 @dataclass(frozen=True)
-class LinearSite:
-    """A linear layer.
+class LinearPoint:
+    """Linear layer of a transformer block.
 
     Attributes:
-        name: its dotted name in the model.
+        name: dotted name of the layer in the model.
         layer: the layer.
         rows: for each of its projections ('q', 'k', 'v', 'out' or 'mlp') the rows [start, stop) of the
-            weight, in the order in which they lie there.
+            weight, in ascending order.
     """
 
     name: str
@@ -39,12 +39,14 @@ class LinearSite:
 
 
 @dataclass(frozen=True)
-class BlockSite:
-    """A transformer block: x + attention(norm1(x)), then x + mlp(norm2(x)).
+class BlockPoint:
+    """Transformer block: x + attention(norm1(x)), then x + mlp(norm2(x)).
 
     Attributes:
-        name: its dotted name in the model.
-        block, attention, mlp: the modules.
+        name: dotted name of the block in the model.
+        block: the block.
+        attention: its attention module.
+        mlp: its MLP.
         width: channels of the tokens.
         linears: its linear layers.
         norms: its two norms by their dotted names.
@@ -55,21 +57,21 @@ class BlockSite:
     attention: nn.Module
     mlp: nn.Module
     width: int
-    linears: tuple[LinearSite, ...]
+    linears: tuple[LinearPoint, ...]
     norms: dict[str, nn.Module]
 
 
 @dataclass(frozen=True)
-class Sites:
-    """All places of a model.
+class AttachmentPoints:
+    """Modules of a model that adapters can be attached to.
 
     Attributes:
-        blocks: the blocks of the image encoder, in order.
-        patch_embedding: the convolution that makes the tokens, by its dotted name; empty where the tokens
-            are made in another way.
+        blocks: transformer blocks of the image encoder, in order.
+        patch_embedding: convolution that computes the tokens, by its dotted name; empty if the tokens are
+            computed in another way.
     """
 
-    blocks: tuple[BlockSite, ...]
+    blocks: tuple[BlockPoint, ...]
     patch_embedding: dict[str, nn.Conv2d | nn.Conv3d]
 
     @property
@@ -78,15 +80,15 @@ class Sites:
         return self.blocks[0].linears[0].layer.weight.device
 
 
-def find_sites(model: nn.Module) -> Sites:
-    """Return the transformer blocks of a model's image encoder, under any name.
+def find_attachment_points(model: nn.Module) -> AttachmentPoints:
+    """Find the transformer blocks of a model's image encoder by their structure.
 
-    A block is a module with `norm1`, `norm2`, `mlp` and `attn` or `attention`: the blocks of SAM, of its
-    3D and 2D offspring, and of `sam3d_tiny`. Where some lie in a module called `image_encoder` or
-    `encoder`, only those are taken.
+    A block is a module with `norm1`, `norm2`, `mlp` and `attn` or `attention`, as in SAM, the 2D and 3D
+    models derived from it, and `sam3d_tiny`. If any block is inside a module called `image_encoder` or
+    `encoder`, blocks outside such modules are ignored.
 
     Raises:
-        AdapterError: there are none, or their linear layers cannot be distinguished.
+        AdapterError: The model has no such blocks, or a block's output projection cannot be identified.
     """
     modules = dict(model.named_modules())
     names = [name for name, module in modules.items() if _is_block(module)]
@@ -96,53 +98,63 @@ def find_sites(model: nn.Module) -> Sites:
             f"{type(model).__name__} has no transformer blocks that an adapter can be added to; wanted are "
             "modules with norm1, norm2, mlp and attn (or attention), as in SAM's image encoder."
         )
-    blocks = tuple(_block_site(name, modules[name]) for name in names)
+    blocks = tuple(_block_point(name, modules[name]) for name in names)
     embeddings = [name for name in modules if name.split(".")[-1] == "patch_embed"]
-    return Sites(
-        blocks, {name: conv for each in embeddings for name, conv in _only_layer(each, modules[each])}
+    return AttachmentPoints(
+        blocks,
+        {
+            name: conv
+            for embedding in embeddings
+            for name, conv in _sole_convolution(embedding, modules[embedding])
+        },
     )
 
 
 def _is_block(module: nn.Module) -> bool:
-    parts = dict(module.named_children())
-    return {"norm1", "norm2", "mlp"} <= set(parts) and ("attn" in parts or "attention" in parts)
+    children = dict(module.named_children())
+    return {"norm1", "norm2", "mlp"} <= set(children) and ("attn" in children or "attention" in children)
 
 
-def _block_site(name: str, block: nn.Module) -> BlockSite:
-    parts = dict(block.named_children())
-    label = "attn" if "attn" in parts else "attention"
-    attention, mlp = parts[label], parts["mlp"]
+def _block_point(name: str, block: nn.Module) -> BlockPoint:
+    children = dict(block.named_children())
+    attention_name = "attn" if "attn" in children else "attention"
+    attention, mlp = children[attention_name], children["mlp"]
     prefix = f"{name}." if name else ""
-    linears = [*_attention_linears(f"{prefix}{label}", attention), *_mlp_linears(f"{prefix}mlp", mlp)]
-    out = next((site for site in linears if "out" in site.rows), None)
+    linears = [
+        *_attention_linears(f"{prefix}{attention_name}", attention),
+        *_mlp_linears(f"{prefix}mlp", mlp),
+    ]
+    out = next((linear for linear in linears if "out" in linear.rows), None)
     if out is None:
         raise AdapterError(
             f"The attention of block '{name}' has no output projection that is a linear layer called 'proj' "
             "or 'out'; adapters cannot be added to it."
         )
-    norms = {f"{prefix}{norm}": parts[norm] for norm in ("norm1", "norm2")}
-    return BlockSite(name, block, attention, mlp, out.layer.out_features, tuple(linears), norms)
+    norms = {f"{prefix}{norm}": children[norm] for norm in ("norm1", "norm2")}
+    return BlockPoint(name, block, attention, mlp, out.layer.out_features, tuple(linears), norms)
 
 
-def _attention_linears(prefix: str, attention: nn.Module) -> Iterator[LinearSite]:
+def _attention_linears(prefix: str, attention: nn.Module) -> Iterator[LinearPoint]:
     for name, layer in attention.named_children():
         if isinstance(layer, nn.Linear) and name in ATTENTION_LAYERS:
-            roles = ATTENTION_LAYERS[name]
-            step = layer.out_features // len(roles)
-            rows = {role: (n * step, (n + 1) * step) for n, role in enumerate(roles)}
-            yield LinearSite(f"{prefix}.{name}", layer, rows)
+            projections = ATTENTION_LAYERS[name]
+            step = layer.out_features // len(projections)
+            rows = {
+                projection: (index * step, (index + 1) * step) for index, projection in enumerate(projections)
+            }
+            yield LinearPoint(f"{prefix}.{name}", layer, rows)
 
 
-def _mlp_linears(prefix: str, mlp: nn.Module) -> Iterator[LinearSite]:
+def _mlp_linears(prefix: str, mlp: nn.Module) -> Iterator[LinearPoint]:
     for name, layer in mlp.named_modules(prefix=prefix):
         if isinstance(layer, nn.Linear):
-            yield LinearSite(name, layer, {"mlp": (0, layer.out_features)})
+            yield LinearPoint(name, layer, {"mlp": (0, layer.out_features)})
 
 
-def _only_layer(prefix: str, embedding: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Conv3d]]:
-    """Yield the convolution of a patch embedding that has no other layer.
+def _sole_convolution(prefix: str, embedding: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Conv3d]]:
+    """Yield the convolution of a patch embedding, if it is the only layer with parameters.
 
-    A folded one lends its weights to another convolution and is never called itself.
+    A folded patch embedding is skipped: its weights enter another convolution, and it is never called.
     """
     if getattr(embedding, "folded", False):
         return

@@ -1,4 +1,4 @@
-"""Adapters that compute: a bottleneck with a convolution before each block, or two small MLPs inside it."""
+"""Bottleneck adapters: a convolution before each block, or two MLPs inside it."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from medsam_app.adapters.attachment_points import Sites
-from medsam_app.adapters.component import Part, key
+from medsam_app.adapters.attachment_points import AttachmentPoints
+from medsam_app.adapters.component import Component, key
 from medsam_app.adapters.table import BottleneckSettings, SpatialSettings
 from medsam_app.errors import AdapterError
 from medsam_app.models.layers import SpatialAdapter
 
 
-class SpatialPart(Part):
-    """A `SpatialAdapter` before each transformer block, as in 3DSAM-adapter (arXiv:2306.13465).
+class SpatialComponent(Component):
+    """`SpatialAdapter` before each transformer block, as in 3DSAM-adapter (arXiv:2306.13465).
 
-    On a 2D backbone the slice is a grid one voxel deep, so that only the middle plane of a kernel is used.
+    On a 2D backbone the slice is a grid one voxel deep, so only the middle plane of each
+    kernel has an effect.
     """
 
-    def __init__(self, sites: Sites, settings: SpatialSettings) -> None:
+    def __init__(self, points: AttachmentPoints, settings: SpatialSettings) -> None:
         super().__init__()
-        self._sites = sites
+        self._points = points
         self.layers = nn.ModuleDict(
-            {key(site.name): SpatialAdapter(site.width, settings.bottleneck) for site in sites.blocks}
+            {key(block.name): SpatialAdapter(block.width, settings.bottleneck) for block in points.blocks}
         )
 
     def install(self) -> list[RemovableHandle]:
         """Attach the component's hooks and return their handles."""
         return [
-            site.block.register_forward_pre_hook(
-                partial(_before_block, self.layers[key(site.name)]), with_kwargs=True
+            point.block.register_forward_pre_hook(
+                partial(_before_block, self.layers[key(point.name)]), with_kwargs=True
             )
-            for site in self._sites.blocks
+            for point in self._points.blocks
         ]
 
 
@@ -58,11 +59,11 @@ def _before_block(
 
 
 class Bottleneck(nn.Module):
-    """Down, GELU, up; the up-projection starts at zero.
+    """Down-projection, GELU and up-projection; the up-projection starts at zero.
 
     Args:
-        dim: width of the tokens.
-        bottleneck: width between the projections.
+        dim: channels of the tokens.
+        bottleneck: channels between the projections.
     """
 
     def __init__(self, dim: int, bottleneck: int) -> None:
@@ -73,42 +74,47 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the change of (B, T, C) tokens."""
+        """Return the change to add to (B, T, C) tokens."""
         return self.up(F.gelu(self.down(tokens)))
 
 
-class BottleneckPart(Part):
-    """Two MLPs a block, as in Medical SAM Adapter (arXiv:2304.12620).
+class BottleneckComponent(Component):
+    """Two MLPs per block, as in Medical SAM Adapter (arXiv:2304.12620).
 
-    One behind the attention with a shortcut, one next to the block's MLP, on what that gets, with a scale.
+    One follows the attention, with a residual connection. The other runs parallel to the block's MLP, on the
+    same input, and its output is scaled.
     """
 
-    def __init__(self, sites: Sites, settings: BottleneckSettings) -> None:
+    def __init__(self, points: AttachmentPoints, settings: BottleneckSettings) -> None:
         super().__init__()
-        self._sites = sites
+        self._points = points
         self._scale = settings.scale
         layers = {
-            f"{key(site.name)}/{where}": Bottleneck(site.width, settings.bottleneck)
-            for site in sites.blocks
-            for where in ("attention", "mlp")
+            f"{key(block.name)}/{position}": Bottleneck(block.width, settings.bottleneck)
+            for block in points.blocks
+            for position in ("attention", "mlp")
         }
         self.layers = nn.ModuleDict(layers)
 
     def install(self) -> list[RemovableHandle]:
         """Attach the component's hooks and return their handles."""
         handles = []
-        for site in self._sites.blocks:
-            behind, beside = (self.layers[f"{key(site.name)}/{where}"] for where in ("attention", "mlp"))
-            handles.append(site.attention.register_forward_hook(partial(_behind, behind)))
-            handles.append(site.mlp.register_forward_hook(partial(_beside, beside, self._scale)))
+        for point in self._points.blocks:
+            sequential, parallel = (
+                self.layers[f"{key(point.name)}/{position}"] for position in ("attention", "mlp")
+            )
+            handles.append(point.attention.register_forward_hook(partial(_apply_sequential, sequential)))
+            handles.append(point.mlp.register_forward_hook(partial(_apply_parallel, parallel, self._scale)))
         return handles
 
 
-def _behind(layer: nn.Module, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+def _apply_sequential(
+    layer: nn.Module, module: nn.Module, args: tuple[Tensor, ...], output: Tensor
+) -> Tensor:
     return output + layer(output)
 
 
-def _beside(
+def _apply_parallel(
     layer: nn.Module, scale: float, module: nn.Module, args: tuple[Tensor, ...], output: Tensor
 ) -> Tensor:
     return output + scale * layer(args[0])

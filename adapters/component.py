@@ -1,7 +1,7 @@
-"""Base class of adapter components: modules next to the backbone, and their hooks.
+"""Base class of adapter components: added modules and the hooks that call them.
 
-The backbone's modules are never wrapped or renamed, so that its checkpoints load with an adapter or
-without. A hook runs whenever its module does, also when activation checkpointing computes a block again.
+The backbone's modules are never wrapped or renamed, so its checkpoints load with or without an adapter. A
+hook runs whenever its module does, also when activation checkpointing recomputes a block.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 
-class Part(nn.Module):
-    """The tensors that a kind adds, and how they enter the computation.
+class Component(nn.Module):
+    """Added tensors of one kind of adapter, and the hooks that apply them.
 
-    A subclass keeps the backbone's modules in plain containers, never as submodules: `parameters()` and
-    `state_dict()` are the adapter's own.
+    A subclass keeps the backbone's modules in plain containers, never as submodules, so that `parameters()`
+    and `state_dict()` hold the adapter's tensors only.
     """
 
     def install(self) -> list[RemovableHandle]:
-        """Add the hooks; removing the handles leaves the backbone as it was."""
+        """Register the hooks and return their handles; removing the handles restores the backbone."""
         raise NotImplementedError
 
     def merged(self) -> Iterator[tuple[nn.Module, str, Tensor]]:
-        """Module, name and new value of each of the backbone's parameters, for a kind that can be merged."""
+        """Yield the module, name and merged value of each changed parameter, for mergeable kinds."""
         raise NotImplementedError
 
 
 def key(name: str) -> str:
-    """A dotted name as one that torch allows for a submodule or a parameter."""
+    """Return a dotted name in a form that torch allows for a submodule or parameter."""
     return name.replace(".", "/")

@@ -1,4 +1,4 @@
-"""Trained copies of some of the base's own parameters (norms, a decoder, ...), kept by the adapter."""
+"""Trained copies of parameters of the base model, such as norms or a decoder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from medsam_app.errors import AdapterError
 
 
 @dataclass
-class _Place:
-    """A parameter of the base that has a copy; `base` is kept while the copy stands in its place."""
+class _CopiedParameter:
+    """Parameter of the base model that has a copy; `base` is the original while the copy is in use."""
 
     module: nn.Module
     name: str
@@ -29,7 +29,7 @@ class _Place:
 
     def swap_out(self) -> None:
         if self.base is not None:
-            # The model may have been moved meanwhile.
+            # The model may have been moved to another device in the meantime.
             self.base.data = self.base.data.to(self.copy.device)
             setattr(self.module, self.name, self.base)
             self.base = None
@@ -54,58 +54,64 @@ class _Place:
         ]
 
 
-class OwnCopies(nn.Module):
-    """Copies of named parameters, which take the places of the base's own while they are in use.
+class ParameterCopies(nn.Module):
+    """Copies of named parameters, which replace the base's own while they are in use.
 
-    The base's tensors are set aside, never written to. A parameter that stands in several places of the
-    model has one copy.
+    The base's tensors are kept and never written to. A parameter shared by several modules has one copy.
 
     Args:
-        model: the base, as it is without any adapter.
-        names: parameters, or modules of which every parameter is meant.
+        model: the base model without any adapter switched on.
+        names: names of parameters, or of modules, which stand for all their parameters.
+
+    Raises:
+        AdapterError: A name matches no parameter.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
-        standing = dict(model.named_parameters(remove_duplicate=False))
-        first = {id(parameter): name for name, parameter in reversed(standing.items())}
-        wanted = {first[id(standing[name])] for name in _chosen(standing, names)}
-        self.names = tuple(name for name in standing if name in wanted)
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        first_names = {id(parameter): name for name, parameter in reversed(parameters.items())}
+        selected = {first_names[id(parameters[name])] for name in _matching_names(parameters, names)}
+        self.names = tuple(name for name in parameters if name in selected)
         self.tensors = nn.ParameterDict(
-            {key(name): nn.Parameter(standing[name].detach().clone()) for name in self.names}
+            {key(name): nn.Parameter(parameters[name].detach().clone()) for name in self.names}
         )
         self._places = [
-            _Place(model.get_submodule(module), attribute, self.tensors[key(first[id(parameter)])])
-            for name, parameter in standing.items()
-            if first[id(parameter)] in wanted
+            _CopiedParameter(
+                model.get_submodule(module), attribute, self.tensors[key(first_names[id(parameter)])]
+            )
+            for name, parameter in parameters.items()
+            if first_names[id(parameter)] in selected
             for module, _, attribute in [name.rpartition(".")]
         ]
 
     def install(self) -> list[RemovableHandle]:
-        """Put the copies in their places."""
-        for place in self._places:
-            place.swap_in()
-        return [handle for place in self._places for handle in place.hooks()]
+        """Replace the base's parameters with the copies, and return the handles of the hooks."""
+        for copied in self._places:
+            copied.swap_in()
+        return [handle for copied in self._places for handle in copied.hooks()]
 
     def uninstall(self) -> None:
-        """Put the base's own tensors back."""
-        for place in self._places:
-            place.swap_out()
+        """Restore the base's own parameters."""
+        for copied in self._places:
+            copied.swap_out()
 
     def merged(self) -> Iterator[tuple[nn.Module, str, Tensor]]:
-        """Module, name and new value of each of the base's parameters."""
-        for place in self._places:
-            yield place.module, place.name, place.copy.detach()
+        """Yield the module, name and trained value of each copied parameter."""
+        for copied in self._places:
+            yield copied.module, copied.name, copied.copy.detach()
 
 
-def _chosen(standing: dict[str, nn.Parameter], names: Sequence[str]) -> Iterator[str]:
-    for wanted in names:
-        found = [name for name in standing if name == wanted or name.startswith(f"{wanted}.")]
-        if not found:
-            parts = {name.rsplit(".", n)[0] for name in standing for n in range(name.count(".") + 1)}
-            near = difflib.get_close_matches(wanted, sorted(parts), n=3)
+def _matching_names(parameters: dict[str, nn.Parameter], names: Sequence[str]) -> Iterator[str]:
+    for requested in names:
+        matches = [name for name in parameters if name == requested or name.startswith(f"{requested}.")]
+        if not matches:
+            known = {
+                name.rsplit(".", levels)[0] for name in parameters for levels in range(name.count(".") + 1)
+            }
+            near = difflib.get_close_matches(requested, sorted(known), n=3)
             hint = f"; did you mean {', '.join(near)}?" if near else "; its state_dict lists their names."
             raise AdapterError(
-                f"The model has no parameter or module with parameters called '{wanted}'{hint}"
+                f"The model has no parameter or module with parameters called '{requested}'{hint}"
             )
-        yield from found
+        yield from matches

@@ -1,7 +1,7 @@
 """Header of an adapter file, version 1; read without torch.
 
-An adapter's file is a safetensors file. Its header holds, besides names and shapes of the tensors, these
-fields as JSON. Every field is checked on reading and unknown ones are refused.
+An adapter file is a safetensors file. Its header holds these fields as JSON, in addition to the names and
+shapes of the tensors. Every field is validated on reading, and unknown fields are rejected.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class AdapterCard(BaseModel):
     """Information about an adapter for its users.
 
     Attributes:
-        spacing: mm along the axes of the windows that it was trained on, or None.
-        window: voxels along the axes of these windows, or None for the model's own.
-        intensity: how intensities were normalised: {"method": "clip", "low": ..., "high": ...} where they
-            are clipped before the model sees them; anything else says how the model's own way goes.
-        labels: names of the label values that it was trained for.
-        licence: licence of the tensors (SPDX); '' where nothing was said.
-        training: how it was trained: data, steps, options, scores.
+        spacing: voxel size of the training windows in mm along (x, y, z), or None.
+        window: size of the training windows in voxels along (x, y, z), or None for the model's own size.
+        intensity: normalisation of intensities: {"method": "clip", "low": ..., "high": ...} if they are
+            clipped before the model's own normalisation; any other value only describes the latter.
+        labels: names of the label values that the adapter was trained for.
+        licence: licence of the tensors (SPDX); '' if not given.
+        training: record of the training: data, steps, options, scores.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -48,7 +48,7 @@ class AdapterCard(BaseModel):
 
     @property
     def clip(self) -> tuple[float, float] | None:
-        """Lowest and highest intensity that the model is shown, None for all."""
+        """Range that intensities are clipped to before they enter the model, or None."""
         low, high = (self.intensity.get(end) for end in ("low", "high"))
         if self.intensity.get("method") != "clip" or not isinstance(low, float | int):
             return None
@@ -56,7 +56,7 @@ class AdapterCard(BaseModel):
 
 
 class BaseEntry(BaseModel):
-    """The model that an adapter belongs to: its name and the hash of its weights."""
+    """Name and weights hash of the model that an adapter belongs to."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -65,14 +65,17 @@ class BaseEntry(BaseModel):
 
 
 class AdapterHeader(AdapterCard):
-    """Header of an adapter file: the card, and what is needed to load the tensors.
+    """Header of an adapter file: the card, and the fields needed to load the tensors.
 
     Attributes:
-        kind, settings: a kind of `ADAPTER_KINDS` and its settings.
-        also: names of the base's parameters of which the file holds trained copies.
-        prompts: values of the labels for which it holds learned prompts, in their order.
-        base: the model it was trained on.
-        sha256: hash of the tensors, the kind and the settings: the adapter's identity.
+        format: constant that marks adapter files.
+        version: version of the file format.
+        kind: kind of adapter, a key of `ADAPTER_KINDS`.
+        settings: settings of that kind.
+        also: names of the base's parameters with trained copies in the file.
+        prompts: label values with learned prompts, in the order of the tensors.
+        base: the model that the adapter was trained on.
+        sha256: hash of the tensors, the kind and the settings, which identifies the adapter.
     """
 
     format: Literal["medsam_app adapter"] = FORMAT
@@ -86,11 +89,11 @@ class AdapterHeader(AdapterCard):
 
     @property
     def card(self) -> AdapterCard:
-        """The part that was given on saving."""
+        """Fields that the user gave on saving."""
         return AdapterCard(**self.model_dump(include=set(AdapterCard.model_fields)))
 
     def to_strings(self) -> dict[str, str]:
-        """Every field as JSON, as it stands in the file."""
+        """Return every field as JSON text, as stored in the file."""
         return {
             name: json.dumps(value, ensure_ascii=False, sort_keys=True)
             for name, value in self.model_dump(mode="json").items()
@@ -98,22 +101,22 @@ class AdapterHeader(AdapterCard):
 
 
 def check_card(values: Mapping[str, Any]) -> AdapterCard:
-    """A card from its fields.
+    """Return a card from its fields.
 
     Raises:
-        AdapterError: fields that are unknown or of the wrong type; all are listed.
+        AdapterError: Fields are unknown or have the wrong type; all of them are listed.
     """
     try:
         return AdapterCard.model_validate(dict(values))
     except ValidationError as error:
-        raise AdapterError(f"The adapter cannot be described so: {_listed(error)}.") from None
+        raise AdapterError(f"The adapter cannot be described so: {_field_errors(error)}.") from None
 
 
 def read_header(path: str | Path) -> AdapterHeader:
     """Return the header of an adapter file without reading its tensors.
 
     Raises:
-        AdapterError: no such file, a damaged one, or one that is not an adapter of this version.
+        AdapterError: The file does not exist, is damaged, or is not an adapter of this version.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -139,14 +142,14 @@ def read_header(path: str | Path) -> AdapterHeader:
             f"'{path.name}' is an adapter file of version {strings.get('version')}, but version {VERSION} is "
             "read here; use the medsam_app that wrote it, or a newer one."
         )
-    return _checked(path, strings)
+    return _parse_header(path, strings)
 
 
 def header_for(path: Path, model: str) -> AdapterHeader:
-    """Return `read_header` of an adapter for a model.
+    """Return the header of an adapter file after checking that it belongs to a model.
 
     Raises:
-        AdapterError: as `read_header`, or it was made for another model.
+        AdapterError: As for `read_header`; also if the adapter belongs to another model.
     """
     header = read_header(path)
     if header.base.id != model:
@@ -157,7 +160,7 @@ def header_for(path: Path, model: str) -> AdapterHeader:
     return header
 
 
-def _checked(path: Path, strings: dict[str, str]) -> AdapterHeader:
+def _parse_header(path: Path, strings: dict[str, str]) -> AdapterHeader:
     values = {}
     for name, text in strings.items():
         try:
@@ -169,13 +172,13 @@ def _checked(path: Path, strings: dict[str, str]) -> AdapterHeader:
     try:
         header = AdapterHeader.model_validate(values)
     except ValidationError as error:
-        raise AdapterError(f"The header of '{path.name}' is wrong: {_listed(error)}.") from None
+        raise AdapterError(f"The header of '{path.name}' is wrong: {_field_errors(error)}.") from None
     adapter_kind(header.kind)
     return header
 
 
-def _listed(error: ValidationError) -> str:
-    known = {"missing": "is missing", "extra_forbidden": "is not a field of an adapter"}
+def _field_errors(error: ValidationError) -> str:
+    clauses = {"missing": "is missing", "extra_forbidden": "is not a field of an adapter"}
     return "; ".join(
-        f"'{field.name}' {known.get(field.kind, field.clause)}" for field in invalid_fields(error)
+        f"'{field.name}' {clauses.get(field.kind, field.clause)}" for field in invalid_fields(error)
     )

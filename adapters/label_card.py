@@ -1,4 +1,4 @@
-"""Labels and spacing in an adapter's card, for automatic mode; read without torch."""
+"""Labels and spacing of an adapter's card, for automatic mode; free of torch."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from medsam_app.errors import AdapterError, unknown_name
 
 
 def name_of(value: int, card: AdapterCard) -> str:
-    """The name of a label value, 'label 7' where the card has none."""
+    """Return the name of a label value; 'label 7' if the card has no name for 7."""
     return card.labels.get(value, f"label {value}")
 
 
 def chosen_labels(
-    adapter: str, card: AdapterCard, learned: Sequence[int], wanted: Iterable[int | str] | None = None
+    adapter: str, card: AdapterCard, learned: Sequence[int], requested: Iterable[int | str] | None = None
 ) -> dict[int, str]:
     """Return the names of the requested label values, in the adapter's order.
 
     Args:
-        adapter: its name, for messages.
-        card: names its labels.
-        learned: values of the labels for which the adapter holds learned prompts.
-        wanted: values or names of the labels that are wanted; None for all.
+        adapter: name of the adapter, for error messages.
+        card: card of the adapter, with the names of its labels.
+        learned: label values with learned prompts.
+        requested: label values or names; None for all.
 
     Raises:
-        AdapterError: it has learned no labels, or not one that is wanted.
+        AdapterError: The adapter has no learned labels, or not all of the requested ones.
     """
     if not learned:
         raise AdapterError(
@@ -33,24 +33,24 @@ def chosen_labels(
             "object, or give an adapter that was."
         )
     names = {value: name_of(value, card) for value in learned}
-    if wanted is None:
+    if requested is None:
         return names
-    by_text = {name: value for value, name in names.items()} | {str(value): value for value in names}
-    asked = [str(each) for each in wanted]
-    if not asked:
-        raise AdapterError(f"No label was chosen; choose of {', '.join(by_text)}, or leave the choice out.")
-    for each in asked:
-        if each not in by_text:
-            raise AdapterError(unknown_name("label", each, by_text))
-    chosen = {by_text[each] for each in asked}
-    return {value: name for value, name in names.items() if value in chosen}
+    values = {name: value for value, name in names.items()} | {str(value): value for value in names}
+    texts = [str(text) for text in requested]
+    if not texts:
+        raise AdapterError(f"No label was chosen; choose of {', '.join(values)}, or leave the choice out.")
+    for text in texts:
+        if text not in values:
+            raise AdapterError(unknown_name("label", text, values))
+    selected = {values[text] for text in texts}
+    return {value: name for value, name in names.items() if value in selected}
 
 
 def spacing_of(adapter: str, card: AdapterCard) -> tuple[float, float, float]:
-    """Mm along the axes of the windows in which a label is looked for.
+    """Return the spacing in mm, along (x, y, z), of the windows in which labels are segmented.
 
     Raises:
-        AdapterError: the card does not say, and without a click nothing else does.
+        AdapterError: The card has no spacing; without a click nothing else determines it.
     """
     if card.spacing is None:
         raise AdapterError(

@@ -1,8 +1,9 @@
 """Learned prompts: vectors added to the mask tokens, one per label.
 
-The decoder multiplies each of its mask tokens, once they have looked at the window, with features of every
-voxel. A learned prompt is added to these tokens before and after, so that a label looks at the window and
-reads its features in a way of its own. Tokens next to those of the clicks were ignored in all trials.
+The decoder lets its mask tokens attend to the window, and then multiplies each with the features of every
+voxel. A learned prompt is added to these tokens before and after the attention, so that each label has its
+own attention and its own weighting of the features. Additional tokens, like those of clicks, had no effect in
+any of the experiments.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from medsam_app.errors import AdapterError, unknown_name
 from medsam_app.models.decoder import MaskDecoder
 
-#: Spread of fresh ones: labels must read different features before any can be learned.
+#: Standard deviation of untrained prompts: training needs prompts that weight the features differently.
 SPREAD = 0.5
 
 
@@ -23,11 +24,11 @@ class LearnedPrompts(nn.Module):
     """One set of tokens for each label.
 
     Args:
-        model: its mask decoder takes learned prompts.
-        labels: values that the labels have in label maps, each once, above 0.
+        model: model with a mask decoder that takes learned prompts.
+        labels: distinct label values above 0.
 
     Raises:
-        AdapterError: labels for a model that takes no learned prompts, or not distinct ones above 0.
+        AdapterError: The model takes no learned prompts, or the labels are not distinct numbers above 0.
     """
 
     def __init__(self, model: nn.Module, labels: Sequence[int]) -> None:
@@ -36,7 +37,7 @@ class LearnedPrompts(nn.Module):
         if len(set(self.labels)) < len(self.labels) or any(value < 1 for value in self.labels):
             raise AdapterError(f"Labels are distinct whole numbers above 0; got {list(self.labels)}.")
         if self.labels:
-            decoder = next((m for m in model.modules() if isinstance(m, MaskDecoder)), None)
+            decoder = next((module for module in model.modules() if isinstance(module, MaskDecoder)), None)
             if decoder is None:
                 name = getattr(model, "model_id", "") or type(model).__name__
                 raise AdapterError(
@@ -46,10 +47,10 @@ class LearnedPrompts(nn.Module):
             self.tokens = nn.Parameter(SPREAD * torch.randn(len(self.labels), *decoder.mask_tokens.shape))
 
     def of(self, label: int) -> Tensor:
-        """(1, T, C) tokens of a label.
+        """Return the tokens of a label, (1, T, C).
 
         Raises:
-            AdapterError: no label of that value.
+            AdapterError: There is no learned prompt for that label.
         """
         if label not in self.labels:
             if not self.labels:

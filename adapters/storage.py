@@ -1,4 +1,4 @@
-"""Adapters' files: tensors and header in one safetensors file, written with proof; hashes of tensors."""
+"""Adapter files, written with verification, and hashes of tensors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from medsam_app.errors import AdapterError, SaveError
 SUFFIX = ".safetensors"
 
 
-def tensors_sha256(tensors: Mapping[str, Tensor], *, beside: str = "") -> str:
-    """Hash of names, types, shapes and bytes of tensors, in the order of their names.
+def tensors_sha256(tensors: Mapping[str, Tensor], *, prefix: str = "") -> str:
+    """Return a hash of the names, types, shapes and bytes of tensors, in the order of their names.
 
     Args:
-        beside: text that belongs to the identity, too.
+        tensors: tensors by name.
+        prefix: text that is hashed before the tensors.
     """
-    digest = hashlib.sha256(beside.encode())
+    digest = hashlib.sha256(prefix.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -34,12 +35,12 @@ def tensors_sha256(tensors: Mapping[str, Tensor], *, beside: str = "") -> str:
 
 
 def adapter_sha256(kind: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Hash that identifies an adapter: of its kind, settings and tensors."""
-    return tensors_sha256(tensors, beside=json.dumps([kind, settings], sort_keys=True))
+    """Return the hash of an adapter's kind, settings and tensors, which identifies it."""
+    return tensors_sha256(tensors, prefix=json.dumps([kind, settings], sort_keys=True))
 
 
 def identity_of(model: nn.Module) -> BaseEntry:
-    """Name and hash of a model: those it carries, else its class and a hash of its tensors."""
+    """Return the name and hash that a model carries, or else its class name and a hash of its tensors."""
     name = getattr(model, "model_id", "") or type(model).__name__
     return BaseEntry(
         id=name, sha256=getattr(model, "weights_sha256", "") or tensors_sha256(model.state_dict())
@@ -47,12 +48,12 @@ def identity_of(model: nn.Module) -> BaseEntry:
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], header: AdapterHeader) -> Path:
-    """Write an adapter's file under a temporary name, read it back, compare, and give it its name.
+    """Write an adapter file under a temporary name, verify it by reading it back, and rename it.
 
     Raises:
-        AdapterError: a tensor holds values that are not finite.
-        SaveError: the name does not end in .safetensors, or the file could not be written or did not read
-            back as written. What was at `path` before is then still there.
+        AdapterError: A tensor holds values that are not finite.
+        SaveError: The name does not end in .safetensors, or the file could not be written or did not read
+            back as written. An earlier file at `path` is then unchanged.
     """
     path = Path(path).expanduser()
     if path.suffix != SUFFIX:
@@ -62,11 +63,11 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], header: AdapterHeader
     if not path.parent.is_dir():
         raise SaveError(f"The folder '{path.parent}' does not exist; make it first or save elsewhere.")
     _check_finite(path, tensors)
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    cpu_tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with replace_file(path) as draft:
-            save_file(held, draft, metadata=header.to_strings())
-            _prove(path, draft, held, header)
+            save_file(cpu_tensors, draft, metadata=header.to_strings())
+            _verify(path, draft, cpu_tensors, header)
     except OSError as error:
         raise _not_written(path, error.strerror) from error
     except SafetensorError as error:
@@ -74,15 +75,17 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], header: AdapterHeader
     return path
 
 
-def _prove(path: Path, draft: Path, held: Mapping[str, Tensor], header: AdapterHeader) -> None:
-    found = load_file(draft)
-    same = found.keys() == held.keys() and all(_same(found[name], held[name]) for name in held)
-    if not same or read_header(draft) != header:
+def _verify(path: Path, draft: Path, expected: Mapping[str, Tensor], header: AdapterHeader) -> None:
+    stored = load_file(draft)
+    equal = stored.keys() == expected.keys() and all(
+        _tensors_equal(stored[name], expected[name]) for name in expected
+    )
+    if not equal or read_header(draft) != header:
         raise SaveError(f"'{path.name}' did not read back as written; nothing was saved. Look at the disk.")
 
 
-def _same(found: Tensor, held: Tensor) -> bool:
-    return found.dtype == held.dtype and torch.equal(found, held)
+def _tensors_equal(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
 
 
 def _not_written(path: Path, reason: str | None) -> SaveError:
@@ -92,38 +95,40 @@ def _not_written(path: Path, reason: str | None) -> SaveError:
     )
 
 
-def read_tensors(path: str | Path, header: AdapterHeader, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of an adapter's file, which must have the names, shapes and types of `wanted`.
+def read_tensors(
+    path: str | Path, header: AdapterHeader, expected: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Read the tensors of an adapter file, which must have the names, shapes and types of `expected`.
 
     Raises:
-        AdapterError: the file is damaged, its tensors are others, or not all values are finite.
+        AdapterError: The file is damaged, its tensors are not the expected ones, or values are not finite.
     """
     path = Path(path).expanduser()
     try:
-        found = load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, OSError):
         raise AdapterError(f"'{path.name}' is cut short or damaged; copy it again.") from None
-    for names, what in (
-        (wanted.keys() - found.keys(), "lacks"),
-        (found.keys() - wanted.keys(), "holds also"),
+    for names, verb in (
+        (expected.keys() - tensors.keys(), "lacks"),
+        (tensors.keys() - expected.keys(), "holds also"),
     ):
         if names:
-            raise _not_as_promised(path, f"it {what} {len(names)} of them, first '{min(names)}'")
-    for name, tensor in found.items():
-        got, asked = (f"{tuple(t.shape)} {t.dtype}".replace("torch.", "") for t in (tensor, wanted[name]))
-        if got != asked:
-            raise _not_as_promised(path, f"'{name}' is {got} instead of {asked}")
-    sha256 = adapter_sha256(header.kind, header.settings, found)
+            raise _mismatch(path, f"it {verb} {len(names)} of them, first '{min(names)}'")
+    for name, tensor in tensors.items():
+        got, needed = (f"{tuple(t.shape)} {t.dtype}".replace("torch.", "") for t in (tensor, expected[name]))
+        if got != needed:
+            raise _mismatch(path, f"'{name}' is {got} instead of {needed}")
+    sha256 = adapter_sha256(header.kind, header.settings, tensors)
     if sha256 != header.sha256:
         raise AdapterError(
             f"'{path.name}' is damaged: its tensors and settings have sha256 {sha256[:12]}… instead of "
             f"{header.sha256[:12]}…; copy it again."
         )
-    _check_finite(path, found)
-    return found
+    _check_finite(path, tensors)
+    return tensors
 
 
-def _not_as_promised(path: Path, difference: str) -> AdapterError:
+def _mismatch(path: Path, difference: str) -> AdapterError:
     return AdapterError(
         f"'{path.name}' does not hold the tensors that its header promises: {difference}; take the file as "
         "it was saved."

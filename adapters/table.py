@@ -15,19 +15,28 @@ Projection = Literal["q", "k", "v", "out", "mlp"]
 
 
 class Settings(BaseModel):
-    """Settings of a kind; unknown ones are refused."""
+    """Base class of the settings of a kind; unknown settings are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SpatialSettings(Settings):
-    """bottleneck: channels that the depth-wise convolution works on."""
+    """Settings of the spatial adapter.
+
+    Attributes:
+        bottleneck: channels of the depth-wise convolution.
+    """
 
     bottleneck: int = Field(default=64, ge=1, le=4096)
 
 
 class BottleneckSettings(Settings):
-    """bottleneck: width between the two projections; scale: weight of the one parallel to the MLP."""
+    """Settings of the bottleneck adapter.
+
+    Attributes:
+        bottleneck: channels between the two projections.
+        scale: factor of the bottleneck parallel to the MLP.
+    """
 
     bottleneck: int = Field(default=32, ge=1, le=4096)
     scale: float = 0.5
@@ -38,9 +47,9 @@ class LoraSettings(Settings):
 
     Attributes:
         rank: rank of the change of a projection.
-        alpha: the change is multiplied by alpha / rank.
-        projections: which projections are changed: q, k, v and out of the attention, both layers of the mlp.
-        train: 'ab', or 'b' to keep A as it was drawn and train B alone.
+        alpha: numerator of the factor alpha / rank of the change.
+        projections: adapted projections: q, k, v and out of the attention, mlp for both layers of the MLP.
+        train: 'ab', or 'b' to train B alone and keep A at its random initial value.
     """
 
     rank: int = Field(default=8, ge=1, le=1024)
@@ -57,7 +66,7 @@ class LoraSettings(Settings):
 
 
 class SsfSettings(Settings):
-    """Scale and shift has no settings."""
+    """Settings of scale and shift: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +74,11 @@ class AdapterKind:
     """One kind of adapter.
 
     Attributes:
-        name: what the user types.
+        name: name that the user types.
         summary: one line for the table.
-        settings: the model that checks its settings.
-        mergeable: whether it can be folded into the weights of its base.
-        paper: where the method comes from.
+        settings: class of its settings.
+        mergeable: whether it can be merged into the weights of the base model.
+        paper: paper of the method.
     """
 
     name: str
@@ -84,6 +93,7 @@ class AdapterKind:
         return self.settings().model_dump(mode="json")
 
 
+#: Kinds of adapters by name.
 ADAPTER_KINDS: dict[str, AdapterKind] = {
     kind.name: kind
     for kind in [
@@ -120,10 +130,10 @@ ADAPTER_KINDS: dict[str, AdapterKind] = {
 
 
 def adapter_kind(name: str) -> AdapterKind:
-    """Entry of a kind.
+    """Return the entry of a kind.
 
     Raises:
-        AdapterError: no kind of that name; the message lists the known ones and the closest.
+        AdapterError: There is no kind of that name; the message lists the known kinds and the closest one.
     """
     if name not in ADAPTER_KINDS:
         raise AdapterError(unknown_name("kind of adapter", name, ADAPTER_KINDS))
@@ -131,10 +141,10 @@ def adapter_kind(name: str) -> AdapterKind:
 
 
 def check_settings(kind: str, values: Mapping[str, Any]) -> Settings:
-    """Return the checked settings of a kind, with defaults for missing ones.
+    """Return the validated settings of a kind, with defaults for missing ones.
 
     Raises:
-        AdapterError: an unknown kind, or settings that are unknown or out of range; all are listed.
+        AdapterError: The kind is unknown, or settings are unknown or out of range; all of them are listed.
     """
     model = adapter_kind(kind).settings
     try:

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from segment_anything.modeling import ImageEncoderViT
 
-from medsam_app.adapters.adapter import PARTS, Adapter
+from medsam_app.adapters.adapter import COMPONENTS, Adapter
 from medsam_app.adapters.adapter_set import AdapterSet
-from medsam_app.adapters.attachment_points import find_sites
+from medsam_app.adapters.attachment_points import find_attachment_points
 from medsam_app.adapters.table import ADAPTER_KINDS, check_settings
 from medsam_app.datasets.find import find_cases
 from medsam_app.finetuning.plan import make_plan
@@ -47,7 +47,7 @@ def vit_b_parameters(kind: str) -> int:
     """Parameters of an adapter with default settings on SAM's ViT-B."""
     with torch.device("meta"):
         encoder = ImageEncoderViT(embed_dim=768, depth=12, num_heads=12, use_rel_pos=True, window_size=14)
-        part = PARTS[kind](find_sites(encoder), check_settings(kind, {}))
+        part = COMPONENTS[kind](find_attachment_points(encoder), check_settings(kind, {}))
     return sum(parameter.numel() for parameter in part.parameters())
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from medsam_app.adapters.adapter import Adapter
-from medsam_app.adapters.attachment_points import find_sites
+from medsam_app.adapters.attachment_points import find_attachment_points
 from medsam_app.finetuning.plan import Plan
 from medsam_app.finetuning.training_windows import TrainingWindow
 from medsam_app.models.sam3d import Embedding, MaskCandidates, RoiPrompts, Sam3D
@@ -48,7 +48,7 @@ class EpisodeRunner:
         self.device = model.device
         self._embeddings = EmbeddingCache(int(memory) if plan.cached else 0)
         if plan.checkpointing and not plan.cached:
-            for site in find_sites(model).blocks:
+            for site in find_attachment_points(model).blocks:
                 site.block.forward = _recomputed(site.block.forward)
 
     def run(self, windows: Sequence[TrainingWindow], rounds: int) -> tuple[Tensor, list[float]]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medsam_app.adapters.adapter import PARTS, Adapter, adapter_in_use
+from medsam_app.adapters.adapter import COMPONENTS, Adapter, adapter_in_use
 from medsam_app.adapters.table import ADAPTER_KINDS
 from medsam_app.errors import AdapterError
 from tests.support.adapter_backbones import BACKBONES, CUBE, SAM, SAM3D, Backbone, hooks_of
@@ -241,7 +241,7 @@ def test_trained_runs_under_autocast_in_the_types_of_the_base(case: str, backbon
 
 
 def test_every_kind_of_the_table_can_be_made() -> None:
-    assert PARTS.keys() == ADAPTER_KINDS.keys() == {kind for kind, _ in KINDS.values()}
+    assert COMPONENTS.keys() == ADAPTER_KINDS.keys() == {kind for kind, _ in KINDS.values()}
     for kind in ADAPTER_KINDS:
         assert Adapter.create(kind, CUBE.make(), **({"rank": 2} if kind == "lora" else {})).kind == kind
 

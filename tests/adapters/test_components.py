@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medsam_app.adapters.adapter import Adapter
-from medsam_app.adapters.attachment_points import find_sites
+from medsam_app.adapters.attachment_points import find_attachment_points
 from medsam_app.adapters.table import ADAPTER_KINDS, adapter_kind, check_settings
 from medsam_app.errors import AdapterError
 from medsam_app.models.layers import Block
@@ -179,7 +179,7 @@ def test_ssf_leaves_out_the_shift_where_there_is_no_bias_to_hold_it() -> None:
 
 
 def test_blocks_are_found_in_the_image_encoder_alone() -> None:
-    sites = find_sites(SAM3D.make())
+    sites = find_attachment_points(SAM3D.make())
     assert [site.name for site in sites.blocks] == ["encoder.blocks.0", "encoder.blocks.1"]
     assert [linear.name for linear in sites.blocks[0].linears] == [
         f"encoder.blocks.0.{name}"
@@ -188,19 +188,19 @@ def test_blocks_are_found_in_the_image_encoder_alone() -> None:
     assert sites.blocks[0].linears[1].rows == {"k": (0, 32), "v": (32, 64)}
     assert sites.patch_embedding == {}
     for backbone in (SAM, MED2D):
-        sites = find_sites(backbone.make())
+        sites = find_attachment_points(backbone.make())
         assert [site.name for site in sites.blocks] == ["image_encoder.blocks.0", "image_encoder.blocks.1"]
         assert list(sites.patch_embedding) == ["image_encoder.patch_embed.proj"]
         assert {site.width for site in sites.blocks} == {32}
         assert [name.split(".")[-1] for name in sites.blocks[1].norms] == ["norm1", "norm2"]
     both = nn.ModuleDict({"image_encoder": CubeVit(), "memory": CubeVit()})
-    assert {site.name.split(".")[0] for site in find_sites(both).blocks} == {"image_encoder"}
+    assert {site.name.split(".")[0] for site in find_attachment_points(both).blocks} == {"image_encoder"}
 
 
 def test_a_patch_embedding_of_several_layers_is_left_alone() -> None:
     model = SAM.make()
     model.image_encoder.patch_embed.deep = nn.Conv1d(2, 2, 1)
-    assert find_sites(model).patch_embedding == {}
+    assert find_attachment_points(model).patch_embedding == {}
 
 
 def test_an_attention_that_is_not_understood() -> None:
@@ -208,7 +208,7 @@ def test_an_attention_that_is_not_understood() -> None:
     model.block.attn = nn.MultiheadAttention(16, 2, bias=False)
     model.block.attn.out_proj = nn.Identity()
     with pytest.raises(AdapterError, match="The attention of block 'block' has no output projection"):
-        find_sites(model)
+        find_attachment_points(model)
 
 
 def test_the_table_is_complete_and_free_of_torch() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medsam_app.adapters.adapter import Adapter
-from medsam_app.adapters.copies import OwnCopies
+from medsam_app.adapters.copies import ParameterCopies
 from medsam_app.errors import AdapterError
 from medsam_app.models.sam3d import RoiPrompts, Sam3D
 from tests.support.adapter_backbones import CUBE, SAM, SAM3D
@@ -48,9 +48,9 @@ def test_a_whole_decoder_is_trained_and_the_base_keeps_its_own() -> None:
 
 def test_names_and_modules_name_the_same_once() -> None:
     model = CUBE.make()
-    copies = OwnCopies(model, ["blocks.1.norm1", "norm.bias", "blocks.1.norm1.bias"])
+    copies = ParameterCopies(model, ["blocks.1.norm1", "norm.bias", "blocks.1.norm1.bias"])
     assert copies.names == ("blocks.1.norm1.weight", "blocks.1.norm1.bias", "norm.bias")
-    assert OwnCopies(model, ["blocks"]).names == tuple(
+    assert ParameterCopies(model, ["blocks"]).names == tuple(
         name for name, _ in model.named_parameters() if name.startswith("blocks.")
     )
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from medsam_app.adapters.adapter import PARTS, Adapter
-from medsam_app.adapters.attachment_points import find_sites
+from medsam_app.adapters.adapter import COMPONENTS, Adapter
+from medsam_app.adapters.attachment_points import find_attachment_points
 from medsam_app.adapters.table import ADAPTER_KINDS, check_settings
 from medsam_app.models.sam3d import build_sam3d_tiny
 
@@ -37,11 +37,11 @@ def test_the_table_of_kinds() -> None:
         [cell.strip(" `") for cell in row.split("|")[1:-1]] for row in PAGE.splitlines() if "arXiv" in row
     ]
     assert [row[0] for row in rows] == list(ADAPTER_KINDS)
-    sites = find_sites(build_sam3d_tiny())
+    sites = find_attachment_points(build_sam3d_tiny())
     for name, adds, size, _, mergeable in rows:
         kind = ADAPTER_KINDS[name]
         assert adds[adds.index("(") :] in kind.paper
         assert mergeable == ("yes" if kind.mergeable else "no")
         with torch.device("meta"):
-            part = PARTS[name](sites, check_settings(name, {}))
+            part = COMPONENTS[name](sites, check_settings(name, {}))
         assert size == f"{4e-6 * sum(parameter.numel() for parameter in part.parameters()):.1f} MB"
