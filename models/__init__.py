@@ -1,4 +1,4 @@
-"""The SAM backbones: modules, the table of models and the embedded weights."""
+"""SAM backbones, the table of models, their checkpoints and the embedded weights."""
 
 if __name__ != "medsam_app.models":
     raise ImportError(

@@ -1,4 +1,4 @@
-"""Light mask decoder: prompts joined with the embedding at every stride, two-way attention, candidates."""
+"""Light mask decoder: prompt maps, two-way attention and mask candidates."""
 
 from __future__ import annotations
 
@@ -12,38 +12,48 @@ from medsam_app.models.layers import Conv3d, ConvNorm, Mlp, Residual, TwoWayBloc
 from medsam_app.models.mask_quality import QualityHead
 from medsam_app.models.prompt_encoder import DENSE_CHANNELS, PromptEncoder, RoiPrompts
 
-#: What the untrained decoder thinks of the dense channels: already a usable segmenter.
+#: Initial weights of the dense prompt channels, with which the untrained decoder already segments usably.
 PRIOR = (1.0, 3.0, -1.0, -3.0, 1.0, 0.5, -0.5, -0.25, 3.0, 1.0, 0.0)
 PRIOR_BIAS = -3.0
+#: Initial weight of the random walker's evidence in the logits.
 WALKER_WEIGHT = 3.0
-#: Weight of the clicks' contest in the logits. It is not learned; it was set on labelled cases, with weights
-#: that had been trained without it.
+#: Weight of the click contest in the logits. It is not trained: it was chosen on labelled cases, with weights
+#: trained without the contest.
 CONTEST_WEIGHT = 4.0
 
 
 @dataclass
 class MaskCandidates:
-    """Several masks for the same prompts.
+    """Mask candidates for the same prompts.
 
     Attributes:
         logits: (B, M, X, Y, Z) float32; above 0 is inside.
-        quality: (B, M) predicted Dice of each, in [0, 1].
+        quality: (B, M) predicted Dice of each candidate, in [0, 1].
     """
 
     logits: Tensor
     quality: Tensor
 
     def best(self) -> tuple[Tensor, Tensor]:
-        """Logits (B, 1, X, Y, Z) and quality (B,) of the candidate thought best."""
+        """Return the logits (B, 1, X, Y, Z) and quality (B,) of the candidate with the highest quality."""
         quality, index = self.quality.max(dim=1)
         return self.logits[torch.arange(len(index)), index][:, None], quality
 
 
 class MaskDecoder(nn.Module):
-    """Prompt maps are encoded alongside the embedding, meet the tokens at stride 8, and run up again.
+    """Decoder of prompts and an embedding to mask candidates.
 
-    A candidate is a product of its token's weights with a full-resolution feature map, added to the
-    prior over the prompt channels, to the random walker's evidence and to the clicks' contest.
+    Prompt maps are encoded and joined with the embedding at every stride. At stride 8 the features exchange
+    information with the tokens by two-way attention, and are then upsampled to full resolution. The logits of
+    a candidate are the product of the features with weights computed from its token, plus a prior over the
+    prompt channels, the random walker's evidence and the click contest.
+
+    Args:
+        widths: channels at strides 1, 2, 4 and 8.
+        dim: channels of the tokens.
+        heads: attention heads.
+        depth: number of two-way blocks.
+        candidates: number of masks.
     """
 
     def __init__(
@@ -95,16 +105,18 @@ class MaskDecoder(nn.Module):
         x = self.coarse(middle) + self.join_coarse(embedding.coarse)
 
         batch, grid = len(x), x.shape[2:]
-        own = self.mask_tokens.expand(batch, -1, -1)
-        learned = torch.zeros_like(own) if prompts.learned is None else torch.nan_to_num(prompts.learned)
-        own = own + learned.to(own.dtype)
-        tokens = torch.cat([own, tokens.to(own.dtype)], dim=1)
+        mask_tokens = self.mask_tokens.expand(batch, -1, -1)
+        learned = (
+            torch.zeros_like(mask_tokens) if prompts.learned is None else torch.nan_to_num(prompts.learned)
+        )
+        mask_tokens = mask_tokens + learned.to(mask_tokens.dtype)
+        tokens = torch.cat([mask_tokens, tokens.to(mask_tokens.dtype)], dim=1)
         keep = torch.cat([real.new_ones(batch, self.candidates + 1), real], dim=1)
         position = self.prompt_encoder.grid_position(grid)
         image = x.flatten(2).transpose(1, 2)
         for block in self.blocks:
             tokens, image = block(tokens, image, position, keep)
-        # Once more where masks are made: on their way the tokens have gathered far more than they began with.
+        # Add it again before the masks: in the blocks the tokens have grown far beyond their initial values.
         tokens = self.norm(tokens[:, : self.candidates + 1]) + learned
         x = image.transpose(1, 2).unflatten(2, grid)
 
@@ -114,6 +126,6 @@ class MaskDecoder(nn.Module):
         weights = torch.stack([mlp(tokens[:, m]) for m, mlp in enumerate(self.hyper)], dim=1)
         mask = torch.einsum("bmc,bcxyz->bmxyz", weights[..., :-1], features).float()
         logits = base + mask + weights[..., -1].float()[:, :, None, None, None]
-        looks = tokens[:, : self.candidates] + tokens[:, self.candidates :][:, :1]
-        quality = self.quality(looks, logits, embedding.half[0], evidence, prompts.mask)
+        token_sums = tokens[:, : self.candidates] + tokens[:, self.candidates :][:, :1]
+        quality = self.quality(token_sums, logits, embedding.half[0], evidence, prompts.mask)
         return MaskCandidates(logits, quality)

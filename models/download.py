@@ -1,8 +1,8 @@
-"""Checkpoints on this machine: their place, download and verification.
+"""Checkpoints on this machine: location, download, installation and verification.
 
-A file is verified by its sha256 after each download and at each loading. For SAM's ViT-H (2.56 GB) that took
-1.9 s of one core, compared with 3.5 s for filling the network, and for ViT-B 0.3 s compared with 0.6 s. A
-record of an earlier verification would save that time, but miss later changes of the file.
+The sha256 of a file is verified after each download and on each loading. For SAM's ViT-H (2.56 GB) this took
+1.9 s of one core, compared with 3.5 s to fill the network; for ViT-B, 0.3 s compared with 0.6 s. Storing the
+result of an earlier verification would save this time but miss later changes of the file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from medsam_app.models import table
 from medsam_app.models.fetch import NotFetched, Progress, fetch
 from medsam_app.models.table import Checkpoint, ModelEntry
 
+#: Bytes read at a time.
 _BLOCK = 1 << 20
+#: Seconds.
 _DAY = 86400
 _MISSING = "is missing"
 
@@ -32,9 +34,9 @@ class Installed:
     """Result of a download or an installation.
 
     Attributes:
-        path: the file, verified.
-        how: 'there' where it lay there already and nothing was fetched.
-        replaced: what was wrong with the file that lay there before, or ''.
+        path: the verified file.
+        how: origin of the file; 'there' if it was installed already.
+        replaced: problem of the earlier file that was replaced, or ''.
     """
 
     path: Path
@@ -43,10 +45,10 @@ class Installed:
 
 
 def cache_folder() -> Path:
-    """Folder for what is fetched: $MEDSAM_APP_HOME, else a folder in the user's cache."""
+    """Return the folder for downloads: $MEDSAM_APP_HOME, or else a folder in the user's cache."""
     if home := os.environ.get("MEDSAM_APP_HOME"):
         return Path(home).expanduser().absolute()
-    import pooch  # takes half a second, which the embedded model does without
+    import pooch  # takes half a second to import, and the embedded model does not need it
 
     return Path(pooch.os_cache("medsam_app"))
 
@@ -57,7 +59,7 @@ def checkpoint_path(entry: ModelEntry) -> Path:
     return folder / entry.checkpoint.file
 
 
-def glance(entry: ModelEntry) -> Literal["yes", "no", "damaged"]:
+def installed_state(entry: ModelEntry) -> Literal["yes", "no", "damaged"]:
     """Return whether the checkpoint is installed, judged by its size alone."""
     size = _size(checkpoint_path(entry))
     if size is None or entry.checkpoint.size is None:
@@ -66,43 +68,43 @@ def glance(entry: ModelEntry) -> Literal["yes", "no", "damaged"]:
 
 
 def verified_path(entry: ModelEntry, *, progress: Progress | None = None) -> Path:
-    """The checkpoint of a model, after comparing its size and sha256 with the table.
+    """Return the path of a model's checkpoint after verifying its size and sha256.
 
     Raises:
-        ModelError: it is not here, damaged, or has no published hash; the message says how to get it.
+        ModelError: The file is missing, is damaged or has no published hash; the message says how to get it.
     """
     checkpoint, path = entry.checkpoint, checkpoint_path(entry)
     if checkpoint.sha256 is None:
-        raise ModelError(_by_hand(entry))
-    mend = "install the package again" if checkpoint.embedded else f"run '{_command(entry)}'"
-    if flaw := _flaw(path, checkpoint, progress):
-        raise ModelError(f"'{path}', the weights of '{entry.name}', {flaw}; {mend}.")
+        raise ModelError(_manual_message(entry))
+    advice = "install the package again" if checkpoint.embedded else f"run '{_download_command(entry)}'"
+    if problem := _problem(path, checkpoint, progress):
+        raise ModelError(f"'{path}', the weights of '{entry.name}', {problem}; {advice}.")
     return path
 
 
 def download(entry: ModelEntry, *, progress: Progress | None = None) -> Installed:
-    """Fetch the checkpoint of a model, unless it is here and right.
+    """Download the checkpoint of a model, unless it is installed and intact.
 
-    A broken connection is resumed where it broke. The file is a draft until it is complete and verified;
-    neither an error nor Ctrl-C leaves a draft or a wrong file behind.
+    A broken download resumes where it stopped. The file is a draft until it is complete and verified; neither
+    an error nor Ctrl-C leaves a draft or a wrong file behind.
 
     Args:
-        entry: of the table.
-        progress: called with what is being done, bytes done and bytes in all.
+        entry: entry of the table of models.
+        progress: callback, see `Progress`.
 
     Raises:
-        ModelError: no connection, not the published file, or a model whose file has no published hash.
-        SaveError: no room or no permission to write.
+        ModelError: There is no connection, the file is not the published one, or no hash is published.
+        SaveError: There is no space or no permission to write.
     """
     checkpoint, path = entry.checkpoint, checkpoint_path(entry)
     if checkpoint.embedded:
         return Installed(path=verified_path(entry, progress=progress), how="there")
     if checkpoint.url is None or checkpoint.size is None or checkpoint.sha256 is None:
-        raise ModelError(_by_hand(entry))
-    flaw = _flaw(path, checkpoint, progress)
-    if flaw is None:
+        raise ModelError(_manual_message(entry))
+    problem = _problem(path, checkpoint, progress)
+    if problem is None:
         return Installed(path=path, how="there")
-    replaced = "" if flaw == _MISSING else flaw
+    replaced = "" if problem == _MISSING else problem
     with _draft(path, checkpoint.size) as (draft, file):
         try:
             fetch(checkpoint.url, file, size=checkpoint.size, progress=progress)
@@ -110,28 +112,28 @@ def download(entry: ModelEntry, *, progress: Progress | None = None) -> Installe
             raise ModelError(
                 f"'{entry.name}' could not be downloaded from {checkpoint.url}: {error}; download "
                 f"{checkpoint.file} from there elsewhere, and put it into {path.parent} or run "
-                f"'{_command(entry)} --file {checkpoint.file}'."
+                f"'{_download_command(entry)} --file {checkpoint.file}'."
             ) from None
         file.close()
-        if wrong := _flaw(draft, checkpoint, progress):
+        if draft_problem := _problem(draft, checkpoint, progress):
             raise ModelError(
-                f"What came from {checkpoint.url} {wrong} and was not kept; try again later, or see "
+                f"What came from {checkpoint.url} {draft_problem} and was not kept; try again later, or see "
                 f"{checkpoint.page}."
             )
     return Installed(path=path, how="downloaded", replaced=replaced)
 
 
 def install(entry: ModelEntry, file: Path, *, progress: Progress | None = None) -> Installed:
-    """Take a local file in place of a download; it is copied, and verified like one.
+    """Copy a local file instead of downloading it, with the same verification.
 
     Args:
-        entry: of the table.
+        entry: entry of the table of models.
         file: the published checkpoint, under any name.
-        progress: called with what is being done, bytes done and bytes in all.
+        progress: callback, see `Progress`.
 
     Raises:
-        ModelError: not the published file, or a model whose file has no published hash.
-        SaveError: no room or no permission to write.
+        ModelError: The file is not the published one, or no hash is published.
+        SaveError: There is no space or no permission to write.
     """
     checkpoint, path = entry.checkpoint, checkpoint_path(entry)
     if checkpoint.embedded:
@@ -139,21 +141,25 @@ def install(entry: ModelEntry, file: Path, *, progress: Progress | None = None) 
             f"The weights of '{entry.name}' are part of the package; there is nothing to install."
         )
     if checkpoint.size is None or checkpoint.sha256 is None:
-        raise ModelError(_by_hand(entry))
+        raise ModelError(_manual_message(entry))
     size = _size(file)
     if size is None or not file.is_file():
         raise ModelError(f"There is no file '{file}'; give the path of {checkpoint.file}.")
     if size != checkpoint.size:
-        twins = {e.checkpoint.file: name for name, e in table.MODELS.items() if e.checkpoint.size == size}
-        guess = "".join(f"; it may be {other}, of '{name}'" for other, name in twins.items())
+        same_size = {
+            other_entry.checkpoint.file: name
+            for name, other_entry in table.MODELS.items()
+            if other_entry.checkpoint.size == size
+        }
+        guess = "".join(f"; it may be {other_file}, of '{name}'" for other_file, name in same_size.items())
         raise ModelError(
             f"'{file}' has {size} bytes, but {checkpoint.file}, the weights of '{entry.name}', has "
             f"{checkpoint.size}{guess}; give that file, whole."
         )
-    flaw = _flaw(path, checkpoint, progress)
-    if flaw is None:
+    problem = _problem(path, checkpoint, progress)
+    if problem is None:
         return Installed(path=path, how="there")
-    replaced = "" if flaw == _MISSING else flaw
+    replaced = "" if problem == _MISSING else problem
     try:
         source = file.open("rb")
     except OSError as error:
@@ -162,16 +168,16 @@ def install(entry: ModelEntry, file: Path, *, progress: Progress | None = None) 
         for block in _blocks(source, size, "Copying", progress):
             target.write(block)
         target.close()
-        if wrong := _flaw(draft, checkpoint, progress):
+        if draft_problem := _problem(draft, checkpoint, progress):
             raise ModelError(
-                f"'{file}' is not {checkpoint.file}, the weights of '{entry.name}': it {wrong}; "
+                f"'{file}' is not {checkpoint.file}, the weights of '{entry.name}': it {draft_problem}; "
                 f"get that file from {checkpoint.url or checkpoint.page}."
             )
     return Installed(path=path, how="copied", replaced=replaced)
 
 
 def sha256_of(path: Path, progress: Progress | None = None) -> str:
-    """Hash of a file, in hexadecimal."""
+    """Return the sha256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         for block in _blocks(file, path.stat().st_size, "Verifying", progress):
@@ -180,7 +186,7 @@ def sha256_of(path: Path, progress: Progress | None = None) -> str:
 
 
 def format_size(size: int) -> str:
-    """Bytes as people read them: 9.4 MB, 2.56 GB."""
+    """Format a number of bytes as text, such as 9.4 MB or 2.56 GB."""
     return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB"
 
 
@@ -194,15 +200,15 @@ def _blocks(file: BinaryIO, size: int, what: str, progress: Progress | None) -> 
 
 
 def _size(path: Path) -> int | None:
-    """Size in bytes, or None where there is nothing that can be read."""
+    """Return the size in bytes, or None if the file is missing or not accessible."""
     try:
         return path.stat().st_size
     except OSError:
         return None
 
 
-def _flaw(path: Path, checkpoint: Checkpoint, progress: Progress | None) -> str | None:
-    """Describe what is wrong with a file; None if it is the published one."""
+def _problem(path: Path, checkpoint: Checkpoint, progress: Progress | None) -> str | None:
+    """Describe the problem of a file; None if it is the published one."""
     if checkpoint.sha256 is None:
         return "has no published sha256 to be compared with"
     size = _size(path)
@@ -211,19 +217,19 @@ def _flaw(path: Path, checkpoint: Checkpoint, progress: Progress | None) -> str 
     if size != checkpoint.size:
         return f"has {size} bytes instead of {checkpoint.size}"
     try:
-        found = sha256_of(path, progress)
+        sha256 = sha256_of(path, progress)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    if found != checkpoint.sha256:
-        return f"has sha256 {found[:12]}… instead of {checkpoint.sha256[:12]}…"
+    if sha256 != checkpoint.sha256:
+        return f"has sha256 {sha256[:12]}… instead of {checkpoint.sha256[:12]}…"
     return None
 
 
-def _command(entry: ModelEntry) -> str:
+def _download_command(entry: ModelEntry) -> str:
     return f"medsam-app models download {entry.name}"
 
 
-def _by_hand(entry: ModelEntry) -> str:
+def _manual_message(entry: ModelEntry) -> str:
     checkpoint = entry.checkpoint
     return (
         f"'{entry.name}' cannot be downloaded or installed, since no hash of {checkpoint.file} is published: "
@@ -233,7 +239,7 @@ def _by_hand(entry: ModelEntry) -> str:
 
 @contextmanager
 def _draft(path: Path, size: int) -> Iterator[tuple[Path, BinaryIO]]:
-    """Yield a draft of `path` and a stream to write to; the caller closes the stream and verifies it."""
+    """Yield a draft of `path` and a stream to write to; the caller closes and verifies it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_drafts(path, older_than=_DAY)  # another process may be downloading the same file

@@ -1,4 +1,4 @@
-"""Image encoder of the small 3D SAM and the intensity normalisation in front of it."""
+"""Image encoder of the small 3D SAM, and its intensity normalisation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from medsam_app.models.layers import Block, Conv3d, ConvNorm, Residual, resize_like
 
-#: Voxels looked at for the percentiles and the histogram of a window.
+#: Approximate number of voxels that the percentiles and the histogram of a window are computed from.
 _SAMPLES = 32768
+#: Support points of the cumulative histogram.
 _KNOTS = 64
 
 
@@ -23,7 +24,9 @@ class Embedding:
     Attributes:
         image: (B, 2, X, Y, Z) normalised intensities in [-1, 1], see `normalise`.
         valid: (B, 1, X, Y, Z) booleans, inside the volume.
-        fine, middle, coarse: features at strides 2, 4 and 8.
+        fine: features at stride 2.
+        middle: features at stride 4.
+        coarse: features at stride 8.
     """
 
     image: Tensor
@@ -39,7 +42,7 @@ class Embedding:
 
     @cached_property
     def smooth(self) -> Tensor:
-        """(B, 2, X, Y, Z) mean intensities of 3x3x3 voxels."""
+        """Mean intensities of 3x3x3 voxels, (B, 2, X, Y, Z)."""
         return F.avg_pool3d(self.image, 3, 1, 1, count_include_pad=False)
 
     @cached_property
@@ -49,24 +52,24 @@ class Embedding:
 
     @property
     def nbytes(self) -> int:
-        """Memory held, in bytes, with what is made of the image and kept when it is first requested."""
-        made = 9 * self.image.nbytes // 8 + self.valid.nbytes // 8
-        return made + sum(t.nbytes for t in self.tensors)
+        """Memory in bytes, including `smooth` and `half`, which are cached on first use."""
+        derived = 9 * self.image.nbytes // 8 + self.valid.nbytes // 8
+        return derived + sum(t.nbytes for t in self.tensors)
 
 
 def normalise(image: Tensor, valid: Tensor) -> Tensor:
-    """Two views of a window's intensities, both in [-1, 1].
+    """Return two views of a window's intensities, both in [-1, 1].
 
-    The first is the window between the 0.5 and 99.5 percentiles of the voxels inside the volume, the
-    second the same voxels after histogram equalisation, which brings out soft tissue whatever the
-    window holds next to it. Voxels outside the volume are -1.
+    The first view is scaled between the 0.5 and 99.5 percentiles of the voxels inside the volume. The second
+    is the first after histogram equalisation, which shows soft tissue with contrast even next to bone or air.
+    Voxels outside the volume are -1.
 
     Args:
         image: (B, 1, X, Y, Z) raw intensities, any unit.
         valid: (B, 1, X, Y, Z) booleans, inside the volume.
 
     Returns:
-        (B, 2, X, Y, Z) float32.
+        The views, (B, 2, X, Y, Z) float32.
     """
     views = []
     for values, inside in zip(image.float(), valid, strict=True):
@@ -80,7 +83,7 @@ def normalise(image: Tensor, valid: Tensor) -> Tensor:
         linear = ((values - low) / span).clamp(0, 1)
         share = torch.linspace(0, 1, _KNOTS, device=known.device)
         knots = torch.quantile(((known - low) / span).clamp(0, 1), share)
-        # Equal knots (air in CT, zero padding in MR) would make the interpolation jump.
+        # Equal knots (air in CT, zero padding in MR) would make the interpolation discontinuous.
         knots = knots + share * 1e-4
         right = torch.searchsorted(knots, linear.contiguous()).clamp(1, _KNOTS - 1)
         a, b = knots[right - 1], knots[right]
@@ -90,10 +93,16 @@ def normalise(image: Tensor, valid: Tensor) -> Tensor:
 
 
 class ImageEncoder(nn.Module):
-    """Convolutions down to stride 8, transformer blocks with spatial adapters, a top-down neck.
+    """Convolutions down to stride 8, transformer blocks with spatial adapters, and a top-down neck.
 
-    There is no table of positions: the adapters' depth-wise convolutions tell the tokens where they
-    are, so that any window whose sides are multiples of 8 can be encoded.
+    There are no position embeddings: the adapters' depth-wise convolutions encode positions implicitly, so
+    the sides of a window can be any multiples of 8.
+
+    Args:
+        widths: channels at strides 1, 2, 4 and 8.
+        depth: number of transformer blocks.
+        heads: attention heads.
+        adapter_dim: channels of the spatial adapters' bottleneck.
     """
 
     def __init__(

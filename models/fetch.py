@@ -1,4 +1,4 @@
-"""Fetching one file of known size over HTTP, however often the connection breaks. Free of torch."""
+"""Resumable download of one file of known size over HTTP; free of torch."""
 
 from __future__ import annotations
 
@@ -6,36 +6,37 @@ import time
 from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
-#: Called with what is being done, bytes done and bytes in all.
+#: Callback with the name of the activity, the bytes done and the total bytes.
 Progress = Callable[[str, int, int], None]
 
-#: Seconds to wait for a connection, and for the next bytes of it.
-PATIENCE = (15.0, 60.0)
-#: Seconds before each new attempt; attempts that get further than any before them are not counted.
-PAUSES = (1.0, 3.0, 10.0, 30.0)
+#: Timeouts in seconds: for the connection, and for the next bytes.
+TIMEOUTS = (15.0, 60.0)
+#: Delays in seconds before each new attempt. An attempt that gets further than all before is not counted.
+RETRY_DELAYS = (1.0, 3.0, 10.0, 30.0)
+#: Bytes received at a time.
 _CHUNK = 1 << 18
 
 
 class NotFetched(Exception):
-    """Why a file did not come, as the end of a sentence."""
+    """Failed download; the message is a clause for the end of a sentence."""
 
 
 def fetch(url: str, file: BinaryIO, *, size: int, progress: Progress | None = None) -> None:
-    """Fill an empty file from a URL. A connection that breaks is resumed where it broke.
+    """Download a URL into an empty file; a broken download resumes where it stopped.
 
     Args:
-        url: http or https; redirects are followed.
-        file: open for writing in binary, and empty.
-        size: bytes that the file has.
-        progress: called with what is being done, bytes done and bytes in all.
+        url: http or https address; redirects are followed.
+        file: empty binary file, open for writing.
+        size: expected size in bytes.
+        progress: callback, see `Progress`.
 
     Raises:
-        NotFetched: no connection, no answer, or a file of another size.
-        OSError: the file cannot be written.
+        NotFetched: There is no connection, the server does not respond, or the file has another size.
+        OSError: The file cannot be written.
     """
     import requests
 
-    furthest, pauses = 0, iter(PAUSES)
+    most_received, delays = 0, iter(RETRY_DELAYS)
     while True:
         try:
             _connect(url, file, size, progress)
@@ -43,29 +44,29 @@ def fetch(url: str, file: BinaryIO, *, size: int, progress: Progress | None = No
                 return
             reason = f"the file ends after {file.tell()} of {size} bytes"
         except requests.HTTPError as error:
-            answer = cast(requests.Response, error.response)
-            code = answer.status_code
-            reason = f"the server answers {code} ({answer.reason})"
-            if code < 500 and code not in (408, 416, 429):  # asking again would not help
+            response = cast(requests.Response, error.response)
+            code = response.status_code
+            reason = f"the server answers {code} ({response.reason})"
+            if code < 500 and code not in (408, 416, 429):  # a retry would not help
                 raise NotFetched(reason) from None
         except requests.RequestException as error:
-            reason = _in_words(error)
-        if file.tell() <= furthest:
-            pause = next(pauses, None)
-            if pause is None:
+            reason = _describe(error)
+        if file.tell() <= most_received:
+            delay = next(delays, None)
+            if delay is None:
                 raise NotFetched(reason)
-            time.sleep(pause)
-        furthest = max(furthest, file.tell())
+            time.sleep(delay)
+        most_received = max(most_received, file.tell())
 
 
 def _connect(url: str, file: BinaryIO, size: int, progress: Progress | None) -> None:
-    """One connection: append to the file what it lacks, or begin again where the server cannot do that."""
+    """Append the missing bytes by one connection, or start again if the server cannot send a part."""
     import pooch
 
     from medsam_app._version import __version__
 
-    def begin(response: Any, **_: Any) -> None:
-        if response.status_code in (200, 416):  # all of it; or no such part of it
+    def check_response(response: Any, **_: Any) -> None:
+        if response.status_code in (200, 416):  # the whole file, or the range is not available
             file.seek(0)
             file.truncate()
         length = response.headers.get("Content-Length", str(size))
@@ -73,24 +74,24 @@ def _connect(url: str, file: BinaryIO, size: int, progress: Progress | None) -> 
             response.close()
             raise NotFetched(f"there is a file of {length} bytes now, not the published one of {size}")
 
-    # Without an encoding, lengths and positions are those of the file.
+    # Without a content encoding, lengths and positions refer to the file itself.
     headers = {"User-Agent": f"medsam-app/{__version__}", "Accept-Encoding": "identity"}
     if file.tell():
         headers["Range"] = f"bytes={file.tell()}-"
-    get = pooch.HTTPDownloader(
-        progressbar=_Meter(file, size, progress),
+    downloader = pooch.HTTPDownloader(
+        progressbar=_ProgressAdapter(file, size, progress),
         chunk_size=_CHUNK,
-        timeout=PATIENCE,
+        timeout=TIMEOUTS,
         headers=headers,
-        hooks={"response": begin},
+        hooks={"response": check_response},
     )
-    get(url, file, None)
+    downloader(url, file, None)
 
 
-class _Meter:
-    """Progress bar for pooch that also stops a file that is too long."""
+class _ProgressAdapter:
+    """Progress bar for pooch that calls `progress` and aborts when more bytes arrive than expected."""
 
-    total = 0  # set by pooch to what the server says
+    total = 0  # set by pooch to the length that the server reports
 
     def __init__(self, file: BinaryIO, size: int, progress: Progress | None) -> None:
         self._file, self._size, self._progress = file, size, progress
@@ -109,7 +110,7 @@ class _Meter:
         pass
 
 
-def _in_words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     from requests import exceptions
 
     if isinstance(error, exceptions.Timeout) or "timed out" in str(error):

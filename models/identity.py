@@ -1,4 +1,4 @@
-"""Identity of a model with its weights and adapter, as files, databases and caches record it."""
+"""Identity of a model, its weights and its adapter, for files, databases and caches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol, cast
 
 
 class Identified(Protocol):
-    """A model that carries its identity; see `ModelIdentity`."""
+    """Model with the attributes that `ModelIdentity` reads."""
 
     @property
     def model_id(self) -> str:
@@ -16,7 +16,7 @@ class Identified(Protocol):
 
     @property
     def weights_sha256(self) -> str:
-        """Hash of the file of weights; empty for fresh weights."""
+        """Hash of the file of weights; empty for untrained weights."""
 
     @property
     def adapter_id(self) -> str:
@@ -29,12 +29,13 @@ class Identified(Protocol):
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What decides a model's output besides its input.
+    """Everything that determines a model's output, except its input.
 
     Attributes:
         model_id: name in the table of models.
-        weights_sha256: hash of the file of weights; empty for fresh weights.
-        adapter_id, adapter_sha256: name and hash of the adapter that is switched on; empty without one.
+        weights_sha256: hash of the file of weights; empty for untrained weights.
+        adapter_id: name of the adapter that is switched on; empty without one.
+        adapter_sha256: hash of the adapter that is switched on; empty without one.
     """
 
     model_id: str
@@ -44,15 +45,15 @@ class ModelIdentity:
 
     @classmethod
     def of(cls, model: Identified) -> ModelIdentity:
-        """Return the identity of a model as it is now."""
+        """Return the current identity of a model."""
         return cls(model.model_id, model.weights_sha256, model.adapter_id, model.adapter_sha256)
 
 
 def cache_key(model: Identified) -> tuple[Hashable, ...]:
-    """Return what distinguishes cached outputs of different models.
+    """Return a key that distinguishes cached outputs of different models.
 
-    Without a hash of its weights that is the model itself, whose place no other model can take as long as the
-    cache holds it.
+    If there is no hash of the weights, the key contains the model object itself. The cache then keeps it
+    alive, so no other model can have the same identity.
     """
     weights = model.weights_sha256 or cast(Hashable, model)
     return model.model_id, weights, model.adapter_sha256

@@ -13,13 +13,13 @@ from torch.nn import functional as F
 class SpatialAdapter(nn.Module):
     """Bottleneck with a depth-wise 3x3x3 convolution between its two projections.
 
-    The light adapter of 3DSAM-adapter (Gong et al., arXiv:2306.13465): it lets tokens see their
-    neighbours in space, and so also tells the attention where a token is. The up-projection starts at
-    zero, so that a fresh adapter changes nothing.
+    This is the light adapter of 3DSAM-adapter (Gong et al., arXiv:2306.13465). It mixes each token with its
+    neighbours in space, which also encodes the token's position. The up-projection starts at zero, so an
+    untrained adapter has no effect.
 
     Args:
-        dim: width of the tokens.
-        bottleneck: width between the projections.
+        dim: channels of the tokens.
+        bottleneck: channels between the projections.
     """
 
     def __init__(self, dim: int, bottleneck: int) -> None:
@@ -31,7 +31,7 @@ class SpatialAdapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Map (B, N, C) tokens, laid out on `grid` in C order, to (B, N, C)."""
+        """Adapt (B, N, C) tokens of a grid of N = X * Y * Z positions in C order; the shape is kept."""
         x = F.relu(self.down(tokens))
         x = x.transpose(1, 2).unflatten(2, grid)
         x = F.relu(self.conv(x)).flatten(2).transpose(1, 2)
@@ -39,7 +39,7 @@ class SpatialAdapter(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention through scaled_dot_product_attention; queries and keys may differ."""
+    """Multi-head attention from query tokens to memory tokens, by `scaled_dot_product_attention`."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class TwoWayBlock(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(5))
 
     def forward(self, tokens: Tensor, image: Tensor, position: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-        """Update (B, T, C) tokens, of which `keep` (B, T) are real, and (B, N, C) image features."""
+        """Update (B, T, C) tokens and (B, N, C) image features; `keep` (B, T) is False for padding tokens."""
         x = self.norms[0](tokens)
         tokens = tokens + self.self_attention(x, x, keep)
         tokens = tokens + self.to_image(self.norms[1](tokens), self.norms[2](image) + position)
@@ -113,18 +113,18 @@ class TwoWayBlock(nn.Module):
 
 
 class Conv3d(nn.Conv3d):
-    """A 3D convolution that oneDNN computes for a single window too.
+    """3D convolution that uses oneDNN for a single window, too.
 
-    On the CPU torch hands float32 convolutions of small inputs of batch one to a slower routine (the
-    rule counts the first four of five sizes); asking for oneDNN gives the same numbers
-    sooner; `benchmarks/convolution.py` prints how much.
+    On the CPU torch computes float32 convolutions of small inputs of batch size one with a slower routine
+    (its rule counts the first four of five sizes). Calling oneDNN directly gives the same numbers in less
+    time; `benchmarks/convolution.py` measures the difference.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        plain = input.device.type == "cpu" and input.dtype == weight.dtype == torch.float32
-        plain = plain and not torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled()
-        plain = plain and not torch.compiler.is_compiling()
-        if plain and torch.backends.mkldnn.is_available():
+        direct = input.device.type == "cpu" and input.dtype == weight.dtype == torch.float32
+        direct = direct and not torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled()
+        direct = direct and not torch.compiler.is_compiling()
+        if direct and torch.backends.mkldnn.is_available():
             return torch.ops.aten.mkldnn_convolution(
                 input, weight, bias, self.padding, self.stride, self.dilation, self.groups
             )
@@ -132,7 +132,7 @@ class Conv3d(nn.Conv3d):
 
 
 class ConvNorm(nn.Sequential):
-    """3x3x3 convolution, group norm over all channels of a group of eight, SiLU."""
+    """3x3x3 convolution, group norm with eight channels per group, and SiLU."""
 
     def __init__(self, channels_in: int, channels_out: int, *, stride: int = 1) -> None:
         super().__init__(
@@ -143,7 +143,7 @@ class ConvNorm(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """Two convolutions around a shortcut."""
+    """Two convolutions with a residual connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Residual(nn.Module):
 
 
 def resize_like(x: Tensor, target: Tensor) -> Tensor:
-    """Trilinear resize of (B, C, ...) to the spatial size of `target`."""
+    """Resize (B, C, X, Y, Z) trilinearly to the spatial size of `target`."""
     return F.interpolate(x, size=target.shape[2:], mode="trilinear", align_corners=False)
 
 

@@ -1,4 +1,4 @@
-"""Predicted Dice of a mask, from its token and its statistics."""
+"""Prediction of a mask's Dice from its token and statistics."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch.nn import functional as F
 
 from medsam_app.models.layers import Mlp
 
-#: Numbers that `mask_statistics` gives for a mask.
+#: Number of statistics per mask, see `mask_statistics`.
 STATISTICS = 10
 
 
 class QualityHead(nn.Module):
-    """Predicts the Dice of each candidate; it chooses among candidates and among windows.
+    """Predictor of each candidate's Dice, which is used to select candidates and windows.
 
     Args:
-        dim: width of the tokens.
+        dim: channels of the tokens.
     """
 
     def __init__(self, dim: int) -> None:
@@ -28,11 +28,11 @@ class QualityHead(nn.Module):
     def forward(
         self, tokens: Tensor, logits: Tensor, half: Tensor, evidence: Tensor, previous: Tensor | None
     ) -> Tensor:
-        """(B, M) in [0, 1] from (B, M, C) tokens; for the rest see `mask_statistics`."""
-        known = mask_statistics(logits.detach(), half, evidence, previous)
+        """Predict the Dice (B, M) from (B, M, C) tokens; see `mask_statistics` for the other arguments."""
+        statistics = mask_statistics(logits.detach(), half, evidence, previous)
         with torch.autocast(logits.device.type, enabled=False):
-            # The numbers lie about in [0, 1]: spread, so that they weigh as much as the tokens.
-            return torch.sigmoid(self.mlp(torch.cat([tokens.float(), 4 * known - 2], dim=-1)))[..., 0]
+            # The statistics are roughly in [0, 1]; scaled to [-2, 2], they weigh as much as the tokens.
+            return torch.sigmoid(self.mlp(torch.cat([tokens.float(), 4 * statistics - 2], dim=-1)))[..., 0]
 
 
 def mask_statistics(logits: Tensor, half: Tensor, evidence: Tensor, previous: Tensor | None) -> Tensor:
@@ -41,14 +41,15 @@ def mask_statistics(logits: Tensor, half: Tensor, evidence: Tensor, previous: Te
     Args:
         logits: (B, M, X, Y, Z) float32 of M masks; X, Y and Z even.
         half: (B, 2, X / 2, Y / 2, Z / 2) normalised intensities in [-1, 1], at half the resolution.
-        evidence: (B, 1, X, Y, Z) the random walker's, in [-1, 1].
+        evidence: (B, 1, X, Y, Z) evidence of the random walker, in [-1, 1].
         previous: (B, 1, X, Y, Z) probability of a previous mask, or None.
 
     Returns:
-        (B, M, 10): mean probability inside the mask; Dice of the probability with its own mask; size (a
-        logarithm: 0 for one voxel, 1 for the whole window); share of the window's faces that it covers;
-        Dice with the walker's mask; Dice with the previous mask; for both channels of the image, the step
-        across the outline in standard deviations of the window, and the spread inside, likewise.
+        The statistics, (B, M, 10): mean probability inside the mask; Dice of the probability with the mask;
+        size on a logarithmic scale (0 for one voxel, 1 for the whole window); fraction of the window's faces
+        that the mask covers; Dice with the random walker's mask; Dice with the previous mask; for both
+        channels of the image, the intensity step across the outline, and then the standard deviation inside,
+        all in standard deviations of the window.
     """
     probability, mask = torch.sigmoid(logits), (logits > 0).float()
     voxels = mask.flatten(2).sum(-1)
@@ -57,19 +58,23 @@ def mask_statistics(logits: Tensor, half: Tensor, evidence: Tensor, previous: Te
     faces = torch.stack(
         [mask.select(axis, end).flatten(2).mean(-1) for axis in (2, 3, 4) for end in (0, -1)]
     ).mean(0)
-    walked = _overlap(mask, (evidence > 0).float())
-    before = torch.zeros_like(walked) if previous is None else _overlap(mask, (previous > 0.5).float())
-    plain = torch.stack([inside, _overlap(probability, mask), size, faces, walked, before], dim=-1)
-    return torch.cat([plain, _contrast(mask, half)], dim=-1)
+    walker_overlap = _dice(mask, (evidence > 0).float())
+    previous_overlap = (
+        torch.zeros_like(walker_overlap) if previous is None else _dice(mask, (previous > 0.5).float())
+    )
+    statistics = torch.stack(
+        [inside, _dice(probability, mask), size, faces, walker_overlap, previous_overlap], dim=-1
+    )
+    return torch.cat([statistics, _contrast(mask, half)], dim=-1)
 
 
-def _overlap(a: Tensor, b: Tensor) -> Tensor:
-    """Dice of (B, M, ...) masks; zero where both are empty."""
+def _dice(a: Tensor, b: Tensor) -> Tensor:
+    """Return the Dice (B, M) of (B, M, ...) masks; zero if both are empty."""
     return 2 * (a * b).flatten(2).sum(-1) / (a.flatten(2).sum(-1) + b.flatten(2).sum(-1)).clamp_min(1)
 
 
 def _contrast(mask: Tensor, half: Tensor) -> Tensor:
-    """(B, M, 4) step across the outline and spread inside, for both channels, at half the resolution."""
+    """Return the steps across the outline and the deviations inside, (B, M, 4), at half the resolution."""
     mask, image = F.avg_pool3d(mask, 2), half.float().flatten(2)
     grown, shrunk = F.max_pool3d(mask, 3, 1, 1), -F.max_pool3d(-mask, 3, 1, 1)
     scale = image.std(dim=-1).clamp_min(1e-3)[:, None]

@@ -1,8 +1,8 @@
-"""The published 3DSAM-adapter, with its multi-layer decoder, under the names of its checkpoints.
+"""Network of the published 3DSAM-adapter, with the names of its checkpoints.
 
-Gong et al., arXiv:2306.13465. What does not depend on prompts is worked out once a window: besides the
-encoder, three of the decoder's four heads and their share of its large convolution, which is linear until
-the norm that follows it.
+Gong et al., arXiv:2306.13465. Everything that does not depend on prompts is computed once per window: the
+encoder, three of the decoder's four heads, and their contribution to its large convolution, which is linear
+up to the norm that follows.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from torch.nn import functional as F
 
 from medsam_app.models.vit3d import Vit3d
 
+#: Channels of a feature and of a head, and number of learned queries per layer.
 CHANNELS, HEAD_CHANNELS, QUERIES = 256, 128, 10
 
 
 class PublishedAdapter(nn.Module):
-    """The published spatial adapter; unlike `layers.SpatialAdapter` it ends in a relu."""
+    """Published spatial adapter; unlike `layers.SpatialAdapter` it ends with a ReLU."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -29,15 +30,15 @@ class PublishedAdapter(nn.Module):
         self.linear2 = nn.Linear(dim // 2, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (B, H, W, D, C) to the same."""
-        # Channels lie last in memory already, which is how the convolution is quick.
+        """Adapt tokens (B, H, W, D, C); the shape is kept."""
+        # Channels are last in memory already, the layout in which the convolution is fast.
         inner = F.relu(self.linear1(x)).permute(0, 4, 1, 2, 3)
         inner = F.relu(self.conv(inner)).permute(0, 2, 3, 4, 1)
         return x + F.relu(self.linear2(inner))
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of (B, C, ...)."""
+    """Layer norm over the channels of (B, C, ...) features."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-6)
@@ -69,13 +70,13 @@ class PublishedEncoder(Vit3d):
         )
 
     def forward(self, volume: Tensor) -> list[Tensor]:
-        """Four features (B, 256, H / 4, W / 4, D / 4) of a window (B, 1, H, W, D)."""
+        """Encode a window (B, 1, H, W, D) to four features (B, 256, H / 4, W / 4, D / 4)."""
         levels = super().forward(volume)
         return [neck(x.permute(0, 4, 1, 2, 3)) for neck, x in zip(self.neck_3d, levels, strict=True)]
 
 
 class PublishedAttention(nn.Module):
-    """Attention between tokens and the image, narrower inside than outside."""
+    """Attention between tokens and the image, with fewer inner than outer channels."""
 
     def __init__(self, dim: int, heads: int, inner: int) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class PublishedAttention(nn.Module):
 
 
 class PublishedMlp(nn.Module):
-    """Two-layer perceptron under the published names."""
+    """Two-layer perceptron with the published names."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -108,13 +109,13 @@ class PublishedMlp(nn.Module):
 
 
 class PublishedLayer(nn.Module):
-    """Learned queries meet the points' tokens, then the image attends to the queries."""
+    """Layer in which learned queries attend to point tokens, and the image attends to the queries."""
 
     def __init__(self, dim: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.self_attn = PublishedAttention(dim, heads, dim)
         self.norm1 = nn.LayerNorm(dim)
-        # In the checkpoints, but without effect on the output.
+        # Present in the checkpoints, but without effect on the output.
         self.cross_attn_token_to_image = PublishedAttention(dim, heads, dim // 2)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = PublishedMlp(dim, hidden)
@@ -133,26 +134,26 @@ class PublishedLayer(nn.Module):
 
 
 class PublishedPromptEncoder(nn.Module):
-    """Joins positive points with the last feature of the encoder."""
+    """Prompt encoder that joins positive points with the encoder's last feature."""
 
     positional_encoding_gaussian_matrix: Tensor
 
     def __init__(self, dim: int = CHANNELS, heads: int = 8, hidden: int = 2048) -> None:
         super().__init__()
-        # In the checkpoints; the encoding made of it is never added to anything.
+        # Present in the checkpoints; the published code never uses the resulting encoding.
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(3, dim // 2))
         self.transformer = nn.Module()
         self.transformer.layers = nn.ModuleList(PublishedLayer(dim, heads, hidden) for _ in range(2))
 
     def forward(self, feature: Tensor, points: Tensor) -> Tensor:
-        """Prompt a feature.
+        """Join a feature with points; the shape is kept.
 
         Args:
-            feature: (B, 256, H, W, D) at stride 4.
+            feature: (B, 256, H, W, D) encoder feature at stride 4.
             points: (B, P, 3) voxel indices (h, w, d) of the window.
         """
         sides = torch.tensor(feature.shape[2:], device=points.device) * 4
-        # grid_sample wants the last axis first.
+        # grid_sample takes coordinates with the last axis first.
         where = ((points + 0.5) * 2 / sides - 1).flip(-1)[:, None, None]
         tokens = F.grid_sample(feature, where.to(feature.dtype), align_corners=False)[:, :, 0, 0].transpose(
             1, 2
@@ -172,7 +173,7 @@ def _head() -> nn.Sequential:
 
 
 class PublishedDecoder(nn.Module):
-    """Four heads, joined with the image at half resolution, to two channels of logits."""
+    """Decoder of four heads, joined with the image at half resolution, to two channels of logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,13 +189,13 @@ class PublishedDecoder(nn.Module):
 
     @property
     def _kernel(self) -> Tensor:
-        """(128, 4 * 128 + 1, 3, 3, 3) of the convolution that joins heads and image."""
+        """Kernel (128, 4 * 128 + 1, 3, 3, 3) of the convolution that joins heads and image."""
         layer = self.cls[0]
         assert isinstance(layer, nn.Conv3d)
         return layer.weight
 
     def head(self, number: int, feature: Tensor) -> Tensor:
-        """(B, 128, H / 2, W / 2, D / 2) of one feature at stride 4."""
+        """Apply one head to a feature at stride 4: (B, 128, H / 2, W / 2, D / 2)."""
         out = self.mlahead.get_submodule(f"head{number}")(feature)
         return F.interpolate(out, scale_factor=2, mode="trilinear", align_corners=True)
 
@@ -208,7 +209,12 @@ class PublishedDecoder(nn.Module):
         return total
 
     def forward(self, unprompted: Tensor, prompted: Tensor) -> Tensor:
-        """Logits (B, 2, H, W, D); channel 1 is the object."""
+        """Return logits (B, 2, H, W, D); channel 1 is the object.
+
+        Args:
+            unprompted: result of `unprompted`.
+            prompted: the last feature after the prompt encoder.
+        """
         share = self._kernel[:, 3 * HEAD_CHANNELS : 4 * HEAD_CHANNELS]
         x = F.conv3d(self.head(5, prompted), share, padding=1)
         x = self.cls[1:](unprompted + x)
@@ -216,7 +222,7 @@ class PublishedDecoder(nn.Module):
 
 
 class PublishedNetwork(nn.Module):
-    """Encoder, prompt encoder and decoder with axes (H, W, D) throughout."""
+    """Encoder, prompt encoder and decoder; all axes are (H, W, D)."""
 
     def __init__(self, *, dim: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> None:
         super().__init__()
@@ -225,20 +231,20 @@ class PublishedNetwork(nn.Module):
         self.decoder = PublishedDecoder()
 
     def encode(self, volume: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode a window (B, 1, H, W, D): the last feature, and the decoder's prompt-independent part."""
+        """Encode a window (B, 1, H, W, D) to its last feature and the decoder's prompt-independent part."""
         features = self.encoder(volume)
         return features[3], self.decoder.unprompted(features, volume)
 
     def decode(self, feature: Tensor, unprompted: Tensor, points: Tensor) -> Tensor:
-        """Logits (B, 2, H, W, D) for positive points (B, P, 3), voxel indices (h, w, d)."""
+        """Return logits (B, 2, H, W, D) for positive points (B, P, 3), voxel indices (h, w, d)."""
         return self.decoder(unprompted, self.prompt_encoder(feature, points))
 
 
 def published_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Entries of a published checkpoint under the names of `PublishedNetwork`.
+    """Return the weights of a published checkpoint under the names of `PublishedNetwork`.
 
-    Masks of shifted windows are constants and left out, as are prompt encoders but the last, which alone
-    is used.
+    Attention masks of shifted windows are omitted, since they are constants. Of the prompt encoders only the
+    last is kept, since the others are not used.
     """
     parts = {
         "encoder": checkpoint["encoder_dict"],

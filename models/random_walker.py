@@ -1,7 +1,8 @@
-"""Random walker on a window: the probability that a walk from a voxel first meets an inside seed.
+"""Random walker segmentation of a window, solved in batches.
 
-Grady, "Random walks for image segmentation", IEEE TPAMI 2006, with a small pull towards background
-everywhere (his prior term), solved in batch by conjugate gradients with a Jacobi preconditioner.
+Grady, "Random walks for image segmentation", IEEE TPAMI 2006: the probability that a random walk from a voxel
+reaches an inside seed first. A small pull towards background everywhere (Grady's prior term) is added. The
+linear system is solved by conjugate gradients with a Jacobi preconditioner.
 """
 
 from __future__ import annotations
@@ -11,38 +12,40 @@ import math
 import torch
 from torch import Tensor
 
+#: Contrast parameter: a higher value makes walks less likely to cross edges.
 BETA = 3000.0
+#: Conductance from every voxel to the background.
 BACKGROUND_PULL = 1e-5
 
 
 def edge_weights(image: Tensor, valid: Tensor) -> list[tuple[int, Tensor]]:
-    """Conductance between each voxel and its next neighbour along each axis.
+    """Return the conductance between each voxel and its next neighbour along each axis.
 
     Args:
         image: (B, C, X, Y, Z) intensities in [-1, 1].
-        valid: (B, 1, X, Y, Z) booleans; no conductance leads out of the volume.
+        valid: (B, 1, X, Y, Z) booleans, inside the volume; conductances across its border are zero.
 
     Returns:
-        for each axis, how much further the neighbour is in the window's voxels in C order, and
-        conductances (B, X Y Z - that), zero where a voxel is the last along the axis. In a row all
-        neighbours along an axis lie in one stretch of memory.
+        For each axis, the offset of the next neighbour in the flattened window (C order), and the
+        conductances (B, X Y Z - offset), zero for the last voxel along the axis. In this flat layout all
+        neighbours along an axis are one contiguous slice.
     """
     channels, shape = image.shape[1], image.shape[2:]
     spread = image.flatten(1).std(dim=1).clamp_min(1e-3).view(-1, 1)
     scale = BETA / (10.0 * spread * channels**0.5)
-    voxels, known, weights = image.flatten(2), valid.flatten(1), []
+    voxels, inside, weights = image.flatten(2), valid.flatten(1), []
     for axis, n in enumerate(shape):
         step = math.prod(shape[axis + 1 :])
-        follows = torch.ones(shape, dtype=torch.bool, device=image.device)
-        follows.select(axis, n - 1).fill_(False)
-        inside = known[:, step:] & known[:, :-step] & follows.flatten()[:-step]
-        change = (voxels[..., step:] - voxels[..., :-step]).square().sum(1)
-        weights.append((step, (torch.exp(-scale * change) + 1e-6) * inside))
+        has_next = torch.ones(shape, dtype=torch.bool, device=image.device)
+        has_next.select(axis, n - 1).fill_(False)
+        connected = inside[:, step:] & inside[:, :-step] & has_next.flatten()[:-step]
+        squared_change = (voxels[..., step:] - voxels[..., :-step]).square().sum(1)
+        weights.append((step, (torch.exp(-scale * squared_change) + 1e-6) * connected))
     return weights
 
 
 def _neighbours(x: Tensor, weights: list[tuple[int, Tensor]]) -> Tensor:
-    """Sum over the six neighbours of conductance times value, (B, X Y Z)."""
+    """Return the sum over the six neighbours of conductance times value, (B, X Y Z)."""
     total = torch.zeros_like(x)
     for step, weight in weights:
         total[:, :-step].addcmul_(weight, x[:, step:])
@@ -61,51 +64,52 @@ def random_walker(
     iterations: int = 100,
     tolerance: float = 1e-3,
 ) -> Tensor:
-    """Probability of inside for every voxel.
+    """Return the probability of inside for every voxel.
 
     Args:
         image: (B, C, X, Y, Z) intensities in [-1, 1].
         valid: (B, 1, X, Y, Z) booleans, inside the volume.
-        inside, outside: (B, 1, X, Y, Z) boolean seeds; where both are set, inside wins.
-        start: (B, 1, X, Y, Z) what the probability may be, to begin with; by default nothing is known.
-        iterations: most steps of conjugate gradients.
-        tolerance: relative residual at which a solution is good enough.
+        inside: (B, 1, X, Y, Z) boolean inside seeds, which take precedence over outside seeds.
+        outside: (B, 1, X, Y, Z) boolean outside seeds.
+        start: (B, 1, X, Y, Z) initial guess of the probability; zero by default.
+        iterations: maximum iterations of conjugate gradients.
+        tolerance: relative residual at which the iteration stops.
 
     Returns:
         (B, 1, X, Y, Z) float32 in [0, 1]; zero without any inside seed.
     """
     weights = edge_weights(image.float(), valid)
     seeds = inside.float().flatten(1)
-    free = ~(inside | outside).flatten(1)
-    root = (_neighbours(torch.ones_like(seeds), weights) + BACKGROUND_PULL).sqrt_()
-    # With unknowns scaled by the root of the degree, Jacobi's preconditioner is part of the system.
-    scale = free / root
+    unseeded = ~(inside | outside).flatten(1)
+    root_degree = (_neighbours(torch.ones_like(seeds), weights) + BACKGROUND_PULL).sqrt_()
+    # Scaling the unknowns by the root of the degree builds the Jacobi preconditioner into the system.
+    scale = unseeded / root_degree
     b = _neighbours(seeds, weights) * scale
     for step, weight in weights:
         weight.mul_(scale[:, :-step]).mul_(scale[:, step:])
-    goal = _dot(b, b) * tolerance**2
-    x = torch.zeros_like(b) if start is None else start.flatten(1) * root * free
+    target = _dot(b, b) * tolerance**2
+    x = torch.zeros_like(b) if start is None else start.flatten(1) * root_degree * unseeded
     r = b - x + _neighbours(x, weights)
     p = r.clone()
     rr = _dot(r, r)
-    # A sample that is good enough is left as it is: what it becomes does not depend on the others.
-    going = torch.ones_like(rr)
+    # A sample that has converged no longer changes, so its result does not depend on the rest of the batch.
+    active = torch.ones_like(rr)
     for count in range(iterations):
         ap = p - _neighbours(p, weights)
-        alpha = going * rr / _dot(p, ap).clamp_min(1e-30)
+        alpha = active * rr / _dot(p, ap).clamp_min(1e-30)
         x.addcmul_(alpha, p)
         r.addcmul_(alpha, ap, value=-1)
         rr_new = _dot(r, r)
         if count % 10 == 9:
-            going = (rr_new > goal).to(rr)
-            if not going.any():
+            active = (rr_new > target).to(rr)
+            if not active.any():
                 break
         p.mul_(rr_new / rr.clamp_min(1e-30)).add_(r)
         rr = rr_new
-    walk = (x * scale).view_as(inside)
-    return torch.where(inside, 1.0, torch.where(outside, 0.0, walk)).clamp_(0, 1)
+    probability = (x * scale).view_as(inside)
+    return torch.where(inside, 1.0, torch.where(outside, 0.0, probability)).clamp_(0, 1)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Products summed over each sample: (B, 1)."""
+    """Return the dot product of each sample: (B, 1)."""
     return torch.linalg.vecdot(a, b)[:, None]

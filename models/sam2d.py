@@ -1,8 +1,8 @@
-"""Slice mode: the 2D Segment Anything models on single slices of a volume.
+"""2D Segment Anything models, for slice mode.
 
 SAM (Kirillov et al., arXiv:2304.02643), MedSAM (Ma et al., arXiv:2304.12306) and SAM-Med2D (Cheng et al.,
-arXiv:2308.16184), built of the modules of the `segment_anything` package, so that the official
-checkpoints load by their own keys. A slice is encoded once and decoded for every prompt.
+arXiv:2308.16184) are built from the modules of the `segment_anything` package, so the official checkpoints
+load with their own keys. A slice is encoded once and decoded for every prompt.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from medsam_app.models.slice_input import (
     SQUARE,
     Pixel,
     SliceInput,
-    longest_side_fits,
-    padded,
-    shown_in_window,
-    stretched,
-    stretched_nearest,
+    apply_window,
+    fit_longest_side,
+    pad_to_square,
+    stretch,
+    stretch_nearest,
 )
 
 
@@ -37,13 +37,13 @@ class Variant:
     """Input conventions of one family of checkpoints.
 
     Attributes:
-        img_size: side of the square that the encoder sees.
-        input: makes that square of a slice.
-        adapters: whether the encoder's blocks carry SAM-Med2D's adapter layers.
-        multimask: whether several candidates are requested: always, never, or None where prompts are
-            ambiguous, which is a single click.
-        boxes_only: whether it was trained with boxes alone: where there is a box, nothing else is told.
-        rates_masks: whether its predicted IoU was trained; otherwise a mask's stability stands for it.
+        img_size: side of the encoder's square input, in pixels.
+        input: function that converts a slice to that square.
+        adapters: whether the encoder's blocks contain SAM-Med2D's adapter layers.
+        multimask: whether several candidates are decoded: always (True), never (False), or only for
+            ambiguous prompts (None), i.e. a single click.
+        boxes_only: whether it was trained with boxes only; with a box, other prompts are not passed to it.
+        rates_masks: whether its predicted IoU was trained; if not, the stability score replaces it.
     """
 
     img_size: int
@@ -54,11 +54,13 @@ class Variant:
     rates_masks: bool = True
 
 
+#: Variants by name.
 VARIANTS = {
-    "sam": Variant(img_size=1024, input=longest_side_fits),
-    "medsam": Variant(img_size=1024, input=stretched, multimask=False, boxes_only=True, rates_masks=False),
-    "sam_med2d": Variant(img_size=256, input=stretched_nearest, adapters=True, multimask=True),
+    "sam": Variant(img_size=1024, input=fit_longest_side),
+    "medsam": Variant(img_size=1024, input=stretch, multimask=False, boxes_only=True, rates_masks=False),
+    "sam_med2d": Variant(img_size=256, input=stretch_nearest, adapters=True, multimask=True),
 }
+#: Published sizes by name.
 ARCHITECTURES: dict[str, SamSizes] = {
     "vit_b": SamSizes(embed_dim=768, depth=12, heads=12, global_attn_indexes=(2, 5, 8, 11)),
     "vit_l": SamSizes(embed_dim=1024, depth=24, heads=16, global_attn_indexes=(5, 11, 17, 23)),
@@ -71,9 +73,9 @@ class SliceEmbedding:
     """Output of the encoder for one slice; independent of prompts.
 
     Attributes:
-        features: (1, C, h, w).
-        fitted: rows and columns of the slice within the square that the encoder sees.
-        size: rows and columns of the slice itself.
+        features: (1, C, h, w) encoder output.
+        fitted: rows and columns of the slice within the encoder's square.
+        size: rows and columns of the slice.
     """
 
     features: Tensor
@@ -88,11 +90,11 @@ class SliceEmbedding:
 
 @dataclass(frozen=True, eq=False)
 class SliceCandidates:
-    """Several masks for the same prompts on a slice.
+    """Mask candidates for the same prompts on a slice.
 
     Attributes:
-        logits: (M, H, W) float32 at the slice's own resolution; above 0 is inside.
-        low_res: (M, h, w) float32 the logits as the decoder gave them, a mask prompt for the next decoding.
+        logits: (M, H, W) float32 at the slice's resolution; above 0 is inside.
+        low_res: (M, h, w) float32 logits at the decoder's resolution, for use as a mask prompt.
         quality: (M,) predicted IoU.
     """
 
@@ -136,10 +138,12 @@ class SliceModel(nn.Module):
     """SAM's encoder, prompt encoder and mask decoder, for slices of raw intensities.
 
     Attributes:
-        model_id: name under which the weights are known.
-        weights_sha256: hash of the file the weights came from, or '' for fresh ones.
-        adapter_id, adapter_sha256: name and hash of the adapter that is switched on, or ''.
-        amp_dtype: type of the encoder's matrix products, None for float32.
+        variant: input conventions of the checkpoint.
+        model_id: name in the table of models.
+        weights_sha256: hash of the file of weights, or '' for untrained weights.
+        adapter_id: name of the adapter that is switched on, or ''.
+        adapter_sha256: hash of the adapter that is switched on, or ''.
+        amp_dtype: dtype of the encoder's matrix products, None for float32.
     """
 
     def __init__(
@@ -177,17 +181,17 @@ class SliceModel(nn.Module):
 
         Args:
             image: (H, W) raw intensities, rows first.
-            window: the intensities shown black and white.
-            pixel: mm from row to row and from column to column.
+            window: intensities that are displayed black and white.
+            pixel: distance between rows and between columns, in mm.
         """
-        square, fitted = self.variant.input(shown_in_window(image, window), self.variant.img_size, pixel)
+        square, fitted = self.variant.input(apply_window(image, window), self.variant.img_size, pixel)
         size = (int(image.shape[0]), int(image.shape[1]))
         return SliceEmbedding(self._encode(square.to(self.device)), fitted, size)
 
     def _encode(self, square: Tensor) -> Tensor:
         encoder = self.image_encoder
         with torch.autocast(square.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            # The convolution leaves channels first in memory, where every layer would have to gather them.
+            # The convolution's output is channels first in memory; every layer would have to gather channels.
             x = (encoder.patch_embed(square) + encoder.pos_embed).contiguous()
             for block in encoder.blocks:
                 x = block(x)
@@ -203,28 +207,28 @@ class SliceModel(nn.Module):
         mask: Tensor | None = None,
         multimask: bool | None = None,
     ) -> SliceCandidates:
-        """Masks for prompts on an encoded slice.
+        """Decode mask candidates for prompts on an encoded slice.
 
         Args:
-            embedding: from `encode_slice`.
+            embedding: result of `encode_slice`.
             points: (N, 2) pixel indices (row, column).
             labels: (N,) 1 = inside, 0 = outside.
             box: (4,) pixel indices: first row, first column, last row, last column.
             mask: (h, w) low-resolution logits of a mask to refine, see `SliceCandidates` and `low_res`.
-            multimask: whether to give several candidates; by default as the variant has it.
+            multimask: whether to decode several candidates; by default the variant decides.
         """
-        told = None
+        clicks = None
         if points is not None:
-            where = self._to_square(points, embedding)
-            signs = torch.as_tensor(np.asarray(labels), dtype=torch.int32, device=self.device)
-            told = where, signs[None]
+            positions = self._to_square(points, embedding)
+            click_labels = torch.as_tensor(np.asarray(labels), dtype=torch.int32, device=self.device)
+            clicks = positions, click_labels[None]
         corners = None if box is None else self._to_square(np.reshape(box, (2, 2)), embedding).flatten(1)
         if multimask is None:
             multimask = self.variant.multimask
         if multimask is None:
             multimask = box is None and mask is None and points is not None and len(np.asarray(points)) == 1
         sparse, dense = self.prompt_encoder(
-            points=told, boxes=corners, masks=None if mask is None else mask[None, None].to(self.device)
+            points=clicks, boxes=corners, masks=None if mask is None else mask[None, None].to(self.device)
         )
         low_res, quality = self.mask_decoder(
             image_embeddings=embedding.features,
@@ -235,47 +239,48 @@ class SliceModel(nn.Module):
         )
         quality = quality[0] if self.variant.rates_masks else stability(low_res[0])
         h, w = embedding.fitted
-        whole = _resized(low_res, (self.variant.img_size, self.variant.img_size))[..., :h, :w]
-        return SliceCandidates(_resized(whole, embedding.size)[0], low_res[0], quality)
+        fitted_logits = _resize(low_res, (self.variant.img_size, self.variant.img_size))[..., :h, :w]
+        return SliceCandidates(_resize(fitted_logits, embedding.size)[0], low_res[0], quality)
 
     def _to_square(self, points: ArrayLike, embedding: SliceEmbedding) -> Tensor:
-        """(1, N, 2) columns and rows within the square, for (N, 2) rows and columns of the slice."""
+        """Convert (N, 2) rows and columns of the slice to (1, N, 2) columns and rows of the square."""
         scale = np.divide(embedding.fitted, embedding.size)
         scaled = np.asarray(points, dtype=float) * scale
         return torch.as_tensor(scaled[None, :, ::-1].copy(), dtype=torch.float32, device=self.device)
 
     def low_res(self, embedding: SliceEmbedding, logits: Tensor) -> Tensor:
-        """(h, w) logits as a mask prompt wants them, for (H, W) logits on the slice."""
-        fitted = _resized(logits[None, None].float(), embedding.fitted)
-        square = padded(fitted, self.variant.img_size, float(logits.min()))  # padding is outside every object
-        return _resized(square, self.prompt_encoder.mask_input_size)[0, 0]
+        """Resample (H, W) logits on the slice to the (h, w) logits of a mask prompt."""
+        fitted = _resize(logits[None, None].float(), embedding.fitted)
+        # Fill with the lowest logit: padding is outside every object.
+        square = pad_to_square(fitted, self.variant.img_size, float(logits.min()))
+        return _resize(square, self.prompt_encoder.mask_input_size)[0, 0]
 
 
-def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def stability(logits: Tensor, offset: float = 1.0) -> Tensor:
     """Return SAM's stability score of (M, h, w) logits: (M,).
 
-    It is the IoU of the masks at thresholds above and below zero, a measure of certainty that needs no
-    trained head. An empty mask has stability zero.
+    The score is the IoU of the masks at thresholds `offset` and -`offset`, a measure of certainty that needs
+    no trained head. An empty mask has stability zero.
     """
     inner, outer = ((logits > at).flatten(1).sum(1) for at in (offset, -offset))
     return inner / outer.clamp_min(1)
 
 
 def build_slice_model(variant: str, arch: str = "vit_b") -> SliceModel:
-    """A model of published size, with fresh weights.
+    """Build a model of a published size, with untrained weights.
 
-    `load_state_dict` takes the official checkpoint as it is (of SAM-Med2D what stands under 'model').
+    `load_state_dict` accepts the official checkpoint unchanged (for SAM-Med2D, its entry 'model').
 
     Args:
         variant: 'sam', 'medsam' or 'sam_med2d'.
         arch: 'vit_b', 'vit_l' or 'vit_h'.
 
     Raises:
-        ModelError: unknown names, or the `segment_anything` package does not work here.
+        ModelError: A name is unknown, or the `segment_anything` package cannot be imported.
     """
     if variant not in VARIANTS:
         raise ModelError(unknown_name("variant of SAM", variant, VARIANTS))
@@ -285,13 +290,14 @@ def build_slice_model(variant: str, arch: str = "vit_b") -> SliceModel:
 
 
 def build_slice_sam(variant: Variant, sizes: SamSizes) -> SliceModel:
-    """A model of any size, with fresh weights.
+    """Build a model of any size, with untrained weights.
 
     Args:
-        variant: how it wants slices and prompts; gives the side of the encoder's square.
+        variant: input conventions, including the side of the encoder's square.
+        sizes: sizes of the network.
 
     Raises:
-        ModelError: the `segment_anything` package does not work here.
+        ModelError: The `segment_anything` package cannot be imported.
     """
     image_encoder, prompt_encoder, mask_decoder = sam_parts(variant.img_size, sizes)
     for n, block in enumerate(image_encoder.blocks):

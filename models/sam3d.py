@@ -1,4 +1,4 @@
-"""The 3D Segment Anything Model: encode a window once, decode it for every prompt."""
+"""`Sam3D`, the common interface of the 3D models, and the embedded model."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ class Sam3D(nn.Module):
     """Image encoder, prompt encoder and light two-way decoder, all in 3D.
 
     After Segment Anything (Kirillov et al., arXiv:2304.02643) and 3DSAM-adapter (Gong et al.,
-    arXiv:2306.13465). Windows are (B, 1, X, Y, Z) with axes closest to RAS, isotropic in mm; their sides
-    are multiples of 16, with SAM's ViT of 32.
+    arXiv:2306.13465). A window is encoded once and decoded for every prompt. Windows are (B, 1, X, Y, Z),
+    isotropic in mm, with the axes closest to RAS. Their sides are multiples of 16; of 32 with SAM's ViT.
 
     Args:
-        encoder: maps intensities and validity of a window to an `Embedding`.
-        decoder: maps an embedding and `RoiPrompts` to `MaskCandidates`.
-        roi_shape: window the model is meant for, in voxels.
+        encoder: module that maps a window's intensities and validity to an `Embedding`.
+        decoder: module that maps an embedding and `RoiPrompts` to `MaskCandidates`.
+        roi_shape: size of the model's windows, in voxels.
 
     Attributes:
-        roi_shape: window the model is meant for, in voxels.
-        model_id: name under which the weights are known.
-        weights_sha256: hash of the file the weights came from, or '' for fresh ones.
-        adapter_id, adapter_sha256: name and hash of the adapter that is switched on, or ''.
-        encodings: most windows that are worth encoding for one prompt.
-        spacing_mm: the one spacing of windows that it knows, or None where any will do.
-        clip: lowest and highest distinguished intensity, set by the adapter in use; None for all.
-        taught: tensors and modules of its own that are trained together with an adapter, because they are
-            fresh or the method says so; for `Adapter.create(..., also=model.taught)`.
+        roi_shape: size of the model's windows, in voxels.
+        model_id: name in the table of models.
+        weights_sha256: hash of the file of weights, or '' for untrained weights.
+        adapter_id: name of the adapter that is switched on, or ''.
+        adapter_sha256: hash of the adapter that is switched on, or ''.
+        encodings: maximum number of windows to encode for one prompt.
+        spacing_mm: required spacing of windows in mm, or None for any.
+        clip: range that intensities are clipped to, set by the adapter in use; None for no clipping.
+        taught: names of tensors and modules of the model that are trained together with an adapter, because
+            they are untrained or the method requires it; for `Adapter.create(..., also=model.taught)`.
+        amp_dtype: dtype of matrix products and convolutions, None for float32.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, *, roi_shape: tuple[int, int, int]) -> None:
@@ -62,7 +64,7 @@ class Sam3D(nn.Module):
         """Encode raw intensities.
 
         Args:
-            image: (B, 1, X, Y, Z) intensities in the file's unit.
+            image: (B, 1, X, Y, Z) intensities in the unit of the file.
             valid: (B, 1, X, Y, Z) booleans, inside the volume.
         """
         if self.clip is not None:
@@ -71,13 +73,13 @@ class Sam3D(nn.Module):
             return self.encoder(image, valid)
 
     def decode(self, embedding: Embedding, prompts: RoiPrompts) -> MaskCandidates:
-        """Masks for prompts on an encoded window."""
+        """Decode mask candidates for prompts on an encoded window."""
         with self._autocast():
             return self.decoder(embedding, prompts)
 
 
 def build_sam3d_tiny() -> Sam3D:
-    """The embedded model: 64^3 voxels, sized for two CPU cores; fresh weights."""
+    """Build the embedded model, for windows of 64^3 voxels and two CPU cores, with untrained weights."""
     widths = (8, 24, 64, 192)
     encoder = ImageEncoder(widths=widths, depth=5, heads=6, adapter_dim=64)
     decoder = MaskDecoder(widths=widths, dim=128, heads=4, depth=2, candidates=3)

@@ -1,13 +1,13 @@
-"""SAM's image encoder on the package's own weights, with an exact attention that is quicker and smaller.
+"""SAM's encoder blocks with an exact attention that needs less time and memory.
 
-SAM (Kirillov et al., arXiv:2304.02643) adds to every score q.Rh by the distance in rows and q.Rw by the
-distance in columns. The `segment_anything` package holds all scores of a block at once, (windows x heads,
-tokens, tokens), several times over. Neither way here does:
+SAM (Kirillov et al., arXiv:2304.02643) adds two terms to every attention score: q.Rh for the distance in
+rows, and q.Rw for the distance in columns. The `segment_anything` package holds several copies of all scores
+of a block, (windows x heads, tokens, tokens). The two functions here avoid that:
 
-- `attend_beside` makes the bias a part of the dot product: [q.Rh, q.Rw] stands next to the query, the one-hot
-  row and column of a token next to its key. For GPUs, where wider products cost little.
-- `attend_in_strips` gives the fused kernel the bias of some queries of one head at a time, which fits the
-  cache. For CPUs, where a product three times as wide costs more than adding the bias.
+- `attend_concatenated` makes the bias part of the dot product: it appends [q.Rh, q.Rw] to the query and the
+  one-hot row and column of a token to its key. For GPUs, where wider products cost little.
+- `attend_in_strips` passes the fused kernel the bias of some queries of one head at a time, which fits into
+  the cache. For CPUs, where a product three times as wide costs more than adding the bias.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Queries whose bias is made at a time on a CPU, and tokens that pass the MLP at a time: what they hold stays
-#: in the cache, and memory is used again for the next instead of given back.
+#: Number of queries whose bias is computed at a time on a CPU, and of tokens that pass the MLP at a time:
+#: their data fits into the cache, and the memory is reused instead of returned to the system.
 QUERIES, TOKENS = 1024, 1024
 
 
 def relative_positions(
     q: Tensor, rows: Tensor, columns: Tensor, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """The two parts of the bias, in float32.
+    """Return the two parts of the bias, in float32.
 
     Args:
-        q: (B, heads, N, C) queries of h x w tokens in row order, not scaled.
-        rows, columns: (2h - 1, C) and (2w - 1, C) tables by distance, the middle for distance zero.
+        q: (B, heads, N, C) unscaled queries of h x w tokens in row order.
+        rows: (2h - 1, C) table by distance in rows; the middle entry is distance zero.
+        columns: (2w - 1, C) table by distance in columns.
         size: (h, w).
 
     Returns:
-        (B, heads, N, h) by the key's row and (B, heads, N, w) by its column.
+        The bias by the key's row (B, heads, N, h), and by its column (B, heads, N, w).
     """
     h, w = size
     grid = q.float().unflatten(2, size)
@@ -44,66 +45,69 @@ def relative_positions(
 
 
 def _distances(n: int, device: torch.device) -> Tensor:
-    """(n, n) index into a table of 2n - 1 distances, for each query (first) and key."""
+    """Return the indices (n, n), by query and key, into a table of 2n - 1 distances."""
     line = torch.arange(n, device=device)
     return line[:, None] - line + n - 1
 
 
 def attend_in_strips(q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:
-    """Attention with the bias by_row + by_column, which the fused kernel is given a strip at a time.
+    """Compute attention with the bias by_row + by_column, passed to the fused kernel in strips of queries.
 
-    Not for training: all strips are made in the same memory.
+    Not for training: all strips share one buffer.
 
     Args:
-        q, k, v: (B, heads, N, C).
-        by_row, by_column: (B, heads, N, h) and (B, heads, N, w) with h x w = N, float32.
+        q: (B, heads, N, C) queries.
+        k: (B, heads, N, C) keys.
+        v: (B, heads, N, C) values.
+        by_row: (B, heads, N, h) float32 bias by the key's row, with h x w = N.
+        by_column: (B, heads, N, w) float32 bias by the key's column.
 
     Returns:
         (B, heads, N, C).
     """
     batch, heads, tokens, _ = q.shape
     out = q.new_empty(batch, heads, tokens, v.shape[-1])
-    together = -(-torch.get_num_threads() // 4)  # a strip is four blocks of the kernel
-    strip = by_row.new_empty(batch, together, min(QUERIES, tokens), by_row.shape[-1], by_column.shape[-1])
-    for n in range(0, heads, together):
+    head_count = -(-torch.get_num_threads() // 4)  # a strip is four blocks of the kernel
+    strip = by_row.new_empty(batch, head_count, min(QUERIES, tokens), by_row.shape[-1], by_column.shape[-1])
+    for n in range(0, heads, head_count):
         for first in range(0, tokens, QUERIES):
-            at = slice(None), slice(n, n + together), slice(first, first + QUERIES)
-            rows, columns = by_row[at], by_column[at]
+            index = slice(None), slice(n, n + head_count), slice(first, first + QUERIES)
+            rows, columns = by_row[index], by_column[index]
             bias = strip[:, : rows.shape[1], : rows.shape[2]]
             torch.add(rows[..., :, None], columns[..., None, :], out=bias)
             mask = bias.flatten(3)
-            out[at] = F.scaled_dot_product_attention(q[at], k[at[:2]], v[at[:2]], attn_mask=mask)
+            out[index] = F.scaled_dot_product_attention(q[index], k[index[:2]], v[index[:2]], attn_mask=mask)
     return out
 
 
-def attend_beside(q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:
-    """The same with the bias as a part of the dot product; arguments as for `attend_in_strips`.
+def attend_concatenated(q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:
+    """Compute the same with the bias as part of the dot product; see `attend_in_strips` for the arguments.
 
-    In a type of few bits the bias is written as a sum of two numbers of that type, so that it is as exact
-    as the scores are.
+    In a low-precision dtype the bias is split into a sum of two numbers, so that it is as precise as the
+    scores.
     """
     h, w = by_row.shape[-1], by_column.shape[-1]
     scale = q.shape[-1] ** -0.5
     bias = torch.cat([by_row, by_column], dim=-1) / scale  # the kernel scales the whole product
-    beside = [bias.to(q.dtype)]
+    extra = [bias.to(q.dtype)]
     if q.dtype != torch.float32:
-        beside.append((bias - beside[0].float()).to(q.dtype))
+        extra.append((bias - extra[0].float()).to(q.dtype))
     row = torch.eye(h, dtype=q.dtype, device=q.device).repeat_interleave(w, dim=0)
     column = torch.eye(w, dtype=q.dtype, device=q.device).repeat(h, 1)
-    where = torch.cat([row, column] * len(beside), dim=1).expand(*k.shape[:2], -1, -1)
-    query, key = torch.cat([q, *beside], dim=-1), torch.cat([k, where], dim=-1)
+    one_hot = torch.cat([row, column] * len(extra), dim=1).expand(*k.shape[:2], -1, -1)
+    query, key = torch.cat([q, *extra], dim=-1), torch.cat([k, one_hot], dim=-1)
     return F.scaled_dot_product_attention(query, key, v, scale=scale)
 
 
 class SamAttention(nn.Module):
-    """The package's attention with its own layers and tables, within windows or over the whole picture.
+    """The package's attention layers and tables, applied in windows or to the whole slice.
 
-    Padding is worth computing nowhere but as keys, where it counts: the package pads with zeros before the
-    projection to queries, keys and values, so that a padding token is that layer's bias.
+    The package pads windows with zeros before the projection to queries, keys and values, so the projection
+    of a padding token is the layer's bias. It is computed once, since padding only has an effect as a key.
 
     Args:
-        attention: a block's attention of `segment_anything`, with relative positions.
-        side: of its windows in tokens, 0 for a global block.
+        attention: attention of a block of `segment_anything`, with relative positions.
+        side: side of its windows in tokens, 0 for a global block.
     """
 
     def __init__(self, attention: nn.Module, side: int) -> None:
@@ -116,7 +120,7 @@ class SamAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) normed tokens to the same shape."""
-        if self.side and x.device.type == "cpu":  # a row of windows at a time stays in the cache
+        if self.side and x.device.type == "cpu":  # one row of windows at a time fits into the cache
             parts = [self._in_windows(part) for part in x.split(self.side, dim=1)]
             attended = torch.cat(parts, dim=1)
         elif self.side:
@@ -131,9 +135,9 @@ class SamAttention(nn.Module):
         qkv = self.qkv(x)
         if (h, w) != (down * side, across * side):
             padding = self.qkv(x.new_zeros(dim))
-            whole = padding.expand(batch, down * side, across * side, -1).clone()
-            whole[:, :h, :w] = qkv
-            qkv = whole
+            padded = padding.expand(batch, down * side, across * side, -1).clone()
+            padded[:, :h, :w] = qkv
+            qkv = padded
         qkv = qkv.view(batch, down, side, across, side, -1).transpose(2, 3)
         out = self._attend(qkv.reshape(-1, side, side, 3 * dim))
         out = out.view(batch, down, across, side, side, dim).transpose(2, 3)
@@ -142,19 +146,19 @@ class SamAttention(nn.Module):
     def _attend(self, qkv: Tensor) -> Tensor:
         batch, h, w, _ = qkv.shape
         q, k, v = qkv.reshape(batch, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        lean = q.device.type == "cpu" and not torch.is_grad_enabled()
-        attend = attend_in_strips if lean else attend_beside
-        with torch.autocast(q.device.type, enabled=False):  # would round the bias
+        in_strips = q.device.type == "cpu" and not torch.is_grad_enabled()
+        attend = attend_in_strips if in_strips else attend_concatenated
+        with torch.autocast(q.device.type, enabled=False):  # autocast would round the bias
             bias = relative_positions(q, self.rel_pos_h, self.rel_pos_w, (h, w))
             return attend(q, k, v, *bias).transpose(1, 2).reshape(batch, h, w, -1)
 
 
 class SamBlock(nn.Module):
-    """A transformer block of SAM's encoder: the package's layers under the same names.
+    """Transformer block of SAM's encoder, with the package's layers and their names.
 
     Args:
         block: a block of `segment_anything.modeling.ImageEncoderViT`.
-        adapter: added parallel to the MLP under its published name, as in SAM-Med2D; see
+        adapter: layer parallel to the MLP, as in SAM-Med2D; see `sam_med2d.AdapterLayer`.
     """
 
     def __init__(self, block: nn.Module, adapter: nn.Module | None = None) -> None:
@@ -171,7 +175,7 @@ class SamBlock(nn.Module):
         normed = self.norm2(x)
         if x.device.type == "cpu":
             parts = [self.mlp(part) for part in normed.flatten(0, 2).split(TOKENS)]
-            after = torch.cat(parts).view(x.shape)
+            mlp_output = torch.cat(parts).view(x.shape)
         else:
-            after = self.mlp(normed)
-        return x + after + self.Adapter(normed) if hasattr(self, "Adapter") else x + after
+            mlp_output = self.mlp(normed)
+        return x + mlp_output + self.Adapter(normed) if hasattr(self, "Adapter") else x + mlp_output

@@ -1,4 +1,4 @@
-"""SAM-Med2D's adapter layers (Cheng et al., arXiv:2308.16184): what it adds to SAM's encoder blocks."""
+"""Adapter layer of SAM-Med2D (Cheng et al., arXiv:2308.16184)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 
 class AdapterLayer(nn.Module):
-    """Reweighs the channels of a block's tokens, then mixes their neighbourhood; stands parallel to the MLP.
+    """Layer parallel to a block's MLP, with channel attention and a spatial mixing of tokens.
 
-    Names and shapes are those of the published checkpoint: below a block, `Adapter.channel.0` and `.2`,
+    Names and shapes are those of the published checkpoint, below a block: `Adapter.channel.0` and `.2`,
     `Adapter.spatial.0` and `.2`, `Adapter.norm`.
 
     Args:
-        dim: width of the tokens; a multiple of 4.
+        dim: channels of the tokens; a multiple of 4.
     """
 
     def __init__(self, dim: int) -> None:
@@ -33,6 +33,6 @@ class AdapterLayer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (B, H, W, C) tokens, H and W even, to the same shape."""
-        weighed = tokens * self.channel(tokens.mean(dim=(1, 2)))[:, None, None]
-        mixed = self.spatial(weighed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        weighted = tokens * self.channel(tokens.mean(dim=(1, 2)))[:, None, None]
+        mixed = self.spatial(weighted.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.norm(tokens + mixed)

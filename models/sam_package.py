@@ -1,4 +1,4 @@
-"""The modules of the `segment_anything` package, imported only where a model of it is built."""
+"""Modules of the `segment_anything` package, imported on first use."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from medsam_app.errors import ModelError
 
 
 def sam_package() -> Any:
-    """The package.
+    """Import and return the package.
 
     Raises:
-        ModelError: it is missing or, most often, torchvision, which it imports, is of another build than
-            torch.
+        ModelError: The package is missing or, more often, its dependency torchvision does not match torch.
     """
     try:
         import segment_anything
-    except Exception as error:  # a torchvision that does not fit raises what it likes
+    except Exception as error:  # a mismatched torchvision raises errors of any type
         torch, torchvision = _version("torch"), _version("torchvision")
         raise ModelError(
             f"Slice models need the package segment-anything, which cannot be imported here "
@@ -40,7 +39,7 @@ def _version(package: str) -> str:
 
 
 def _advice(torch: str) -> str:
-    """Return what to install for a version of torch; torchvision's minor version is 15 higher."""
+    """Return installation advice for a version of torch; torchvision's minor version is 15 higher."""
     release = re.match(r"2\.(\d+)", torch)
     fitting = f"torchvision==0.{int(release[1]) + 15}.*" if release else "the torchvision made for it"
     return (
@@ -54,10 +53,15 @@ class SamSizes:
     """Sizes of a SAM.
 
     Attributes:
-        embed_dim, depth, heads: of the image encoder.
-        global_attn_indexes: blocks that attend to the whole slice; the others to windows.
-        patch_size, window_size: pixels of a token and tokens of a window, along each side.
-        prompt_dim, decoder_heads, decoder_mlp_dim: of the prompt encoder and the mask decoder.
+        embed_dim: channels of the image encoder.
+        depth: blocks of the image encoder.
+        heads: attention heads of the image encoder.
+        global_attn_indexes: blocks that attend to the whole slice; the others attend within windows.
+        patch_size: side of a token, in pixels.
+        window_size: side of a window, in tokens.
+        prompt_dim: channels of the prompt encoder and the mask decoder.
+        decoder_heads: attention heads of the mask decoder.
+        decoder_mlp_dim: hidden channels of the mask decoder's MLPs.
     """
 
     embed_dim: int
@@ -72,13 +76,14 @@ class SamSizes:
 
 
 def sam_parts(img_size: int, sizes: SamSizes) -> tuple[Any, Any, Any]:
-    """Image encoder, prompt encoder and mask decoder of a SAM of any size, with fresh weights.
+    """Build the image encoder, prompt encoder and mask decoder of a SAM, with untrained weights.
 
     Args:
-        img_size: side of the square that the encoder sees, in pixels.
+        img_size: side of the encoder's square input, in pixels.
+        sizes: sizes of the network.
 
     Raises:
-        ModelError: as for `sam_package`.
+        ModelError: As for `sam_package`.
     """
     modeling = sam_package().modeling
     tokens = img_size // sizes.patch_size

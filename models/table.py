@@ -1,4 +1,4 @@
-"""The table of models and their checkpoints, free of torch so that `--help` and lists are instant."""
+"""Table of models and their checkpoints; free of torch, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 
 from medsam_app.errors import ModelError, unknown_name
 
+#: Folder of the embedded weights.
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
 Family = Literal["sam3d", "sam3d_vit", "3dsam_adapter", "slices"]
@@ -16,18 +17,18 @@ Architecture = Literal["tiny", "vit_b", "vit_l", "vit_h"]
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A published file of weights; several models may start from the same one.
+    """Published file of weights, which several models may share.
 
     Attributes:
-        file: its name, in the package or in the folder of downloads.
-        size: in bytes; None where it is not confirmed.
-        sha256: hash of the whole file, in hexadecimal; None where it is not confirmed. Nothing is
-            downloaded, installed or loaded by name without one.
-        url: where it is downloaded from; None where it cannot be.
-        licence: of the weights (SPDX, or words).
-        page: where it is described.
-        by_hand: how to get it where there is no url.
-        embedded: whether it lies inside the package.
+        file: name of the file, in the package or in the downloads folder.
+        size: size in bytes; None if not confirmed.
+        sha256: hash of the file, in hexadecimal; None if not confirmed. Without a hash a file cannot be
+            downloaded, installed or loaded by name.
+        url: address for downloads; None if there is none.
+        licence: licence of the weights (SPDX, or words).
+        page: page that describes the weights.
+        by_hand: how to get the file without a url.
+        embedded: whether the file is part of the package.
     """
 
     file: str
@@ -45,9 +46,10 @@ class Normalisation:
     """Normalisation of intensities before the image encoder.
 
     Attributes:
-        text: in words.
-        clip: (lowest, highest) in the file's own unit, HU for CT; None where nothing is clipped.
-        mean, std: subtracted and divided by afterwards, one number a channel; empty where neither is.
+        text: description in words.
+        clip: (lowest, highest) in the unit of the file, HU for CT; None for no clipping.
+        mean: means subtracted after clipping, one per channel; empty for none.
+        std: standard deviations divided by afterwards, one per channel; empty for none.
     """
 
     text: str
@@ -61,14 +63,14 @@ class ModelEntry:
     """One model that can be chosen by name.
 
     Attributes:
-        name: what the user types.
+        name: name that the user types.
         summary: a few words for the table.
-        family: which implementation runs it.
+        family: implementation of the model.
         arch: size of its image encoder.
-        checkpoint: the weights it is made from.
-        reference: the papers.
-        expects: what the image encoder is given.
-        normalisation: what is done to intensities.
+        checkpoint: file of weights that it is built from.
+        reference: papers of the model.
+        expects: input of the image encoder, in words.
+        normalisation: normalisation of intensities.
     """
 
     name: str
@@ -105,7 +107,7 @@ _SAM = {
 }
 _ARCHITECTURES: tuple[Literal["vit_b", "vit_l", "vit_h"], ...] = ("vit_b", "vit_l", "vit_h")
 
-#: Mean and standard deviation that SAM was trained with, of red, green and blue from 0 to 255.
+#: Mean and standard deviation of red, green and blue (0..255) that SAM was trained with.
 _RGB_MEAN, _RGB_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _SAM_INTENSITIES = Normalisation(
     text="grey values scaled to 0-255 and repeated as red, green and blue; then mean and std of each colour",
@@ -119,7 +121,7 @@ def _clipped_hu(low: float, high: float, mean: float, std: float) -> Normalisati
     return Normalisation(text=text, clip=(low, high), mean=(mean,), std=(std,))
 
 
-#: What the published checkpoints of 3DSAM-adapter were trained on, and the intensities of its `datasets.py`.
+#: Task of each published checkpoint of 3DSAM-adapter, with the intensities of its `datasets.py`.
 _PUBLISHED_TASKS = {
     "kidney": ("kidney tumours", _clipped_hu(-54, 247, 59.53867, 55.457336)),
     "liver": ("liver tumours", _clipped_hu(-48, 163, 60.057533, 40.198017)),
@@ -128,10 +130,10 @@ _PUBLISHED_TASKS = {
 }
 
 
-def _published_adapter(suffix: str, taught: str, normalisation: Normalisation) -> ModelEntry:
+def _published_adapter(suffix: str, task: str, normalisation: Normalisation) -> ModelEntry:
     return ModelEntry(
         name=f"3dsam_adapter_vit_b{suffix}",
-        summary=f"the published 3DSAM-adapter, {taught}",
+        summary=f"the published 3DSAM-adapter, {task}",
         family="3dsam_adapter",
         arch="vit_b",
         checkpoint=Checkpoint(
@@ -236,16 +238,17 @@ _ENTRIES = [
     ),
 ]
 
+#: Entries by name.
 MODELS: dict[str, ModelEntry] = {entry.name: entry for entry in _ENTRIES}
 
 DEFAULT_MODEL = "sam3d_tiny"
 
 
 def model_entry(name: str) -> ModelEntry:
-    """Entry of a model.
+    """Return the entry of a model.
 
     Raises:
-        ModelError: no model of that name; the message lists the known ones and the closest.
+        ModelError: There is no model of that name; the message lists the known models and the closest one.
     """
     if name not in MODELS:
         raise ModelError(unknown_name("model", name, MODELS))

@@ -1,7 +1,7 @@
-"""SAM's ViT seeing volumes: folded patch embedding, blocks of shifted cubic windows.
+"""SAM's ViT for volumes: folded patch embedding and blocks of shifted cubic windows.
 
-After 3DSAM-adapter (Gong et al., arXiv:2306.13465). A window of the volume is cut into cells of 4 x 4 x 4
-voxels, one token each; SAM's 16 x 16 patches see each cell enlarged four times.
+After 3DSAM-adapter (Gong et al., arXiv:2306.13465). A window of the volume is divided into cells of 4 x 4 x 4
+voxels, one per token. Each cell is enlarged four times to fill SAM's 16 x 16 patches.
 """
 
 from __future__ import annotations
@@ -13,57 +13,59 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from medsam_app.models.window_attention import WindowAttention, apart_in_shifted, from_windows, to_windows
+from medsam_app.models.window_attention import WindowAttention, from_windows, separation_bias, to_windows
 
-#: Voxels along a token's side, and by how much SAM's patches see them enlarged.
+#: Side of a token in voxels, and the factor by which a cell is enlarged for SAM's patches.
 CELL, ENLARGED = 4, 4
 PATCH = CELL * ENLARGED
+#: Side of an attention window in tokens.
 WINDOW = 8
-#: What a voxel v in [0, 1] is multiplied by and what is added, for SAM's normalised red, green and blue.
+#: Factors and offsets that map a voxel in [0, 1] to SAM's normalised red, green and blue.
 SAM_SCALE = (255 / 58.395, 255 / 57.12, 255 / 57.375)
 SAM_SHIFT = (-123.675 / 58.395, -116.28 / 57.12, -103.53 / 57.375)
-#: Windows that attention and MLP work on at a time on a CPU, so that what they hold stays in its caches.
+#: Windows that attention and MLP process at a time on a CPU, so that their data fits into its caches.
 WINDOWS_AT_ONCE = 8
 
 
 def fold_matrix() -> Tensor:
-    """(16, 6): what each of the 16 enlarged samples of a cell is of 6 native ones.
+    """Return the weights (16, 6) that interpolate the 16 enlarged samples of a cell from 6 native ones.
 
-    The enlarged sample u lies at native position (u + 0.5) / 4 - 0.5 of its cell and is interpolated
-    linearly, so a cell reaches one native sample beyond either side.
+    The enlarged sample u is at native position (u + 0.5) / 4 - 0.5 of its cell and is interpolated linearly,
+    so a cell depends on one native sample beyond each side.
     """
-    at = (torch.arange(PATCH) + 0.5) / ENLARGED - 0.5 + 1
-    taps = torch.arange(CELL + 2)
-    return (1 - (at[:, None] - taps).abs()).clamp_min(0)
+    positions = (torch.arange(PATCH) + 0.5) / ENLARGED - 0.5 + 1
+    samples = torch.arange(CELL + 2)
+    return (1 - (positions[:, None] - samples).abs()).clamp_min(0)
 
 
 def fold_embedding(
     patch: nn.Conv2d, slices: nn.Conv3d, scale: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Up-sampling by four, SAM's patch embedding and the embedding along slices as one convolution.
+    """Return upsampling by four, SAM's patch embedding and the embedding along slices as one convolution.
 
-    All three are linear. The kernel is worked out from the weights each time, so that gradients reach them.
+    All three are linear. The kernel is computed from the weights each time, so that gradients reach them.
 
     Args:
         patch: SAM's 16 x 16 convolution of three channels.
         slices: depth-wise convolution over 16 enlarged slices.
-        scale, shift: (3,) a voxel v enters the three channels as scale * v + shift.
+        scale: (3,) factors: a voxel v enters the three channels as scale * v + shift.
+        shift: (3,) offsets.
 
     Returns:
-        kernel (C, 6, 6, 6) with axes (H, W, D), stride 4, for a volume padded by one replicated voxel, and
-        bias (C,).
+        The kernel (C, 6, 6, 6) with axes (H, W, D) and stride 4, for a volume padded by one replicated voxel,
+        and the bias (C,).
     """
     fold = fold_matrix().to(patch.weight)
     plane = torch.einsum("nchw,c,hi,wj->nij", patch.weight, scale, fold, fold)
     along = slices.weight.flatten(1)
-    assert patch.bias is not None and slices.bias is not None  # both are made with one
+    assert patch.bias is not None and slices.bias is not None  # both are built with a bias
     constant = patch.weight.sum((2, 3)) @ shift + patch.bias
     bias = constant * along.sum(1) + slices.bias
     return plane[:, :, :, None] * (along @ fold)[:, None, None, :], bias
 
 
 class PatchEmbed(nn.Module):
-    """Holds SAM's patch convolution under its published name; it is used folded and never called."""
+    """Container of SAM's patch convolution under its published name; used folded and never called."""
 
     folded = True
 
@@ -73,7 +75,7 @@ class PatchEmbed(nn.Module):
 
 
 class MlpBlock(nn.Module):
-    """SAM's MLP, under its published names."""
+    """SAM's MLP, with its published names."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -86,13 +88,14 @@ class MlpBlock(nn.Module):
 
 
 class Block3d(nn.Module):
-    """SAM's transformer block in cubic windows; every other one shifts them by half their side.
+    """SAM's transformer block in cubic windows, which every other block shifts by half their side.
 
     Args:
-        dim, heads: as SAM's.
-        table: entries in SAM's tables of relative positions.
+        dim: channels of the tokens.
+        heads: attention heads.
+        table: number of entries in SAM's tables of relative positions.
         shifted: whether the windows are shifted.
-        adapter: what the tokens (B, H, W, D, C) go through first, if anything.
+        adapter: module applied to the tokens (B, H, W, D, C) before the block, or None.
     """
 
     def __init__(
@@ -107,62 +110,66 @@ class Block3d(nn.Module):
         self.shifted = shifted
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (B, H, W, D, C), sides multiples of 8, to the same."""
+        """Apply the block to tokens (B, H, W, D, C), sides multiples of 8; the shape is kept."""
         if self.adapter is not None:
             x = self.adapter(x)
         grid = (x.shape[1], x.shape[2], x.shape[3])
-        apart = apart_in_shifted(grid, WINDOW, x.device).repeat(len(x), 1, 1) if self.shifted else None
+        separation = separation_bias(grid, WINDOW, x.device).repeat(len(x), 1, 1) if self.shifted else None
         if not torch.is_grad_enabled():
-            return self._by_index(x, apart)
+            return self._by_index(x, separation)
         shift = WINDOW // 2
         if self.shifted:
             x = torch.roll(x, (-shift,) * 3, dims=(1, 2, 3))
         windows = to_windows(x, WINDOW)
-        parts = [self._within(windows[some], apart, some) for some in _some_at_once(windows)]
+        parts = [self._within(windows[part], separation, part) for part in _window_parts(windows)]
         x = from_windows(torch.cat(parts), WINDOW, grid)
         return torch.roll(x, (shift,) * 3, dims=(1, 2, 3)) if self.shifted else x
 
-    def _by_index(self, x: Tensor, apart: Tensor | None) -> Tensor:
+    def _by_index(self, x: Tensor, separation: Tensor | None) -> Tensor:
         """Compute `forward` without gradients.
 
-        Tokens are read and written in place, so that windows are shifted, cut and joined without copies.
+        Tokens are read and written by their indices, so that windows need not be copied to be shifted, cut
+        and joined.
         """
-        places = torch.arange(x[..., 0].numel(), device=x.device).view(*x.shape[:4], 1)
+        token_indices = torch.arange(x[..., 0].numel(), device=x.device).view(*x.shape[:4], 1)
         if self.shifted:
-            places = torch.roll(places, (-WINDOW // 2,) * 3, dims=(1, 2, 3))
-        windows = to_windows(places, WINDOW)[..., 0]
+            token_indices = torch.roll(token_indices, (-WINDOW // 2,) * 3, dims=(1, 2, 3))
+        windows = to_windows(token_indices, WINDOW)[..., 0]
         tokens = x.flatten(0, 3)
         out = torch.empty_like(tokens)
-        for some in _some_at_once(windows):
-            out[windows[some]] = self._within(tokens[windows[some]], apart, some)
+        for part in _window_parts(windows):
+            out[windows[part]] = self._within(tokens[windows[part]], separation, part)
         return out.view(x.shape)
 
-    def _within(self, windows: Tensor, apart: Tensor | None, some: slice) -> Tensor:
-        """Attention and MLP on some of the windows: (n, window^3, C) to the same."""
-        x = windows + self.attn(self.norm1(windows), None if apart is None else apart[some])
+    def _within(self, windows: Tensor, separation: Tensor | None, part: slice) -> Tensor:
+        """Apply attention and MLP to a part of the windows, (n, window^3, C); the shape is kept."""
+        x = windows + self.attn(self.norm1(windows), None if separation is None else separation[part])
         return x + self.mlp(self.norm2(x))
 
 
-def _some_at_once(windows: Tensor) -> list[slice]:
-    """Parts of (N, ...) windows that are worked on at a time."""
-    some = WINDOWS_AT_ONCE if windows.device.type == "cpu" else len(windows)
-    return [slice(start, start + some) for start in range(0, len(windows), some)]
+def _window_parts(windows: Tensor) -> list[slice]:
+    """Return slices of (N, ...) windows to process one after another."""
+    count = WINDOWS_AT_ONCE if windows.device.type == "cpu" else len(windows)
+    return [slice(start, start + count) for start in range(0, len(windows), count)]
 
 
 class Vit3d(nn.Module):
-    """SAM's image encoder for volumes, up to its tokens.
+    """SAM's image encoder for volumes, without the neck.
 
-    Entries carry SAM's names (patch_embed, pos_embed, blocks.N...) and those of 3DSAM-adapter
-    (slice_embed, depth_embed, attn.rel_pos_d, attn.lr, blocks.N.adapter).
+    Tensors have SAM's names (patch_embed, pos_embed, blocks.N...) and those of 3DSAM-adapter (slice_embed,
+    depth_embed, attn.rel_pos_d, attn.lr, blocks.N.adapter).
 
     Args:
-        dim, depth, heads: width, blocks and heads of SAM's ViT.
-        global_blocks: blocks that are global in SAM, whose tables of relative positions are longer.
-        adapter: makes the adapter in front of each block, if there is one.
-        scale, shift: how a voxel enters SAM's three channels, see `fold_embedding`.
+        dim: channels of the tokens.
+        depth: number of blocks.
+        heads: attention heads.
+        global_blocks: blocks that are global in SAM; their tables of relative positions are longer.
+        adapter: function that builds the adapter before each block, or None.
+        scale: factors from a voxel to SAM's three channels, see `fold_embedding`.
+        shift: offsets of the three channels.
 
     Attributes:
-        checkpointing: in training, hold no activations inside blocks and work them out again.
+        checkpointing: whether training recomputes the activations inside blocks instead of storing them.
     """
 
     scale: Tensor
@@ -197,7 +204,7 @@ class Vit3d(nn.Module):
             for n in range(depth)
         )
         self.checkpointing = True
-        # At first a token is the mean of SAM's tokens over its slices.
+        # Untrained, a token is the mean of SAM's tokens over its slices.
         nn.init.constant_(self.slice_embed.weight, 1 / PATCH)
         nn.init.zeros_(self.slice_embed.bias)  # type: ignore[arg-type]
 
@@ -208,7 +215,7 @@ class Vit3d(nn.Module):
             volume: (B, 1, H, W, D), sides multiples of 32.
 
         Returns:
-            tokens (B, H / 4, W / 4, D / 4, dim) after each quarter of the blocks.
+            Tokens (B, H / 4, W / 4, D / 4, dim) after each quarter of the blocks.
         """
         x = self.embed(volume)
         levels = []
@@ -222,7 +229,7 @@ class Vit3d(nn.Module):
         return levels
 
     def embed(self, volume: Tensor) -> Tensor:
-        """Tokens (B, H / 4, W / 4, D / 4, dim) with their positions, before the first block."""
+        """Return tokens (B, H / 4, W / 4, D / 4, dim) with position embeddings, before the first block."""
         kernel, bias = fold_embedding(self.patch_embed.proj, self.slice_embed, self.scale, self.shift)
         side = CELL + 2
         cells = F.pad(volume, (1, 1) * 3, mode="replicate")[:, 0]
@@ -232,7 +239,7 @@ class Vit3d(nn.Module):
         return x + self.positions((x.shape[1], x.shape[2], x.shape[3]))
 
     def positions(self, grid: tuple[int, int, int]) -> Tensor:
-        """(1, H, W, D, dim) SAM's positions in the plane, resized to the grid, plus those along depth."""
+        """Return position embeddings (1, H, W, D, dim): SAM's, resized, plus those along depth."""
         plane = self.pos_embed.permute(0, 3, 1, 2)
         if all(n <= 64 and 64 % n == 0 for n in grid[:2]):
             plane = F.adaptive_avg_pool2d(plane, grid[:2])

@@ -58,8 +58,8 @@ def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of downloads, not there yet; nothing goes through a proxy or is waited for long."""
     monkeypatch.setenv("MEDSAM_APP_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(fetch, "PAUSES", (0.0, 0.0))
-    monkeypatch.setattr(fetch, "PATIENCE", (2.0, 0.3))
+    monkeypatch.setattr(fetch, "RETRY_DELAYS", (0.0, 0.0))
+    monkeypatch.setattr(fetch, "TIMEOUTS", (2.0, 0.3))
     return tmp_path / "home" / "checkpoints"
 
 

@@ -91,7 +91,7 @@ def _size(entry: ModelEntry) -> str:
 
 
 def _here(entry: ModelEntry) -> str:
-    return store.glance(entry) if entry.checkpoint.sha256 else "by hand"
+    return store.installed_state(entry) if entry.checkpoint.sha256 else "by hand"
 
 
 def _without_url(entry: ModelEntry) -> str:
@@ -104,7 +104,7 @@ def _state(entry: ModelEntry) -> str:
     """Return the place of the verified weights."""
     if entry.checkpoint.sha256 is None:
         return "not kept: the file is given each time"
-    if store.glance(entry) == "no":
+    if store.installed_state(entry) == "no":
         return f"no; 'medsam-app models download {entry.name}' puts them at {store.checkpoint_path(entry)}"
     try:
         with _watched(entry.checkpoint.file) as progress:

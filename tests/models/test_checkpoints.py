@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from medsam_app.errors import ModelError
 from medsam_app.models.checkpoints import (
-    UNKNOWN,
+    UNKNOWN_NETWORK,
     describe_architecture,
     load_strictly,
     read_checkpoint,
@@ -323,4 +323,4 @@ def test_own_and_unknown_networks() -> None:
         describe_architecture(own) == "sam3d_tiny" == describe_architecture(build_sam3d_tiny().state_dict())
     )
     for state in (network().state_dict(), {}, {"encoder_dict": torch.ones(1)}):
-        assert describe_architecture(state) == UNKNOWN
+        assert describe_architecture(state) == UNKNOWN_NETWORK

@@ -71,7 +71,7 @@ def test_folder(downloads: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def test_download_then_nothing_to_do(downloads: Path, entry: ModelEntry, site: web.Site) -> None:
     seen: list[tuple[str, int, int]] = []
-    assert store.glance(entry) == "no"
+    assert store.installed_state(entry) == "no"
     done = store.download(entry, progress=lambda *step: seen.append(step))
     assert (done.how, done.replaced, done.path) == ("downloaded", "", store.checkpoint_path(entry))
     assert done.path.read_bytes() == CONTENT and left(downloads) == ["small.pth"]
@@ -82,7 +82,7 @@ def test_download_then_nothing_to_do(downloads: Path, entry: ModelEntry, site: w
     ordinary.touch()
     assert done.path.stat().st_mode == ordinary.stat().st_mode
     assert store.download(entry).how == "there" and site.ranges == [""]
-    assert store.glance(entry) == "yes" and store.verified_path(entry) == done.path
+    assert store.installed_state(entry) == "yes" and store.verified_path(entry) == done.path
 
 
 @pytest.mark.parametrize("damaged", [CONTENT[:-1] + b"?", CONTENT[:1000], b""], ids=["byte", "cut", "empty"])

@@ -27,9 +27,14 @@ from medsam_app.models.sam2d import (
     build_slice_sam,
     stability,
 )
-from medsam_app.models.sam_attention import SamBlock, attend_beside, attend_in_strips, relative_positions
+from medsam_app.models.sam_attention import (
+    SamBlock,
+    attend_concatenated,
+    attend_in_strips,
+    relative_positions,
+)
 from medsam_app.models.sam_package import SamSizes, sam_parts
-from medsam_app.models.slice_input import longest_side_fits
+from medsam_app.models.slice_input import fit_longest_side
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.predict.slicewise.propagation import Propagation
 from medsam_app.prompts.types import Box, Point
@@ -175,7 +180,7 @@ def _published(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *bias: torch.T
 @pytest.mark.parametrize("n", [7, 36])  # 36 x 36 queries: more than one strip
 def test_both_ways_to_attend_are_exact(n: int) -> None:
     tensors = _attention(n, torch.float32, loud=1.0)
-    for attend in (attend_in_strips, attend_beside):
+    for attend in (attend_in_strips, attend_concatenated):
         torch.testing.assert_close(attend(*tensors).double(), _published(*tensors), atol=2e-5, rtol=1e-4)
 
 
@@ -187,7 +192,7 @@ def test_the_bias_is_as_exact_in_bfloat16_as_the_result_can_be() -> None:
     rounded_bias = _published(q, k, v, rows.bfloat16(), columns.bfloat16())
     rounded_result = (exact.bfloat16().double() - exact).abs().mean()
     assert (rounded_bias - exact).abs().mean() > 2 * rounded_result
-    for attend in (attend_in_strips, attend_beside):
+    for attend in (attend_in_strips, attend_concatenated):
         assert (attend(*tensors).double() - exact).abs().mean() < 2 * rounded_result
 
 
@@ -258,9 +263,9 @@ def test_a_slice_of_oblong_pixels_is_seen_as_it_is_in_the_body() -> None:
 
 def test_spacings_that_are_meant_to_be_equal_are() -> None:
     shown = picture((70, 53)).astype(np.float32) / 255
-    square, fitted = longest_side_fits(shown, SIDE)
+    square, fitted = fit_longest_side(shown, SIDE)
     for pixel in ((0.8, 0.8), (0.8, 0.80003)):
-        other, other_fitted = longest_side_fits(shown, SIDE, pixel)
+        other, other_fitted = fit_longest_side(shown, SIDE, pixel)
         assert torch.equal(other, square) and other_fitted == fitted
 
 

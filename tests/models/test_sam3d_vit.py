@@ -19,8 +19,8 @@ from medsam_app.models.sam3d_vit import (
     VIT_SHAPES,
     VitShape,
     build_sam3d_vit,
-    carried_to_3d,
-    halved,
+    convert_to_3d,
+    halve_prompts,
     space_to_depth,
 )
 from medsam_app.models.vit3d import Vit3d
@@ -74,7 +74,7 @@ def test_every_entry_of_an_official_encoder_is_taken(arch: str) -> None:
         vit = Vit3d(
             dim=shape.dim, depth=shape.depth, heads=shape.heads, global_blocks=shape.global_blocks
         ).state_dict()
-    carried = carried_to_3d(official)
+    carried = convert_to_3d(official)
     assert {key: value.shape for key, value in carried.items()} == {
         key: vit[key].shape for key in carried if key in vit
     }
@@ -90,7 +90,7 @@ def test_tokens_of_a_volume_of_equal_slices_are_those_of_sam() -> None:
     nn.init.normal_(sam.pos_embed)
     vit = Vit3d(dim=48, depth=4, heads=3, global_blocks=(1, 3))
     vit.load_state_dict(
-        carried_to_3d({f"image_encoder.{k}": v for k, v in sam.state_dict().items()}), strict=False
+        convert_to_3d({f"image_encoder.{k}": v for k, v in sam.state_dict().items()}), strict=False
     )
     picture = torch.randn(1, 1, 256, 256)
     with torch.no_grad():
@@ -136,7 +136,7 @@ def test_prompts_at_half_resolution_lie_where_they_did() -> None:
     seeds[..., :2, :2, :2] = 1
     seeds[..., 2:, 2:, 2:] = -1
     seeds[..., 3, 3, 3] = 0
-    small = halved(
+    small = halve_prompts(
         RoiPrompts(
             torch.tensor([[[0.5, 2.5, 3.0]]]),
             torch.tensor([[1]]),

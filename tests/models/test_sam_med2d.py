@@ -8,7 +8,7 @@ import torch
 
 from medsam_app.models.sam2d import build_slice_model
 from medsam_app.models.sam_med2d import AdapterLayer
-from medsam_app.models.slice_input import MEAN, STD, stretched_nearest
+from medsam_app.models.slice_input import MEAN, STD, stretch_nearest
 
 
 def known_layer() -> tuple[AdapterLayer, torch.Tensor]:
@@ -59,7 +59,7 @@ def test_published_size_has_the_published_keys() -> None:
 
 def test_a_slice_is_stretched_pixel_by_pixel() -> None:
     shown = np.linspace(0, 1, 6 * 10, dtype=np.float32).reshape(6, 10)
-    square, fitted = stretched_nearest(shown, 4)
+    square, fitted = stretch_nearest(shown, 4)
     assert fitted == (4, 4)
     grey = np.rint(shown * 255)[[0, 1, 3, 4]][:, [0, 2, 5, 7]]  # every 1.5th row, every 2.5th column
     for channel in range(3):

@@ -69,7 +69,7 @@ def _(folder):
 @case("a download without a connection", ModelError)
 def _(folder):
     offline = patch.object(socket, "getaddrinfo", side_effect=socket.gaierror(-3, "no name server"))
-    with without_weights(folder), offline, patch.object(fetch, "PAUSES", (0.0, 0.0)):
+    with without_weights(folder), offline, patch.object(fetch, "RETRY_DELAYS", (0.0, 0.0)):
         download.download(MODELS["sam_vit_b"])
 
 

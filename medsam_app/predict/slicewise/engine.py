@@ -15,7 +15,7 @@ from medsam_app.grid.roi import mask_from_logits, move_values
 from medsam_app.io.volume import Volume
 from medsam_app.models.identity import cache_key
 from medsam_app.models.sam2d import SliceSegmenter
-from medsam_app.models.slice_input import shown_in_window
+from medsam_app.models.slice_input import apply_window
 from medsam_app.predict.core import constraints
 from medsam_app.predict.core.click_edit import mend_near_click
 from medsam_app.predict.core.engine import Prompts, settled_state
@@ -99,9 +99,7 @@ class SliceEngine:
         values, roi = stack.to_roi(start, part)
         values = constraints.keep_to_boxes(values, roi, told)
         box = box_slices(start, np.add(start, part.shape))
-        look, _ = stack.to_roi(
-            start, shown_in_window(stack.from_file(self.volume.array)[box], window) * 2 - 1
-        )
+        look, _ = stack.to_roi(start, apply_window(stack.from_file(self.volume.array)[box], window) * 2 - 1)
         values = constraints.honour_points(values, look, roi, clicks, grid.shape)
         detailed = before is not None and before.detailed
         mending = [p for p in added if isinstance(p, Point)]
@@ -200,7 +198,7 @@ class _Looker:
         )
 
     def shown(self, index: int) -> NDArray[np.float32]:
-        return shown_in_window(self.stack.from_file(self.engine.volume.array)[index], self.window)
+        return apply_window(self.stack.from_file(self.engine.volume.array)[index], self.window)
 
 
 def _score(quality: dict[int, float], logits: SliceLogits, before: PromptState | None) -> float:
