@@ -1,4 +1,4 @@
-"""Several adapters of one model, of which at most one is in use."""
+"""Several adapters of one model, at most one of them in use."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class ParameterCopies(nn.Module):
 
     Args:
         model: the base model without any adapter switched on.
-        names: names of parameters, or of modules, which stand for all their parameters.
+        names: names of parameters, or of modules for all their parameters.
 
     Raises:
         AdapterError: A name matches no parameter.

@@ -1,8 +1,9 @@
-"""Sizes and speed of every kind of adapter: python benchmarks/adapters.py [FOLDER --dataset NAME]
+"""Size and speed of every kind of adapter: python benchmarks/adapters.py [FOLDER --dataset NAME]
 
-Parameters and file on the embedded model, parameters on SAM's ViT-B (whose tensors are not made), the time
-of an encoding with the adapter as a ratio to the model alone, and of switching in a set. With a FOLDER of
-labelled cases also the time of a step of `medsam-app finetune`: the same windows for all, who take turns.
+Prints parameters and file size on the embedded model, parameters on SAM's ViT-B (without allocating its
+tensors), the time of an encoding relative to the model alone, and the time to switch adapters in a set. With
+a FOLDER of labelled cases it also prints the time of a step of `medsam-app finetune`, alternating between the
+kinds on the same windows.
 """
 
 from __future__ import annotations
@@ -28,27 +29,27 @@ from medsam_app.models.load import load_model
 from medsam_app.models.sam3d import Sam3D
 
 RUNS = 7
-#: Cases and window that steps are timed with.
+#: Maximum number of cases, and window in voxels, for timing steps.
 MOST_CASES, WINDOW = 4, (32, 48, 32)
 
 
 def median_seconds(*runs: Callable[[], object]) -> list[float]:
-    """Medians of several runs taken in turn, so that other work on the machine falls on all alike."""
+    """Return the medians of alternating runs, so that other work on the machine affects all equally."""
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(RUNS):
-        for run, taken in zip(runs, times, strict=True):
-            began = time.perf_counter()
+        for run, seconds in zip(runs, times, strict=True):
+            start = time.perf_counter()
             run()
-            taken.append(time.perf_counter() - began)
-    return [statistics.median(taken) for taken in times]
+            seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds) for seconds in times]
 
 
 def vit_b_parameters(kind: str) -> int:
-    """Parameters of an adapter with default settings on SAM's ViT-B."""
+    """Return the number of parameters of an adapter with default settings on SAM's ViT-B."""
     with torch.device("meta"):
         encoder = ImageEncoderViT(embed_dim=768, depth=12, num_heads=12, use_rel_pos=True, window_size=14)
-        part = COMPONENTS[kind](find_attachment_points(encoder), check_settings(kind, {}))
-    return sum(parameter.numel() for parameter in part.parameters())
+        component = COMPONENTS[kind](find_attachment_points(encoder), check_settings(kind, {}))
+    return sum(parameter.numel() for parameter in component.parameters())
 
 
 def sizes(model: Sam3D, folder: Path) -> None:
@@ -59,9 +60,9 @@ def sizes(model: Sam3D, folder: Path) -> None:
             for parameter in adapter.parameters():
                 parameter.add_(torch.randn_like(parameter) / 100)
         path = adapter.save(folder / f"{kind}.safetensors")
-        own, large = sum(parameter.numel() for parameter in adapter.parameters()), vit_b_parameters(kind)
+        tiny, vit_b = sum(parameter.numel() for parameter in adapter.parameters()), vit_b_parameters(kind)
         print(
-            f"{kind:<12}{own:>12,}{path.stat().st_size / 1e6:>7.2f} MB{large:>12,}{4 * large / 1e6:>7.2f} MB"
+            f"{kind:<12}{tiny:>12,}{path.stat().st_size / 1e6:>7.2f} MB{vit_b:>12,}{4 * vit_b / 1e6:>7.2f} MB"
         )
 
 
@@ -106,14 +107,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--dataset")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.manual_seed(0)
     model = load_model()
     with tempfile.TemporaryDirectory() as folder:
         sizes(model, Path(folder))
         speed(model, Path(folder))
-        if asked.folder is not None:
-            teaching(asked.folder, asked.dataset, Path(folder))
+        if options.folder is not None:
+            teaching(options.folder, options.dataset, Path(folder))
 
 
 if __name__ == "__main__":

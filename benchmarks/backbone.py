@@ -1,12 +1,12 @@
-"""The 3D backbone against the formula written out: time and peak memory, in one process, A B A B.
+"""Time and peak memory of the 3D backbone, compared with the reference implementation, alternately.
 
 python benchmarks/backbone.py [--arch vit_b] [--side 128] [--train-side 64] [--repeats 2]
                               [--device cpu] [--dtype float32] [--only encode,click,train,own]
-python benchmarks/backbone.py --profile [--side 128]    where the time of one encoding goes, on a CPU
+python benchmarks/backbone.py --profile [--side 128]    time of one encoding by operators, on a CPU
 
-Random weights: neither time nor memory depends on them. Peak memory is that of the whole process on a CPU
-and torch's own count on a GPU. The formula is in `straightforward.py`; `--only` leaves parts out, and
-`--ours` the formula, which needs much more memory.
+Weights are random, since neither time nor memory depends on them. Peak memory is that of the whole process on
+a CPU, and torch's count on a GPU. The reference ("formula") is in `straightforward.py`. `--only` selects
+parts; `--ours` skips the formula, which needs much more memory.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from medsam_app.models.sam3d_vit import VIT_SHAPES, build_sam3d_vit
 
 Run = Callable[[], object]
 
-#: What torch's operators are for: the first group of which one of the words is in the name.
+#: Groups of torch's operators; an operator belongs to the first group with a word that is in its name.
 LINEAR = "products of linear layers"
 GROUPS = {
     LINEAR: ("addmm",),
-    "attention": ("scaled_dot_product", "bmm", "gather"),  # the two last are the relative positions
+    "attention": ("scaled_dot_product", "bmm", "gather"),  # bmm and gather compute the relative positions
     "convolutions": ("convolution",),
     "copies, concatenations, padding": ("copy_", "cat", "fill_", "index"),
-    "norms and activations": ("norm", "lu", "clamp"),  # GELU; ReLU is a clamp to torch
+    "norms and activations": ("norm", "lu", "clamp"),  # "lu" is GELU; torch computes ReLU as a clamp
     "the rest": ("",),
 }
 
@@ -61,17 +61,17 @@ def main() -> None:
         parser.error("--profile counts the time of a CPU; leave --device out")
     device = torch.device(options.device)
     bench = Bench(device, options.repeats, with_formula=not options.ours)
-    low = torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16")
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16")
     parts = options.only.split(",")
-    where = f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"{options.arch}, {options.dtype}, {where}")
+    machine = f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{options.arch}, {options.dtype}, {machine}")
     network = Published(options.arch).to(device).eval().requires_grad_(False)
     volume = torch.randn(1, 1, *[options.side] * 3, device=device)
     if options.profile:
-        with torch.inference_mode(), low:
+        with torch.inference_mode(), autocast:
             print_shares(lambda: network.encoder(volume))
         return
-    with torch.inference_mode(), low:
+    with torch.inference_mode(), autocast:
         if "encode" in parts:
             bench.compare(
                 f"encode {options.side}^3", lambda: features(network, volume), lambda: network.encoder(volume)
@@ -79,14 +79,14 @@ def main() -> None:
         if "click" in parts:
             click(bench, network, volume, options.arch)
     if "train" in parts:
-        train(bench, network, torch.randn(1, 1, *[options.train_side] * 3, device=device), low)
+        train(bench, network, torch.randn(1, 1, *[options.train_side] * 3, device=device), autocast)
     if "own" in parts:
         del network, volume
-        own_step(bench, options.arch, options.train_side, low)
+        own_step(bench, options.arch, options.train_side, autocast)
 
 
 class Bench:
-    """Runs two ways of computing the same in turn and prints their ratios."""
+    """Alternate runs of two implementations, with their ratios of time and memory."""
 
     def __init__(self, device: torch.device, repeats: int, *, with_formula: bool) -> None:
         self.device = device
@@ -112,14 +112,14 @@ class Bench:
         print(line, flush=True)
 
     def measure(self, run: Run) -> tuple[float, float]:
-        """Seconds, and the peak of memory in GB while it ran."""
+        """Return the seconds and the peak memory in GB of a run."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             torch.cuda.synchronize()
         else:
-            # What was freed before must not count: given back to the system, and the peak set to now.
+            # Return freed memory to the system and reset the peak, so that earlier use does not count.
             ctypes.CDLL("libc.so.6").malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")
         start = time.perf_counter()
@@ -133,7 +133,7 @@ class Bench:
 
 
 def print_shares(run: Run) -> None:
-    """What shares of the time go into which operators, and what a run would take with the products alone."""
+    """Print the time by groups of operators, and the minimum given by the matrix products."""
     with profile(activities=[ProfilerActivity.CPU], with_flops=True) as profiler:
         run()
     seconds, operations = dict.fromkeys(GROUPS, 0.0), 0
@@ -150,26 +150,26 @@ def print_shares(run: Run) -> None:
 
 
 class Published(nn.Module):
-    """The published network, whose encoder is the one that is compared."""
+    """Published network, with the encoder that is compared."""
 
     def __new__(cls, arch: str):  # type: ignore[no-untyped-def]
-        built = build_published(VIT_SHAPES[arch])
+        model = build_published(VIT_SHAPES[arch])
         network = nn.Module()
-        network.encoder, network.decoder = built.encoder, built.decoder
-        network.prompt_encoder = built.prompt_encoder
+        network.encoder, network.decoder = model.encoder, model.decoder
+        network.prompt_encoder = model.prompt_encoder
         return network
 
 
 def click(bench: Bench, network: nn.Module, volume: Tensor, arch: str) -> None:
-    """A second click: published decoder, whole and with what no prompt changes kept; light decoder."""
+    """Compare a second click: whole published decoder, prompt-dependent part only, and light decoder."""
     side, device = volume.shape[-1], volume.device
-    found = [torch.randn(1, 256, *[side // 4] * 3, device=device) for _ in range(4)]
+    image_features = [torch.randn(1, 256, *[side // 4] * 3, device=device) for _ in range(4)]
     points = torch.full((1, 1, 3), side / 2, device=device)
-    unprompted = network.decoder.unprompted(found, volume)
+    unprompted = network.decoder.unprompted(image_features, volume)
     bench.compare(
         "click, published decoder",
-        lambda: decode(network, found, volume, points),
-        lambda: network.decoder(unprompted, network.prompt_encoder(found[3], points)),
+        lambda: decode(network, image_features, volume, points),
+        lambda: network.decoder(unprompted, network.prompt_encoder(image_features[3], points)),
     )
     light = prepare(build_sam3d_vit(VIT_SHAPES[arch]), name=arch, sha256="", device=device)
     valid = torch.ones_like(volume, dtype=torch.bool)
@@ -186,13 +186,13 @@ def click(bench: Bench, network: nn.Module, volume: Tensor, arch: str) -> None:
     )
     bench.compare(
         "click, light decoder",
-        lambda: decode(network, found, volume, points),
+        lambda: decode(network, image_features, volume, points),
         lambda: light.decode(embedding, prompts).best(),
     )
 
 
-def train(bench: Bench, network: nn.Module, volume: Tensor, low: torch.autocast) -> None:
-    """One step of what the paper trains: adapters, norms, embeddings of depth and slices, neck, decoder."""
+def train(bench: Bench, network: nn.Module, volume: Tensor, autocast: torch.autocast) -> None:
+    """Compare a training step as in the paper: adapters, norms, depth and slice embeddings, neck, decoder."""
     network.train()
     network.requires_grad_(True)
     for name, parameter in network.encoder.named_parameters():
@@ -202,15 +202,15 @@ def train(bench: Bench, network: nn.Module, volume: Tensor, low: torch.autocast)
     target = (volume[0, 0] > 0).long()[None]
 
     def step(logits: Callable[[], Tensor]) -> None:
-        with low:
+        with autocast:
             loss = nn.functional.cross_entropy(logits().float(), target)
         loss.backward()
         network.zero_grad(set_to_none=True)
 
     def ours() -> Tensor:
-        found = network.encoder(volume)
-        unprompted = network.decoder.unprompted(found, volume)
-        return network.decoder(unprompted, network.prompt_encoder(found[3], points))
+        image_features = network.encoder(volume)
+        unprompted = network.decoder.unprompted(image_features, volume)
+        return network.decoder(unprompted, network.prompt_encoder(image_features[3], points))
 
     side = volume.shape[-1]
     for checkpointing, how in ((True, "least memory"), (False, "all kept")):
@@ -222,8 +222,8 @@ def train(bench: Bench, network: nn.Module, volume: Tensor, low: torch.autocast)
         )
 
 
-def own_step(bench: Bench, arch: str, side: int, low: torch.autocast) -> None:
-    """One step of this project's own model with a spatial adapter and what is taught with it."""
+def own_step(bench: Bench, arch: str, side: int, autocast: torch.autocast) -> None:
+    """Measure a step of this project's model with a spatial adapter and the tensors trained with it."""
     model = build_sam3d_vit(VIT_SHAPES[arch], roi_shape=(side, side, side)).to(bench.device)
     adapter = Adapter.create("spatial", model, bottleneck=VIT_SHAPES[arch].dim // 2, also=model.taught)
     adapter.enable()
@@ -236,7 +236,7 @@ def own_step(bench: Bench, arch: str, side: int, low: torch.autocast) -> None:
     )
 
     def step() -> None:
-        with low:
+        with autocast:
             logits = model.decode(model.encode_image(volume, valid), prompts).logits
             loss = nn.functional.binary_cross_entropy_with_logits(
                 logits.float(), (volume > 0).float().expand_as(logits)

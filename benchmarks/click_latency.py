@@ -1,8 +1,8 @@
-"""Latency of clicks in a full-size CT, printed as medians: python benchmarks/click_latency.py
+"""Median latency of clicks in a full-size CT: python benchmarks/click_latency.py
 
-First click: the window is read, encoded and decoded (and enlarged or narrowed where the mask asks for
-it). Next click: the embedding is remembered. Fine outline: the same once more, drawn in tiles. Also
-printed: what remembering saves, as a ratio.
+First click: the window is read, encoded and decoded, and enlarged or narrowed if the mask requires it. Next
+click: the embedding is cached. Fine outline: the same click again, refined in tiles. The last line is the
+ratio of the first to the next click.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from medsam_app.predict.predictor import VolumePredictor
 
 
 def ct(shape: tuple[int, int, int]) -> tuple[Volume, list[tuple[int, int, int]]]:
-    """A CT-sized volume of noise with bright balls, and the balls' centres."""
+    """Return a CT-sized volume of noise with bright balls, and the centres of the balls."""
     rng = np.random.default_rng(0)
     array = rng.integers(-60, 60, size=shape, dtype=np.int16)
     spacing = np.array([0.8, 0.8, 1.0])
@@ -49,22 +49,22 @@ def main() -> None:
     predictor.predict(points=[centres[0]])  # warm up
     first, following, tiled, encodings = [], [], [], []
     for centre in centres[1:]:
-        beside = [centre[0] + 4, centre[1], centre[2]]
+        inside = [centre[0] + 4, centre[1], centre[2]]
         outside = [centre[0] + 45, centre[1], centre[2]]
-        began = time.perf_counter()
-        found = predictor.predict(points=[centre])
-        first.append(time.perf_counter() - began)
-        encodings.append(found.encoded)
+        start = time.perf_counter()
+        prediction = predictor.predict(points=[centre])
+        first.append(time.perf_counter() - start)
+        encodings.append(prediction.encoded)
         points = [centre]
-        for point in (beside, outside):
+        for point in (inside, outside):
             points.append(point)
-            began = time.perf_counter()
-            found = predictor.predict(points=points, point_labels=[1, 1, 0][: len(points)])
-            if found.encoded == 0:
-                following.append(time.perf_counter() - began)
-        began = time.perf_counter()
+            start = time.perf_counter()
+            prediction = predictor.predict(points=points, point_labels=[1, 1, 0][: len(points)])
+            if prediction.encoded == 0:
+                following.append(time.perf_counter() - start)
+        start = time.perf_counter()
         predictor.predict(points=points, point_labels=[1, 1, 0], refine=True)
-        tiled.append(time.perf_counter() - began)
+        tiled.append(time.perf_counter() - start)
     a, b = statistics.median(first), statistics.median(following)
     print(
         f"volume {tuple(options.shape)}, {predictor.model.device}, {predictor.model.amp_dtype or 'float32'}"

@@ -1,6 +1,6 @@
-"""What torch.compile would give the embedded model: python benchmarks/compiled.py
+"""Effect of torch.compile on the embedded model: python benchmarks/compiled.py
 
-Prints the time that compiling takes and the medians of encoding and decoding, eager and compiled, A B A B.
+Prints the time of compilation and the medians of encoding and decoding, eager and compiled in alternation.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def main() -> None:
             ("encode", lambda: model.encoder(image, valid), lambda: encoder(image, valid)),
             ("decode", lambda: model.decoder(embedding, prompts), lambda: decoder(embedding, prompts)),
         ):
-            taken: tuple[list[float], list[float]] = ([], [])
+            measured: tuple[list[float], list[float]] = ([], [])
             for _ in range(7):
-                for run, times in zip((eager, compiled), taken, strict=True):
+                for run, times in zip((eager, compiled), measured, strict=True):
                     times.append(seconds(run))
-            a, b = (median(times) for times in taken)
+            a, b = (median(times) for times in measured)
             print(f"{name}: eager {a:.3f} s, compiled {b:.3f} s, x {a / b:.2f}")
 
 

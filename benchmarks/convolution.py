@@ -1,6 +1,6 @@
-"""What asking oneDNN for a window's convolutions saves, as a ratio: python benchmarks/convolution.py
+"""Time saved by oneDNN for the convolutions of one window: python benchmarks/convolution.py
 
-Encoding and decoding one window with torch's own choice of routine and with `layers.Conv3d`, in turn.
+Encodes and decodes a window with torch's choice of routine and with `layers.Conv3d`, in alternation.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from medsam_app.models.layers import Conv3d
 from medsam_app.models.load import load_model
 from medsam_app.models.sam3d import RoiPrompts
 
+#: Number of runs of each; the first is a warm-up.
 RUNS = 9
 
 
 def seconds(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     run()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def main() -> None:
     model = load_model()
-    own = Conv3d._conv_forward
+    own_forward = Conv3d._conv_forward
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 1, *model.roi_shape, generator=generator)
     inside = torch.ones_like(image, dtype=torch.bool)
@@ -41,7 +42,7 @@ def main() -> None:
         for name, run in runs.items():
             times: dict[str, list[float]] = {"torch": [], "own": []}
             for _ in range(RUNS):
-                for kind, forward in (("torch", nn.Conv3d._conv_forward), ("own", own)):
+                for kind, forward in (("torch", nn.Conv3d._conv_forward), ("own", own_forward)):
                     Conv3d._conv_forward = forward  # type: ignore[method-assign]
                     times[kind].append(seconds(run))
             a, b = (statistics.median(times[kind][1:]) for kind in ("torch", "own"))

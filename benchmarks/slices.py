@@ -1,8 +1,8 @@
-"""Slice mode against the package's own SamPredictor, as ratios: python benchmarks/slices.py
+"""Slice mode compared with the package's SamPredictor, as ratios: python benchmarks/slices.py
 
-Both have the same random weights and see the same slice. Times are medians of runs in turn in one process,
-by the clock and of the processor, which other work on the machine disturbs less. Peak memory is measured in a
-process each, above what the model itself holds.
+Both have the same random weights and the same slice. Times are medians of alternating runs in one process:
+wall time, and processor time, which other work on the machine disturbs less. Peak memory is measured in a
+separate process each, in addition to the memory of the model.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ POINTS, LABELS, BOX = [[200.0, 240.0], [330.0, 250.0]], [1, 0], [120.0, 100.0, 4
 
 @cache
 def weights(arch: str) -> dict[str, torch.Tensor]:
-    """Random weights with which positions count and masks are neither empty nor full."""
+    """Return random weights for which positions have an effect, and masks are neither empty nor full."""
     torch.manual_seed(0)
     model = build_slice_model("sam", arch)
     for name, parameter in model.named_parameters():
@@ -44,7 +44,7 @@ def weights(arch: str) -> dict[str, torch.Tensor]:
 
 
 def package_side(arch: str, device: str) -> tuple[SetImage, Predict]:
-    """set_image and predict of the package; predict gives (H, W) logits."""
+    """Return set_image and predict of the package; predict returns (H, W) logits."""
     from segment_anything import SamPredictor
     from segment_anything.modeling import Sam
 
@@ -63,18 +63,18 @@ def package_side(arch: str, device: str) -> tuple[SetImage, Predict]:
 
 
 def own_side(arch: str, device: str) -> tuple[SetImage, Predict]:
-    """The same of slice mode."""
+    """Return set_image and predict of slice mode."""
     model = build_slice_model("sam", arch)
     model.load_state_dict(weights(arch))
     model.to(device)
-    held: dict[str, Any] = {}
+    state: dict[str, Any] = {}
 
     def set_image(grey: np.ndarray) -> None:
-        held["slice"] = model.encode_slice(grey, window=(0, 255))
+        state["slice"] = model.encode_slice(grey, window=(0, 255))
 
     def predict() -> np.ndarray:
         return (
-            model.decode_slice(held["slice"], points=POINTS, labels=LABELS, box=BOX).logits[0].cpu().numpy()
+            model.decode_slice(state["slice"], points=POINTS, labels=LABELS, box=BOX).logits[0].cpu().numpy()
         )
 
     return set_image, predict
@@ -84,14 +84,14 @@ SIDES = {"package": package_side, "own": own_side}
 
 
 def slice_of_noise() -> np.ndarray:
-    """(H, W) grey values: bright discs in noise."""
+    """Return (H, W) grey values: bright discs in noise."""
     rows, columns = np.indices((512, 480))
     discs = sum(120.0 * ((rows - r) ** 2 + (columns - c) ** 2 < 60**2) for r, c in ((220, 240), (350, 120)))
     return np.clip(discs + np.random.default_rng(0).normal(60, 20, rows.shape), 0, 255).astype(np.uint8)
 
 
 def peak_memory(side: str, arch: str, device: str) -> float:
-    """MB above the model that set_image needs at most, measured in this process."""
+    """Return the peak memory of set_image in MB, without the model, measured in this process."""
     set_image, _ = SIDES[side](arch, device)
     with torch.inference_mode():
         if device == "cuda":
@@ -105,17 +105,17 @@ def peak_memory(side: str, arch: str, device: str) -> float:
 
 
 def _resident() -> int:
-    """Bytes of memory that this process holds now."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def seconds(run: Callable[[], object], device: str) -> tuple[float, float]:
-    """By the clock, and of the processor."""
-    began, worked = time.perf_counter(), time.process_time()
+    """Return the wall time and the processor time of a run."""
+    start, cpu_start = time.perf_counter(), time.process_time()
     run()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - began, time.process_time() - worked
+    return time.perf_counter() - start, time.process_time() - cpu_start
 
 
 def main() -> None:
@@ -135,26 +135,26 @@ def main() -> None:
         run = subprocess.run([*command, "--memory-of", side], capture_output=True, text=True, check=True)
         memory.append(float(run.stdout))
 
-    sides = {side: make(options.arch, options.device) for side, make in SIDES.items()}
+    sides = {side: build(options.arch, options.device) for side, build in SIDES.items()}
     times: dict[tuple[str, str], list[tuple[float, float]]] = {}
     grey, logits = slice_of_noise(), {}
     with torch.inference_mode():
-        for _ in range(options.runs + 1):  # the first to warm up
+        for _ in range(options.runs + 1):  # the first run warms up
             for side, (set_image, predict) in sides.items():
-                for name, act in (("set_image", partial(set_image, grey)), ("predict", predict)):
-                    times.setdefault((name, side), []).append(seconds(act, options.device))
+                for name, action in (("set_image", partial(set_image, grey)), ("predict", predict)):
+                    times.setdefault((name, side), []).append(seconds(action, options.device))
                 logits[side] = predict()
     print(f"{options.arch} on {options.device}, float32, {torch.get_num_threads()} threads: package -> own")
     for name in ("set_image", "predict"):
-        for kind, what in enumerate(("by the clock", "of the processor")):
-            a, b = (statistics.median(each[kind] for each in times[name, side][1:]) for side in SIDES)
-            print(f"{name:9}  {a:7.3f} s -> {b:7.3f} s {what}, ratio {a / b:.2f}")
+        for kind, clock in enumerate(("by the clock", "of the processor")):
+            a, b = (statistics.median(value[kind] for value in times[name, side][1:]) for side in SIDES)
+            print(f"{name:9}  {a:7.3f} s -> {b:7.3f} s {clock}, ratio {a / b:.2f}")
     print(f"set_image  {memory[0]:.0f} MB -> {memory[1]:.0f} MB at most, ratio {memory[0] / memory[1]:.1f}")
-    theirs, own = (each > 0 for each in logits.values())
+    package_mask, own_mask = (value > 0 for value in logits.values())
     print(
         f"logits differ by {np.abs(logits['package'] - logits['own']).max():.1e} at most, of up to "
-        f"{np.abs(logits['package']).max():.1f}; the masks, {theirs.mean():.0%} of the slice, in "
-        f"{int((theirs != own).sum())} of {theirs.size} pixels"
+        f"{np.abs(logits['package']).max():.1f}; the masks, {package_mask.mean():.0%} of the slice, in "
+        f"{int((package_mask != own_mask).sum())} of {package_mask.size} pixels"
     )
 
 

@@ -1,8 +1,8 @@
-"""The formulas of the 3D backbone written out one after another, with nothing folded, shared or spared.
+"""Reference implementation of the 3D backbone, as described in the paper, without optimisation.
 
-The same modules and weights as `medsam_app.models`, computed as the paper tells it: the volume is enlarged
-four times, each of its 512 slices goes through SAM's patch embedding, every score has its bias added, and
-the whole decoder runs for every click. Tests compare the two, `benchmarks/backbone.py` times them.
+It uses the modules and weights of `medsam_app.models`. The volume is enlarged four times, each of its 512
+slices goes through SAM's patch embedding, the bias is added to every score, and the whole decoder runs for
+every click. Tests compare the two implementations; `benchmarks/backbone.py` times them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from medsam_app.models.window_attention import WindowAttention
 
 
 def embed(vit: Vit3d, volume: Tensor) -> Tensor:
-    """Tokens (1, H / 4, W / 4, D / 4, C) of a window (1, 1, H, W, D)."""
+    """Return the tokens (1, H / 4, W / 4, D / 4, C) of a window (1, 1, H, W, D)."""
     enlarged = F.interpolate(volume.expand(-1, 3, -1, -1, -1), scale_factor=4, mode="trilinear")
     slices = vit.patch_embed.proj(enlarged[0].permute(3, 0, 1, 2))
     tokens = vit.slice_embed(slices.permute(1, 2, 3, 0)[None]).permute(0, 2, 3, 4, 1)
@@ -25,25 +25,25 @@ def embed(vit: Vit3d, volume: Tensor) -> Tensor:
 
 
 def scores_bias(attention: WindowAttention, q: Tensor) -> Tensor:
-    """(N, heads, n, n) bias of every score, for queries (N, heads, n, C)."""
+    """Return the bias of every score (N, heads, n, n), for queries (N, heads, n, C)."""
     w = attention.window
     line = torch.arange(w)
-    apart = line[:, None] - line + w - 1
+    distance = line[:, None] - line + w - 1
     q = q.unflatten(2, (w, w, w))
     total = q.new_zeros(*q.shape[:5], w, w, w)
     tables = (attention.rel_pos_h, attention.rel_pos_w, attention.rel_pos_d)
     for axis, table in enumerate(tables):
-        resized = F.interpolate(table.T[None], 2 * w - 1, mode="linear")[0].T[apart]
+        resized = F.interpolate(table.T[None], 2 * w - 1, mode="linear")[0].T[distance]
         query_axis = "xyz"[axis]
         terms = torch.einsum(f"bnxyzc,{query_axis}kc->bnxyzk", q, resized)
-        view = [1, 1, 1]
-        view[axis] = w
-        total = total + attention.lr * terms.view(*terms.shape[:5], *view)
+        axis_shape = [1, 1, 1]
+        axis_shape[axis] = w
+        total = total + attention.lr * terms.view(*terms.shape[:5], *axis_shape)
     return total.flatten(5).flatten(2, 4)
 
 
 def attend(attention: WindowAttention, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention in windows (N, n, C), with mask (N, n, n)."""
+    """Apply attention to windows (N, n, C), with mask (N, n, n)."""
     count, length, dim = x.shape
     qkv = attention.qkv(x).view(count, length, 3, attention.heads, -1)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -55,7 +55,7 @@ def attend(attention: WindowAttention, x: Tensor, mask: Tensor | None) -> Tensor
 
 
 def region_mask(grid: tuple[int, int, int]) -> Tensor:
-    """(windows, n, n): -100 where two tokens of a shifted window come from different regions."""
+    """Return (windows, n, n): -100 where two tokens of a shifted window come from different regions."""
     regions = torch.zeros(1, *grid, 1)
     number = 0
     spans = (slice(0, -WINDOW), slice(-WINDOW, -WINDOW // 2), slice(-WINDOW // 2, None))
@@ -64,12 +64,12 @@ def region_mask(grid: tuple[int, int, int]) -> Tensor:
             for d in spans:
                 regions[:, h, w, d] = number
                 number += 1
-    named = cut(regions)[..., 0]
-    return -100.0 * (named[:, :, None] != named[:, None, :]).float()
+    region_numbers = cut(regions)[..., 0]
+    return -100.0 * (region_numbers[:, :, None] != region_numbers[:, None, :]).float()
 
 
 def cut(x: Tensor) -> Tensor:
-    """(B, H, W, D, C) in windows (N, n, C)."""
+    """Cut (B, H, W, D, C) into windows (N, n, C)."""
     w = WINDOW
     for axis in (1, 3, 5):
         x = x.unflatten(axis, (x.shape[axis] // w, w))
@@ -77,7 +77,7 @@ def cut(x: Tensor) -> Tensor:
 
 
 def join(windows: Tensor, grid: tuple[int, int, int]) -> Tensor:
-    """The inverse of `cut` for one volume."""
+    """Join the windows of one volume; the inverse of `cut`."""
     w = WINDOW
     h, v, d = (n // w for n in grid)
     x = windows.view(h, v, d, w, w, w, -1).permute(0, 3, 1, 4, 2, 5, 6)
@@ -85,7 +85,7 @@ def join(windows: Tensor, grid: tuple[int, int, int]) -> Tensor:
 
 
 def block(layer: Block3d, x: Tensor) -> Tensor:
-    """One transformer block on (1, H, W, D, C)."""
+    """Apply a transformer block to (1, H, W, D, C) tokens."""
     if layer.adapter is not None:
         x = layer.adapter(x)
     grid = tuple(x.shape[1:4])
@@ -100,26 +100,26 @@ def block(layer: Block3d, x: Tensor) -> Tensor:
 
 
 def levels(vit: Vit3d, volume: Tensor) -> list[Tensor]:
-    """As `Vit3d.forward`."""
-    x, found = embed(vit, volume), []
+    """Return the levels of tokens, as `Vit3d.forward` does."""
+    x, outputs = embed(vit, volume), []
     for number, layer in enumerate(vit.blocks, start=1):
         x = block(layer, x)
         if number % (len(vit.blocks) // 4) == 0:
-            found.append(x)
-    return found
+            outputs.append(x)
+    return outputs
 
 
 def features(network: PublishedNetwork, volume: Tensor) -> list[Tensor]:
-    """The four features of the published encoder."""
+    """Return the four features of the published encoder."""
     necks = network.encoder.neck_3d
-    found = levels(network.encoder, volume)
-    return [neck(x.permute(0, 4, 1, 2, 3)) for neck, x in zip(necks, found, strict=True)]
+    outputs = levels(network.encoder, volume)
+    return [neck(x.permute(0, 4, 1, 2, 3)) for neck, x in zip(necks, outputs, strict=True)]
 
 
-def decode(network: PublishedNetwork, found: list[Tensor], volume: Tensor, points: Tensor) -> Tensor:
-    """Prompt encoder and the whole published decoder for one click."""
+def decode(network: PublishedNetwork, image_features: list[Tensor], volume: Tensor, points: Tensor) -> Tensor:
+    """Run the prompt encoder and the whole published decoder for one click."""
     decoder = network.decoder
-    prompted = [*found[:3], network.prompt_encoder(found[3], points)]
+    prompted = [*image_features[:3], network.prompt_encoder(image_features[3], points)]
     heads = [decoder.head(n + 2, feature) for n, feature in enumerate(prompted)]
     small = F.interpolate(volume, scale_factor=0.5, mode="trilinear")
     x = decoder.cls(torch.cat([*heads, small], dim=1))

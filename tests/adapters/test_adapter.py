@@ -1,4 +1,4 @@
-"""What every kind of adapter promises on every backbone."""
+"""Properties of every kind of adapter on every backbone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def step(adapter: Adapter, model: nn.Module, backbone: Backbone) -> None:
-    """One step of training, large enough to be seen."""
+    """Train one step, large enough to have a visible effect."""
     adapter.enable()
     optimizer = torch.optim.Adam(adapter.parameters(), lr=0.05)
     backbone.run(model).square().mean().backward()
@@ -214,7 +214,7 @@ def test_activation_checkpointing_gives_the_same_gradients(case: str, backbone: 
         return (p.grad.clone() for p in adapter.part.parameters() if p.grad is not None)
 
     plain, again = list(gradients(False)), list(gradients(True))
-    assert len(plain) >= len(list(adapter.part.parameters())) - 2  # a patch embedding is not among the blocks
+    assert len(plain) >= len(list(adapter.part.parameters())) - 2  # the patch embedding is outside the blocks
     torch.testing.assert_close(again, plain, rtol=1e-5, atol=1e-8)
 
 
@@ -257,7 +257,7 @@ def test_identity_follows_what_is_on(tmp_path: Path) -> None:
     seen = {fresh, model.adapter_sha256}
     step(adapter, model, SAM3D)
     seen |= {model.adapter_sha256, adapter.sha256}
-    assert len(seen) == 4  # no name twice while the tensors change
+    assert len(seen) == 4  # a new name after every change of the tensors
     adapter.save(tmp_path / "a.safetensors")
     assert model.adapter_sha256 == adapter.sha256
     adapter.disable()
@@ -270,7 +270,7 @@ def test_identity_follows_what_is_on(tmp_path: Path) -> None:
 
 
 def test_identity_follows_tensors_that_are_loaded_while_it_is_on() -> None:
-    """As when training goes back to its best step."""
+    """Training does this when it restores its best step."""
     model = SAM3D.make()
     adapter = make("ssf", model)
     adapter.enable()

@@ -1,4 +1,4 @@
-"""Several adapters on one model, switched by name."""
+"""Several adapters of one model, switched by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KINDS = ["bottleneck", "lora", "spatial", "ssf"]
 
 
 def saved(model: nn.Module, folder: Path, kind: str, also: tuple[str, ...] = ()) -> Path:
-    """The file of an adapter with random tensors."""
+    """Write an adapter with random tensors, and return its path."""
     adapter = Adapter.create(kind, model, also=also)
     with torch.no_grad():
         for parameter in adapter.parameters():

@@ -1,4 +1,4 @@
-"""The kinds of adapters against their formulas, where they take hold, and the settings they take."""
+"""Kinds of adapters: their formulas, attachment points and settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class One(nn.Module):
-    """A model of one block."""
+    """Return a model of one block."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class One(nn.Module):
 
 
 def enabled(kind: str, model: nn.Module, **settings: Any) -> Adapter:
-    """An adapter with random tensors, switched on."""
+    """Return an adapter with random tensors, switched on."""
     adapter = Adapter.create(kind, model, **settings)
     with torch.no_grad():
         for parameter in adapter.parameters():
@@ -100,7 +100,7 @@ def test_bottlenecks_stand_behind_the_attention_and_beside_the_mlp() -> None:
 
 
 def qkv_of(block: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """What the attention of a block makes of x, parted as its own code parts it."""
+    """Return the projections of x by a block's attention, split as its code splits them."""
     if isinstance(block, Block):
         attention = block.attention
         k, v = attention.kv(x).unflatten(-1, (2, attention.heads, -1)).unbind(-3)

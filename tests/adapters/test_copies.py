@@ -1,4 +1,4 @@
-"""Trained copies of the base's own parameters."""
+"""Trained copies of parameters of the base model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.support.adapter_backbones import CUBE, SAM, SAM3D
 
 
 def logits(model: Sam3D) -> torch.Tensor:
-    """Masks for two clicks and a box, so that every part of the prompt encoder is asked."""
+    """Decode masks for two clicks and a box, which use every part of the prompt encoder."""
     image = torch.randn(1, 1, 16, 16, 32, generator=torch.Generator().manual_seed(5))
     prompts = RoiPrompts(torch.tensor([[[8.0, 8, 8], [2, 2, 2]]]), torch.tensor([[1, 0]]))
     prompts.boxes = torch.tensor([[[4.0, 4, 4], [12, 12, 12]]])
-    found = model.decode(model.encode_image(image, torch.ones_like(image, dtype=torch.bool)), prompts)
-    return torch.cat([found.logits.flatten(), found.quality.flatten()])
+    result = model.decode(model.encode_image(image, torch.ones_like(image, dtype=torch.bool)), prompts)
+    return torch.cat([result.logits.flatten(), result.quality.flatten()])
 
 
 def test_a_whole_decoder_is_trained_and_the_base_keeps_its_own() -> None:
@@ -32,7 +32,7 @@ def test_a_whole_decoder_is_trained_and_the_base_keeps_its_own() -> None:
     optimizer = torch.optim.Adam(adapter.parameters(), lr=0.05)
     logits(model).square().mean().backward()
     idle = [name for name, p in adapter.also.named_parameters() if p.grad is None]
-    assert idle == []  # also of parameters whose module is never called, only its methods
+    assert idle == []  # also for parameters of modules that are used by their methods only
     optimizer.step()
     moved = [
         name
@@ -63,7 +63,9 @@ def test_a_name_that_is_not_there_lists_the_closest() -> None:
     model = CUBE.make()
     with pytest.raises(AdapterError, match=r"called 'norm\.w'"):
         Adapter.create("ssf", model, also=["norm.w"])
-    assert all(parameter.requires_grad for parameter in model.parameters())  # not frozen for nothing
+    assert all(
+        parameter.requires_grad for parameter in model.parameters()
+    )  # an error must not freeze the model
 
 
 def test_a_parameter_in_two_places_has_one_copy() -> None:

@@ -1,4 +1,4 @@
-"""The code in docs/adapters.md runs, and its table says what the kinds are."""
+"""The code in docs/adapters.md runs, and its table is correct."""
 
 from __future__ import annotations
 

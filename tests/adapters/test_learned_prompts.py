@@ -1,4 +1,4 @@
-"""Learned prompts: a label is asked for by tokens that the adapter's file carries."""
+"""Learned prompts: labels are segmented by tokens of the adapter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medsam_app.synthetic.torso import torso_phantom
 
 
 def teach_a_little(adapter: Adapter) -> None:
-    """Other tensors than fresh ones, so that the adapter changes something."""
+    """Change the untrained tensors, so that the adapter has an effect."""
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))

@@ -1,4 +1,4 @@
-"""Adapters' files: what they say, and what is told of those that are not right."""
+"""Adapter files: content, and messages about files that are not valid."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def strings(path: Path) -> dict[str, str]:
 
 
 def rewrite(path: Path, *, arrays: dict[str, Any] | None = None, **fields: Any) -> None:
-    """The same file with other tensors, or with other fields; None takes a field out."""
+    """Write the same file with other tensors or other fields; None removes a field."""
     held = strings(path) | {name: json.dumps(value) for name, value in fields.items()}
     held = {name: text for name, text in held.items() if fields.get(name, 0) is not None}
     save_arrays(load_arrays(path) if arrays is None else arrays, path, metadata=held)

@@ -1,4 +1,4 @@
-"""Files of weights: what is read, what is refused, and what is said of weights that do not fit."""
+"""Checkpoint files: reading, refusals, and messages about weights that do not fit."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ def test_weights_come_back(tmp_path: Path, save: Callable[[Any, Path], None]) ->
     state, path = network().state_dict(), tmp_path / "weights.bin"
     save(state, path)
     before = path.read_bytes()
-    found = read_checkpoint(path)
-    assert same(found, state)
-    found["0.weight"].zero_()  # what is read is apart from the file, though it may lie on the disk
+    result = read_checkpoint(path)
+    assert same(result, state)
+    result["0.weight"].zero_()  # tensors are independent of the file, even if memory-mapped
     assert path.read_bytes() == before
 
 
 @TORCH_SAVERS
 @pytest.mark.parametrize("wrapper", ["model", "state_dict"])
 def test_weights_beside_other_things(tmp_path: Path, save: Callable[[Any, Path], None], wrapper: str) -> None:
-    """As training scripts save them: counters, numbers of numpy and the optimiser beside the weights."""
+    """Training scripts save counters, NumPy numbers and the optimiser together with the weights."""
     module = network()
     optimiser = torch.optim.AdamW(module.parameters())
     module[2](torch.ones(5)).sum().backward()
@@ -91,9 +91,9 @@ def test_nested_weights_of_the_3dsam_adapter(tmp_path: Path) -> None:
     parts = [network(seed).state_dict() for seed in range(6)]
     held = {"encoder_dict": parts[0], "decoder_dict": parts[1], "feature_dict": parts[2:]}
     torch.save({"epoch": 1, "best_val_loss": np.float64(0.2), **held}, tmp_path / "best.pth.tar")
-    found = read_raw(tmp_path / "best.pth.tar")
-    assert same(found["encoder_dict"], parts[0]) and same(found["decoder_dict"], parts[1])
-    assert all(same(a, b) for a, b in zip(found["feature_dict"], parts[2:], strict=True))
+    result = read_raw(tmp_path / "best.pth.tar")
+    assert same(result["encoder_dict"], parts[0]) and same(result["decoder_dict"], parts[1])
+    assert all(same(a, b) for a, b in zip(result["feature_dict"], parts[2:], strict=True))
     with pytest.raises(ModelError, match="it holds: encoder_dict, decoder_dict, feature_dict"):
         torch.save(held, tmp_path / "held.pth")
         read_checkpoint(tmp_path / "held.pth")
@@ -155,7 +155,7 @@ def test_without_weights_by_name(tmp_path: Path, held: Any) -> None:
 
 
 class Runs:
-    """Pickled, it runs a function with arguments when it is read."""
+    """Object whose pickle calls a function with arguments when it is loaded."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments
@@ -175,9 +175,9 @@ def test_code_in_a_checkpoint_does_not_run(
 ) -> None:
     made = tmp_path / "made by the checkpoint"
     pickle.loads(pickle.dumps(Runs(os.mkdir, str(made))))
-    made.rmdir()  # it would run
+    made.rmdir()  # the code would run
     for code in (Runs(os.mkdir, str(made)), Runs(eval, f"open({str(made)!r}, 'w')"), Runs(exec, "1")):
-        # Also inside what is let through: the making of a plain dictionary.
+        # Also inside a permitted call, the construction of a plain dictionary.
         held = {"alone": code, "argument": {"a": Runs(dict, code)}}.get(
             where, {"w": torch.ones(2), where: code}
         )
@@ -238,7 +238,7 @@ def test_values_that_are_not_finite(bad: float) -> None:
 
 
 def sam(size: str) -> nn.Module:
-    """SAM as published, shapes alone."""
+    """Return SAM in its published size, shapes only."""
     with torch.device("meta"):
         return sam_model_registry[size]()
 

@@ -1,4 +1,4 @@
-"""Weights that are fetched, taken from a file and verified, against a server that misbehaves."""
+"""Download, installation and verification of weights, with a misbehaving server."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_download_then_nothing_to_do(downloads: Path, entry: ModelEntry, site: w
     assert (done.how, done.replaced, done.path) == ("downloaded", "", store.checkpoint_path(entry))
     assert done.path.read_bytes() == CONTENT and left(downloads) == ["small.pth"]
     for what in ("Downloading", "Verifying"):
-        counts = [count for said, count, size in seen if said == what and size == len(CONTENT)]
+        counts = [count for activity, count, size in seen if activity == what and size == len(CONTENT)]
         assert counts == sorted(counts) and counts[-1] == len(CONTENT)
     ordinary = done.path.with_name("ordinary")
     ordinary.touch()
@@ -128,7 +128,7 @@ def test_a_server_that_recovers(entry: ModelEntry, site: web.Site, code: int) ->
 
 
 @pytest.mark.parametrize(
-    ("answer", "said", "requests"),
+    ("answer", "expected", "requests"),
     [
         (web.status(404), "the server answers 404", 1),
         (web.status(403), "the server answers 403", 1),
@@ -145,13 +145,13 @@ def test_a_server_that_recovers(entry: ModelEntry, site: web.Site, code: int) ->
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_failures_say_what_to_do_and_leave_nothing(
-    downloads: Path, entry: ModelEntry, site: web.Site, answer: web.Answer, said: str, requests: int
+    downloads: Path, entry: ModelEntry, site: web.Site, answer: web.Answer, expected: str, requests: int
 ) -> None:
     site.answers = [answer]
     with pytest.raises(ModelError) as caught:
         store.download(entry)
     message = str(caught.value)
-    assert said in message and site.url in message and left(downloads) == []
+    assert expected in message and site.url in message and left(downloads) == []
     assert len(site.ranges) == requests
     if answer is not web.other:
         assert "'medsam-app models download sam_vit_b --file small.pth'" in message
@@ -180,8 +180,8 @@ def test_failure_keeps_no_wrong_file_in_place_of_a_damaged_one(entry: ModelEntry
 
 @pytest.mark.parametrize("what", ["Downloading", "Verifying"])
 def test_interrupt_leaves_nothing(downloads: Path, entry: ModelEntry, what: str) -> None:
-    def stop(said: str, done: int, size: int) -> None:
-        if said == what and done > size // 2:
+    def stop(activity: str, done: int, size: int) -> None:
+        if activity == what and done > size // 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Identities of models, and what tells their cached outputs apart."""
+"""Identities of models, and the keys of their cached outputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_an_identity_is_that_of_the_moment() -> None:
 def test_outputs_of_other_models_have_other_keys(field: str) -> None:
     one, two = build_sam3d_tiny(), build_sam3d_tiny()
     assert cache_key(one) == cache_key(one)
-    assert cache_key(one) != cache_key(two)  # fresh weights have no hash
+    assert cache_key(one) != cache_key(two)  # untrained weights have no hash
     one.weights_sha256 = two.weights_sha256 = "b" * 64
     assert cache_key(one) == cache_key(two)
     setattr(two, field, "c" * 64)

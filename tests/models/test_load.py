@@ -1,4 +1,4 @@
-"""Models by name: checkpoints in the official layouts, small, loaded and used from the command line."""
+"""Loading of models by name, with small checkpoints in the official layouts, also by the command line."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ SIZES = SamSizes(embed_dim=48, depth=4, heads=3, global_attn_indexes=(1, 3))
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ViT-B, but small: the code is the real one."""
+    """Make ViT-B small; the code is unchanged."""
     monkeypatch.setitem(VIT_SHAPES, "vit_b", SMALL)
     monkeypatch.setitem(sam2d.ARCHITECTURES, "vit_b", SIZES)
 
 
 @pytest.fixture
 def sam(tmp_path: Path) -> Path:
-    """A checkpoint in SAM's layout with random weights."""
+    """Return a checkpoint in SAM's layout with random weights."""
     torch.manual_seed(0)
     path = tmp_path / "sam_vit_b.pth"
     torch.save(sam2d.build_slice_model("sam", "vit_b").state_dict(), path)
@@ -48,7 +48,7 @@ def sam(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
-    """A checkpoint in the layout of 3DSAM-adapter, with what its training script saves beside the weights."""
+    """Return a checkpoint in the layout of 3DSAM-adapter, including the training script's other entries."""
     torch.manual_seed(0)
     network = PublishedNetwork(dim=48, depth=4, heads=3, global_blocks=(1, 3))
     encoder = dict(network.encoder.state_dict())
@@ -93,7 +93,7 @@ def test_checkpoints_of_other_networks_are_named(
         load_model("sam_vit_b", weights=published)
     with pytest.raises(ModelError, match="needs the published 3DSAM-adapter"):
         load_model("3dsam_adapter_vit_b", weights=sam)
-    # The names and shapes of ViT-L, in a file of no size.
+    # Names and shapes of ViT-L, in a file without data.
     with torch.device("meta"):
         large = Vit3d(**asdict(VIT_SHAPES["vit_l"])).state_dict()
     state = {f"image_encoder.{key}": torch.zeros(()).expand(value.shape) for key, value in large.items()}
@@ -126,7 +126,7 @@ def test_segment_a_real_ct_from_the_command_line(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The whole way with random weights: the mask lies on the image, holds the click, and replays."""
+    """Segment with random weights: the mask has the image's grid, contains the click and can be replayed."""
     image = shared_data / "msd_spleen_crop" / "spleen_2_image.nii.gz"
     label = np.asarray(nib.load(shared_data / "msd_spleen_crop" / "spleen_2_label.nii.gz").dataobj) > 0
     depth = ndimage.distance_transform_edt(np.pad(label, 1))[1:-1, 1:-1, 1:-1]
@@ -138,10 +138,10 @@ def test_segment_a_real_ct_from_the_command_line(
     assert main([*arguments, "--save-prompts", str(prompts)]) == 0, capsys.readouterr().err
     mask = nib.load(first)
     np.testing.assert_array_equal(mask.affine, nib.load(image).affine)
-    found = np.asarray(mask.dataobj) > 0
-    assert found.shape == label.shape and found[click]
+    result = np.asarray(mask.dataobj) > 0
+    assert result.shape == label.shape and result[click]
     assert main(["segment", str(image), "--prompts", str(prompts), "-o", str(second), *common[:-1]]) == 0
-    np.testing.assert_array_equal(np.asarray(nib.load(second).dataobj) > 0, found)
+    np.testing.assert_array_equal(np.asarray(nib.load(second).dataobj) > 0, result)
 
 
 @pytest.mark.slow
@@ -170,7 +170,7 @@ def test_an_adapter_is_switched_on_and_named_in_the_prompt_file(
 
 @pytest.fixture
 def phantom_file(tmp_path: Path) -> Path:
-    """A small volume with a bright ball."""
+    """Write a small volume with a bright ball."""
     lines = np.meshgrid(*[np.arange(n) - n / 2 for n in (60, 60, 40)], indexing="ij")
     array = (sum(line**2 for line in lines) < 15**2) * 100
     path = tmp_path / "ball.nii.gz"

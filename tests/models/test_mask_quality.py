@@ -1,4 +1,4 @@
-"""What a mask shows without the truth, against closed forms."""
+"""Statistics of masks without ground truth, compared with closed forms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ N = 16
 
 
 def _half() -> torch.Tensor:
-    """Logits of a mask that fills the lower half of the window."""
+    """Return logits of a mask that fills the lower half of the window."""
     logits = torch.full((1, 1, N, N, N), -9.0)
     logits[:, :, : N // 2] = 9.0
     return logits
@@ -21,15 +21,15 @@ def test_statistics_of_half_a_window() -> None:
     half = torch.zeros(1, 2, N // 2, N // 2, N // 2)
     half[:, 0, : N // 4] = 1.0
     walker = torch.where(logits > 0, 1.0, -1.0)
-    found = mask_statistics(logits, half, walker, torch.ones_like(logits))[0, 0]
-    inside, own, size, faces, walked, before, step, blank_step, spread, blank_spread = found.tolist()
+    result = mask_statistics(logits, half, walker, torch.ones_like(logits))[0, 0]
+    inside, own, size, faces, walked, before, step, blank_step, spread, blank_spread = result.tolist()
     assert inside > 0.99
     assert own > 0.99
     assert abs(size - torch.log(torch.tensor(N**3 / 2)) / torch.log(torch.tensor(float(N**3)))) < 1e-5
     assert abs(faces - 0.5) < 1e-6
     assert abs(walked - 1) < 1e-6
     assert abs(before - 2 / 3) < 1e-6
-    # A step of 1 where the window's standard deviation is 1/2, and the unit is two of these.
+    # A step of 1 is two standard deviations of the window (1/2), and the statistic's unit is two of these.
     assert abs(step - 1) < 0.01
     assert blank_step == 0
     assert spread < 1e-3
@@ -39,9 +39,9 @@ def test_statistics_of_half_a_window() -> None:
 def test_statistics_of_nothing_are_finite() -> None:
     empty = torch.full((1, 2, N, N, N), -5.0)
     half, walker = torch.zeros(1, 2, N // 2, N // 2, N // 2), torch.zeros(1, 1, N, N, N)
-    found = mask_statistics(empty, half, walker, None)
-    assert torch.isfinite(found).all()
-    assert found[0, 0, 3] == 0
+    result = mask_statistics(empty, half, walker, None)
+    assert torch.isfinite(result).all()
+    assert result[0, 0, 3] == 0
 
 
 def test_quality_leaves_the_masks_alone() -> None:

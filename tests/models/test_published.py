@@ -1,4 +1,4 @@
-"""The published 3DSAM-adapter: the numbers of the published code, and what it shares between clicks."""
+"""The published 3DSAM-adapter: parity with the published code, and sharing between clicks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VIT_B = {"dim": 768, "depth": 12, "heads": 12, "global_blocks": (2, 5, 8, 11)}
 
 @pytest.fixture(scope="module")
 def golden() -> Path:
-    """Outputs of the published code, with the recipe of its weights and input."""
+    """Return outputs of the published code, with the recipe of its weights and input."""
     folder = ROOT.parent / "shared" / "golden" / "3dsam_adapter"
     if not (folder / "reference_outputs.npz").is_file():
         pytest.skip(f"no outputs of the published code here: {folder} is absent")
@@ -27,7 +27,7 @@ def golden() -> Path:
 
 
 def _checkpoint(folder: Path) -> tuple[dict, torch.Tensor]:
-    """A checkpoint in the published layout and the input volume, both from the golden recipe."""
+    """Return a checkpoint in the published layout and the input volume, both from the golden recipe."""
     spec = importlib.util.spec_from_file_location("golden_case", folder / "golden_case.py")
     assert spec is not None and spec.loader is not None
     case = importlib.util.module_from_spec(spec)
@@ -39,15 +39,15 @@ def _checkpoint(folder: Path) -> tuple[dict, torch.Tensor]:
             shape = () if sides == "scalar" else tuple(int(n) for n in sides.split("x"))
             yield name, torch.zeros(shape) if name.endswith("attn_mask") else case.golden_tensor(name, shape)
 
-    found: dict = {"encoder_dict": {}, "decoder_dict": {}, "feature_dict": [{}, {}, {}, {}]}
+    result: dict = {"encoder_dict": {}, "decoder_dict": {}, "feature_dict": [{}, {}, {}, {}]}
     for name, value in entries():
         part, key = name.split(".", 1)
         if part == "feature_dict":
             number, key = key.split(".", 1)
-            found[part][int(number)][key] = value
+            result[part][int(number)][key] = value
         else:
-            found[part][key] = value
-    return found, case.golden_volume()
+            result[part][key] = value
+    return result, case.golden_volume()
 
 
 @pytest.mark.slow
@@ -67,9 +67,9 @@ def test_published_network_gives_the_published_numbers(golden: Path) -> None:
         prompted = network.prompt_encoder(features[3], points)
         logits = network.decoder(unprompted, prompted).permute(0, 1, 4, 2, 3)
     thin = (slice(None), slice(None, None, 16), *[slice(None, None, 4)] * 3)
-    found = {f"features_{n}": feature[thin] for n, feature in enumerate(features)}
-    found |= {"prompted": prompted[thin], "masks": logits[:, :, ::8, ::8, ::8]}
-    for name, value in found.items():
+    result = {f"features_{n}": feature[thin] for n, feature in enumerate(features)}
+    result |= {"prompted": prompted[thin], "masks": logits[:, :, ::8, ::8, ::8]}
+    for name, value in result.items():
         expected = torch.from_numpy(reference[name])
         assert value.shape == expected.shape
         assert float((value - expected).abs().max() / expected.abs().max()) < 1e-3, name
@@ -77,7 +77,7 @@ def test_published_network_gives_the_published_numbers(golden: Path) -> None:
 
 @pytest.fixture(scope="module")
 def small() -> PublishedNetwork:
-    """A network of the published structure, small, with every entry away from its start."""
+    """Return a small network of the published structure, with all tensors away from their initial values."""
     torch.manual_seed(0)
     network = PublishedNetwork(dim=32, depth=4, heads=2, global_blocks=(1, 3))
     for parameter in network.parameters():
@@ -92,10 +92,10 @@ def test_nothing_changes_by_folding_and_sharing(small: PublishedNetwork, sides: 
     points = torch.tensor([[[5.0, 20.0, 9.0], [30.0, 3.0, 17.0]]])
     with torch.no_grad():
         expected = straightforward.features(small, volume)
-        found = small.encoder(volume)
-        for one, other in zip(found, expected, strict=True):
+        result = small.encoder(volume)
+        for one, other in zip(result, expected, strict=True):
             torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-3)
-        logits = small.decode(found[3], small.decoder.unprompted(found, volume), points)
+        logits = small.decode(result[3], small.decoder.unprompted(result, volume), points)
         torch.testing.assert_close(
             logits, straightforward.decode(small, expected, volume, points), atol=1e-3, rtol=1e-3
         )
@@ -109,7 +109,7 @@ def test_gradients_are_those_of_the_formula(small: PublishedNetwork) -> None:
     weights = [torch.randn_like(f) for f in small.encoder(volume)]
     gradients = []
     for encode in (small.encoder, lambda v: straightforward.features(small, v)):
-        small.encoder.train()  # activations are worked out again here, and must give the same
+        small.encoder.train()  # activations are recomputed here, and must be the same
         loss = sum((f * w).sum() for f, w in zip(encode(volume), weights, strict=True))
         gradients.append(torch.autograd.grad(loss, list(small.encoder.parameters())))
         small.encoder.eval()
@@ -118,7 +118,7 @@ def test_gradients_are_those_of_the_formula(small: PublishedNetwork) -> None:
 
 
 def test_windows_do_not_see_past_the_end_of_the_volume(small: PublishedNetwork) -> None:
-    """A shifted window joins two ends of the volume; what lies at one must not reach the other."""
+    """A shifted window joins two ends of the volume; one end must not affect the other."""
     block = small.encoder.blocks[0]
     assert block.shifted
     x = torch.randn(1, 16, 8, 8, 32)
@@ -136,5 +136,5 @@ def test_encoding_is_the_same_whether_gradients_are_needed_or_not(small: Publish
     tokens = torch.randn(2, 16, 8, 24, 32)
     for block in small.encoder.blocks[:2]:  # with shifted windows and without
         with torch.no_grad():
-            found = block(tokens)
-        torch.testing.assert_close(found, block(tokens).detach(), atol=1e-5, rtol=1e-5)
+            result = block(tokens)
+        torch.testing.assert_close(result, block(tokens).detach(), atol=1e-5, rtol=1e-5)

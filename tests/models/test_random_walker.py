@@ -1,4 +1,4 @@
-"""The random walker against closed forms and scikit-image."""
+"""The random walker, compared with closed forms and scikit-image."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_no_seed_no_mask_and_the_edge_of_the_volume_is_a_wall() -> None:
 
 
 def test_batch_equals_each_alone() -> None:
-    """Also where one is solved long before the other."""
+    """A batch gives the same as its samples, also if one converges long before the other."""
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(2, 2, 12, 12, 12, generator=generator)
     valid = torch.ones(2, 1, 12, 12, 12, dtype=torch.bool)
@@ -93,7 +93,7 @@ def test_agrees_with_scikit_image(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_seeds_are_balls_and_the_latest_wins(scale: int) -> None:
     torch.manual_seed(0)
     n, clicks = 24 // scale, 9
-    coords = torch.rand(2, clicks, 3) * 28 - 2  # some beyond the window
+    coords = torch.rand(2, clicks, 3) * 28 - 2  # some outside the window
     coords[0, 4] = coords[0, 3] + 1.0
     labels = torch.randint(-1, 2, (2, clicks))
     labels[0, 3:5] = torch.tensor([1, 0])
@@ -130,7 +130,7 @@ def test_seeds_take_the_place_of_the_faces() -> None:
 
 
 def test_a_walk_that_begins_near_its_end_is_there_sooner() -> None:
-    """Begun at what it should be it stays; begun at the solution of half the resolution it comes nearer."""
+    """Started at the solution it stays there; started at the coarse solution it ends nearer to it."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(1, 1, 8, 8, 8, generator=generator)
     image = torch.nn.functional.interpolate(coarse, scale_factor=2.0, mode="trilinear") / 20

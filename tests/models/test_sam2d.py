@@ -1,4 +1,4 @@
-"""2D models: the same numbers as the package they are built of, and the way from its weights to a mask."""
+"""2D models: parity with the package they are built from, and segmentation with its weights."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from medsam_app.session.session import Session
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
-#: A SAM of a size to test with: 24 x 24 tokens, so that windows of 14 are padded.
+#: Sizes of a small SAM: 24 x 24 tokens, so that windows of 14 are padded.
 SIZES = SamSizes(
     embed_dim=32, depth=4, heads=2, global_attn_indexes=(1, 3), patch_size=4, prompt_dim=32,
     decoder_heads=4, decoder_mlp_dim=64,
@@ -58,7 +58,7 @@ def no_gradients() -> Iterator[None]:
 
 
 def randomise(model: nn.Module) -> None:
-    """Weights with which everything counts: positions too, and masks that are neither empty nor full."""
+    """Return weights for which positions have an effect, and masks are neither empty nor full."""
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if "rel_pos" in name or "pos_embed" in name:
@@ -74,7 +74,7 @@ def tiny(variant: str = "sam") -> SliceModel:
 
 
 def picture(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
-    """(H, W) smooth random grey values."""
+    """Return (H, W) smooth random grey values."""
     coarse = torch.rand(1, 1, 9, 9, generator=torch.Generator().manual_seed(seed))
     return (F.interpolate(coarse, shape, mode="bicubic")[0, 0].clamp(0, 1) * 255).numpy().astype(np.uint8)
 
@@ -91,20 +91,20 @@ def test_the_same_as_the_package(shape: tuple[int, int]) -> None:
     theirs = SamPredictor(sam)
     grey = picture(shape)
     theirs.set_image(np.repeat(grey[..., None], 3, axis=2))
-    # Raw intensities: the window turns them into the same grey values.
+    # Raw intensities, which the window converts to the same grey values.
     embedding = model.encode_slice(grey.astype(np.int16) * 3 - 1000, window=(-1000, -1000 + 3 * 255))
     torch.testing.assert_close(embedding.features, theirs.features, atol=1e-5, rtol=1e-5)
 
     points, labels = np.array([[30.0, 20.0], [8.0, 41.0], [44.0, 12.5]]), np.array([1, 1, 0])  # (row, column)
     box, rough = np.array([4.0, 6.0, 44.0, 40.0]), torch.randn(SIDE, SIDE) * 5
-    asked: list[dict[str, Any]] = [
+    prompt_sets: list[dict[str, Any]] = [
         {"points": points[:1], "labels": labels[:1]},
         {"points": points, "labels": labels},
         {"box": box},
         {"points": points, "labels": labels, "box": box, "mask": rough},
         {"mask": rough},
     ]
-    for prompts in asked:
+    for prompts in prompt_sets:
         ours = model.decode_slice(embedding, **prompts)
         kept = {
             "point_coords": points[: len(prompts["points"]), ::-1] if "points" in prompts else None,
@@ -120,13 +120,13 @@ def test_the_same_as_the_package(shape: tuple[int, int]) -> None:
         np.testing.assert_allclose(ours.quality.numpy(), quality, atol=1e-4)
         sure = np.abs(logits) > 1e-4
         assert np.array_equal((ours.logits.numpy() > 0)[sure], (logits > 0)[sure])
-    assert len(model.decode_slice(embedding, **asked[0]).quality) == 3  # a single click is ambiguous
+    assert len(model.decode_slice(embedding, **prompt_sets[0]).quality) == 3  # a single click is ambiguous
 
 
 def test_medsam_by_its_published_steps() -> None:
     model, grey = tiny("medsam"), picture((64, 80))
     embedding = model.encode_slice(grey, window=(0.0, 255.0))
-    # Stretched to the square, spread over [0, 1], box in the square's pixels, one mask, nothing else told.
+    # Stretched to the square, rescaled to [0, 1], box in pixels of the square, one mask, no other prompt.
     square = F.interpolate(
         torch.from_numpy(grey)[None, None] / 255.0, (SIDE, SIDE), mode="bicubic", antialias=True
     ).clamp(0, 1)
@@ -142,10 +142,10 @@ def test_medsam_by_its_published_steps() -> None:
         dense_prompt_embeddings=dense,
         multimask_output=False,
     )
-    found = model.decode_slice(embedding, box=[6, 10, 50, 60])
-    torch.testing.assert_close(found.low_res, low_res[0], atol=1e-5, rtol=1e-5)
-    assert found.logits.shape == (1, 64, 80)
-    torch.testing.assert_close(found.quality, stability(low_res[0]))
+    result = model.decode_slice(embedding, box=[6, 10, 50, 60])
+    torch.testing.assert_close(result.low_res, low_res[0], atol=1e-5, rtol=1e-5)
+    assert result.logits.shape == (1, 64, 80)
+    torch.testing.assert_close(result.quality, stability(low_res[0]))
 
 
 @pytest.mark.parametrize("window", [14, 0])
@@ -161,7 +161,7 @@ def test_a_block_is_the_packages_block(window: int) -> None:
 
 
 def _attention(n: int, dtype: torch.dtype, *, loud: float) -> tuple[torch.Tensor, ...]:
-    """Queries, keys, values and both parts of the bias of n x n tokens."""
+    """Return queries, keys, values and both parts of the bias of n x n tokens."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, n * n, 16, dtype=torch.float32) for _ in range(3))
     tables = (torch.randn(2 * n - 1, 16) * loud for _ in range(2))
@@ -170,7 +170,7 @@ def _attention(n: int, dtype: torch.dtype, *, loud: float) -> tuple[torch.Tensor
 
 
 def _published(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *bias: torch.Tensor) -> torch.Tensor:
-    """The formula in double precision."""
+    """Compute the formula in double precision."""
     rows, columns = (x.double() for x in bias)
     scores = q.double() @ k.double().transpose(2, 3) / 4
     scores = scores + (rows[..., :, None] + columns[..., None, :]).flatten(3)
@@ -185,7 +185,7 @@ def test_both_ways_to_attend_are_exact(n: int) -> None:
 
 
 def test_the_bias_is_as_exact_in_bfloat16_as_the_result_can_be() -> None:
-    # A bias far louder than the scores: rounded to bfloat16 it would be off by a good deal.
+    # A bias far larger than the scores: rounded to bfloat16 it would have a large error.
     tensors = _attention(7, torch.bfloat16, loud=8.0)
     exact = _published(*tensors)
     q, k, v, rows, columns = tensors
@@ -205,7 +205,7 @@ def test_masks_in_bfloat16_are_those_in_float32(variant: str) -> None:
         embedding = model.encode_slice(grey, window=(0, 255))
         assert embedding.features.dtype == torch.float32
         logits.append(model.decode_slice(embedding, box=[10, 12, 60, 50]).logits[0])
-    # The threshold at which half of the slice is inside, where the masks have most to disagree about.
+    # The threshold with half of the slice inside, at which masks can differ most.
     a, b = (each > logits[0].median() for each in logits)
     assert 2 * (a & b).sum() / (a.sum() + b.sum()) >= 0.99
     assert not torch.equal(logits[0], logits[1])
@@ -216,18 +216,18 @@ def test_a_mask_to_refine_lies_where_the_slice_lies() -> None:
     embedding = model.encode_slice(picture((70, 53)), window=(0, 255))
     assert embedding.fitted == (96, 73)
     rows, columns = (torch.arange(70) + 0.5) / 70, (torch.arange(53) + 0.5) / 53
-    found = model.low_res(embedding, 5 * rows[:, None] + 3 * columns)
+    result = model.low_res(embedding, 5 * rows[:, None] + 3 * columns)
     rows, columns = (torch.arange(96) + 0.5) / 96, (torch.arange(73) + 0.5) / 73
     expected = 5 * rows[:, None] + 3 * columns
-    torch.testing.assert_close(found[2:-2, 2:71], expected[2:-2, 2:71], atol=1e-3, rtol=0)
-    assert (found[:, 73:] == found.min()).all()  # beyond the slice
+    torch.testing.assert_close(result[2:-2, 2:71], expected[2:-2, 2:71], atol=1e-3, rtol=0)
+    assert (result[:, 73:] == result.min()).all()  # outside the slice
 
 
 class Brightness(nn.Module):
-    """A mask decoder that finds what is bright in the picture that the encoder got last.
+    """Mask decoder that segments the bright pixels of the encoder's last input.
 
     Attributes:
-        seen: all pictures.
+        seen: all inputs of the encoder.
     """
 
     def __init__(self, model: SliceModel) -> None:
@@ -240,7 +240,7 @@ class Brightness(nn.Module):
         self.seen.append(args[0])
 
     def forward(self, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        # What is filled up is 0, between black and white.
+        # Padding is 0, between black and white.
         return self.seen[-1].mean(dim=1, keepdim=True) - 0.1, torch.ones(1, 1)
 
 
@@ -252,9 +252,9 @@ def test_a_slice_of_oblong_pixels_is_seen_as_it_is_in_the_body() -> None:
     volume = Volume.from_array(truth.astype(np.int16) * 900, np.diag([0.8, 0.8, 5.0, 1.0]))
     predictor = VolumePredictor(model)
     predictor.set_volume(volume)
-    found = predictor.predict_prompts([Box(lower=(8, 15, 2), upper=(37, 15, 8))])
-    assert np.array_equal(found.mask[:, 15], truth[:, 15])
-    assert found.mask.shape == truth.shape
+    result = predictor.predict_prompts([Box(lower=(8, 15, 2), upper=(37, 15, 8))])
+    assert np.array_equal(result.mask[:, 15], truth[:, 15])
+    assert result.mask.shape == truth.shape
     picture = model.mask_decoder.seen[0][0, 0]  # of the key slice
     assert (picture[:, 77:] == 0).all() and (picture[:, :77] != 0).all()  # 60 mm high, 48 mm wide
     high, wide = (int((picture > 0.1).any(dim=axis).sum()) for axis in (1, 0))
@@ -280,7 +280,7 @@ def test_published_sizes_have_the_published_keys() -> None:
             assert state[last].shape == (127, width // ARCHITECTURES[arch].heads)
             assert state["image_encoder.blocks.0.attn.rel_pos_w"].shape[0] == 27
             assert state["image_encoder.neck.0.weight"].shape == (256, width, 1, 1)
-            assert len(state) == tensors  # as many as the official files hold
+            assert len(state) == tensors  # as many as in the official files
 
 
 def test_unknown_names_are_told() -> None:
@@ -319,7 +319,7 @@ def test_the_package_is_imported_only_where_a_slice_model_is_built() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_from_weights_to_a_mask_in_space(variant: str) -> None:
-    """The real path with random weights: what comes out is no object, but obeys every promise."""
+    """With random weights the mask is no object, but it has all the properties of a prediction."""
     model = tiny(variant)
     assert isinstance(model, SliceSegmenter)
     shape = (40, 36, 12)
@@ -333,11 +333,11 @@ def test_from_weights_to_a_mask_in_space(variant: str) -> None:
         Point(coordinates=(24, 20, 4), positive=False),
         Point(coordinates=(10, 30, 10)),
     ]
-    found = predictor.predict_prompts(prompts)
-    assert found.unmet == ()
-    assert found.encoded > 0
-    assert 0 <= found.score <= 1
-    assert found.mask[20, 18, 6] and found.mask[10, 30, 10] and not found.mask[24, 20, 4]
+    result = predictor.predict_prompts(prompts)
+    assert result.unmet == ()
+    assert result.encoded > 0
+    assert 0 <= result.score <= 1
+    assert result.mask[20, 18, 6] and result.mask[10, 30, 10] and not result.mask[24, 20, 4]
     again = VolumePredictor(model, propagation=Propagation(quality=0.0))
     session = Session(volume, again)
     added = session.add_object("thing")
@@ -345,7 +345,7 @@ def test_from_weights_to_a_mask_in_space(variant: str) -> None:
         session.add_prompt(added.id, prompt)
         made = session.prediction(added.id)
         assert made is not None
-    assert np.array_equal(made.mask, found.mask)
+    assert np.array_equal(made.mask, result.mask)
     session.undo()
     before = session.prediction(added.id)
     assert before is not None

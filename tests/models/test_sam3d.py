@@ -1,4 +1,4 @@
-"""The small 3D SAM: what it promises whatever its weights."""
+"""The small 3D SAM: properties that hold for any weights."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ def test_own_convolution_gives_what_torch_gives(stride: int) -> None:
 def test_any_window_whose_sides_are_multiples_of_16(model: Sam3D, shape: tuple[int, int, int]) -> None:
     image = torch.randn(1, 1, *shape)
     embedding = model.encode_image(image, torch.ones_like(image, dtype=torch.bool))
-    found = model.decode(embedding, _click((10.0, 10.0, 10.0)))
-    assert found.logits.shape == (1, 3, *shape)
-    assert torch.isfinite(found.logits).all()
-    assert ((found.quality >= 0) & (found.quality <= 1)).all()
+    result = model.decode(embedding, _click((10.0, 10.0, 10.0)))
+    assert result.logits.shape == (1, 3, *shape)
+    assert torch.isfinite(result.logits).all()
+    assert ((result.quality >= 0) & (result.quality <= 1)).all()
 
 
 def test_prompts_do_not_reach_the_embedding_and_decoding_repeats(model: Sam3D) -> None:
@@ -99,9 +99,9 @@ def test_prompts_do_not_reach_the_embedding_and_decoding_repeats(model: Sam3D) -
 
 
 def test_clicks_vie_for_the_voxels_between_them(model: Sam3D) -> None:
-    """Nearer and more alike wins; clicks of one kind alone do not vie."""
+    """The nearer and more similar click wins; clicks of one kind have no contest."""
     image = torch.zeros(1, 1, 32, 32, 32)
-    image[..., 16:] = 100.0  # two tissues, side by side
+    image[..., 16:] = 100.0  # two adjacent tissues
     embedding = model.encode_image(image, torch.ones_like(image, dtype=torch.bool))
     contest = model.decoder.prompt_encoder.contest
     both = contest(embedding, _click((8, 16, 13), (8, 16, 18), labels=[1, 0]))[0, 0]
@@ -129,8 +129,8 @@ def test_gradients_reach_every_part_that_is_used() -> None:
     embedding = model.encode_image(image, torch.ones_like(image, dtype=torch.bool))
     prompts = _click((16.0, 16.0, 16.0))
     prompts.boxes = torch.tensor([[[8.0, 8.0, 8.0], [24.0, 24.0, 24.0]]])
-    found = model.decode(embedding, prompts)
-    (found.logits.square().mean() + found.quality.sum()).backward()
+    result = model.decode(embedding, prompts)
+    (result.logits.square().mean() + result.quality.sum()).backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None]
     assert idle == []
 

@@ -29,7 +29,7 @@ SMALL = VitShape(48, 4, 3, (1, 3))
 
 
 def _sam_encoder(shape: VitShape) -> ImageEncoderViT:
-    """The image encoder of segment-anything as its builder makes it."""
+    """Return the image encoder of segment-anything, as its builder constructs it."""
     return ImageEncoderViT(
         depth=shape.depth,
         embed_dim=shape.dim,
@@ -84,7 +84,7 @@ def test_every_entry_of_an_official_encoder_is_taken(arch: str) -> None:
 
 
 def test_tokens_of_a_volume_of_equal_slices_are_those_of_sam() -> None:
-    """A volume that does not change along depth is a picture: each token is SAM's token of that picture."""
+    """In a volume that is constant along depth, each token is SAM's token of the slice."""
     torch.manual_seed(0)
     sam = _sam_encoder(SMALL)
     nn.init.normal_(sam.pos_embed)
@@ -96,8 +96,10 @@ def test_tokens_of_a_volume_of_equal_slices_are_those_of_sam() -> None:
     with torch.no_grad():
         big = nn.functional.interpolate(picture, scale_factor=4, mode="bilinear").expand(-1, 3, -1, -1)
         expected = sam.patch_embed(big) + sam.pos_embed
-        found = vit.embed(picture[..., None].expand(-1, -1, -1, -1, 32))
-    torch.testing.assert_close(found, expected[:, :, :, None].expand(-1, -1, -1, 8, -1), atol=1e-4, rtol=1e-4)
+        result = vit.embed(picture[..., None].expand(-1, -1, -1, -1, 32))
+    torch.testing.assert_close(
+        result, expected[:, :, :, None].expand(-1, -1, -1, 8, -1), atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("shape", [(64, 96, 128), (64, 64, 64)])
@@ -125,10 +127,10 @@ def test_every_kind_of_prompt_changes_the_mask(model: Sam3D) -> None:
     mask = RoiPrompts(click.coords, click.labels, mask=_ball((64, 64, 64), 0.2).float())
     with torch.inference_mode():
         embedding = model.encode_image(_image(truth), torch.ones_like(truth))
-        found = [model.decode(embedding, p).best()[0] for p in (click, two, box, mask)]
-    assert _dice(found[0] > 0, truth) > 0.75 and _dice(found[2] > 0, truth) > 0.5
-    assert found[1][0, 0, 31, 40, 31] < found[0][0, 0, 31, 40, 31] - 1
-    assert not torch.equal(found[3], found[0])
+        result = [model.decode(embedding, p).best()[0] for p in (click, two, box, mask)]
+    assert _dice(result[0] > 0, truth) > 0.75 and _dice(result[2] > 0, truth) > 0.5
+    assert result[1][0, 0, 31, 40, 31] < result[0][0, 0, 31, 40, 31] - 1
+    assert not torch.equal(result[3], result[0])
 
 
 def test_prompts_at_half_resolution_lie_where_they_did() -> None:
@@ -157,7 +159,7 @@ def test_space_to_depth_is_the_inverse_of_depth_to_space() -> None:
 
 
 def test_as_many_parameters_as_the_paper_has() -> None:
-    """104.1 M in the published encoder, of which 15.2 M are trained; ours trains the same tensors."""
+    """The published encoder has 104.1 M, and 15.2 M are trained; `sam3d_vit_b` trains the same tensors."""
     shape = VIT_SHAPES["vit_b"]
     with torch.device("meta"):
         encoder = PublishedEncoder(
@@ -186,7 +188,7 @@ def test_activations_worked_out_again_give_the_same_gradients() -> None:
     truth = _ball((32, 32, 32))
     image = _image(truth)
     prompts = RoiPrompts(torch.tensor([[[16.0, 16.0, 16.0]]]), torch.tensor([[1]]))
-    gradients, held = [], []
+    gradients, memory = [], []
     for checkpointing in (False, True):
         built = build_sam3d_vit(SMALL).train()
         built.encoder.vit.checkpointing = checkpointing
@@ -201,11 +203,11 @@ def test_activations_worked_out_again_give_the_same_gradients() -> None:
             embedding = built.encode_image(image, torch.ones_like(truth))
         built.decode(embedding, prompts).logits.square().mean().backward()
         gradients.append([p.grad for p in built.encoder.vit.blocks.parameters()])
-        held.append(bytes_held)
+        memory.append(bytes_held)
     assert all(g is not None for g in gradients[0])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
-    assert held[1] < held[0] / 2
+    assert memory[1] < memory[0] / 2
 
 
 @pytest.mark.slow
@@ -237,10 +239,10 @@ def test_published_model_takes_the_prompts_of_the_others(window) -> None:
     nothing = RoiPrompts(torch.zeros(1, 0, 3), torch.zeros(1, 0, dtype=torch.long), mask=truth.float())
     with torch.inference_mode():
         embedding = published.encode_image(image, valid)
-        found = published.decode(embedding, click)
-        assert found.logits.shape == (1, 1, 64, 32, 32)
-        assert torch.equal(found.logits, published.decode(embedding, box).logits)
-        assert not torch.equal(found.logits, published.decode(embedding, nothing).logits)
+        result = published.decode(embedding, click)
+        assert result.logits.shape == (1, 1, 64, 32, 32)
+        assert torch.equal(result.logits, published.decode(embedding, box).logits)
+        assert not torch.equal(result.logits, published.decode(embedding, nothing).logits)
         # The network's own axes are (H, W, D) = (y, x, z).
         if window is not None:
             scaled = ((image.clamp(-100, 200) - 20) / 50).transpose(2, 3)
@@ -248,6 +250,6 @@ def test_published_model_takes_the_prompts_of_the_others(window) -> None:
             prompted = published.prompt_encoder(features[3], torch.tensor([[[10.0, 40.0, 20.0]]]))
             logits = published.decoder(published.decoder.unprompted(features, scaled), prompted)
             difference = (logits[:, 1:] - logits[:, :1]).transpose(2, 3)
-            torch.testing.assert_close(found.logits, difference, atol=1e-4, rtol=1e-4)
-    assert 0 <= float(found.quality) <= 1
+            torch.testing.assert_close(result.logits, difference, atol=1e-4, rtol=1e-4)
+    assert 0 <= float(result.quality) <= 1
     assert embedding.nbytes > 0

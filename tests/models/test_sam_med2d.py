@@ -1,4 +1,4 @@
-"""SAM-Med2D: its adapter layer against numbers from its authors' code, and the model around it."""
+"""SAM-Med2D: its adapter layer, compared with its authors' code, and the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medsam_app.models.slice_input import MEAN, STD, stretch_nearest
 
 
 def known_layer() -> tuple[AdapterLayer, torch.Tensor]:
-    """An adapter layer and tokens of known values. `Adapter_Layer(8)` of SAM-Med2D's repository
+    """Return an adapter layer and tokens of known values. `Adapter_Layer(8)` of SAM-Med2D's repository
     (segment_anything/modeling/image_encoder.py), filled in the same way, gave the numbers below."""
     layer = AdapterLayer(8)
     with torch.no_grad():
