@@ -1,4 +1,4 @@
-"""Safe reading of checkpoint files, without running code in them, and strict loading."""
+"""Safe reading of checkpoint files, and strict loading of weights."""
 
 from __future__ import annotations
 

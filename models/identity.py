@@ -1,4 +1,4 @@
-"""Identity of a model, its weights and its adapter, for files, databases and caches."""
+"""Identity of a model and its adapter, for files, databases and caches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Building blocks of the 3D SAM: norms, convolutions, attention and the spatial adapter.
+"""Building blocks of the 3D SAM: norms, convolutions, attention, adapter.
 
 Tensors are channels first, (B, C, X, Y, Z), or token sequences, (B, N, C).
 """

@@ -1,4 +1,4 @@
-"""`sam3d_vit_b`, `_l`, `_h`: SAM's ViT in 3D, with the light decoder at half resolution.
+"""`sam3d_vit_b`, `_l`, `_h`: SAM's ViT in 3D, with the light decoder.
 
 The encoder is SAM's, frozen, and accepts any official checkpoint. The parts that SAM lacks (positions along
 depth, the neck and the decoder) start untrained; the prior makes the decoder usable before any training.

@@ -1,4 +1,4 @@
-"""SAM's ViT for volumes: folded patch embedding and blocks of shifted cubic windows.
+"""SAM's ViT for volumes: folded patch embedding, shifted cubic windows.
 
 After 3DSAM-adapter (Gong et al., arXiv:2306.13465). A window of the volume is divided into cells of 4 x 4 x 4
 voxels, one per token. Each cell is enlarged four times to fill SAM's 16 x 16 patches.

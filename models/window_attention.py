@@ -1,4 +1,4 @@
-"""Attention in cubic windows with relative positions on three axes, without a bias matrix.
+"""Attention in cubic windows with relative positions on three axes.
 
 SAM adds a term per axis to the score of a query and a key: `q . R[query position - key position]`. This is a
 dot product, too. The query's terms for all positions on each axis are appended to q, and the one-hot position
