@@ -30,6 +30,7 @@ from .evaluate.report import write_report
 from .evaluate.run import evaluate_folder
 from .finetuning.plan import Plan
 from .io.loading import load_mask, load_volume
+from .io.monai_reader import VolumeReader
 from .io.volume import Volume, make_volume
 from .io.writing import save_mask
 from .models.load import load_model
@@ -67,6 +68,7 @@ __all__ = [
     "Volume",
     "VolumeError",
     "VolumePredictor",
+    "VolumeReader",
     "WorklistError",
     "build_sam3d_vit",
     "evaluate_folder",

@@ -1,6 +1,6 @@
 """Loading of volumes and masks in any supported format.
 
-MONAI's readers read the voxels; this module validates them and reports problems in notes and errors.
+`medsam_app.io.readers` reads the voxels; this module validates them and reports problems in notes and errors.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from medsam_app.io.dicom.series import SeriesInfo
 from medsam_app.io.formats import Format
 from medsam_app.io.headers import choose, find_format, inspect, itk_affine, not_read, sitk_reader
 from medsam_app.io.nifti_header import cut_short, read_nifti_header
+from medsam_app.io.readers import read_dicom, read_itk, read_nifti
 from medsam_app.io.volume import Volume, make_volume
 from medsam_app.system import machine_fault
 
@@ -50,8 +51,8 @@ def load_volume(
         return _load_dicom(path, series, frame, channel)
     if series is not None:
         raise VolumeError(f"'{path.name}' is not DICOM and has no series; leave the option 'series' out.")
-    array, meta, fields = _read_file(path, frame, channel)
-    return make_volume(path.name, array, meta["affine"], source=path, **fields)
+    array, affine, fields = _read_file(path, frame, channel)
+    return make_volume(path.name, array, affine, source=path, **fields)
 
 
 def read_grid(path: Path) -> Grid:
@@ -73,24 +74,24 @@ def read_grid(path: Path) -> Grid:
     return Grid(shape, checked_affine(path.name, affine))
 
 
-def _read_file(path: Path, frame: int | None, channel: int | None) -> tuple[NDArray, dict, dict[str, Any]]:
-    """Return voxels, MONAI's metadata and attributes of `Volume` for a single-file volume."""
+def _read_file(
+    path: Path, frame: int | None, channel: int | None
+) -> tuple[NDArray, NDArray[np.float64], dict[str, Any]]:
+    """Return voxels, affine and further attributes of `Volume` for a single-file volume."""
     format = find_format(path)
     with _reading(path, format):
         info = inspect(path, format)
         frame, channel = choose(path, info, frame=frame, channel=channel)
-        from medsam_app.io.readers import reader_for  # imports MONAI: takes seconds
-
-        reader: Any = reader_for(info, frame=frame, channel=channel)
-        array, meta = reader.get_data(reader.read(path))
-    fields: dict[str, Any] = {"frame": frame, "channel": channel}
-    if format == "nifti":
-        header = reader.header
-        fields["notes"], fields["nifti_geometry"] = nifti_notes(header)
-        fields["nifti_codes"] = (int(header["qform_code"]), int(header["sform_code"]))
-    elif format == "nrrd" and "NRRD_space" not in reader.keys:
-        fields["notes"] = ("The header names no patient space: left and right may be swapped.",)
-    return array, meta, fields
+        fields: dict[str, Any] = {"frame": frame, "channel": channel}
+        if format == "nifti":
+            array, affine, header = read_nifti(path, frame=frame, channel=channel)
+            fields["notes"], fields["nifti_geometry"] = nifti_notes(header)
+            fields["nifti_codes"] = (int(header["qform_code"]), int(header["sform_code"]))
+        else:
+            array, affine, keys = read_itk(path, format, frame=frame, channel=channel)
+            if format == "nrrd" and "NRRD_space" not in keys:
+                fields["notes"] = ("The header names no patient space: left and right may be swapped.",)
+    return array, affine, fields
 
 
 @contextmanager
@@ -125,14 +126,16 @@ def _load_dicom(path: Path, series: str | None, frame: int | None, channel: int 
         slices = dicom.pick_series(path.name, slices_by_series, series)
         stack = dicom_stack.stack(path.name, slices)
         number = dicom_stack.pick_frame(path.name, stack, frame)
-        from medsam_app.io.readers import DicomReader  # imports MONAI: takes seconds
-
-        reader = DicomReader(stack.frames[number], stack.affine)
-        array, meta = reader.get_data(reader.read())
         return make_volume(
-            path.name, array, meta["affine"], source=path, modality=stack.modality, notes=notes + stack.notes,
-            series=slices[0].series or None, frame=number,
-        )  # fmt: skip
+            path.name,
+            read_dicom(stack.frames[number]),
+            stack.affine,
+            source=path,
+            modality=stack.modality,
+            notes=notes + stack.notes,
+            series=slices[0].series or None,
+            frame=number,
+        )
 
 
 def list_series(path: str | Path) -> list[SeriesInfo]:
@@ -160,9 +163,8 @@ def load_mask(path: str | Path, grid: Grid) -> NDArray:
         raise VolumeError(
             f"'{path.name}' is DICOM; give the mask as .nii.gz, .nrrd or .mha on the image's grid."
         )
-    array, meta, _ = _read_file(path, None, None)
-    affine = checked_affine(path.name, meta["affine"])
-    difference = grid.difference(Grid(array.shape, affine))
+    array, affine, _ = _read_file(path, None, None)
+    difference = grid.difference(Grid(array.shape, checked_affine(path.name, affine)))
     if difference:
         raise GridMismatch(
             f"The mask '{path.name}' does not lie on the grid of the image: {difference}; "

@@ -182,23 +182,6 @@ def test_one_of_several_series(tmp_path):
     assert np.array_equal(by_uid.array, array.astype("int32") + 1 - 1024)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:monai")  # of readers that this one does not use
-def test_readers_work_in_monai_load_image(tmp_path):
-    from monai.transforms import LoadImage
-
-    from medsam_app.io.readers import ItkReader, NiftiReader
-
-    sitk.WriteImage(oblique(voxels((5, 7, 6))), str(tmp_path / "scan.nrrd"))
-    for path, reader in (
-        (tmp_path / "scan.nrrd", ItkReader()),
-        (nifti(tmp_path / "scan.nii.gz"), NiftiReader()),
-    ):
-        tensor = LoadImage(reader=reader, dtype=None)(path)
-        volume = load_volume(path)
-        assert np.array_equal(np.asarray(tensor), volume.array)
-        assert np.allclose(tensor.affine, volume.affine)
-
-
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha", "a.mhd"])
 def test_damaged_headers_end_in_a_sentence(tmp_path, name):
     """Bytes changed, added to or lost anywhere in the header: a volume or our own error, nothing else."""
