@@ -66,6 +66,7 @@ def test_they_are_taught_and_saved(model: Sam3D, tmp_path: Path) -> None:
     assert torch.equal(again.prompts.of(7), adapter.prompts.of(7))
 
 
+@pytest.mark.slow
 def test_clip_spacing_and_window_come_from_the_card(model: Sam3D, tmp_path: Path) -> None:
     adapter = Adapter.create("ssf", model, labels=[1])
     teach_a_little(adapter)

@@ -69,6 +69,7 @@ def test_every_mask_lies_on_its_image(images: Path, straight: FolderResult) -> N
         assert found.volume_ml == pytest.approx(mask.sum() * 2e-3)
 
 
+@pytest.mark.slow
 def test_what_is_left_beside_the_masks(images: Path, straight: FolderResult) -> None:
     run = json.loads((straight.output / "run.json").read_text())
     assert run["finished"] and run["counts"] == {"cases": 5, "done": 5, "failed": 0, "skipped": 0}

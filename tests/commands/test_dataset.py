@@ -71,7 +71,7 @@ def test_the_example_of_the_docs(
     page = (ROOT / "docs" / "datasets.md").read_text()
     (block,) = re.findall(r"```text\n(Dataset\n.*?)\n```", page, re.DOTALL)
     assert block.splitlines() == shown
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (code, _) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(code, {})
     assert capsys.readouterr().out.splitlines() == ["nnU-Net v2 raw folder", "3", "(1.0, 2.0, 3.0)"]
 

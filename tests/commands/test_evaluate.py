@@ -82,6 +82,7 @@ def test_tables_and_files_say_the_same(folder: Path, tmp_path: Path, capsys: pyt
     assert f"Saved {scores}." in shown.out and f"Saved {summary}." in shown.out
 
 
+@pytest.mark.slow
 def test_a_box_first_is_named(folder: Path, capsys: pytest.CaptureFixture) -> None:
     options = ("--first", "box", "--clicks", 2, "--most-cases", 1, "--device", "cpu")
     assert run(folder, *options) == 1  # the one case of 'balls' is the damaged one

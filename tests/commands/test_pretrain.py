@@ -216,6 +216,7 @@ def test_several_processes_make_one_run(tmp_path: Path) -> None:
     assert [row["step"] for row in rows(out / "validation.jsonl")] == [0, 2]
 
 
+@pytest.mark.slow
 def test_validation_is_fixed_apart_from_training_and_sees_progress(tmp_path: Path) -> None:
     recipe = Recipe.model_validate(SETTINGS | {"windows": [[16, 2]], "validation_windows": 3})
     data = write_folder(tmp_path / "data")

@@ -40,6 +40,7 @@ def on(method: type[Classical], volume: Volume) -> Classical:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(BASELINES))
 def test_easy_objects_are_found(name: str, volume: Volume, truth: np.ndarray) -> None:
     method = baseline(name, device="cpu", refine=False, seed=0)
@@ -51,6 +52,7 @@ def test_easy_objects_are_found(name: str, volume: Volume, truth: np.ndarray) ->
     assert boxed[0].dice > 0.65 and boxed[1].dice > 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", CLASSICAL)
 def test_nothing_lies_outside_a_box(method: type[Classical], volume: Volume) -> None:
     box = ((4, 10, 6), (12, 26, 14))
@@ -62,6 +64,7 @@ def test_nothing_lies_outside_a_box(method: type[Classical], volume: Volume) -> 
     np.testing.assert_array_equal(middle, on(method, volume).predict(boxes=[box], points=[(8, 18, 10)]).mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", CLASSICAL)
 def test_a_negative_click_takes_its_part_away(method: type[Classical]) -> None:
     """Two balls joined by a bar: one click finds all, a negative one in the other ball leaves the first."""

@@ -129,6 +129,7 @@ def test_a_label_map_is_click_nought(mapped: tuple[CaseScores, Volume, np.ndarra
     assert (summary.clicks, summary.false_labels) == (0, 1)
 
 
+@pytest.mark.slow
 def test_clicks_mend_what_was_found_without_one(mapped: tuple[CaseScores, Volume, np.ndarray]) -> None:
     """Click 0 is what the mapper found; then the method gets that mask, its label and the clicks."""
     _, volume, labels = mapped

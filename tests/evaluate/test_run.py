@@ -56,6 +56,7 @@ def test_dice_of_known_masks() -> None:
     assert dice(a, b) == pytest.approx(2 * 8 / 24)
 
 
+@pytest.mark.slow
 def test_objects_are_clicked_and_small_ones_counted(predictor, balls) -> None:
     volume, labels = balls
     methods = Methods(segmenters={"ours": predictor})

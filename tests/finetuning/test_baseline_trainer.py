@@ -17,6 +17,8 @@ from medsam_app.predict.baseline_net import BaselineNet, build_baseline
 from medsam_app.training.loop import run
 from tests.support.teaching_folder import ball_cases, small_plan
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
@@ -25,7 +27,6 @@ def make_trainer(tmp_path: Path, name: str = "unet", **fields: object) -> Baseli
     return BaselineTrainer(name, small_plan(**fields), cases[1:], tmp_path / name, CPU, memory=1e9)
 
 
-@pytest.mark.slow
 def test_it_learns_and_finds_labels_on_the_files_grid(tmp_path: Path) -> None:
     fields = {"steps": 80, "learning_rate": 0.01, "warmup_steps": 3, "ema": 0.5, "batch": 4}
     trained = make_trainer(tmp_path, **fields, window=(32, 32, 32), spacing=1.5)

@@ -22,6 +22,8 @@ from medsam_app.training.loop import RunLog, run
 from tests.support.forked_cli import run_cli
 from tests.support.teaching_folder import LABELS, ball_cases, small_plan, write_balls
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
@@ -42,7 +44,6 @@ def losses(out: Path) -> list[float]:
     return [row["loss"] for row in rows(out)]
 
 
-@pytest.mark.slow
 def test_labels_are_learned_and_asked_for(tmp_path: Path) -> None:
     fields: dict[str, Any] = {"steps": 20, "learning_rate": 0.003, "warmup_steps": 3, "ema": 0.8}
     trainer = make_trainer(tmp_path, **fields, rounds=(1, 2), window=(32, 32, 32), spacing=1.5)
@@ -78,7 +79,6 @@ def test_base_and_fresh_adapter_are_one(tmp_path: Path) -> None:
     assert all(not parameter.requires_grad for parameter in trainer.model.encoder.parameters())
 
 
-@pytest.mark.slow
 def test_interrupted_run_gives_what_a_straight_one_gives(tmp_path: Path) -> None:
     fields = {"steps": 4, "validate_steps": 2, "patience": 0}
     straight = make_trainer(tmp_path, "straight", **fields)
@@ -124,7 +124,6 @@ def test_what_is_saved_belongs_together(tmp_path: Path, monkeypatch: pytest.Monk
     assert state == {"step": 1} and all(group["x"].tolist() == [1, 1, 1] for group in groups)
 
 
-@pytest.mark.slow
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
     gradients = []
     for part in (None, 1, 3):
@@ -150,7 +149,6 @@ def test_activations_computed_again_give_the_same_gradient(tmp_path: Path, adapt
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_embeddings_are_kept_where_the_encoder_is_not_taught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
@@ -191,7 +189,6 @@ def test_batches_are_shared_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.forked
-@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     data = write_balls(tmp_path / "data")
     options = ["--steps", "2", "--set", "batch=2", "--set", "window=[16,16,16]", "--set", "spacing=2"]
@@ -208,7 +205,6 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
         assert other["dice"] == pytest.approx(own["dice"], abs=1e-3)
 
 
-@pytest.mark.slow
 def test_every_kind_of_adapter_can_be_taught(tmp_path: Path) -> None:
     for kind in ("spatial", "bottleneck", "lora", "ssf"):
         trainer = make_trainer(tmp_path, kind, adapter=kind, steps=1, decoder=False)

@@ -13,6 +13,8 @@ from medsam_app.finetuning.training_windows import TrainingWindows, labels_in, v
 from medsam_app.predict.whole_volume import whole_roi
 from tests.support.teaching_folder import ball_cases, small_plan
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_window_is_a_function_of_its_number(tmp_path: Path) -> None:
     cases = ball_cases(tmp_path / "data")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from medsam_app import VolumeError, load_volume
 from medsam_app.errors import SeriesChoice
 from tests.io.test_readers import nifti, oblique, voxels, write_series
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:monai")  # of readers that are not used here
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning:monai"),  # of readers that are not used here
+]
 
 
 def _paths(folder: Path) -> list[Path]:
@@ -35,6 +39,16 @@ def test_load_image_gives_what_load_volume_gives(tmp_path: Path) -> None:
         volume = load_volume(path)
         assert np.array_equal(np.asarray(tensor), volume.array)
         assert np.allclose(tensor.affine, volume.affine, atol=0)
+
+
+def test_the_example_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sitk.WriteImage(oblique(voxels((5, 7, 6))), "scan.nrrd")
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "LoadImage" in code]
+    names: dict = {}
+    exec(code, names)
+    assert np.array_equal(np.asarray(names["image"]), load_volume("scan.nrrd").array)
 
 
 def test_choices_and_errors_are_those_of_load_volume(tmp_path: Path) -> None:

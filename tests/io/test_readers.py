@@ -224,6 +224,7 @@ def test_real_images_have_the_geometry_of_nibabel(shared_data):
         assert volume.grid.orientation == case["orientation"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "label"),
     [

@@ -33,6 +33,7 @@ def test_bad_input_gets_one_clear_sentence(item):
     assert "Error" not in message and "\n" not in message and "/tmp" not in message
 
 
+@pytest.mark.slow
 def test_page_of_errors_is_up_to_date():
     assert (ROOT / "docs" / "errors.md").read_text() == page(), (
         "run: python -m tests.support.bad_inputs > docs/errors.md"

@@ -224,6 +224,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are those of Unix")
 def test_full_disk_is_a_sentence_and_keeps_what_was_there(tmp_path):
     names = [tmp_path / f"mask.{suffix}" for suffix in SUFFIXES]

@@ -226,6 +226,7 @@ def test_bfloat16_gives_the_mask_of_float32() -> None:
     assert _dice(*masks) > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [None, (-100.0, 200.0, 20.0, 50.0)])
 def test_published_model_takes_the_prompts_of_the_others(window) -> None:
     published = build_published(SMALL, window=window).eval()

@@ -49,6 +49,7 @@ GRIDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRIDS)
 def test_ball_is_found_on_any_grid(predictor: VolumePredictor, name: str) -> None:
     shape, affine = GRIDS[name]
@@ -66,6 +67,7 @@ def test_ball_is_found_on_any_grid(predictor: VolumePredictor, name: str) -> Non
     assert found.volume_ml == pytest.approx(found.mask.sum() * volume.grid.voxel_volume_ml)
 
 
+@pytest.mark.slow
 def test_same_prompts_same_mask_bit_for_bit(predictor: VolumePredictor) -> None:
     volume, _ = ball((48, 48, 48), (20, 24, 24), 10.0, np.eye(4))
     prompts = [Point(coordinates=(20, 24, 24)), Point(coordinates=(40, 24, 24), positive=False)]
@@ -128,6 +130,7 @@ def test_changed_box_holds_every_changed_voxel(predictor: VolumePredictor) -> No
     assert not changed.any()
 
 
+@pytest.mark.slow
 def test_every_click_is_honoured_even_against_the_image(predictor: VolumePredictor) -> None:
     volume, _ = ball((48, 48, 48), (24, 24, 24), 10.0, np.eye(4))
     predictor.set_volume(volume)

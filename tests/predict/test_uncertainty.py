@@ -66,6 +66,7 @@ def test_a_model_is_in_doubt_near_the_outline(session: Session) -> None:
     assert found.worst is not None
 
 
+@pytest.mark.slow
 def test_the_page_gets_it_in_its_own_order(session: Session) -> None:
     workspace = Workspace()
     workspace.take(session, "x", {})

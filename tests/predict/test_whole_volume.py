@@ -28,6 +28,8 @@ from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.predict.whole_volume import keep_largest_parts, paint, whole_roi
 from tests.support.two_balls import BRIGHT, CARD, DARK, NAMES, SPACING, WINDOW, balls, taught
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

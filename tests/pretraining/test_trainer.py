@@ -15,6 +15,8 @@ from medsam_app.pretraining.trainer import PretrainTrainer, Recipe, dice_of, los
 from medsam_app.pretraining.windows import Mixture, SyntheticWindows, load_cases
 from medsam_app.synthetic.sampler import Draws
 
+pytestmark = pytest.mark.slow
+
 
 def _recipe(**more: object) -> Recipe:
     settings = {
@@ -43,7 +45,6 @@ def test_synthetic_window_repeats_and_its_target_can_be_told(seed: int) -> None:
     assert not window.target.all()
 
 
-@pytest.mark.slow
 def test_windows_of_real_cases_hold_their_target(shared_data: Path) -> None:
     mixture = Mixture(shared_data, {"real": 0.7, "heads": 0.3})
     for seed in range(12):
@@ -55,7 +56,6 @@ def test_windows_of_real_cases_hold_their_target(shared_data: Path) -> None:
         assert torch.isfinite(window.image).all()
 
 
-@pytest.mark.slow
 def test_only_train_cases_are_trained_on(shared_data: Path) -> None:
     train = {(case.dataset, case.name) for case in load_cases(shared_data, "train")}
     dev = {(case.dataset, case.name) for case in load_cases(shared_data, "dev")}
@@ -83,7 +83,6 @@ def test_dice_and_loss_of_known_masks() -> None:
     assert float(loss_of(MaskCandidates(ignored, torch.ones(1, 1)), target, valid)[0]) < 1e-4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_resumed_run_goes_on_as_if_uninterrupted(tmp_path: Path, optimizer: str) -> None:
     torch.set_num_threads(1)
@@ -130,7 +129,6 @@ def test_muon_may_take_everything_that_is_trained(tmp_path: Path) -> None:
     assert moved == [kernel]
 
 
-@pytest.mark.slow
 def test_training_lowers_the_loss_on_one_window(tmp_path: Path) -> None:
     recipe = _recipe(warmup_steps=1, learning_rate=3e-3)
     trainer = PretrainTrainer(recipe, None, tmp_path, torch.device("cpu"))

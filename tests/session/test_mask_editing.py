@@ -344,6 +344,7 @@ def test_versions_that_are_not_known_are_refused(session, tmp_path):
         session.load_prompts(path)
 
 
+@pytest.mark.slow
 def test_a_folder_replays_them(session, tmp_path: Path, predictor):
     volume_path = save_mask(session.volume.array.astype(np.uint8), session.volume, tmp_path / "ball.nii.gz")
     session = Session(load_volume(volume_path), predictor)

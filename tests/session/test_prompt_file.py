@@ -83,6 +83,7 @@ def test_writing_what_was_read_changes_nothing(written, tmp_path):
     assert again.save_prompts(tmp_path / "again.prompts.json").read_text() == path.read_text()
 
 
+@pytest.mark.slow
 def test_replay_gives_the_same_mask_bit_for_bit(predictor, tmp_path):
     from medsam_app.predict.predictor import VolumePredictor
 

@@ -45,6 +45,7 @@ def predictor():
 CLICK = Point(coordinates=(9, 13, 10))
 
 
+@pytest.mark.slow
 def test_session_needs_no_torch():
     code = "import sys, medsam_app.session.session; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

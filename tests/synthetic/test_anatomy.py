@@ -343,6 +343,7 @@ def test_what_is_no_label_map_of_a_head_is_refused(tmp_path: Path, values: np.nd
         HeadWindows([file])
 
 
+@pytest.mark.slow
 def test_a_source_that_cannot_give_a_window_says_so() -> None:
     """Instead of looking for one for ever."""
     labels = np.zeros((16, 16, 110), np.uint8)

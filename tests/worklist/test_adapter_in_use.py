@@ -126,6 +126,7 @@ def test_new_cases_begin_with_what_the_adapter_finds(
     }
 
 
+@pytest.mark.slow
 def test_an_adapter_that_does_not_fit_does_not_close_the_worklist(
     ada: Person, service: Service, adapter_file: Path
 ) -> None:

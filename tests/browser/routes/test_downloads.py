@@ -86,6 +86,7 @@ def test_masks_in_every_format_read_back_the_same(service, client, mine, tmp_pat
     assert found.any() and np.array_equal(found, session.label_map())
 
 
+@pytest.mark.slow
 def test_a_dicom_series_gets_a_segmentation(service, client, mine, tmp_path):
     begin(client, mine, "series", objects=2)
     answer = client.get(f"{API}/mask", params={"format": "dicom-seg"}, headers=mine)
@@ -162,6 +163,7 @@ def test_nothing_to_save_is_a_sentence(client, mine):
     assert answer.status_code == 422 and "PNG" in answer.json()["error"]
 
 
+@pytest.mark.slow
 def test_measurements_follow_the_mask(service, client, mine):
     begin(client, mine, "a case.nii.gz")
     session = session_of(service, mine)

@@ -72,6 +72,7 @@ def test_the_code_in_the_page_runs(
         assert endpoint in names["client"].view_api(return_format="dict")["named_endpoints"], endpoint
 
 
+@pytest.mark.slow
 def test_mistakes_are_sentences(client: Any, scan: Path, tmp_path: Path) -> None:
     def said(endpoint: str, **arguments: Any) -> str:
         with pytest.raises(Exception) as refusal:

@@ -104,6 +104,7 @@ def test_slices_arrive_however_the_body_is_cut(client, mine, tmp_path, length):
     assert np.array_equal(shown, SLICES.astype(int)[::-1, ::-1] - 1024)
 
 
+@pytest.mark.slow
 def test_two_series_are_a_choice_and_the_files_stay_until_another_is_open(client, mine, place, tmp_path):
     write_series(tmp_path / "a", SLICES, series="1.2.3.4")
     write_series(tmp_path / "b", SLICES[..., :4] + 7, series="1.2.3.5")

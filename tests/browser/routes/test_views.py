@@ -64,6 +64,7 @@ def from_folder(path: str) -> dict:
     return {"source": "folder", "path": path}
 
 
+@pytest.mark.slow
 def test_a_surface_arrives_as_it_was_made(service, client, mine):
     begin(client, mine, "one.nii.gz")
     session = session_of(service, mine)
@@ -85,6 +86,7 @@ def test_a_surface_arrives_as_it_was_made(service, client, mine):
     assert missing.status_code == 422 and "no mask yet" in missing.json()["error"]
 
 
+@pytest.mark.slow
 def test_objects_are_compared_with_the_labels_of_a_file(service, client, mine, folder):
     begin(client, mine, "one.nii.gz", objects=2)
     session = session_of(service, mine)

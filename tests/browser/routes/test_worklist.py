@@ -101,6 +101,7 @@ def client(service: Service) -> TestClient:
     return TestClient(create_app(service), base_url=HOME)
 
 
+@pytest.mark.slow
 def test_a_click_is_kept_and_somebody_else_finds_it(client: TestClient, folder: Path) -> None:
     ada, bob = Person(client), Person(client, "bob%20%C3%A9")
     assert [(each["name"], each["state"]) for each in ada.list()["cases"]] == [(n, "new") for n in CASES]
@@ -174,6 +175,7 @@ def test_the_later_of_two_is_told_and_chooses(client: TestClient) -> None:
     assert [p["coordinates"] for p in state["objects"][0]["prompts"]] == [[12, 11, 12]]
 
 
+@pytest.mark.slow
 def test_who_changed_nothing_does_not_accept_an_older_version(client: TestClient, folder: Path) -> None:
     ada, bob = Person(client), Person(client, "bob")
     ada.open("a")
@@ -205,6 +207,7 @@ def test_a_mask_that_was_there_before_is_not_written_over(client: TestClient, fo
     assert ada.judge("a", "accepted").status_code == 200 and truth.stat().st_size > 100
 
 
+@pytest.mark.slow
 def test_what_is_meant_for_another_volume_is_not_done(client: TestClient) -> None:
     """Pages say which volume they show; scripts need not."""
     ada = Person(client)
@@ -221,6 +224,7 @@ def test_what_is_meant_for_another_volume_is_not_done(client: TestClient) -> Non
     assert ada.row("a")["state"] == "new"
 
 
+@pytest.mark.slow
 def test_accepting_writes_the_mask_and_what_made_it(
     client: TestClient, folder: Path, service: Service
 ) -> None:
@@ -310,6 +314,7 @@ def test_a_case_of_several_frames_shows_all_of_them(client: TestClient, folder: 
     assert third["source"]["frame"] == 2
 
 
+@pytest.mark.slow
 def test_work_that_no_longer_fits_is_kept_and_said(
     client: TestClient, folder: Path, service: Service
 ) -> None:

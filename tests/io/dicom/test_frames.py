@@ -163,6 +163,7 @@ def test_fewer_places_than_frames(tmp_path):
         load_volume(path)
 
 
+@pytest.mark.slow
 def test_damaged_headers_are_sentences(tmp_path):
     path = write_enhanced(tmp_path / "scan.dcm", FRAMES)
     whole = path.read_bytes()

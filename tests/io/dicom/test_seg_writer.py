@@ -252,6 +252,7 @@ def test_segmentations_that_are_no_label_map_here(tmp_path):
         read_dicom_seg(tmp_path / "text.dcm", volume.grid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "folder", ["dcmqi_ct3_seg", "ucsf_br_06_mr_seg", "sts_008_pet_rtstruct", "sts_008_ct_rtstruct"]
 )

@@ -107,6 +107,7 @@ def test_after_the_free_prompts_a_click_only_mends(monkeypatch: pytest.MonkeyPat
     assert against[False] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positive", [True, False])
 def test_a_click_mends_a_given_mask(positive: bool) -> None:
     """A piece is missing from (or was added to) a good mask: one click brings it nearer to the truth."""
