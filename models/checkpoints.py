@@ -188,6 +188,8 @@ def describe_architecture(state: Mapping[str, Any]) -> str:
         return f"3DSAM-adapter {_vit(inner, 'blocks.')}"
     if "decoder.walker_weight" in state and any(key.startswith("encoder.stem.") for key in state):
         return "sam3d_tiny"
+    if "image_encoder.patch_embed.seq.0.c.weight" in state:
+        return "LiteMedSAM"
     if any(key.startswith("image_encoder.trunk.") for key in state):
         return "SAM 2"
     if "vision_encoder.neck.conv1.weight" in state:

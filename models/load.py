@@ -12,6 +12,7 @@ from torch import nn
 from medsam_app.errors import ModelError, SettingsError
 from medsam_app.models.checkpoints import describe_architecture, load_strictly, read_checkpoint, read_raw
 from medsam_app.models.download import sha256_of, verified_path
+from medsam_app.models.lite_medsam import LiteMedSam, build_lite_medsam
 from medsam_app.models.published import published_state
 from medsam_app.models.sam2d import SliceModel, build_slice_model
 from medsam_app.models.sam3d import Sam3D, build_sam3d_tiny
@@ -144,11 +145,18 @@ def _load_slices(entry: ModelEntry, path: Path) -> SliceModel:
     return model
 
 
+def _load_lite_medsam(entry: ModelEntry, path: Path) -> LiteMedSam:
+    model = build_lite_medsam() if entry.side is None else build_lite_medsam(entry.side)
+    load_strictly(model, read_checkpoint(path), what=entry.name, source=f"'{path.name}'")
+    return model
+
+
 _LOADERS: dict[str, Callable[[ModelEntry, Path], Any]] = {
     "sam3d": _load_tiny,
     "sam3d_vit": _load_vit,
     "3dsam_adapter": _load_published,
     "slices": _load_slices,
+    "lite_medsam": _load_lite_medsam,
 }
 
 
@@ -160,4 +168,6 @@ def prepare(model: AnyModel, *, name: str, sha256: str, device: torch.device) ->
         if isinstance(module, nn.Conv3d):
             cast(Any, module).to(memory_format=torch.channels_last_3d)
     model.amp_dtype = fast_dtype(device)
+    if isinstance(model, LiteMedSam):
+        model.speed_up()
     return model

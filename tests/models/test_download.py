@@ -33,6 +33,8 @@ def test_table_is_complete(entry: ModelEntry) -> None:
         assert checkpoint.size and checkpoint.sha256 and len(bytes.fromhex(checkpoint.sha256)) == 32
     if checkpoint.url is not None:
         assert checkpoint.url.startswith("https://") and checkpoint.url.endswith(f"/{checkpoint.file}")
+    elif checkpoint.package is not None:
+        assert checkpoint.size and checkpoint.sha256 and checkpoint.package.path.endswith(checkpoint.file)
     elif not checkpoint.embedded:
         assert checkpoint.by_hand and checkpoint.sha256 is None
         for refuse in (store.download, store.verified_path, lambda e: store.install(e, Path(__file__))):

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
 from unittest.mock import patch
 
@@ -59,6 +60,13 @@ def _(folder):
         path.parent.mkdir(parents=True)
         text(path, "PK")
         load_model("sam_vit_b")
+
+
+@case("a model whose weights are in a package that is not installed", ModelError)
+def _(folder):
+    absent = patch.object(metadata, "distribution", side_effect=metadata.PackageNotFoundError)
+    with without_weights(folder), absent:
+        load_model("lite_medsam")
 
 
 @case("a model whose weights cannot be downloaded", ModelError)
