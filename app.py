@@ -1,4 +1,4 @@
-"""Open the browser app with the embedded model: `python app.py [IMAGE] [--labels FILE]`."""
+"""Script that serves the browser app: `python app.py [IMAGE] [--labels FILE]`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from medsam_app.errors import MedsamError
 
 def main() -> None:
     """Serve on this machine only; `medsam-app serve --help` has more options."""
-    asked = argparse.ArgumentParser(description="Open the browser app on this machine.")
-    asked.add_argument("image", nargs="?", type=Path, help="opened at the start; without it, a sample")
-    asked.add_argument("--labels", type=Path, help="CSV or JSON with the objects to offer")
-    given = asked.parse_args()
-    # Waiting threads that spin make a click several times slower when the cores are shared.
+    parser = argparse.ArgumentParser(description="Open the browser app on this machine.")
+    parser.add_argument("image", nargs="?", type=Path, help="opened at the start; without it, a sample")
+    parser.add_argument("--labels", type=Path, help="CSV or JSON with the objects to offer")
+    arguments = parser.parse_args()
+    # Spinning OpenMP threads make a click several times slower when the cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from medsam_app.browser.app import serve
     from medsam_app.browser.options import ServeOptions
     from medsam_app.session.label_set import read_label_set
 
     try:
-        labels = () if given.labels is None else read_label_set(given.labels)
-        serve(ServeOptions(image=given.image, labels=labels))
+        labels = () if arguments.labels is None else read_label_set(arguments.labels)
+        serve(ServeOptions(image=arguments.image, labels=labels))
     except MedsamError as error:
         sys.exit(str(error))
 

@@ -1,12 +1,12 @@
-"""Browser app: a Gradio page with our own viewer as its one component, and its server.
+"""Server of the browser app, and its Gradio page with the viewer as only component.
 
-Why so. The page is a Gradio `Blocks` with a `gr.HTML`, whose `js_on_load` imports the viewer's modules
-from this server. Gradio's server functions and props carry JSON only: a volume of 150 MB, or a mask a
-click, would travel as base64 through its queue. So voxels and masks come in binary from routes of our
-own (routes/), which `fetch` turns into typed arrays, and Gradio is mounted next to them in the same
-FastAPI app. Controls stand in the viewer itself: they must answer within a frame, and Gradio's would
-ask the server. Nothing comes from another host: analytics off, system fonts, and a content security
-policy that lets the page reach this server only.
+The page is a Gradio `Blocks` with one `gr.HTML`, whose `js_on_load` imports the viewer's modules from this
+server. Gradio's server functions and props carry JSON only: a volume of 150 MB, or one mask per click, would
+pass through its queue as base64. Therefore our own routes (routes/) send voxels and masks in binary, `fetch`
+turns them into typed arrays, and Gradio is mounted next to these routes in the same FastAPI app. The controls
+are part of the viewer because they must respond within one frame; Gradio's controls would send a request to
+the server. Nothing is loaded from another host: analytics are off, fonts are the system's, and the content
+security policy lets the page connect to this server only.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-# Before Gradio is imported: it asks its makers for news otherwise.
+# Set before the import of Gradio, which otherwise contacts its vendor.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-# An argument of newer versions only, so it is set here: nothing is recorded in the browser.
+# Record no runs in the browser. Only newer versions of Gradio have an argument for this.
 os.environ["GRADIO_RUN_HISTORY"] = "False"
 
 import gradio as gr
@@ -37,11 +37,11 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
 from medsam_app.browser.options import ServeOptions
-from medsam_app.browser.page_head import FirstInHead
+from medsam_app.browser.page_head import HeadInsertion
 from medsam_app.browser.protocol.script_files import UploadGate
 from medsam_app.browser.routes.answers import add_error_pages
 from medsam_app.browser.routes.router import router
-from medsam_app.browser.routes.script_api import AT_A_TIME, MOST_HELD, Api, add_endpoints
+from medsam_app.browser.routes.script_api import MAX_CONCURRENT, MAX_QUEUED, Api, add_endpoints
 from medsam_app.browser.security.guard import LOOPBACK, Guard
 from medsam_app.browser.state.service import Service
 from medsam_app.browser.state.workspace_registry import WorkspaceRegistry
@@ -50,16 +50,16 @@ from medsam_app.errors import SettingsError
 STATIC = Path(__file__).parent / "static"
 _SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "DejaVu Sans", "sans-serif"]
 _MONO_FONTS = ["ui-monospace", "DejaVu Sans Mono", "monospace"]
-#: The page has the system's colours before the viewer's own style sheet is there.
+#: Background in the system's light or dark scheme until the viewer's style sheet is loaded.
 _PAGE_CSS = "body, gradio-app, .gradio-container { background: light-dark(#e9edf2, #0b0e13) !important; }"
 _PAGE_CSS += ":root { color-scheme: light dark; }"
-_FRAMES = STATIC / "frames.js"  # no module: it runs before Gradio's
+_FRAMES = STATIC / "frames.js"  # a classic script, since it must run before Gradio's scripts
 _MODULES, _STYLES = sorted({*STATIC.glob("*.js")} - {_FRAMES}), sorted(STATIC.glob("*.css"))
-#: The viewer's modules are fetched while Gradio starts, not one after the other when it has.
-_FIRST = f'<script src="medsam/static/{_FRAMES.name}"></script>' + "".join(
+#: Preloads that let the viewer's modules arrive in parallel while Gradio starts.
+_HEAD_START = f'<script src="medsam/static/{_FRAMES.name}"></script>' + "".join(
     f'<link rel="modulepreload" href="medsam/static/{path.name}">' for path in _MODULES
 )
-#: After Gradio's own, so that the viewer's hold.
+#: Style sheets of the viewer, after Gradio's, which they override.
 _HEAD = "".join(f'<link rel="stylesheet" href="medsam/static/{path.name}">' for path in _STYLES)
 _LOAD = """
 const page = document.baseURI;
@@ -73,7 +73,10 @@ import(new URL("medsam/static/viewer.js", page).href)
 
 
 def build(api: Api, title: str = "medsam_app") -> gr.Blocks:
-    """The page and the scripts' endpoints. It works only where the viewer's routes are: in `create_app`."""
+    """Build the page and the endpoints for scripts.
+
+    The page works only in the app of `create_app`, which has the viewer's routes.
+    """
     with gr.Blocks(title=title, analytics_enabled=False, fill_height=True, fill_width=True) as blocks:
         gr.HTML(
             html_template='<div class="medsam" role="application" aria-label="Volume viewer"></div>',
@@ -82,15 +85,15 @@ def build(api: Api, title: str = "medsam_app") -> gr.Blocks:
             elem_id="medsam-viewer",
         )
         add_endpoints(api)
-    blocks.queue(default_concurrency_limit=AT_A_TIME, max_size=MOST_HELD)
-    poll_less(blocks)
+    blocks.queue(default_concurrency_limit=MAX_CONCURRENT, max_size=MAX_QUEUED)
+    slow_polling(blocks)
     return blocks
 
 
-def poll_less(blocks: gr.Blocks) -> None:
-    """Let Gradio's idle queue poll every 20 ms rather than every millisecond; the model needs the processor.
+def slow_polling(blocks: gr.Blocks) -> None:
+    """Set the polling interval of Gradio's idle queue to 20 ms, not 1 ms: the model needs the CPU.
 
-    The attribute is private to Gradio: a version without it keeps its own interval.
+    The attribute is private to Gradio; a version without it keeps its own interval.
     """
     queue = getattr(blocks, "_queue", None)
     if queue is not None and hasattr(queue, "sleep_when_free"):
@@ -104,21 +107,22 @@ def create_app(
     port: int = 7860,
     auth: Sequence[tuple[str, str]] | None = None,
 ) -> FastAPI:
-    """Create the server: our routes, then Gradio, behind a guard.
+    """Create the server: our routes and Gradio's, protected by `Guard`.
 
     Args:
-        service: what the pages share.
-        host, port: where it will listen; on a loopback address only loopback names are answered.
-        auth: (name, password) pairs that are let in; None disables the login.
+        service: state that all pages share.
+        host: address to listen on; a loopback address restricts the Host header to loopback names.
+        port: port to listen on.
+        auth: (name, password) pairs of accounts; None disables the login.
     """
-    mimetypes.add_type("text/javascript", ".js")  # some systems' registries say otherwise
+    mimetypes.add_type("text/javascript", ".js")  # the registry of some systems has another type
     app = FastAPI(title="medsam_app", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.service = service
     add_error_pages(app)
     app.include_router(router)
     app.mount("/medsam/static", StaticFiles(directory=STATIC))
     app.add_middleware(UploadGate, exchange=service.exchange)
-    app.add_middleware(FirstInHead, html=_FIRST)
+    app.add_middleware(HeadInsertion, html=_HEAD_START)
     app.add_middleware(Guard, hosts=LOOPBACK if is_loopback(host) else None, auth=auth)
     theme = gr.themes.Base(font=_SYSTEM_FONTS, font_mono=_MONO_FONTS)
     return gr.mount_gradio_app(
@@ -133,7 +137,7 @@ def create_app(
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
-        max_file_size=service.upload_bytes,  # of scripts; pages send through our own route
+        max_file_size=service.upload_bytes,  # for scripts; pages upload through our own route
         theme=theme,
         css=_PAGE_CSS,
         head=_HEAD,
@@ -144,7 +148,7 @@ def serve(options: ServeOptions) -> None:
     """Serve the browser app until it is interrupted.
 
     Raises:
-        SettingsError: there is no free port.
+        SettingsError: no port is free.
     """
     listener = _listen(options.host, options.port)
     port = listener.getsockname()[1]
@@ -162,8 +166,8 @@ def serve(options: ServeOptions) -> None:
     host, auth = options.host, options.auth
     app = create_app(service, host=host, port=port, auth=auth)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
-    shown = "localhost" if host in ("127.0.0.1", "::1", "0.0.0.0", "::") else host
-    url = f"http://{shown}:{port}/"
+    shown_host = "localhost" if host in ("127.0.0.1", "::1", "0.0.0.0", "::") else host
+    url = f"http://{shown_host}:{port}/"
     print(f"medsam_app is at {url}  (Ctrl+C stops it)\n{service.device_sentence}", flush=True)
     if not is_loopback(host):
         logging.getLogger(__name__).warning(
@@ -172,7 +176,8 @@ def serve(options: ServeOptions) -> None:
     if options.open_browser:
         threading.Timer(0.8, webbrowser.open, [url]).start()
     if threading.current_thread() is threading.main_thread():
-        # uvicorn raises it again when it has stopped, which must not end the process before `close`.
+        # uvicorn re-raises SIGTERM after it has stopped. Without this handler, the signal would kill the
+        # process before `close`.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         server.run(sockets=[listener])
@@ -182,9 +187,13 @@ def serve(options: ServeOptions) -> None:
 
 @contextmanager
 def running(service: Service, *, auth: Sequence[tuple[str, str]] | None = None) -> Iterator[str]:
-    """A server in a thread of this process while a `with` block lasts; its address, on a free port.
+    """Run a server on a free port in a thread of this process; yield its address.
 
-    The service is closed at the end. `auth` is as for `create_app`.
+    The server stops and the service is closed at the end of the `with` block.
+
+    Args:
+        service: state that all pages share.
+        auth: (name, password) pairs of accounts; None disables the login.
     """
     listener = _listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
@@ -205,7 +214,7 @@ def running(service: Service, *, auth: Sequence[tuple[str, str]] | None = None) 
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether an address or name is of this machine alone."""
+    """Return whether a host is a loopback address or 'localhost'."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -213,10 +222,11 @@ def is_loopback(host: str) -> bool:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket on the port, or on the next free one."""
+    """Return a listening socket on the port, or on the next free one of ten."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    last: OSError | None = None
-    for candidate in [port] if port == 0 else range(port, port + 10):
+    last_error: OSError | None = None
+    last_port = port + 9
+    for candidate in [port] if port == 0 else range(port, last_port + 1):
         listener = socket.socket(family, socket.SOCK_STREAM)
         if os.name != "nt":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -226,5 +236,7 @@ def _listen(host: str, port: int) -> socket.socket:
             return listener
         except OSError as error:
             listener.close()
-            last = error
-    raise SettingsError(f"No free port at {host} from {port} to {port + 9} ({last}); give another --port.")
+            last_error = error
+    raise SettingsError(
+        f"No free port at {host} from {port} to {last_port} ({last_error}); give another --port."
+    )

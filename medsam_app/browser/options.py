@@ -1,4 +1,4 @@
-"""Options of the browser app's server; free of torch and gradio."""
+"""Options of the browser app's server, importable without torch and gradio."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class ServeOptions:
     """Options of a server, checked on construction.
 
     Attributes:
-        image: the volume pages begin with; the bundled sample by default.
+        image: volume that a page opens first; the bundled sample by default.
         host: address to listen on; by default only this machine can reach it.
-        port: port to listen on; when it is taken, the next free one of ten.
-        roots: folders of the server that pages may browse and open files from.
-        model: the model that segments.
-        open_browser: open the page in this machine's browser.
-        auth: (name, password) pairs that are let in; None disables the login.
-        upload_bytes: largest upload.
-        session_bytes: memory for all volumes and masks together; half of the machine's by default.
+        port: port to listen on; if it is in use, the next free one of ten.
+        roots: folders on the server that pages may browse and open files from.
+        model: segmentation model.
+        open_browser: whether to open the page in this machine's browser.
+        auth: (name, password) pairs of accounts; None disables the login.
+        upload_bytes: size of the largest upload in bytes.
+        session_bytes: memory for all volumes and masks together, in bytes; half of the machine's by default.
         worklist: folder for worklists and the masks of accepted cases; None to keep them with the data.
         labels: objects that pages offer to add.
 
     Raises:
-        SettingsError: a root or the folder of worklists is not a folder.
-        VolumeError: there is no such image.
+        SettingsError: a root or `worklist` is not a folder.
+        VolumeError: the image does not exist.
         ModelError, AdapterError: from `ModelChoice.check`.
     """
 

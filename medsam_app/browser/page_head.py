@@ -1,4 +1,4 @@
-"""Beginning of the page's head, which must precede Gradio's own scripts."""
+"""Insertion of HTML into the page's head, before Gradio's own scripts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class FirstInHead:
-    """ASGI middleware that adds to the page at '/'.
+class HeadInsertion:
+    """ASGI middleware that inserts HTML into the head of the page at '/'.
 
     Args:
-        html: goes right behind the tag that opens the head.
+        html: HTML to insert directly after the `<head>` tag.
     """
 
     def __init__(self, app: ASGIApp, *, html: str) -> None:
@@ -18,10 +18,11 @@ class FirstInHead:
         self.html = html.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Insert the beginning of the head into Gradio's page."""
+        """Answer a request; insert the HTML if it is for the page."""
         if scope["type"] != "http" or scope["path"] != f"{scope.get('root_path', '')}/":
             await self.app(scope, receive, send)
             return
+        # The body is edited, so it must not be compressed.
         headers = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
         start: Message = {}
         body = b""
@@ -37,11 +38,11 @@ class FirstInHead:
             body += message.get("body", b"")
             if message.get("more_body"):
                 return
-            out = MutableHeaders(scope=start)
-            if out.get("content-type", "").startswith("text/html"):
+            response_headers = MutableHeaders(scope=start)
+            if response_headers.get("content-type", "").startswith("text/html"):
                 body = body.replace(b"<head>", b"<head>" + self.html, 1)
-                if "content-length" in out:
-                    out["content-length"] = str(len(body))
+                if "content-length" in response_headers:
+                    response_headers["content-length"] = str(len(body))
             await send(start)
             await send({"type": "http.response.body", "body": body})
 

@@ -13,7 +13,7 @@ import pytest
 from gradio.queueing import Queue
 from starlette.testclient import TestClient
 
-from medsam_app.browser.app import build, create_app, is_loopback, poll_less
+from medsam_app.browser.app import build, create_app, is_loopback, slow_polling
 from medsam_app.browser.protocol import allowed_files
 from medsam_app.browser.protocol.binary import browser_dtype, frame, mask_part, voxel_blocks
 from medsam_app.browser.routes.script_api import Api
@@ -138,7 +138,7 @@ def test_gradio_polls_less_where_it_has_the_setting(service, monkeypatch):
     assert blocks._queue.sleep_when_free == 0.02
 
     del blocks._queue.sleep_when_free  # as in a version that has another attribute
-    poll_less(blocks)
+    slow_polling(blocks)
     assert not hasattr(blocks._queue, "sleep_when_free")
 
     start = Queue.__init__

@@ -69,7 +69,7 @@ def test_a_model_is_in_doubt_near_the_outline(session: Session) -> None:
 @pytest.mark.slow
 def test_the_page_gets_it_in_its_own_order(session: Session) -> None:
     workspace = Workspace()
-    workspace.take(session, "x", {})
+    workspace.replace_volume(session, "x", {})
     body, found = uncertainty_frame(workspace, "o1"), session.doubt("o1")
     assert found is not None and found.worst is not None
     (length,) = struct.unpack("<I", body[:4])

@@ -89,9 +89,9 @@ def test_new_cases_begin_with_what_the_adapter_finds(
     ada.open("b")
     ada.click(12, 11, 10)
     # As if a run had ended with an offer.
-    run = service.teachings.run_of(worklist)
+    run = service.teaching_runs.run_of(worklist)
     with pytest.raises(SettingsError, match="No adapter is offered"):
-        service.teachings.do(worklist, "use", minutes=1, who="")
+        service.teaching_runs.do(worklist, "use", minutes=1, who="")
     run.folder.mkdir()
     run.adapter.write_bytes(adapter_file.read_bytes())
     job = TeachingState(stage="offered", began="", minutes=1, learned=[], kept=[])

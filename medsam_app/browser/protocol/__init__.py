@@ -1,1 +1,1 @@
-"""Request bodies, binary answers, and the files that may be opened."""
+"""Request bodies, binary responses, and the files that may be opened."""

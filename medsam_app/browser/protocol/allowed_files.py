@@ -1,4 +1,4 @@
-"""Files on the server that a browser may open: those in the folders it was started with, and no others."""
+"""Files that pages may open: only those in the folders the server was started with."""
 
 from __future__ import annotations
 
@@ -13,37 +13,50 @@ from medsam_app.atomic import is_text
 from medsam_app.errors import VolumeError
 from medsam_app.io.formats import LISTED
 
-#: Files that one upload of a folder may hold.
+#: Largest number of files in one upload of a folder.
 UPLOAD_FILES = 20_000
 _MOST_ENTRIES = 2000
 _NAME_BYTES = 200
 
 
 def resolve(roots: Sequence[Path], root: int, path: str) -> Path:
-    """The file or folder of a path within a root; links are followed before it is judged.
+    """Return the absolute path of a file or folder within a root.
+
+    Links are resolved before the check.
+
+    Args:
+        roots: folders that may be opened.
+        root: index of the root.
+        path: path relative to the root.
 
     Raises:
-        VolumeError: it is not within the root, or not there.
+        VolumeError: the path is not within the root, or does not exist.
     """
     if not 0 <= root < len(roots) or "\0" in path:
         raise VolumeError("That folder is not one that this server shows; choose one from the list.")
     base = roots[root].resolve()
     try:
         target = (base / path).resolve()
-        known = target.is_relative_to(base) and target.exists()
+        allowed = target.is_relative_to(base) and target.exists()
     except (OSError, RuntimeError, ValueError):
-        known = False
-    if not known:
+        allowed = False
+    if not allowed:
         raise VolumeError("That file is not in the folders that this server shows; choose one from the list.")
     return target
 
 
 def listing(roots: Sequence[Path], root: int, path: str) -> list[dict[str, Any]]:
-    """Folders and volumes in a folder: name, kind ('folder', 'dicom' or 'file') and size in bytes.
+    """Return the folders and volumes in a folder: name, kind ('folder', 'dicom' or 'file') and size in bytes.
+
+    Entries that cannot be read, or whose names are not valid text, are left out.
+
+    Args:
+        roots: folders that may be opened.
+        root: index of the root.
+        path: path of the folder relative to the root.
 
     Raises:
-        VolumeError: the folder is not within the root, or cannot be read. What cannot be read in it, and
-            names that are no text, are left out.
+        VolumeError: the folder is not within the root, or cannot be read.
     """
     folder = resolve(roots, root, path)
     base = roots[root].resolve()
@@ -57,7 +70,7 @@ def listing(roots: Sequence[Path], root: int, path: str) -> list[dict[str, Any]]
 
 
 def _entry(path: Path, base: Path) -> dict[str, Any] | None:
-    """Return a page's entry for a file or folder; None if it is not listed."""
+    """Return the entry of a file or folder for the page; None if it is not listed."""
     if path.name.startswith(".") or not is_text(path.name):
         return None
     try:
@@ -67,16 +80,16 @@ def _entry(path: Path, base: Path) -> dict[str, Any] | None:
             return {"name": path.name, "kind": "dicom" if holds_dicom(path) else "folder", "size": 0}
         if path.name.lower().endswith(LISTED):
             return {"name": path.name, "kind": "file", "size": path.stat().st_size}
-    except (OSError, RuntimeError):  # RuntimeError: a link to itself, before Python 3.13
+    except (OSError, RuntimeError):  # RuntimeError: symbolic link loop, before Python 3.13
         pass
     return None
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Return whether one of the first files of a folder is a DICOM file.
+    """Return whether one of the first 20 entries of a folder is a DICOM file.
 
     Raises:
-        OSError: the folder cannot be looked into.
+        OSError: the folder cannot be listed.
     """
     for path in islice(folder.iterdir(), 20):
         with suppress(OSError):
@@ -91,9 +104,9 @@ def holds_dicom(folder: Path) -> bool:
 
 
 def safe_name(name: str) -> str:
-    """Return a name without folders and odd characters, to store an upload under.
+    """Return the file name to store an upload under, without folders and special characters.
 
-    The rest of the name is kept, since messages and prompt files mention it.
+    The rest of the name is kept because messages and prompt files contain it.
     """
     plain = re.sub(r"[^\w.\- ]", "_", Path(name.replace("\\", "/")).name)
     return plain.encode()[-_NAME_BYTES:].decode(errors="ignore").lstrip(".") or "file"

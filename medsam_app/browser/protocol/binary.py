@@ -1,7 +1,7 @@
-"""Volumes and masks as bytes for the browser.
+"""Binary encoding of volumes and masks for the browser.
 
-The browser has everything in the axis order closest to RAS: volumes with x running fastest, little endian;
-masks as they lie here, with the way from one voxel to the next.
+The browser uses the axis order closest to RAS. Volumes are sent little endian with x running fastest. Masks
+are sent in C order of the file's axes (i, j, k), with the strides along the browser's axes.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from medsam_app.grid.geometry import Grid
 from medsam_app.grid.patch import Patch
 
-#: Bytes of voxels made at a time.
+#: Size of one block of voxels in bytes.
 BLOCK_BYTES = 8 << 20
-#: Masks whose bits take more than this are deflated.
+#: Size in bytes of packed bits above which a mask is deflated.
 DEFLATE_ABOVE = 16 << 10
-#: Upper bound of air (HU) used to guess CT when the file has no modality.
+#: A file without modality is taken for CT if its minimum and maximum (HU) lie beyond these.
 _CT_LOW, _CT_HIGH = -500, 300
 
 
 def browser_dtype(array: NDArray) -> np.dtype:
-    """Smallest of uint8, int16, uint16 and float32 that holds all values of an array exactly.
+    """Return the smallest of uint8, int16, uint16 and float32 that holds all values of an array exactly.
 
-    Values that need more than single precision lose invisible digits.
+    Values that need more than single precision are rounded to float32; the difference is not visible.
     """
     if array.dtype.kind == "f" and not (array[::3, ::3, ::3] % 1 == 0).all():
         return np.dtype("<f4")
@@ -44,7 +44,7 @@ def browser_dtype(array: NDArray) -> np.dtype:
 
 
 def volume_header(array: NDArray, grid: Grid, *, name: str, modality: str | None) -> dict[str, Any]:
-    """Return the header of a volume (i, j, k) that the page needs before the voxels."""
+    """Return the header of a volume with axes (i, j, k), which the page needs before the voxels."""
     ras, dtype = grid.ras, browser_dtype(array)
     low, high = float(array.min()), float(array.max())
     step = max(1, round((array.size / 2e6) ** (1 / 3)))
@@ -72,10 +72,12 @@ def volume_header(array: NDArray, grid: Grid, *, name: str, modality: str | None
 
 
 def voxel_blocks(array: NDArray, grid: Grid, dtype: np.dtype) -> Iterator[bytes]:
-    """The voxels in the browser's order, a few slices at a time.
+    """Yield the voxels in the browser's order, a few slices at a time.
 
     Args:
-        dtype: the type that `volume_header` named.
+        array: voxels with axes (i, j, k).
+        grid: grid of the volume.
+        dtype: dtype in the header of `volume_header`.
     """
     view, dtype = grid.ras.from_file(array), dtype.newbyteorder("<")
     plane = max(1, int(view.shape[0] * view.shape[1]) * dtype.itemsize)
@@ -85,33 +87,34 @@ def voxel_blocks(array: NDArray, grid: Grid, dtype: np.dtype) -> Iterator[bytes]
 
 
 def mask_part(key: str, patch: Patch, grid: Grid) -> tuple[dict, bytes]:
-    """Header and bits of a mask within its bounding box.
+    """Return the header and the packed bits of a mask within its bounding box.
 
-    Bits come as voxels lie in memory, least significant first. The header says where a voxel's is: at `first`
-    that of the lowest corner in the browser's order, and `strides` on the next one along each axis.
+    The bits are in the order of the voxels in memory, least significant bit first. In the header, `first` is
+    the bit index of the lowest corner in the browser's order, and `strides` are the steps in bits along each
+    of the browser's axes.
 
     Args:
-        key: what the browser knows the mask by.
+        key: identifies the mask in the browser.
         patch: the mask.
-        grid: the volume's grid.
+        grid: grid of the volume.
     """
     ras = grid.ras
     patch = patch.tight()
     if not patch.mask.size:
-        nothing = {"start": [0, 0, 0], "size": [0, 0, 0], "first": 0, "strides": [0, 0, 0]}
-        return {"key": key, **nothing, "bytes": 0, "deflated": False}, b""
+        empty = {"start": [0, 0, 0], "size": [0, 0, 0], "first": 0, "strides": [0, 0, 0]}
+        return {"key": key, **empty, "bytes": 0, "deflated": False}, b""
     box = np.ascontiguousarray(patch.mask)
     corners = ras.points_from_file(np.stack([patch.start, np.array(patch.stop) - 1]))
     bits = np.packbits(box, bitorder="little").tobytes()
     deflated = len(bits) > DEFLATE_ABOVE
     stored = zlib.compress(bits, 1) if deflated else bits
-    seen = ras.from_file(box)  # a view; a voxel takes a byte
+    view = ras.from_file(box)  # one byte per voxel, so strides in bytes are strides in bits
     header = {
         "key": key,
         "start": [int(v) for v in corners.min(axis=0)],
-        "size": list(seen.shape),
-        "first": sum(-step * (n - 1) for step, n in zip(seen.strides, seen.shape, strict=True) if step < 0),
-        "strides": list(seen.strides),
+        "size": list(view.shape),
+        "first": sum(-step * (n - 1) for step, n in zip(view.strides, view.shape, strict=True) if step < 0),
+        "strides": list(view.strides),
         "bytes": len(stored),
         "deflated": deflated,
     }
@@ -119,7 +122,10 @@ def mask_part(key: str, patch: Patch, grid: Grid) -> tuple[dict, bytes]:
 
 
 def frame(body: dict[str, Any], masks: Iterable[tuple[dict, bytes]]) -> bytes:
-    """A state and masks in one answer: length of the header, the header in JSON, the masks' bits."""
+    """Return a state and masks as one frame.
+
+    A frame contains the length of the header (uint32), the header in JSON, and the bits of the masks.
+    """
     masks = list(masks)
     header = json.dumps(body | {"masks": [part[0] for part in masks]}).encode()
     return struct.pack("<I", len(header)) + header + b"".join(part[1] for part in masks)

@@ -1,4 +1,4 @@
-"""Bodies of requests, refused as soon as they are too large."""
+"""Request bodies: bounded reading and validation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ACTION_BYTES = 8 << 20
 
 
 class Source(BaseModel):
-    """Image to open: the sample, the server's image, a file of a folder, or an upload."""
+    """Image to open: the sample, the server's image, a file in a folder, or an upload."""
 
     model_config = ConfigDict(extra="forbid")
     source: Literal["sample", "start", "folder", "upload"]
@@ -24,30 +24,38 @@ class Source(BaseModel):
     channel: int | None = None
 
     @property
-    def place(self) -> tuple[str, int, str, str]:
-        """Place of the file, without the choice of series, frame or channel."""
+    def location(self) -> tuple[str, int, str, str]:
+        """Identity of the file, without the choice of series, frame or channel."""
         return self.source, self.root, self.path, self.upload
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """A request's body of at most this many bytes."""
+async def read_body(request: Request, limit: int) -> bytes:
+    """Read the body of a request, of at most `limit` bytes.
+
+    Raises:
+        HTTPException: the body is larger (413).
+    """
     parts, size = [], 0
     async for block in request.stream():
         size += len(block)
-        if size > most:
-            raise HTTPException(413, f"This request is larger than the {most >> 20} MiB allowed.")
+        if size > limit:
+            raise HTTPException(413, f"This request is larger than the {limit >> 20} MiB allowed.")
         parts.append(block)
     return b"".join(parts)
 
 
 def parse_body(kind: type[Any], body: bytes) -> Any:
-    """Parse a JSON body as a pydantic model; turn its problems into a sentence."""
+    """Parse a JSON body as a pydantic model.
+
+    Raises:
+        HTTPException: the body is invalid (422), with a sentence about the first problem.
+    """
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        what = f"{where}: {first['msg']}"
+        problem = f"{where}: {first['msg']}"
         raise HTTPException(
-            422, f"The server does not understand this request ({what}); reload the page."
+            422, f"The server does not understand this request ({problem}); reload the page."
         ) from None

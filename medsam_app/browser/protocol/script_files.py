@@ -1,8 +1,8 @@
-"""Files that scripts send and fetch through Gradio: one folder of a server, bounded and swept.
+"""Bounded folder for files that scripts send and fetch through Gradio.
 
-Gradio bounds each file, writes it under a name that follows from its content and forgets about it. Here the
-whole request must say how long it is and be within the bound, the folder has one too, and what is an hour
-old goes.
+Gradio limits the size of each file, names it after its content, and never deletes it. Here, the whole request
+must announce its length and keep within the limit, the folder as a whole has a limit as well, and files older
+than an hour are deleted.
 """
 
 from __future__ import annotations
@@ -19,46 +19,47 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from medsam_app.errors import VolumeError
 
-#: Seconds that a file stays, and how many largest uploads fit at a time.
-KEPT_SECONDS = 3600.0
-LARGEST_AT_A_TIME = 4
-#: What a form adds to its files.
+#: Age in seconds after which a file is deleted.
+MAX_AGE_SECONDS = 3600.0
+#: Number of uploads of the largest size that fit in the folder.
+MAX_LARGEST_UPLOADS = 4
+#: Allowance for the form fields around the files, in bytes.
 _FORM_BYTES = 1 << 20
 
 
 class Exchange:
-    """A folder for files under way, gone with the server.
+    """Temporary folder for transferred files, deleted when the server stops.
 
     Args:
-        largest: bytes of the largest upload.
+        largest: size of the largest upload in bytes.
     """
 
     def __init__(self, largest: int) -> None:
         self.largest = largest
         self.folder = Path(tempfile.mkdtemp(prefix="medsam-api-")).resolve()
-        os.environ["GRADIO_TEMP_DIR"] = str(self.folder)  # where Gradio puts files, read when a page is built
+        os.environ["GRADIO_TEMP_DIR"] = str(self.folder)  # Gradio reads this when a page is built
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all files in it."""
+        """Size of all files in the folder in bytes."""
         return sum(path.stat().st_size for path in self._files())
 
-    def new(self, name: str) -> Path:
-        """A path for a file of that name, in a folder of its own."""
+    def new_path(self, name: str) -> Path:
+        """Return a path for a file with this name, in a new folder."""
         return Path(tempfile.mkdtemp(dir=self.folder)) / name
 
-    def sent(self, path: str) -> Path:
-        """A file that was sent.
+    def sent_file(self, path: str) -> Path:
+        """Return the path of a file that a script has sent.
 
         Raises:
-            VolumeError: the path is not that of such a file.
+            VolumeError: the path is not that of a file in the folder.
         """
         try:
             file = Path(path).resolve()
-            known = file.is_relative_to(self.folder) and file.is_file()
+            was_sent = file.is_relative_to(self.folder) and file.is_file()
         except (OSError, ValueError):
-            known = False
-        if not known:
+            was_sent = False
+        if not was_sent:
             raise VolumeError(
                 "That file was not sent to this server, or is not there any more; send it again."
             )
@@ -66,13 +67,13 @@ class Exchange:
 
     def sweep(self) -> None:
         """Delete old files."""
-        oldest = time.time() - KEPT_SECONDS
+        oldest = time.time() - MAX_AGE_SECONDS
         for path in self._files():
             if path.stat().st_mtime < oldest:
                 path.unlink(missing_ok=True)
 
     def refusal(self, announced: str) -> PlainTextResponse | None:
-        """Why a request of that Content-Length may not begin, None when it may."""
+        """Return the response that refuses an upload of this Content-Length; None if it is allowed."""
         if not announced.isdigit():
             return PlainTextResponse("An upload must say how long it is (Content-Length).", 411)
         if int(announced) > self.largest + _FORM_BYTES:
@@ -80,12 +81,12 @@ class Exchange:
                 f"This upload is larger than the {self.largest / 1e9:g} GB this server takes.", 413
             )
         self.sweep()
-        if self.nbytes + int(announced) > LARGEST_AT_A_TIME * self.largest + _FORM_BYTES:
+        if self.nbytes + int(announced) > MAX_LARGEST_UPLOADS * self.largest + _FORM_BYTES:
             return PlainTextResponse("Too many uploads wait to be opened; send this one later.", 507)
         return None
 
     def close(self) -> None:
-        """Delete all of it."""
+        """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
         if os.environ.get("GRADIO_TEMP_DIR") == str(self.folder):
             del os.environ["GRADIO_TEMP_DIR"]
@@ -95,15 +96,15 @@ class Exchange:
 
 
 class UploadGate:
-    """ASGI middleware that asks an `Exchange` before Gradio's upload begins."""
+    """ASGI middleware that refuses uploads to Gradio which an `Exchange` has no room for."""
 
     def __init__(self, app: ASGIApp, *, exchange: Exchange) -> None:
         self.app = app
         self.exchange = exchange
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse uploads to Gradio that come without a script's session."""
-        if scope["type"] == "http" and scope["method"] == "POST" and _is_gradios_upload(scope["path"]):
+        """Answer a request; refuse an upload to Gradio of unknown or excessive length."""
+        if scope["type"] == "http" and scope["method"] == "POST" and _is_gradio_upload(scope["path"]):
             refusal = self.exchange.refusal(Headers(scope=scope).get("content-length", ""))
             if refusal is not None:
                 await refusal(scope, receive, send)
@@ -111,5 +112,5 @@ class UploadGate:
         await self.app(scope, receive, send)
 
 
-def _is_gradios_upload(path: str) -> bool:
+def _is_gradio_upload(path: str) -> bool:
     return path.rstrip("/").endswith("/upload") and not path.startswith("/medsam/")

@@ -1,1 +1,1 @@
-"""HTTP routes and named endpoints."""
+"""HTTP routes of the page, and named endpoints for scripts."""

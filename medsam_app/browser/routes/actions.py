@@ -1,4 +1,4 @@
-"""Actions of a page on its session, one pydantic model each, and the answer."""
+"""Actions of a page on its session, as pydantic models, and the resulting state."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from medsam_app.session.session import Session
 
 
 class Look(AnyAction):
-    """No change; only the state is requested."""
+    """Action that changes nothing and requests the state only."""
 
     do: Literal["look"]
 
 
 class AddPrompt(AnyAction):
-    """Add a click or a box to the selected object; the first one creates an object."""
+    """Action that adds a click or a box to the selected object; creates an object if none is selected."""
 
     do: Literal["add_prompt"]
     prompt: Prompt
@@ -35,7 +35,7 @@ class AddPrompt(AnyAction):
 
 
 class ReplacePrompt(AnyAction):
-    """A box that was pulled to another size, a point that was moved."""
+    """Action that replaces a prompt: a resized box or a moved point."""
 
     do: Literal["replace_prompt"]
     object: str
@@ -48,7 +48,7 @@ class ReplacePrompt(AnyAction):
 
 
 class DeletePrompt(AnyAction):
-    """Delete a prompt of an object."""
+    """Action that deletes a prompt of an object."""
 
     do: Literal["delete_prompt"]
     object: str
@@ -60,7 +60,7 @@ class DeletePrompt(AnyAction):
 
 
 class Clear(AnyAction):
-    """Delete all prompts of an object."""
+    """Action that deletes all prompts of an object."""
 
     do: Literal["clear"]
     object: str
@@ -71,7 +71,7 @@ class Clear(AnyAction):
 
 
 class AddObject(AnyAction):
-    """Add an object."""
+    """Action that adds an object."""
 
     do: Literal["add_object"]
     name: str | None = None
@@ -85,7 +85,7 @@ class AddObject(AnyAction):
 
 
 class ChangeObject(AnyAction):
-    """Another name, label value or colour, or whether it may overlap."""
+    """Action that changes the name, label value, colour or overlap setting of an object."""
 
     do: Literal["change_object"]
     object: str
@@ -107,7 +107,7 @@ class ChangeObject(AnyAction):
 
 
 class DeleteObject(AnyAction):
-    """Delete an object."""
+    """Action that deletes an object."""
 
     do: Literal["delete_object"]
     object: str
@@ -118,7 +118,7 @@ class DeleteObject(AnyAction):
 
 
 class Select(AnyAction):
-    """Select an object."""
+    """Action that selects an object."""
 
     do: Literal["select"]
     object: str
@@ -129,7 +129,7 @@ class Select(AnyAction):
 
 
 class Undo(AnyAction):
-    """Undo the last step."""
+    """Action that undoes the last step."""
 
     do: Literal["undo"]
 
@@ -139,7 +139,7 @@ class Undo(AnyAction):
 
 
 class Redo(AnyAction):
-    """Redo the step that was undone last."""
+    """Action that redoes the step that was undone last."""
 
     do: Literal["redo"]
 
@@ -149,7 +149,7 @@ class Redo(AnyAction):
 
 
 class Refine(AnyAction):
-    """Outlines of large objects in tiles, or as the one window shows them."""
+    """Action that sets whether large objects are refined in tiles or segmented in a single window."""
 
     do: Literal["refine"]
     on: bool
@@ -167,7 +167,7 @@ Action = Annotated[
 
 
 class ActionRequest(BaseModel):
-    """An action, and the keys of the masks that the page holds."""
+    """Action, and keys of the masks that the page has cached."""
 
     model_config = ConfigDict(extra="forbid")
     action: Action
@@ -175,26 +175,29 @@ class ActionRequest(BaseModel):
 
 
 def perform(workspace: Workspace, action: Action, have: list[str], *, number: int | None = None) -> bytes:
-    """Apply an action and answer with the state, or change nothing and raise.
+    """Apply an action and return the frame of the new state; on an error, change nothing.
 
     Args:
-        number: of the volume that the action is meant for, as pages have it; None for the open one.
+        workspace: workspace of the page.
+        action: action to apply.
+        have: keys of the masks that the page has cached.
+        number: number of the volume that the action is for; None for the open one.
 
     Raises:
-        HTTPException: another volume was opened meanwhile.
-        PromptError: no volume is open, or the prompt makes no sense on it.
+        HTTPException: another volume has been opened (409).
+        PromptError: no volume is open, or the prompt is not valid for it.
     """
     with workspace.lock:
         session = workspace.require_open().session
-        workspace.check(number)  # again: it waited for its turn
+        workspace.check(number)  # again, since the volume may have changed while the action was queued
         workspace.show("Segmenting")
         before, settings = session.objects, session.settings
         try:
             action.apply(session)
             return state_frame(workspace, have)
         except MedsamError:
-            # Accepted by the session but refused by the model: taken back, so that the page and the
-            # session agree.
+            # The session has accepted the action but the model refuses it. Undo it, so that the session
+            # agrees with the page.
             while session.objects != before and session.undo():
                 pass
             session.settings = settings
@@ -204,26 +207,32 @@ def perform(workspace: Workspace, action: Action, have: list[str], *, number: in
 
 
 def prompt_for_page(prompt: AnyPrompt) -> dict[str, Any]:
-    """Return a prompt for the page, without voxels."""
+    """Return the JSON values of a prompt for the page, without voxels."""
     if isinstance(prompt, Paint):
-        boxes = [bits for bits, _ in prompt.parts]
+        boxes = [box for box, _ in prompt.parts]
         return {
             "kind": "paint",
             "what": prompt.what,
             "locked": prompt.locked,
-            "lower": [min(corner) for corner in zip(*(bits.start for bits in boxes), strict=True)],
-            "upper": [max(corner) - 1 for corner in zip(*(bits.stop for bits in boxes), strict=True)],
+            "lower": [min(indices) for indices in zip(*(box.start for box in boxes), strict=True)],
+            "upper": [max(indices) - 1 for indices in zip(*(box.stop for box in boxes), strict=True)],
         }
-    shown = prompt.model_dump(exclude={"packed"})
-    return shown | {"slice_axis": prompt.slice_axis} if isinstance(prompt, Box) else shown
+    values = prompt.model_dump(exclude={"packed"})
+    return values | {"slice_axis": prompt.slice_axis} if isinstance(prompt, Box) else values
 
 
 def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | None = None) -> bytes:
-    """Return the session's state, with the masks that the page does not hold."""
+    """Return the frame of the session's state and of the masks that the page has not cached.
+
+    Args:
+        workspace: workspace of the page, with an open volume.
+        have: keys of the masks that the page has cached.
+        messages: sentences for the page, in addition to the notes of the volume.
+    """
     opened = workspace.opened
     assert opened is not None
     session = opened.session
-    masks, held = opened.masks(workspace.show), set(have)
+    masks, cached = opened.masks(workspace.show), set(have)
     objects: list[dict[str, Any]] = []
     for item in session.objects:
         key, prediction = masks.get(item.id, (None, None))
@@ -253,11 +262,11 @@ def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | 
         "undo_text": session.undo_text,
         "redo_text": session.redo_text,
         "refine": session.settings.refine,
-        # Store the work before answering: what the page shows is safe.
+        # Store the work before answering, so that everything the page shows is saved.
         "case": opened.keep_work(),
     }
     grid = session.volume.grid
-    missing = {key: prediction for key, prediction in masks.values() if key not in held}
+    missing = {key: prediction for key, prediction in masks.values() if key not in cached}
     parts = [mask_part(key, prediction.patch, grid) for key, prediction in missing.items()]
     notes, opened.notes = opened.notes, []
     return frame({"state": state, "messages": [*notes, *(messages or [])]}, parts)

@@ -1,4 +1,4 @@
-"""Answers of handlers: binary bodies, jobs of the model, and errors as sentences."""
+"""Responses of handlers: binary bodies, jobs of the model, and errors as sentences."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from medsam_app.errors import MedsamError, SeriesChoice
 
 
 def binary(body: bytes) -> Response:
-    """Return a response of bytes."""
+    """Return a response with a binary body."""
     return Response(body, media_type="application/octet-stream")
 
 
 async def run_on_model(service: Service, workspace: Workspace, job: Callable[[], bytes]) -> Response:
-    """Run a job in the model's thread when it is the workspace's turn; no thread waits for it."""
+    """Run a job in the model's thread at the workspace's turn; return its bytes as response.
+
+    No thread of the server is blocked in the meantime.
+    """
     return binary(await asyncio.wrap_future(service.work(workspace, job)))
 
 
 def add_error_pages(app: FastAPI) -> None:
-    """Answer errors with a sentence, and internal errors without their details."""
+    """Add handlers that answer errors with a sentence, and internal errors without details."""
 
     @app.exception_handler(MedsamError)
     def user_error(request: Request, error: MedsamError) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""Comparison of a page's objects with a mask file on the same grid: numbers and masks."""
+"""Routes of the comparison of objects with a mask file on the same grid."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from medsam_app.grid.patch import Patch, enclosing_box
 from medsam_app.io.loading import load_mask
 from medsam_app.measure.surface_distances import surface_distances, usual_tolerance
 
-#: Labels of a file that are compared, at most.
+#: Largest number of labels in a file that is compared.
 MOST_LABELS = 256
 _REQUEST_BYTES = 4 << 20
 
@@ -35,7 +35,7 @@ router = APIRouter()
 
 
 class MaskSource(BaseModel):
-    """A mask file to compare with: of a folder of the server or an upload."""
+    """Mask file to compare with: in a folder on the server, or an upload."""
 
     model_config = ConfigDict(extra="forbid")
     source: Literal["folder", "upload"]
@@ -45,11 +45,12 @@ class MaskSource(BaseModel):
 
 
 class ComparisonRequest(BaseModel):
-    """Request for a comparison: with a new file, or with the previous one.
+    """Request for a comparison.
 
     Attributes:
-        tolerance_mm: by which surfaces may be apart and still agree; None for the largest side of a voxel.
-        have: keys of the other file's masks that the page holds.
+        other: mask file to compare with; None for the previous one.
+        tolerance_mm: distance in mm up to which surfaces agree; None for the largest voxel size.
+        have: keys of the file's masks that the page has cached.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -60,20 +61,20 @@ class ComparisonRequest(BaseModel):
 
 @router.post("/compare")
 async def compare(request: Request, service: CurrentService, workspace: CallerWorkspace) -> Response:
-    """Compare the objects with a mask file; see `compared`."""
+    """Compare the objects with a mask file; see `comparison_frame`."""
     body = parse_body(ComparisonRequest, await read_body(request, _REQUEST_BYTES))
 
     def work() -> bytes:
         if body.other is not None:
             read_reference(workspace, service, **body.other.model_dump())
-        return compared(workspace, tolerance=body.tolerance_mm, have=set(body.have))
+        return comparison_frame(workspace, tolerance=body.tolerance_mm, have=set(body.have))
 
     return binary(await run_in_threadpool(work))
 
 
 @router.delete("/compare")
 def forget(workspace: CallerWorkspace) -> dict[str, bool]:
-    """Forget the mask file."""
+    """End the comparison with the mask file."""
     opened = workspace.opened
     if opened is not None:
         opened.reference = None
@@ -83,15 +84,24 @@ def forget(workspace: CallerWorkspace) -> dict[str, bool]:
 def read_reference(
     workspace: Workspace, service: Service, *, source: str, root: int, path: str, upload: str
 ) -> None:
-    """Read a mask to compare with, in place of the one before.
+    """Read a mask file to compare with, in place of the previous one.
+
+    Args:
+        workspace: workspace of the page.
+        service: service of the server.
+        source: 'folder' or 'upload'.
+        root: index of the root of a file in a folder.
+        path: path of the file relative to the root.
+        upload: key of an upload, which is deleted afterwards.
 
     Raises:
         PromptError: no volume is open.
-        VolumeError: it cannot be read, or holds no mask. GridMismatch: it lies on another grid.
+        VolumeError: the file cannot be read, or contains no mask or too many labels.
+        GridMismatch: the mask is on another grid.
     """
     with workspace.lock:
         opened = workspace.require_open()
-        volume, before = opened.volume, opened.reference
+        volume, previous = opened.volume, opened.reference
     workspace.show("Reading the mask")
     try:
         where = {"source": source, "root": root, "path": path, "upload": upload}
@@ -103,18 +113,18 @@ def read_reference(
             workspace.files.drop(upload)
     values = [int(value) for value in np.unique(labels) if value]
     if not values or len(values) > MOST_LABELS:
-        what = f"{len(values)} labels; at most {MOST_LABELS} are compared" if values else "no label but 0"
-        raise VolumeError(f"The mask '{name}' has {what}; give another file.")
+        problem = f"{len(values)} labels; at most {MOST_LABELS} are compared" if values else "no label but 0"
+        raise VolumeError(f"The mask '{name}' has {problem}; give another file.")
     parts = dict(_parts(labels, values))
     with workspace.lock:
         opened = workspace.require_open()
         if opened.volume is volume:
-            opened.reference = Reference(before.number + 1 if before else 1, name, parts)
+            opened.reference = Reference(previous.number + 1 if previous else 1, name, parts)
 
 
 def _parts(labels: NDArray, values: list[int]) -> Iterator[tuple[int, Patch]]:
-    """Each label and its mask."""
-    if values[-1] >= 2**16:  # what looks for all boxes at once keeps a list of all values
+    """Yield each label value and its mask."""
+    if values[-1] >= 2**16:  # `find_objects` would return a list with one entry per possible value
         yield from ((value, Patch.from_mask(labels == value)) for value in values)
         return
     boxes = ndimage.find_objects(labels.astype(np.uint16, copy=False))
@@ -124,17 +134,22 @@ def _parts(labels: NDArray, values: list[int]) -> Iterator[tuple[int, Patch]]:
         yield value, Patch((i, j, k), labels[box] == value)
 
 
-def compared(workspace: Workspace, *, tolerance: float | None, have: set[str]) -> bytes:
+def comparison_frame(workspace: Workspace, *, tolerance: float | None, have: set[str]) -> bytes:
     """Return a frame with the comparison.
 
-    Its header has the file's name, the tolerance, and one row per object and label; then follow the other
-    masks that the page does not hold.
+    The header contains the name of the file, the tolerance, and one row per object and label. It is followed
+    by the masks of the file that the page has not cached.
 
-    An object is compared with the label of its value. A file of one label only is compared with the selected
-    object, whatever the value: many programs write 1, or 255, for all.
+    An object is compared with the label that has the object's value. A file with a single label is compared
+    with the selected object, whatever the value, because many programs always write 1 or 255.
+
+    Args:
+        workspace: workspace of the page.
+        tolerance: distance in mm up to which surfaces agree; None for the largest voxel size.
+        have: keys of the file's masks that the page has cached.
 
     Raises:
-        PromptError: no volume is open, or no file was given.
+        PromptError: no volume is open, or no mask file has been read.
     """
     with workspace.lock:
         opened = workspace.require_open()
@@ -143,7 +158,7 @@ def compared(workspace: Workspace, *, tolerance: float | None, have: set[str]) -
             raise PromptError("There is no mask to compare with; choose a file first.")
         objects, masks, selected = session.objects, opened.masks(workspace.show), session.selected
         grid = session.volume.grid
-    within = usual_tolerance(grid.spacing) if tolerance is None else tolerance
+    tolerance = usual_tolerance(grid.spacing) if tolerance is None else tolerance
     only_label = next(iter(reference.parts)) if len(reference.parts) == 1 else None
     rows: list[dict[str, Any]] = []
     matched: set[int] = set()
@@ -156,20 +171,20 @@ def compared(workspace: Workspace, *, tolerance: float | None, have: set[str]) -
         key, prediction = masks.get(item.id, (None, None))
         ours = None if prediction is None else prediction.patch
         row: dict[str, Any] = {"object": item.id, "name": item.name, "label": theirs, "mask": key}
-        rows.append(row | _row(ours, reference.parts.get(theirs or 0), grid, within))
+        rows.append(row | _row(ours, reference.parts.get(theirs or 0), grid, tolerance))
     for value, part in reference.parts.items():
         if value not in matched:
             row = {"object": None, "name": f"label {value}", "label": value, "mask": None}
-            rows.append(row | _row(None, part, grid, within))
+            rows.append(row | _row(None, part, grid, tolerance))
     keys = {value: f"c{reference.number}l{value}" for value in reference.parts}
     for row in rows:
         row["theirs"] = keys.get(row["label"])
     parts = [mask_part(key, reference.parts[value], grid) for value, key in keys.items() if key not in have]
-    return frame({"name": reference.name, "tolerance_mm": within, "rows": rows}, parts)
+    return frame({"name": reference.name, "tolerance_mm": tolerance, "rows": rows}, parts)
 
 
 def _row(ours: Patch | None, theirs: Patch | None, grid: Grid, tolerance: float) -> dict[str, Any]:
-    """Return the volumes of two masks, and their agreement if both are present."""
+    """Return the volumes of two masks in ml, and their agreement if both exist."""
     volumes = {
         name: None if part is None else float(part.voxels * grid.voxel_volume_ml)
         for name, part in (("ours_ml", ours), ("theirs_ml", theirs))
@@ -177,6 +192,10 @@ def _row(ours: Patch | None, theirs: Patch | None, grid: Grid, tolerance: float)
     if ours is None or theirs is None:
         return volumes | {"dice": None, "surface_dice": None, "hd95_mm": None}
     box = enclosing_box(ours.corners, theirs.corners)
-    a, b = (patch.within(box) for patch in (ours, theirs))
-    distances = surface_distances(a, b, spacing=grid.spacing, tolerance=tolerance)
-    return volumes | {"dice": dice(a, b), "surface_dice": distances.surface_dice, "hd95_mm": distances.hd95}
+    our_mask, their_mask = (patch.within(box) for patch in (ours, theirs))
+    distances = surface_distances(our_mask, their_mask, spacing=grid.spacing, tolerance=tolerance)
+    return volumes | {
+        "dice": dice(our_mask, their_mask),
+        "surface_dice": distances.surface_dice,
+        "hd95_mm": distances.hd95,
+    }

@@ -1,6 +1,6 @@
-"""Dependencies of route handlers: the service, the caller's workspace and name.
+"""Dependencies of route handlers: the service, and the caller's workspace and name.
 
-A page identifies itself by its token in a header, never in an address.
+A page sends its token in a header, never in a URL.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from medsam_app.browser.state.workspaces import Workspace
 
 _LONGEST_NAME = 60
 
-#: The page's token.
+#: Token of the page.
 Token = Annotated[str | None, Header()]
-#: Number of the volume that the page shows; scripts leave it out.
+#: Number of the volume that the page shows; scripts do not send it.
 VolumeNumber = Annotated[int | None, Header()]
 
 
@@ -34,27 +34,27 @@ CurrentService = Annotated[Service, Depends(service_of)]
 def workspace_of(
     service: CurrentService, x_medsam_session: Token = None, x_medsam_volume: VolumeNumber = None
 ) -> Workspace:
-    """Return the caller's workspace, which counts as in use from now.
+    """Return the caller's workspace; the request counts as use of it.
 
     Raises:
         HTTPException: no workspace has this token (401), or another volume is open in it (409).
     """
-    workspace = _find(service, x_medsam_session, at_work=True)
+    workspace = _require_workspace(service, x_medsam_session, active=True)
     workspace.check(x_medsam_volume)
     return workspace
 
 
 def polled_workspace_of(service: CurrentService, x_medsam_session: Token = None) -> Workspace:
-    """Return the workspace of a page that polls without the user, which does not count as use.
+    """Return the workspace of a page that polls; the request does not count as use of it.
 
     Raises:
         HTTPException: no workspace has this token (401).
     """
-    return _find(service, x_medsam_session, at_work=False)
+    return _require_workspace(service, x_medsam_session, active=False)
 
 
-def _find(service: Service, token: str | None, *, at_work: bool) -> Workspace:
-    workspace = service.workspaces.get(token, at_work=at_work)
+def _require_workspace(service: Service, token: str | None, *, active: bool) -> Workspace:
+    workspace = service.workspaces.get(token, active=active)
     if workspace is None:
         raise HTTPException(401, service.workspaces.why_ended(token))
     return workspace
@@ -65,7 +65,7 @@ PolledWorkspace = Annotated[Workspace, Depends(polled_workspace_of)]
 
 
 def caller_name_of(request: Request) -> str:
-    """Return the login name of the caller, or the name that the page sends where there is no login."""
+    """Return the login name of the caller; without login, the name that the page sends."""
     login: str | None = request.scope.get(LOGIN)
     name = login or unquote(request.headers.get("x-medsam-who", ""))
     return "".join(letter for letter in name if letter.isprintable())[:_LONGEST_NAME].strip()

@@ -1,7 +1,7 @@
-"""Downloads: masks in every format, prompts, measurements, and a case as one .zip.
+"""Routes of downloads: masks, prompts, measurements, and a case as one .zip.
 
-Files are written by the same functions as everywhere, which prove them, in the workspace's folder; then
-they are sent.
+Files are written in the workspace's folder by the common functions, which verify what they have written, and
+then sent.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from medsam_app.session.case_zip import save_case
 from medsam_app.session.prompt_file import SUFFIX, save_prompt_file
 from medsam_app.session.session import Session
 
-#: Largest screenshot that a page may put into a case.
+#: Size of the largest screenshot in a case, in bytes.
 SCREENSHOT_BYTES = 32 << 20
 _PNG = b"\x89PNG\r\n\x1a\n"
-#: Measurements that are kept in a workspace.
-_MOST_KEPT = 64
+#: Largest number of cached measurements per open volume.
+_MOST_CACHED = 64
 
 
 router = APIRouter()
@@ -48,7 +48,7 @@ def mask(workspace: CallerWorkspace, format: str = "nifti") -> Response:
 
 @router.get("/segmentation")
 def segmentation(workspace: CallerWorkspace) -> dict[str, str]:
-    """Return why no DICOM segmentation can be saved; empty where one can."""
+    """Return why no DICOM segmentation can be saved; empty if one can be saved."""
     try:
         read_source(workspace.require_open().volume)
     except SaveError as error:
@@ -64,8 +64,8 @@ def prompts(workspace: CallerWorkspace) -> Response:
 
 @router.get("/measurements")
 def measurements(object: str, workspace: CallerWorkspace) -> dict[str, Any]:
-    """Return the measurement of an object, null where it has no mask."""
-    measurement = measured(workspace, object).get(object)
+    """Return the measurement of an object; null if it has no mask."""
+    measurement = measure_objects(workspace, object).get(object)
     return {
         "measurement": None if measurement is None else asdict(measurement),
         "unit": unit_of(workspace),
@@ -82,22 +82,26 @@ def table(workspace: CallerWorkspace, what: str = "objects") -> Response:
 
 @router.post("/case")
 async def case(request: Request, workspace: CallerWorkspace, format: str = "nifti") -> Response:
-    """Download the case as .zip, with the screenshot in the body if there is one."""
-    picture = await read_body(request, SCREENSHOT_BYTES)
-    if picture and not picture.startswith(_PNG):
+    """Download the case as .zip, with the screenshot from the request's body if there is one."""
+    screenshot = await read_body(request, SCREENSHOT_BYTES)
+    if screenshot and not screenshot.startswith(_PNG):
         raise HTTPException(422, "A screenshot is sent as PNG; this is none.")
 
     def write(workspace: Workspace, opened: OpenVolume, path: Path) -> None:
         save_case(
             opened.session, path, name=opened.name, format=format, unit=opened.unit,
-            measured=measured(workspace), screenshot=picture or None,
+            measured=measure_objects(workspace), screenshot=screenshot or None,
         )  # fmt: skip
 
     return await run_in_threadpool(_download, workspace, ".zip", write)
 
 
-def measured(workspace: Workspace, only: str | None = None) -> dict[str, Measurement]:
-    """Return the measurements of objects with a mask, by id; each mask is measured once.
+def measure_objects(workspace: Workspace, only: str | None = None) -> dict[str, Measurement]:
+    """Return the measurements of objects that have a mask, by id; each mask is measured once.
+
+    Args:
+        workspace: workspace of the page.
+        only: id of the only object to measure; None for all.
 
     Raises:
         PromptError: no volume is open.
@@ -105,19 +109,19 @@ def measured(workspace: Workspace, only: str | None = None) -> dict[str, Measure
     with workspace.lock:
         opened = workspace.require_open()
         volume, masks = opened.volume, opened.masks(workspace.show)
-    result, kept = {}, opened.measurements
+    result, cache = {}, opened.measurements
     for owner, (key, prediction) in masks.items():
         if only in (None, owner):
-            if key not in kept:
-                kept[key] = measure(prediction.patch, volume.array, volume.grid)
-            result[owner] = kept[key]
-    for key in list(kept)[:-_MOST_KEPT]:
-        kept.pop(key, None)
+            if key not in cache:
+                cache[key] = measure(prediction.patch, volume.array, volume.grid)
+            result[owner] = cache[key]
+    for key in list(cache)[:-_MOST_CACHED]:
+        cache.pop(key, None)
     return result
 
 
 def unit_of(workspace: Workspace) -> str:
-    """Return the unit of the intensities, if known."""
+    """Return the unit of the intensities; empty if unknown."""
     opened = workspace.opened
     return "" if opened is None else opened.unit
 
@@ -141,7 +145,7 @@ def _write_areas(workspace: Workspace, opened: OpenVolume, path: Path) -> None:
 
 
 def _rows(workspace: Workspace, session: Session) -> list[tuple[int, str, Measurement]]:
-    measurements = measured(workspace)
+    measurements = measure_objects(workspace)
     return [
         (item.label, item.name, measurements[item.id]) for item in session.objects if item.id in measurements
     ]
@@ -153,8 +157,9 @@ def _download(
     """Write a file in the workspace's folder and return it as a download.
 
     Args:
-        suffix: of the file's name, behind the name of the volume.
-        write: writes the file of the open volume to a path.
+        workspace: workspace of the page.
+        suffix: end of the file name, after the name of the volume.
+        write: function that writes the file for the open volume to a path.
 
     Raises:
         PromptError: no volume is open.
@@ -164,7 +169,7 @@ def _download(
         opened = workspace.require_open()
         name = f"{opened.name}{suffix}"
         folder = Path(tempfile.mkdtemp(prefix="out-", dir=workspace.files.folder))
-        path = folder / f"saved{suffix}"  # names of volumes may be long or odd
+        path = folder / f"saved{suffix}"  # the volume's name may be too long or not valid
         try:
             write(workspace, opened, path)
             body = path.read_bytes()

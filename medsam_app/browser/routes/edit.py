@@ -1,4 +1,4 @@
-"""Routes of an object's history and of label sets."""
+"""Routes of the history of an object and of label sets."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def history(object: str, workspace: CallerWorkspace) -> dict[str, Any]:
 
 @router.post("/labels")
 async def labels(request: Request, name: str, workspace: CallerWorkspace) -> dict[str, Any]:
-    """Take the label set in the body and return its labels."""
+    """Use the label set in the request's body and return its labels."""
     body = b""
     async for block in request.stream():
         body += block
         if len(body) > MOST_BYTES:
             raise HTTPException(413, f"A label set is no larger than {MOST_BYTES >> 20} MiB.")
-    return {"labels": await run_in_threadpool(_take_labels, workspace, name, body)}
+    return {"labels": await run_in_threadpool(_use_labels, workspace, name, body)}
 
 
-def _take_labels(workspace: Workspace, name: str, body: bytes) -> list[dict[str, Any]]:
+def _use_labels(workspace: Workspace, name: str, body: bytes) -> list[dict[str, Any]]:
     folder = workspace.files.new_folder()
     try:
         ending = ".json" if name.lower().endswith(".json") else ".csv"

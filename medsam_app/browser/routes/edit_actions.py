@@ -1,4 +1,4 @@
-"""Actions of a page that edit masks by hand, one pydantic model each."""
+"""Actions of a page that edit masks by hand, as pydantic models."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Axis = Annotated[int, Field(ge=0, le=2)]
 
 
 class AnyAction(BaseModel):
-    """Base of all actions."""
+    """Base class of all actions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def apply(self, session: Session) -> None:
-        """Change the session."""
+        """Apply the action to a session; the base class changes nothing."""
 
 
 class PaintStroke(AnyAction):
-    """Paint a stroke of brush or eraser on the selected object; the first stroke creates one."""
+    """Action that paints or erases a stroke on the selected object; creates an object if none is selected."""
 
     do: Literal["paint"]
     points: Line
@@ -41,7 +41,7 @@ class PaintStroke(AnyAction):
 
 
 class Lasso(AnyAction):
-    """Fill or erase the inside of a closed line on a slice."""
+    """Action that fills or erases the inside of a closed line on a slice."""
 
     do: Literal["lasso"]
     points: Line
@@ -55,7 +55,7 @@ class Lasso(AnyAction):
 
 
 class UseTool(AnyAction):
-    """A tool on all of a mask, or on one slice of it."""
+    """Action that applies a tool to a whole mask, or to one slice of it."""
 
     do: Literal["tool"]
     object: str
@@ -70,7 +70,7 @@ class UseTool(AnyAction):
 
 
 class Lock(AnyAction):
-    """Lock or unlock a slice of an object."""
+    """Action that locks or unlocks a slice of an object."""
 
     do: Literal["lock"]
     object: str
@@ -84,7 +84,7 @@ class Lock(AnyAction):
 
 
 class Combine(AnyAction):
-    """Merge another object into one, or take it away."""
+    """Action that merges another object into an object, or subtracts it."""
 
     do: Literal["combine"]
     object: str
@@ -93,12 +93,12 @@ class Combine(AnyAction):
 
     def apply(self, session: Session) -> None:
         """Apply the action to a session."""
-        work = mask_editing.merge if self.how == "merge" else mask_editing.subtract
-        work(session, self.object, self.other)
+        operation = mask_editing.merge if self.how == "merge" else mask_editing.subtract
+        operation(session, self.object, self.other)
 
 
 class GoBack(AnyAction):
-    """One object as a step of its history left it."""
+    """Action that restores an object to a step of its history."""
 
     do: Literal["go_back"]
     object: str

@@ -1,7 +1,8 @@
-"""All routes besides Gradio's: voxels and masks in binary, actions and files in JSON.
+"""Router of all routes except Gradio's.
 
-Handlers that work are plain functions in threads; the model runs in its own (state/worker.py), so that no
-click of one page blocks another page.
+Voxels and masks are sent in binary, actions and lists of files in JSON. Handlers with much work are plain
+functions that run in threads. The model has a separate thread (state/worker.py), so that a click on one page
+does not block another page.
 """
 
 from __future__ import annotations
@@ -22,5 +23,5 @@ from medsam_app.browser.routes import (
 
 #: Every route of the server.
 router = APIRouter(prefix="/medsam/api")
-for _part in (volumes, uploads, uncertainty, edit, session, downloads, compare, views, worklist):
-    router.include_router(_part.router)
+for _module in (volumes, uploads, uncertainty, edit, session, downloads, compare, views, worklist):
+    router.include_router(_module.router)

@@ -1,7 +1,8 @@
-"""Named endpoints for scripts: open, click, box, undo, fetch the mask. docs/api.md shows them in use.
+"""Named endpoints for scripts: open, click, box, undo, save the mask.
 
-A script's session is that of its `gradio_client.Client`, whose random id is kept as a page's token is. What
-it asks goes the way of a page's actions: the same bounds, the same turns at the model.
+See docs/api.md for examples. A script's session is the session of its `gradio_client.Client`, whose random id
+serves as the token of its workspace. Requests of scripts and actions of pages have the same limits and share
+the model's queue.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from medsam_app.io.writing import save_mask
 from medsam_app.prompts.types import AnyPrompt, Box, Point
 from medsam_app.session.session import Session
 
-#: A script's id is at least this long, so that it cannot be guessed, and a page's shorter one is none.
+#: Shortest id of a script. Such an id cannot be guessed, and the shorter ids of Gradio's pages are refused.
 _ID_LENGTH = 32
-#: Requests of scripts that Gradio holds at a time, at work and waiting.
-AT_A_TIME, MOST_HELD = 32, 256
+#: Requests of scripts that Gradio runs at the same time, and that it queues.
+MAX_CONCURRENT, MAX_QUEUED = 32, 256
 
 
 class Api:
@@ -42,13 +43,17 @@ class Api:
         self.exchange = exchange
 
     def workspace(self, request: gr.Request) -> Workspace:
-        """The workspace of a script, a new one at its first request."""
-        given = str(request.session_hash or "")
-        if len(given) < _ID_LENGTH:
+        """Return the workspace of a script; create it on the first request.
+
+        Raises:
+            PromptError: the session id of the script is too short.
+        """
+        session_id = str(request.session_hash or "")
+        if len(session_id) < _ID_LENGTH:
             raise PromptError("A script needs a session id of its own; use gradio_client, which makes one.")
-        token = "script-" + hashlib.sha256(given.encode()).hexdigest()
-        kept = self.service.workspaces
-        return kept.get(token) or kept.create(token)
+        token = "script-" + hashlib.sha256(session_id.encode()).hexdigest()
+        registry = self.service.workspaces
+        return registry.get(token) or registry.create(token)
 
     def opened(self, request: gr.Request) -> tuple[Workspace, OpenVolume]:
         """Return a script's workspace and the volume that is open in it.
@@ -62,26 +67,29 @@ class Api:
             raise PromptError("No volume is open in this session; call /open first.")
         return workspace, opened
 
-    def open(self, source: Source, sent: dict[str, Any] | None, request: gr.Request) -> dict[str, Any]:
-        """Open a volume, from an uploaded file if there is one."""
+    def open(self, source: Source, upload: dict[str, Any] | None, request: gr.Request) -> dict[str, Any]:
+        """Open a volume, from an uploaded file if there is one; return facts about it."""
         workspace = self.workspace(request)
-        if sent is None:
+        if upload is None:
             return _volume_facts(self.service.open(workspace, source))
-        path = self.exchange.sent(str(sent.get("path", "")))
-        name = str(sent.get("orig_name") or path.name)
+        path = self.exchange.sent_file(str(upload.get("path", "")))
+        name = str(upload.get("orig_name") or path.name)
         try:
             if not name.lower().endswith(UPLOADABLE):
                 raise PromptError(f"'{name}' is no volume; send one of {', '.join(UPLOADABLE)}.")
-            place = workspace.files.new_folder() / safe_name(name)
-            path.replace(place)
-            key = workspace.files.add(place, name)
+            stored = workspace.files.new_folder() / safe_name(name)
+            path.replace(stored)
+            key = workspace.files.add(stored, name)
         finally:
             path.unlink(missing_ok=True)
         source = source.model_copy(update={"source": "upload", "upload": key})
         return _volume_facts(self.service.open(workspace, source))
 
-    def change(self, request: gr.Request, do: Callable[[Session], object]) -> dict[str, Any]:
-        """Change the session in this script's turn, or not at all; return the resulting objects."""
+    def change(self, request: gr.Request, action: Callable[[Session], object]) -> dict[str, Any]:
+        """Apply an action to the session at the script's turn; return the resulting objects.
+
+        On an error, the session is unchanged.
+        """
         workspace, opened = self.opened(request)
         session = opened.session
 
@@ -89,7 +97,7 @@ class Api:
             with workspace.lock:
                 before = session.objects
                 try:
-                    do(session)
+                    action(session)
                     return _object_facts(session)
                 except MedsamError:
                     if session.objects != before:
@@ -99,7 +107,7 @@ class Api:
         return self.service.work(workspace, work).result()
 
     def prompt(self, prompt: AnyPrompt, object: str | None, request: gr.Request) -> dict[str, Any]:
-        """Add a prompt to an object, or to the selected one; the first prompt creates one."""
+        """Add a prompt to an object; without id, to the selected object or to a new one."""
 
         def add(session: Session) -> None:
             owner = session.get(object) if object else session.selected or session.add_object()
@@ -108,13 +116,13 @@ class Api:
         return self.change(request, add)
 
     def mask(self, request: gr.Request) -> dict[str, Any]:
-        """The masks of all objects as a file."""
+        """Write the label map of all objects to a file; return Gradio's description of the file."""
         workspace, opened = self.opened(request)
         session = opened.session
 
         def write() -> dict[str, Any]:
             self.exchange.sweep()
-            path = self.exchange.new(safe_name(f"{opened.name}_mask.nii.gz"))
+            path = self.exchange.new_path(safe_name(f"{opened.name}_mask.nii.gz"))
             save_mask(session.label_map(), session.volume, path, label_names=session.label_names)
             return {"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
 
@@ -122,7 +130,7 @@ class Api:
 
 
 def add_endpoints(api: Api) -> None:
-    """Declare the endpoints on the page that is being built."""
+    """Add the endpoints to the Gradio page that is being built."""
 
     def open(
         request: gr.Request,
@@ -133,30 +141,30 @@ def add_endpoints(api: Api) -> None:
         frame: int | None = None,
         channel: int | None = None,
     ) -> dict[str, Any]:
-        """Open a file of a folder that the server shows, or an upload; neither opens the sample."""
+        """Open a file in a folder of the server, or an upload; by default the server's image or sample."""
         kind: Any = "folder" if path else "start" if api.service.image is not None else "sample"
         source = Source(source=kind, root=folder, path=path, series=series, frame=frame, channel=channel)
         return api.open(source, upload, request)
 
     def list_files(request: gr.Request, path: str = "", folder: int = 0) -> list[dict[str, Any]]:
-        """Folders and volumes in a folder that the server shows."""
+        """List the folders and volumes in a folder of the server."""
         api.workspace(request)
         return allowed_files.listing(api.service.roots, folder, path)
 
     def click(
         request: gr.Request, i: float, j: float, k: float, positive: bool = True, object: str | None = None
     ) -> dict[str, Any]:
-        """Click at a voxel (i, j, k) of the file, inside the object or outside it."""
+        """Click on a voxel (i, j, k) of the file, inside or outside the object."""
         return api.prompt(Point(coordinates=(i, j, k), positive=positive), object, request)
 
     def box(
         request: gr.Request, lower: list[float], upper: list[float], object: str | None = None
     ) -> dict[str, Any]:
-        """A box between two voxels (i, j, k) of the file, both in it."""
+        """Draw a box between two voxels (i, j, k) of the file, both inclusive."""
         return api.prompt(Box.model_validate({"lower": lower, "upper": upper}), object, request)
 
     def new_object(request: gr.Request, name: str | None = None, label: int | None = None) -> dict[str, Any]:
-        """Begin another object, which clicks without an id belong to from now on."""
+        """Add an object and select it; clicks without an object id now belong to it."""
 
         def add(session: Session) -> None:
             session.add_object(name, label=label)
@@ -164,15 +172,15 @@ def add_endpoints(api: Api) -> None:
         return api.change(request, add)
 
     def undo(request: gr.Request) -> dict[str, Any]:
-        """Take the last change back."""
+        """Undo the last change."""
         return api.change(request, Session.undo)
 
     def state(request: gr.Request) -> dict[str, Any]:
-        """The objects as they are."""
+        """Return the current objects."""
         return api.change(request, lambda session: None)
 
     def save_mask(request: gr.Request) -> dict[str, Any]:
-        """The masks as a NIfTI file on the image's grid."""
+        """Return the masks as a NIfTI file on the grid of the image."""
         return api.mask(request)
 
     def close(request: gr.Request) -> None:
@@ -181,15 +189,15 @@ def add_endpoints(api: Api) -> None:
 
     for endpoint in (open, list_files, click, box, new_object, undo, state, save_mask, close):
         gr.api(
-            _with_sentences(endpoint),
+            _with_error_sentences(endpoint),
             api_name=endpoint.__name__,
-            concurrency_limit=AT_A_TIME,
+            concurrency_limit=MAX_CONCURRENT,
             concurrency_id="model",
         )
 
 
-def _with_sentences(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap an endpoint so that its errors reach the script as a sentence."""
+def _with_error_sentences(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap an endpoint so that its errors reach the script as one sentence."""
 
     @wraps(endpoint)
     def answer(*args: Any, **kwargs: Any) -> Any:
@@ -208,7 +216,7 @@ def _with_sentences(endpoint: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _volume_facts(header: dict[str, Any]) -> dict[str, Any]:
-    """Return name, modality, and shape, spacing in mm and orientation of the file's axes."""
+    """Return name, modality, and the shape, spacing in mm and orientation along the file's axes."""
     return {
         "name": header["name"],
         "modality": header["modality"],
@@ -219,7 +227,7 @@ def _volume_facts(header: dict[str, Any]) -> dict[str, Any]:
 
 
 def _object_facts(session: Session) -> dict[str, Any]:
-    """Return the objects for a script; see docs/api.md."""
+    """Return the objects and the selected one for a script; see docs/api.md."""
     facts = []
     for item in session.objects:
         prediction = session.prediction(item.id)

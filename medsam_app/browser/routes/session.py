@@ -1,4 +1,4 @@
-"""Routes that change the session: actions, and prompt files that are replayed."""
+"""Routes that change the session: actions, and replay of prompt files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from medsam_app.browser.routes.dependencies import CallerWorkspace, CurrentServi
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import MedsamError, PromptError
 
-#: Largest prompt file, which may hold masks, in bytes.
+#: Size of the largest prompt file in bytes; it may contain masks.
 PROMPT_FILE_BYTES = 128 << 20
-#: Actions that need no model.
+#: Actions that do not need the model.
 _QUICK = ("select", "change_object", "add_object")
 
 router = APIRouter()
@@ -28,7 +28,7 @@ async def act(
     workspace: CallerWorkspace,
     x_medsam_volume: VolumeNumber = None,
 ) -> Response:
-    """Apply an action and return the state with the masks that the page does not hold."""
+    """Apply an action and return the state with the masks that the page has not cached."""
     body = parse_body(ActionRequest, await read_body(request, ACTION_BYTES))
 
     def work() -> bytes:
@@ -46,7 +46,10 @@ async def act(
 async def replay(
     request: Request, service: CurrentService, workspace: CallerWorkspace, have: str = ""
 ) -> Response:
-    """Replace the objects with those of a prompt file and return the state."""
+    """Replace the objects with those of a prompt file and return the state.
+
+    `have` lists the keys of the masks that the page has cached, separated by commas.
+    """
     body = await read_body(request, PROMPT_FILE_BYTES)
     return await run_on_model(service, workspace, lambda: _replay(workspace, body, have.split(",")))
 
@@ -58,11 +61,11 @@ def _replay(workspace: Workspace, body: bytes, have: list[str]) -> bytes:
             raise PromptError("No volume is open; open the image that the prompts belong to first.")
         session = opened.session
         replay = session.parse_prompts(body, title="you opened", name="opened.prompts.json")
-        before = session.settings
+        previous_settings = session.settings
         session.replay(replay, change="open a prompt file")
         try:
             return state_frame(workspace, have, messages=list(replay.notes))
         except MedsamError:
             session.undo()
-            session.settings = before
+            session.settings = previous_settings
             raise

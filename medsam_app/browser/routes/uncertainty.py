@@ -1,4 +1,4 @@
-"""The uncertainty map of an object."""
+"""Route of the uncertainty map of an object."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ async def uncertainty(object: str, service: CurrentService, workspace: CallerWor
 
 
 def uncertainty_frame(workspace: Workspace, object_id: str) -> bytes:
-    """Return a frame with the place of the map in the browser's order and its bytes, x running fastest.
+    """Return a frame with the position of the map in the browser's order and its bytes, x running fastest.
 
-    The header holds `worst`: the most uncertain voxel in the browser's indices, null where there is none.
+    In the header, `worst` is the most uncertain voxel in the browser's indices, null if there is none.
 
     Raises:
-        PromptError: no volume is open, no such object, or it has no mask yet.
+        PromptError: no volume is open, or the object does not exist or has no mask yet.
     """
     with workspace.lock:
         session = workspace.require_open().session
@@ -39,7 +39,10 @@ def uncertainty_frame(workspace: Workspace, object_id: str) -> bytes:
             raise PromptError("This object has no mask yet; click inside it first.")
         ras = session.volume.grid.ras
         corners = ras.points_from_file(
-            [doubt.start, [a + n - 1 for a, n in zip(doubt.start, doubt.values.shape, strict=True)]]
+            [
+                doubt.start,
+                [first + size - 1 for first, size in zip(doubt.start, doubt.values.shape, strict=True)],
+            ]
         )
         values = ras.from_file(doubt.values)
         worst = None if doubt.worst is None else [int(v) for v in ras.points_from_file([doubt.worst])[0]]

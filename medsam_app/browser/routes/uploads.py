@@ -1,10 +1,10 @@
-"""Uploads: single files, or all files of a folder in one request.
+"""Routes of uploads: single files, or all files of a folder in one request.
 
-What is sent is bounded, lands under names of our own choosing in the workspace's folder, and is there
-whole or not at all. Disks are slow, so whatever touches one runs in a thread. A folder's request begins
-like the server's own frames (protocol/binary.py): the length of a list of names and sizes, the list in
-JSON, the files' bytes one after the other. So the browser streams them from disk, and here each block is
-written as it comes; a form would be gathered by its parser first.
+Uploads are limited in size, stored in the workspace's folder under safe names, and deleted if incomplete.
+Disk access is slow and therefore runs in threads. The request for a folder is laid out like the server's
+frames (protocol/binary.py): the length of a list of names and sizes, the list in JSON, then the bytes of the
+files one after another. This way the browser can stream the files from disk, and each block is written on
+arrival; the parser of a form would collect the whole request first.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from medsam_app.errors import VolumeError
 from medsam_app.io.formats import UPLOADABLE
 from medsam_app.io.headers import looks_like_dicom
 
-#: Bytes of the list of a folder's files.
+#: Size of the longest list of a folder's files in bytes.
 _LIST_BYTES = 8 << 20
-#: Bytes over the limit after which an upload is cut off.
-_HANG_UP = {"Connection": "close"}
+#: Headers that close the connection, so that the browser stops sending an upload that is too large.
+_CLOSE_CONNECTION = {"Connection": "close"}
 
 
 router = APIRouter()
@@ -41,7 +41,7 @@ router = APIRouter()
 async def upload_file(
     request: Request, name: str, service: CurrentService, workspace: CallerWorkspace
 ) -> dict[str, str]:
-    """Store a file and return the key it is opened by."""
+    """Store a file and return its key."""
     length = request.headers.get("content-length", "")
     key = await receive_file(workspace, name, request.stream(), limit=service.upload_bytes, announced=length)
     return {"upload": key}
@@ -51,12 +51,12 @@ async def upload_file(
 async def upload_folder(
     request: Request, name: str, service: CurrentService, workspace: CallerWorkspace
 ) -> dict[str, str]:
-    """Store the DICOM files of a folder and return the key it is opened by."""
+    """Store the DICOM files of a folder and return its key."""
     return {"upload": await receive_folder(workspace, name, request.stream(), limit=service.upload_bytes)}
 
 
 class FileEntry(BaseModel):
-    """A file of a folder: its name, and how many bytes of the body are its own."""
+    """File of a folder: its name, and its size in the request's body in bytes."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
@@ -67,17 +67,21 @@ _LIST = TypeAdapter(list[FileEntry])
 
 
 class Body:
-    """Reader of a request's body in parts of known length."""
+    """Reader of a request's body in parts of known length.
+
+    Args:
+        blocks: blocks of the body as they arrive.
+    """
 
     def __init__(self, blocks: AsyncIterator[bytes]) -> None:
         self._blocks = blocks
         self._rest = memoryview(b"")
 
     async def part(self, length: int) -> AsyncGenerator[memoryview, None]:
-        """The next bytes, in blocks as they come.
+        """Yield the next `length` bytes, in blocks as they arrive.
 
         Raises:
-            HTTPException: the body ends before.
+            HTTPException: the body ends too early.
         """
         while length:
             if not self._rest:
@@ -91,22 +95,29 @@ class Body:
                 yield piece
 
     async def read(self, length: int) -> bytes:
-        """Return the next bytes."""
+        """Return the next `length` bytes.
+
+        Raises:
+            HTTPException: the body ends too early.
+        """
         return b"".join([bytes(piece) async for piece in self.part(length)])
 
 
 async def receive_file(
     workspace: Workspace, name: str, blocks: AsyncIterator[bytes], *, limit: int, announced: str = ""
 ) -> str:
-    """Store a file that is a volume by itself; the key it is opened by.
+    """Store a single-file volume and return the key of the upload.
 
     Args:
-        limit: most bytes taken.
-        announced: the request's Content-Length, if any.
+        workspace: workspace of the page.
+        name: name of the file.
+        blocks: content of the file.
+        limit: size of the largest file in bytes.
+        announced: Content-Length of the request; empty if unknown.
 
     Raises:
-        VolumeError: its ending is none that can be opened.
-        HTTPException: it is too large, or could not be stored.
+        VolumeError: files with this ending cannot be opened.
+        HTTPException: the file is too large, or could not be stored.
     """
     if not name.lower().endswith(UPLOADABLE):
         raise VolumeError(
@@ -127,14 +138,17 @@ async def receive_file(
 
 
 async def receive_folder(workspace: Workspace, name: str, blocks: AsyncIterator[bytes], *, limit: int) -> str:
-    """Store the DICOM files of an uploaded folder; return the key to open it.
+    """Store the DICOM files of a folder and return the key of the upload.
 
     Args:
-        limit: most bytes of all files together.
+        workspace: workspace of the page.
+        name: name of the folder.
+        blocks: body of the request.
+        limit: largest size of all files together, in bytes.
 
     Raises:
-        HTTPException: they are too many or too large, the list or the body is damaged, or they could not
-            be stored.
+        HTTPException: the files are too many or too large, the list or the body is damaged, or the files
+            could not be stored.
     """
     body = Body(blocks)
     (length,) = struct.unpack("<I", await body.read(4))
@@ -156,13 +170,13 @@ async def receive_folder(workspace: Workspace, name: str, blocks: AsyncIterator[
         folder = parent / safe_name(name)
         await run_in_threadpool(folder.mkdir)
         for number, entry in enumerate(entries):
-            # Numbered: no name that was sent decides where a byte is written, and equal names are kept.
+            # Numbered folders: sent names do not decide where files are written, and names may repeat.
             await _write_dicom(folder / f"{number:05d}" / safe_name(entry.name), body, entry.size)
         return workspace.files.add(folder, name)
 
 
 async def _write_dicom(path: Path, body: Body, size: int) -> None:
-    """Write a file if it is DICOM; others stay empty, so that a message can say what was found."""
+    """Write a file if it is DICOM; create an empty one otherwise, so that messages can name what was sent."""
     start = await body.read(min(size, 132))
     is_dicom = looks_like_dicom(start)
     await run_in_threadpool(path.parent.mkdir)
@@ -177,19 +191,19 @@ async def _write_dicom(path: Path, body: Body, size: int) -> None:
 
 @asynccontextmanager
 async def _new_file(path: Path, start: bytes = b"") -> AsyncIterator[BinaryIO]:
-    """A new file that begins with some bytes."""
+    """Open a new file that starts with some bytes."""
     out = await run_in_threadpool(path.open, "wb")
     try:
         if start:
             await run_in_threadpool(out.write, start)
         yield out
     finally:
-        await asyncio.to_thread(out.close)  # unlike Starlette's, begun even when the request is cancelled
+        await asyncio.to_thread(out.close)  # unlike Starlette's, starts even if the request is cancelled
 
 
 @asynccontextmanager
 async def _upload_folder(workspace: Workspace, name: str) -> AsyncIterator[Path]:
-    """A new folder for an upload instead of those before it; gone again when the upload fails."""
+    """Yield a new folder for an upload and delete previous uploads; delete the folder if the upload fails."""
     try:
         await run_in_threadpool(workspace.files.drop)
         folder = await run_in_threadpool(workspace.files.new_folder)
@@ -199,7 +213,7 @@ async def _upload_folder(workspace: Workspace, name: str) -> AsyncIterator[Path]
             await asyncio.to_thread(workspace.files.discard, folder)
             raise
     except OSError as error:
-        if workspace.files.closed:  # and its folder gone
+        if workspace.files.closed:  # the folder was deleted during the upload
             raise HTTPException(401, ENDED) from error
         raise HTTPException(
             507,
@@ -210,7 +224,7 @@ async def _upload_folder(workspace: Workspace, name: str) -> AsyncIterator[Path]
 
 def _too_large(name: str, limit: int) -> HTTPException:
     sentence = f"'{name}' is larger than the {limit / 1e9:g} GB this server takes."
-    return HTTPException(413, sentence, headers=_HANG_UP)
+    return HTTPException(413, sentence, headers=_CLOSE_CONNECTION)
 
 
 def _too_many(name: str) -> HTTPException:

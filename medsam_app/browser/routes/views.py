@@ -1,4 +1,4 @@
-"""Routes of views besides the planes: surfaces of masks, and other frames of a file."""
+"""Routes of further views: surfaces of masks, and other frames of a file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import PromptError, VolumeError
 from medsam_app.measure.surface_mesh import Surface, surface_of
 
-#: Surfaces that are kept in a workspace.
-_MOST_KEPT = 16
+#: Largest number of cached surfaces per open volume.
+_MOST_CACHED = 16
 
 router = APIRouter()
 
@@ -31,7 +31,7 @@ def surface(object: str, workspace: CallerWorkspace) -> Response:
 
 @router.get("/frame")
 def frame(number: int, service: CurrentService, workspace: CallerWorkspace) -> StreamingResponse:
-    """Stream the voxels of another frame of the file that is open."""
+    """Stream the voxels of another frame of the open file."""
     with workspace.lock:
         opened = workspace.require_open()
         volume = opened.volume
@@ -52,26 +52,30 @@ def frame(number: int, service: CurrentService, workspace: CallerWorkspace) -> S
 
 
 def _surface(workspace: Workspace, owner: str) -> tuple[str, Surface]:
-    """Return the key of an object's mask, and its surface, computed once."""
+    """Return the key of an object's mask and the surface of the mask, computed once."""
     with workspace.lock:
         opened = workspace.require_open()
         grid, masks = opened.volume.grid, opened.masks(workspace.show)
     if owner not in masks:
         raise PromptError("This object has no mask yet; click inside it first.")
     key, prediction = masks[owner]
-    kept = opened.surfaces
-    if key not in kept:
-        kept[key] = surface_of(prediction.patch, grid)
-        for old in list(kept)[:-_MOST_KEPT]:
-            kept.pop(old, None)
-    return key, kept[key]
+    cache = opened.surfaces
+    if key not in cache:
+        cache[key] = surface_of(prediction.patch, grid)
+        for old_key in list(cache)[:-_MOST_CACHED]:
+            cache.pop(old_key, None)
+    return key, cache[key]
 
 
 def surface_frame(key: str, surface: Surface) -> bytes:
-    """A surface in one answer: length of the header, the header in JSON, vertices, triangles."""
+    """Return a surface as one frame.
+
+    A frame contains the length of the header (uint32), the header in JSON, vertices (float32) and triangles
+    (uint32).
+    """
     counts = {"vertices": len(surface.vertices), "triangles": len(surface.triangles)}
     header = json.dumps({"key": key} | counts).encode()
-    header += b" " * (-len(header) % 4)  # so that the arrays begin at a multiple of four
+    header += b" " * (-len(header) % 4)  # aligns the arrays to four bytes, as typed arrays require
     vertices = np.ascontiguousarray(surface.vertices, dtype="<f4").tobytes()
     triangles = np.ascontiguousarray(surface.triangles, dtype="<u4").tobytes()
     return struct.pack("<I", len(header)) + header + vertices + triangles

@@ -1,4 +1,4 @@
-"""Routes of the page itself: begin a session, choose and open a volume, fetch its voxels."""
+"""Routes of volumes: begin a session, choose and open a volume, get its voxels."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ router = APIRouter()
 def begin_session(
     request: Request, service: CurrentService, x_medsam_session: Token = None
 ) -> dict[str, Any]:
-    """Return the facts that a page begins with; its workspace is created where its token has none."""
+    """Return the facts that a page needs at the start; create a workspace if its token has none."""
     workspace = service.workspaces.get(x_medsam_session) or service.workspaces.create()
     return service.page_facts(workspace) | {"login": request.scope.get(LOGIN)}
 
 
 @router.get("/progress")
 def progress(service: CurrentService, workspace: CallerWorkspace) -> dict[str, Any]:
-    """Return the step that runs for the page and its fraction done."""
+    """Return the current step of the page's request and the fraction done."""
     text, fraction = workspace.progress
     waiting = service.worker.waiting
     if text and waiting > 1:
@@ -41,7 +41,7 @@ def progress(service: CurrentService, workspace: CallerWorkspace) -> dict[str, A
 def list_folder(
     service: CurrentService, workspace: CallerWorkspace, root: int = 0, path: str = ""
 ) -> dict[str, Any]:
-    """List the folders and volumes in a folder of the server."""
+    """Return the folders and volumes in a folder of the server."""
     return {"entries": allowed_files.listing(service.roots, root, path)}
 
 

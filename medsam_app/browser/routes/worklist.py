@@ -1,4 +1,4 @@
-"""Routes of a worklist: its rows, opening a case, setting its state, and teaching."""
+"""Routes of worklists: rows, cases, their states, and teaching."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Folder(BaseModel):
 
 
 class CaseChoice(Folder):
-    """A case of a worklist, and which part of its file."""
+    """Case of a worklist, and the part of its file to open."""
 
     name: str = Field(max_length=4096)
     series: str | None = None
@@ -44,11 +44,13 @@ class CaseChoice(Folder):
 
 
 class StateChange(Folder):
-    """Another state of a case.
+    """New state of a case.
 
     Attributes:
-        version: of the case that the page shows.
-        empty: whether a case may be accepted in which nothing is segmented.
+        name: name of the case.
+        state: new state.
+        version: version of the case that the page shows.
+        empty: whether a case without objects may be accepted.
     """
 
     name: str = Field(max_length=4096)
@@ -65,7 +67,7 @@ class TeachingCommand(Folder):
 
 
 class Resolution(BaseModel):
-    """Which work to keep on a case that another user changed meanwhile."""
+    """Choice of the work to keep on a case that another user has changed in the meantime."""
 
     model_config = ConfigDict(extra="forbid")
     keep: Literal["mine", "theirs"]
@@ -83,7 +85,7 @@ def open_worklist(
     stamp: str = "",
     refresh: bool = False,
 ) -> dict[str, Any]:
-    """Return the rows of a worklist; its stamp alone where that is what the page has."""
+    """Return the rows of a worklist, or only its stamp if it equals the stamp that the page has."""
     worklist = _worklist_of(service, folder, refresh=refresh)
     return {"stamp": stamp} if stamp and stamp == worklist.stamp() else rows(worklist)
 
@@ -128,7 +130,7 @@ def set_state(
 def resolve(
     resolution: Annotated[Resolution, Body()], name: CallerName, workspace: CallerWorkspace
 ) -> dict[str, Any]:
-    """Keep the work of this page, or take that of the other user."""
+    """Keep the work of this page, or load the work of the other user."""
     with workspace.lock:
         opened, work = _open_case(workspace)
         work.who = name
@@ -147,7 +149,7 @@ def teaching(
     log: bool = False,
 ) -> dict[str, Any]:
     """Return the state of a worklist's teaching."""
-    return service.teachings.status(_worklist_of(service, folder), log=log)
+    return service.teaching_runs.status(_worklist_of(service, folder), log=log)
 
 
 @router.post("/worklist/teach")
@@ -157,14 +159,18 @@ def teach(
     service: CurrentService,
     workspace: CallerWorkspace,
 ) -> dict[str, Any]:
-    """Start, stop or resume teaching, or use its adapter; return the state of teaching."""
+    """Start, stop or resume teaching, or change the use of its adapter; return the state of teaching."""
     worklist = _worklist_of(service, command)
-    service.teachings.do(worklist, command.what, minutes=command.minutes, who=name)
-    return service.teachings.status(worklist, log=False)
+    service.teaching_runs.do(worklist, command.what, minutes=command.minutes, who=name)
+    return service.teaching_runs.status(worklist, log=False)
 
 
 def _open_case(workspace: Workspace) -> tuple[OpenVolume, CaseWork]:
-    """Return the open volume and the work on it; `WorklistError` where it is no case of a worklist."""
+    """Return the open volume and the work on its case.
+
+    Raises:
+        WorklistError: no case of a worklist is open.
+    """
     opened = workspace.opened
     if opened is None or opened.case is None:
         raise WorklistError("No case of a worklist is open; open one from the list.")
@@ -185,7 +191,7 @@ def _accept(
     work.who = name
     workspace.show("Writing the mask")
     try:
-        # Not under the lock, which the model may wait for.
+        # Do not hold the lock here: jobs of the model may wait for it.
         service.work(workspace, lambda: opened.masks(workspace.show)).result()
         with workspace.lock:
             if workspace.opened not in (None, opened):

@@ -1,1 +1,1 @@
-"""Server state: users' workspaces, the model's queue, worklists, teaching."""
+"""Server state: workspaces of users, queue of the model, worklists, teaching."""

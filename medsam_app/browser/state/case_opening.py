@@ -1,4 +1,4 @@
-"""Open a case of a worklist in a workspace."""
+"""Opening of a worklist's case in a workspace."""
 
 from __future__ import annotations
 
@@ -29,28 +29,32 @@ def open_case(
     who: str,
     choice: dict[str, Any],
 ) -> dict[str, Any]:
-    """Open a case in a workspace with the work on it; return the page's description of its volume.
+    """Open a case in a workspace with the stored work on it; return the header of its volume for the page.
 
     Args:
-        root: in which the worklist's folder is.
-        who: works on it.
-        choice: series, frame and channel, as `load_volume` takes them; None for what was chosen before.
+        service: service of the server.
+        workspace: workspace that opens the case.
+        worklist: worklist with the case.
+        name: name of the case.
+        root: index of the root that contains the worklist's folder.
+        who: name of the user.
+        choice: series, frame and channel, as for `load_volume`; None for the previous choice.
 
     Raises:
-        WorklistError: no such case.
-        VolumeError: it cannot be read, or (SeriesChoice) a part of it must be chosen.
+        WorklistError: the case does not exist.
+        VolumeError: the case cannot be read, or (SeriesChoice) a part of it must be chosen.
     """
     workspace.show("Reading the volume")
     try:
         case = worklist.case(name)
-        inner = worklist.folder.relative_to(service.roots[root].resolve()) / PurePosixPath(case.path)
-        source = Source(source="folder", root=root, path=str(inner), series=case.series)
+        path = worklist.folder.relative_to(service.roots[root].resolve()) / PurePosixPath(case.path)
+        source = Source(source="folder", root=root, path=str(path), series=case.series)
         chosen = chosen_part(worklist.work(name))
         chosen |= {key: value for key, value in choice.items() if value is not None}
         with service.readers:
             volume, source = service.read_part(workspace, source, chosen)
         service.evict_for(workspace, volume)
-        volume.fingerprint  # noqa: B018  kept with it, so that the first click need not wait
+        volume.fingerprint  # noqa: B018  computed and cached now, not at the first click
         workspace.show("Loading the model")
         try:
             model, notes = service.model_for(worklist), []
@@ -69,13 +73,13 @@ def open_case(
         with workspace.lock:
             session.labels = service.labels_of(workspace)
             title = name.rsplit("/", 1)[-1]
-            return workspace.take(session, title, header, case=work, notes=notes).header
+            return workspace.replace_volume(session, title, header, case=work, notes=notes).header
     finally:
         workspace.show("")
 
 
 def _propose(service: Service, workspace: Workspace, work: CaseWork, session: Session) -> None:
-    """Start a new case with the objects found by an adapter that has learned labels."""
+    """Start a new case with objects predicted by an adapter that has learned labels, if there is one."""
     assert session.predictor is not None
     if not session.predictor.learned:
         return
@@ -86,11 +90,11 @@ def _propose(service: Service, workspace: Workspace, work: CaseWork, session: Se
     for value, label_name in labels.names.items():
         mask = labels.array == value
         if mask.any():
-            taken = label_name in {item.name for item in objects}
+            name_in_use = label_name in {item.name for item in objects}
             objects.append(
                 SegmentedObject(
                     id=f"o{len(objects) + 1}",
-                    name=f"{label_name} {value}" if taken else label_name,
+                    name=f"{label_name} {value}" if name_in_use else label_name,
                     label=value,
                     colour=next_colour([item.colour for item in objects]),
                     prompts=(MaskPrompt.from_array(mask),),

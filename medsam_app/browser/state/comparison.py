@@ -1,4 +1,4 @@
-"""The mask file that a workspace's objects are compared with."""
+"""Mask file that the objects of a workspace are compared with."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from medsam_app.grid.patch import Patch
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A label map to compare objects with.
+    """Label map that objects are compared with.
 
     Attributes:
-        number: distinguishes it from earlier ones.
-        name: of its file.
-        parts: the mask of each label that occurs.
+        number: number that distinguishes the reference from earlier ones.
+        name: name of the file.
+        parts: mask of each label value that occurs.
     """
 
     number: int

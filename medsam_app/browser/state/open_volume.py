@@ -1,4 +1,4 @@
-"""Open volume of a workspace, with everything that ends when another one is opened."""
+"""Open volume of a workspace, with all state that is discarded with it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from medsam_app.worklist.case_session import CaseWork
 
 @dataclass(eq=False)
 class OpenVolume:
-    """A volume, the session on it, and values derived from its masks.
+    """Volume, the session on it, and values derived from its masks.
 
     Attributes:
-        number: counts the volumes of the workspace from 1; pages call it 'opened'.
-        session: on the volume.
-        name: of the volume, without ending.
-        header: of the volume, as pages have it.
-        case: the work on a case of a worklist, where the volume is one.
+        number: number of the volume in the workspace, counted from 1; 'opened' in the protocol.
+        session: session on the volume.
+        name: name of the volume without file ending.
+        header: header of the volume as sent to the page.
+        case: work on a case of a worklist; None if the volume is not a case.
         notes: sentences for the page, sent with the next state.
-        reference: the mask file that objects are compared with.
-        measurements: by key of the mask.
-        surfaces: by key of the mask.
+        reference: mask file that the objects are compared with.
+        measurements: measurements by key of the mask.
+        surfaces: surfaces by key of the mask.
     """
 
     number: int
@@ -54,14 +54,17 @@ class OpenVolume:
 
     @property
     def restored(self) -> bool:
-        """Whether there are objects of an earlier session, whose masks may not be computed yet."""
+        """Whether the objects come from an earlier session, so that their masks may not be computed yet."""
         return self.case is not None and bool(self.session.objects)
 
     def masks(self, progress: Callable[[str, float | None], None]) -> dict[str, tuple[str, MaskPrediction]]:
         """Return the key and the mask of each object that has a mask, by id of the object.
 
-        Masks that are computed from the same prompts have equal keys. The browser keeps the masks it was
-        sent, so that undo and redo send none again.
+        Masks computed from the same prompts have equal keys. The browser caches masks by key, so that undo
+        and redo do not send them again.
+
+        Args:
+            progress: callback with the text and fraction of the current step.
         """
         masks = {}
         for item in self.session.objects:
@@ -73,7 +76,7 @@ class OpenVolume:
         return masks
 
     def keep_work(self) -> dict[str, Any] | None:
-        """Store the work on the case of a worklist; return its state for the page, None without a case."""
+        """Store the work on the case of a worklist; return its state for the page, or None without a case."""
         if self.case is None:
             return None
         self.case.keep(self.session)

@@ -1,4 +1,4 @@
-"""Service shared by all pages: the model, its worker, volumes and workspaces."""
+"""Service shared by all pages: model, worker thread, volumes and workspaces."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medsam_app.browser.protocol import allowed_files
 from medsam_app.browser.protocol.binary import volume_header
 from medsam_app.browser.protocol.request_bodies import Source
 from medsam_app.browser.protocol.script_files import Exchange
-from medsam_app.browser.state.teaching import Teachings
+from medsam_app.browser.state.teaching import TeachingRuns
 from medsam_app.browser.state.worker import ModelWorker
 from medsam_app.browser.state.worklists import Worklists
 from medsam_app.browser.state.workspace_registry import WorkspaceRegistry
@@ -39,7 +39,7 @@ from medsam_app.worklist.teaching_job import Teaching
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
-#: Volumes read at a time: a reader holds more than the volume, for a while.
+#: Volumes read at the same time. While reading, more memory is needed than for the volume.
 READERS = 2
 SAMPLE_NAME = "torso_phantom"
 
@@ -48,12 +48,12 @@ class Service:
     """State of one server.
 
     Args:
-        image: the volume pages begin with; None for the sample.
-        roots: folders that may be browsed.
-        model: the choice of the model that segments, or a loaded one; the embedded model by default.
-        upload_bytes: largest upload.
-        workspaces: where the pages' work is kept.
-        worklist: folder for worklists and their masks; None to keep them with the data.
+        image: volume that a page opens first; None for the sample.
+        roots: folders on the server that pages may browse and open files from.
+        model: choice of the segmentation model, or a loaded model; the embedded model by default.
+        upload_bytes: size of the largest upload in bytes.
+        workspaces: registry of the pages' workspaces.
+        worklist: folder for worklists and the masks of accepted cases; None to keep them with the data.
         labels: objects that pages offer to add.
     """
 
@@ -84,7 +84,7 @@ class Service:
         self._device, self.device_sentence = choose_device(self._choice.device)
         self._model: Future[AnyModel] = self.worker.submit(self._load)
         self.worker.submit(_warm_readers)
-        self.teachings = Teachings(
+        self.teaching_runs = TeachingRuns(
             self.worker,
             load=self._load,
             make=lambda folder: Teaching(
@@ -100,7 +100,7 @@ class Service:
         self.readers = BoundedSemaphore(READERS)
 
     def _load(self, adapter: Path | None = None) -> AnyModel:
-        """The server's model; with another adapter than that it was started with, a model of its own."""
+        """Return the server's model. With an adapter, load a separate model with this adapter instead."""
         try:
             return VolumePredictor(
                 self._loaded if self._loaded is not None and adapter is None else self._choice.name,
@@ -114,19 +114,19 @@ class Service:
 
     @property
     def model(self) -> AnyModel:
-        """The server's model once it is loaded; raises what loading raised."""
+        """The server's model; waits until it is loaded and raises the error of a failed load."""
         return self._model.result()
 
     def model_for(self, worklist: Worklist) -> AnyModel:
-        """Return the predictor's model for a worklist: the server's, with the adapter in use.
+        """Return the model for a worklist: the server's model, with the worklist's adapter if it uses one.
 
         Raises:
             MedsamError: the model or the adapter cannot be loaded.
         """
-        return (self.teachings.model(worklist) or self._model).result()
+        return (self.teaching_runs.model(worklist) or self._model).result()
 
     def page_facts(self, workspace: Workspace) -> dict[str, Any]:
-        """Return the facts that a page begins with."""
+        """Return the facts that a page needs at the start."""
         opened = workspace.opened
         name = self._choice.name
         adapter = self._choice.adapter
@@ -146,7 +146,7 @@ class Service:
         }
 
     def labels_of(self, workspace: Workspace) -> tuple[Label, ...]:
-        """The label set of a page: its own, or the server's."""
+        """Return the label set of a page: its own, or the server's."""
         return self.labels if workspace.labels is None else workspace.labels
 
     def sample(self) -> Volume:
@@ -157,10 +157,10 @@ class Service:
             return self._shared["sample"]
 
     def open(self, workspace: Workspace, source: Source) -> dict[str, Any]:
-        """Open a volume in a workspace, replacing the previous one.
+        """Open a volume in a workspace in place of the previous one; return its header for the page.
 
         Raises:
-            VolumeError: it cannot be used, or (SeriesChoice) one of several must be chosen.
+            VolumeError: the file cannot be used, or (SeriesChoice) one of several parts must be chosen.
         """
         workspace.show("Reading the volume")
         try:
@@ -173,8 +173,9 @@ class Service:
             session = Session(volume, predictor, refine=False)
             with workspace.lock:
                 session.labels = self.labels_of(workspace)
-                header = workspace.take(session, name, header).header
-            # Segmentations refer to the slices, and another series or frame may be wanted.
+                header = workspace.replace_volume(session, name, header).header
+            # Keep an upload that is needed later: DICOM segmentations refer to its slices, and the user may
+            # choose another series or frame.
             needed = source.source == "upload" and (header["dicom"] or header["parts"])
             workspace.files.hold(source.upload if needed else None)
             if source.source == "upload":
@@ -185,7 +186,7 @@ class Service:
 
     @staticmethod
     def header(workspace: Workspace, volume: Volume, name: str, source: Source) -> dict[str, Any]:
-        """Return a page's description of the volume of a workspace."""
+        """Return the header of a volume for the page."""
         header = volume_header(volume.array, volume.grid, name=name, modality=volume.modality)
         header["source"] = source.model_dump()
         header["parts"] = {option: choices for option, choices in workspace.parts.choices.items() if choices}
@@ -193,21 +194,21 @@ class Service:
         return header
 
     def evict_for(self, workspace: Workspace, volume: Volume) -> None:
-        """Free memory for a volume that takes the place of that of a workspace.
+        """Free memory for a volume that is going to replace the volume of a workspace.
 
         Raises:
-            VolumeError: it does not fit beside the workspaces in use.
+            VolumeError: the volume does not fit in memory in addition to the active workspaces.
         """
-        shared = any(volume is other for other in self._shared.values())
-        before = workspace.array
-        freed = 0 if before is None else before.nbytes
+        shared = any(volume is shared_volume for shared_volume in self._shared.values())
+        replaced = workspace.array
+        freed = 0 if replaced is None else replaced.nbytes
         self.workspaces.evict(workspace, 0 if shared else max(0, volume.array.nbytes - freed))
 
     def work(self, workspace: Workspace, job: Callable[[], Result]) -> Future[Result]:
-        """Queue a job of a workspace for the model; its memory is measured when it ends.
+        """Queue a job of a workspace for the model; enforce the memory limit when it ends.
 
         Raises:
-            SettingsError: too many of its jobs wait already.
+            SettingsError: too many jobs of the workspace are already waiting.
         """
 
         def job_then_evict() -> Result:
@@ -219,9 +220,9 @@ class Service:
         return self.worker.submit(job_then_evict, workspace.token)
 
     def _read(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
-        """Read a volume and its name; the parts of its source are kept in `workspace.parts`."""
-        if workspace.parts.place != source.place:
-            workspace.parts = SourceParts(source.place)
+        """Return a volume and its name; record the parts that its source offers in `workspace.parts`."""
+        if workspace.parts.location != source.location:
+            workspace.parts = SourceParts(source.location)
         choices = workspace.parts.choices
         try:
             volume, name = self.read(workspace, source)
@@ -231,32 +232,40 @@ class Service:
             choices[error.option] = error.choices
             raise
         for option in ("frame", "channel"):
-            if getattr(source, option) is None:  # there is only one
+            if getattr(source, option) is None:  # the source has only one
                 choices.pop(option, None)
         return volume, name
 
     def read_part(
         self, workspace: Workspace, source: Source, chosen: Mapping[str, Any]
     ) -> tuple[Volume, Source]:
-        """Read a volume with the previous choices of series and frame; return it with its source.
+        """Read a volume, with previous choices for the parts that `source` leaves open.
+
+        Args:
+            workspace: workspace of the page.
+            source: file and the parts chosen in it.
+            chosen: previous choices by option: series, frame and channel.
+
+        Returns:
+            The volume, and the source with all choices.
 
         Raises:
-            VolumeError: as `read`.
+            VolumeError: as for `read`.
         """
         while True:
             try:
                 return self._read(workspace, source)[0], source
             except SeriesChoice as error:
-                answer = chosen.get(error.option)
-                if answer is None or getattr(source, error.option) is not None:
+                choice = chosen.get(error.option)
+                if choice is None or getattr(source, error.option) is not None:
                     raise
-                source = source.model_copy(update={error.option: answer})
+                source = source.model_copy(update={error.option: choice})
 
     def read(self, workspace: Workspace, source: Source) -> tuple[Volume, str]:
-        """A volume and its name.
+        """Read a volume; return it with its name.
 
         Raises:
-            VolumeError: it cannot be used, or (SeriesChoice) one of several must be chosen.
+            VolumeError: the file cannot be used, or (SeriesChoice) one of several parts must be chosen.
         """
         if source.source == "sample":
             return self.sample(), SAMPLE_NAME
@@ -269,7 +278,11 @@ class Service:
     def file(
         self, workspace: Workspace, *, source: str, root: int, path: str, upload: str
     ) -> Iterator[tuple[Path, str]]:
-        """Path and name of a file that a page may read, which stays while it does; else `VolumeError`."""
+        """Yield the path and name of a file that a page may read; it is not deleted within the context.
+
+        Raises:
+            VolumeError: the page may not read the file, or it does not exist.
+        """
         if source == "upload":
             with workspace.files.reading(upload) as file:
                 yield file
@@ -283,7 +296,7 @@ class Service:
 
     def close(self) -> None:
         """Stop the worker and free the workspaces."""
-        self.teachings.close()
+        self.teaching_runs.close()
         self.worker.close()
         self.workspaces.close()
         self.exchange.close()
@@ -291,7 +304,7 @@ class Service:
 
 
 def _title(name: str) -> str:
-    """Return a file's name without its ending; the whole name if it is nothing else."""
+    """Return the name of a file without its ending, or the full name if nothing would remain."""
     return stem(name) or name
 
 

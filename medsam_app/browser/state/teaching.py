@@ -1,4 +1,4 @@
-"""Teaching from the page: runs by worklist, and the models with the resulting adapters."""
+"""Teaching from the page: runs by worklist, and models with the resulting adapters."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from medsam_app.worklist.teaching_job import FEWEST, Teaching
 MOST_MODELS = 2
 
 
-class Teachings:
-    """Teaching runs and adapters in use of a server's worklists.
+class TeachingRuns:
+    """Teaching runs and adapters of a server's worklists.
 
     Args:
-        worker: loads models.
-        load: the server's model with an adapter.
-        make: a `Teaching` in a folder, for the server's model.
-        adapter: that the server was started with.
+        worker: worker that loads models.
+        load: function that loads the server's model with an adapter.
+        make: function that creates a `Teaching` in a folder, for the server's model.
+        adapter: adapter that the server was started with.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Teachings:
         self._lock = Lock()
         self._runs: dict[Path, Teaching] = {}
         self._models: OrderedDict[Path, Future[AnyModel]] = OrderedDict()
-        self._counted: dict[Path, tuple[str, int]] = {}
+        self._usable_counts: dict[Path, tuple[str, int]] = {}
 
     def model(self, worklist: Worklist) -> Future[AnyModel] | None:
         """Return the model with the adapter that a worklist uses; None if it uses none."""
@@ -66,13 +66,16 @@ class Teachings:
             return self._runs[worklist.path]
 
     def do(self, worklist: Worklist, what: str, *, minutes: float, who: str) -> None:
-        """Start, stop or resume a run, or use its adapter.
+        """Start, stop or resume a run, or use its adapter or stop using it.
 
         Args:
+            worklist: worklist of the run.
             what: 'start', 'cancel', 'resume', 'use' or 'drop'.
+            minutes: length of a run that is started, in minutes.
+            who: name of the user.
 
         Raises:
-            SettingsError: it cannot be done now.
+            SettingsError: the command is not possible now.
             AdapterError, SaveError: the adapter cannot be used.
         """
         run = self.run_of(worklist)
@@ -89,13 +92,14 @@ class Teachings:
             raise SettingsError("No adapter is offered; teach one first.")
         else:
             use_adapter(worklist, run.adapter, who=who)
-            self.model(worklist)  # load it before the next request
+            self.model(worklist)  # start loading before the next request
 
     def status(self, worklist: Worklist, *, log: bool) -> dict[str, Any]:
         """Return the state of a run and of the adapter in use, for the page.
 
         Args:
-            log: include the log.
+            worklist: worklist of the run.
+            log: whether to include the log of the run.
         """
         run, adapter = self.run_of(worklist), adapter_of(worklist)
         job = run.job
@@ -106,16 +110,17 @@ class Teachings:
             "usable": self._usable(worklist),
             "fewest": FEWEST,
             "in_use": adapter.stem if adapter else "",
-            "used": bool(job and job.stage == "offered" and adapter and _same(adapter, run.adapter)),
+            "used": bool(job and job.stage == "offered" and adapter and _same_content(adapter, run.adapter)),
             "log": run.log() if log else None,
         }
 
     def _usable(self, worklist: Worklist) -> int:
+        """Return the number of cases that can be taught from, counted once per stamp of the worklist."""
         stamp = worklist.stamp()
-        known = self._counted.get(worklist.path)
-        if known is None or known[0] != stamp:
-            known = self._counted[worklist.path] = stamp, len(examples(worklist)[0])
-        return known[1]
+        cached = self._usable_counts.get(worklist.path)
+        if cached is None or cached[0] != stamp:
+            cached = self._usable_counts[worklist.path] = stamp, len(examples(worklist)[0])
+        return cached[1]
 
     def close(self) -> None:
         """Stop all runs; they can be resumed after the next start."""
@@ -124,8 +129,9 @@ class Teachings:
                 run.close()
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same_content(first: Path, second: Path) -> bool:
+    """Return whether two adapter files have the same hash; False if one cannot be read."""
     try:
-        return read_header(one).sha256 == read_header(other).sha256
+        return read_header(first).sha256 == read_header(second).sha256
     except MedsamError:
         return False

@@ -1,4 +1,4 @@
-"""Worker thread of the model, with a round-robin queue over owners."""
+"""Worker thread of the model, with a queue that serves owners in rotation."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any, TypeVar
 from medsam_app.errors import SettingsError
 
 Result = TypeVar("Result")
-#: Jobs of one owner that may wait.
+#: Largest number of waiting jobs per owner.
 MOST_WAITING = 64
 _Job = tuple[Future, Callable[[], Any]]
 
 
 class ModelWorker:
-    """Round-robin queue: one job per owner and round, however many jobs an owner has waiting.
+    """Worker thread with a round-robin queue: one job per owner and round.
 
-    Jobs of one owner run in the order they came. Jobs of the owner '' belong to the server.
+    Jobs of one owner run in the order of submission. Jobs of the owner '' belong to the server.
 
     Args:
-        most_waiting: jobs of one owner that may wait; more are refused.
+        most_waiting: largest number of waiting jobs per owner; more are refused.
     """
 
     def __init__(self, *, most_waiting: int = MOST_WAITING) -> None:
         self.most_waiting = most_waiting
-        self._turns: OrderedDict[str, deque[_Job]] = OrderedDict()  # the next owner comes first
+        self._turns: OrderedDict[str, deque[_Job]] = OrderedDict()  # in order of the owners' turns
         self._changed = Condition()
         self._running = 0
         self._closed = False
@@ -36,7 +36,7 @@ class ModelWorker:
 
     @property
     def waiting(self) -> int:
-        """Jobs that wait or run."""
+        """Number of jobs that wait or run."""
         with self._changed:
             return self._running + sum(map(len, self._turns.values()))
 
@@ -49,20 +49,20 @@ class ModelWorker:
         """Queue a job of an owner.
 
         Raises:
-            SettingsError: too many jobs of the owner wait already.
+            SettingsError: too many jobs of the owner are already waiting.
         """
         future: Future[Result] = Future()
         with self._changed:
             if self._closed:
                 future.cancel()
                 return future
-            own = self._turns.setdefault(owner, deque())  # a new owner comes last
-            if len(own) >= self.most_waiting:
+            jobs = self._turns.setdefault(owner, deque())  # a new owner comes last
+            if len(jobs) >= self.most_waiting:
                 raise SettingsError(
-                    f"{len(own)} requests of this session wait for the model already; "
+                    f"{len(jobs)} requests of this session wait for the model already; "
                     "wait for their answers before you ask for more."
                 )
-            own.append((future, job))
+            jobs.append((future, job))
             self._changed.notify()
         return future
 
@@ -71,25 +71,25 @@ class ModelWorker:
         return self.submit(job, owner).result()
 
     def close(self) -> None:
-        """Stop after the running job; drop waiting jobs."""
+        """Stop after the running job and cancel the waiting ones."""
         with self._changed:
             self._closed = True
-            dropped = [future for own in self._turns.values() for future, _ in own]
+            dropped = [future for jobs in self._turns.values() for future, _ in jobs]
             self._turns.clear()
             self._changed.notify()
         for future in dropped:
             future.cancel()
 
     def _next(self) -> _Job | None:
-        """Wait for the next job and return it; None when the worker is closed."""
+        """Wait for the next job and return it; return None when the worker is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._turns or self._closed)
             if self._closed:
                 return None
-            owner, own = self._turns.popitem(last=False)
-            job = own.popleft()
-            if own:
-                self._turns[owner] = own  # at the end: the others come before the next of theirs
+            owner, jobs = self._turns.popitem(last=False)
+            job = jobs.popleft()
+            if jobs:
+                self._turns[owner] = jobs  # at the end: every other owner has a turn first
             self._running = 1
             return job
 
@@ -106,4 +106,4 @@ class ModelWorker:
                     self._running = 0
                     future.set_result(result)
             self._running = 0
-            del queued, future, job  # a volume is not held until the next job
+            del queued, future, job  # release the memory of the job before waiting for the next one

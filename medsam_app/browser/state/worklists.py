@@ -1,4 +1,4 @@
-"""Worklists that are open on this server."""
+"""Worklists that are open on the server."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ from medsam_app.worklist.store import DATABASE, Worklist
 class Worklists:
     """Worklists by folder, each opened once.
 
-    Scanning one folder may take minutes; requests for other folders, and for this one if it is already open,
-    are answered in the meantime.
+    Scanning a folder may take minutes. Meanwhile, requests for other folders, and for this folder if it is
+    already open, are answered.
 
     Args:
-        roots: folders that may be opened, as of `allowed_files.resolve`.
-        place: folder that databases and masks go to, in folders named as those of the data; None to keep
-            them with the data.
+        roots: folders that may be opened, as in `allowed_files.resolve`.
+        place: folder for databases and masks, with subfolders named like those of the data; None to keep them
+            with the data.
     """
 
     def __init__(self, roots: Sequence[Path], place: Path | None = None) -> None:
         self.roots, self.place = roots, place
-        self._lock = Lock()  # of the dictionaries, held for no longer
+        self._lock = Lock()  # protects the dictionaries; never held during a scan
         self._open: dict[Path, Worklist] = {}
         self._opening: dict[Path, Lock] = {}
 
     def get(self, root: int, path: str, *, refresh: bool = False) -> Worklist:
-        """The worklist of a folder.
+        """Return the worklist of a folder, and open it if necessary.
 
         Args:
-            root, path: as of `allowed_files.resolve`.
-            refresh: look through the folder for new cases.
+            root: index of the root, as in `allowed_files.resolve`.
+            path: path relative to the root.
+            refresh: whether to scan the folder for new cases.
 
         Raises:
-            VolumeError: the folder is not one that may be opened, or holds no volume.
-            WorklistError: its database cannot be opened.
+            VolumeError: the folder may not be opened, or contains no volume.
+            WorklistError: the database of the worklist cannot be opened.
         """
         folder = allowed_files.resolve(self.roots, root, path)
         if not folder.is_dir():
@@ -65,7 +66,7 @@ class Worklists:
     @staticmethod
     def _open_worklist(folder: Path, place: Path | None) -> Worklist:
         if not ((place or folder) / DATABASE).exists():
-            volumes_for(folder)  # before a file is made there
+            volumes_for(folder)  # raises for a folder without volumes, before a database is created there
         worklist = Worklist(folder, place=place)
         try:
             worklist.refresh()
@@ -75,6 +76,7 @@ class Worklists:
         return worklist
 
     def _place(self, root: int, folder: Path) -> Path | None:
+        """Create and return the folder for a worklist's database; None for the folder of the data."""
         if self.place is None:
             return None
         base = self.roots[root].resolve()
@@ -99,7 +101,7 @@ class Worklists:
 
 
 def rows(worklist: Worklist) -> dict[str, Any]:
-    """Return the rows of a worklist and its counts, for the page."""
+    """Return the rows and counts of a worklist for the page."""
     return {
         "stamp": worklist.stamp(),
         "folder": worklist.folder.name,

@@ -18,12 +18,12 @@ ENDED = "This session has ended; reload the page to begin a new one."
 
 
 class WorkspaceFiles:
-    """Temporary folder, created on first use, with uploads by key.
+    """Temporary folder with uploads by key, created on first use.
 
     Attributes:
         uploads: path and original name of each upload.
-        held: key of the upload that the open volume still needs.
-        closed: the workspace has ended, and its folder is gone.
+        held: key of the upload that the open volume still needs, or None.
+        closed: whether the workspace has ended and its folder is deleted.
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,11 @@ class WorkspaceFiles:
         self.closed = False
         self._folder: Path | None = None
         self._reading: list[str] = []
-        self._lock = RLock()  # of all attributes; held briefly, unlike that of the workspace
+        self._lock = RLock()  # protects all attributes; held briefly, unlike the lock of the workspace
 
     @property
     def folder(self) -> Path:
-        """The folder.
+        """Temporary folder of the workspace.
 
         Raises:
             HTTPException: the workspace has ended.
@@ -49,7 +49,7 @@ class WorkspaceFiles:
             return self._folder
 
     def new_folder(self) -> Path:
-        """Make a folder for one upload.
+        """Create a folder for one upload and return its path.
 
         Raises:
             HTTPException: the workspace has ended.
@@ -58,7 +58,7 @@ class WorkspaceFiles:
             return Path(tempfile.mkdtemp(dir=self.folder))
 
     def add(self, path: Path, name: str) -> str:
-        """Register an upload that lies in a folder of `new_folder`; return the key it is opened by.
+        """Register an upload stored in a folder from `new_folder`; return its key.
 
         Raises:
             HTTPException: the workspace has ended.
@@ -71,10 +71,10 @@ class WorkspaceFiles:
 
     @contextmanager
     def reading(self, key: str) -> Iterator[tuple[Path, str]]:
-        """Give path and name of an upload, which is not deleted while the context lasts.
+        """Yield the path and name of an upload, which is not deleted within the context.
 
         Raises:
-            VolumeError: the upload is not there any more.
+            VolumeError: the upload no longer exists.
         """
         with self._lock:
             if key not in self.uploads:
@@ -88,29 +88,29 @@ class WorkspaceFiles:
                 self._reading.remove(key)
 
     def drop(self, *keys: str) -> None:
-        """Delete all uploads, or those of some keys, except the one held and those being read."""
+        """Delete the uploads with these keys, or all; keep the held one and those being read."""
         with self._lock:
-            kept = {*self._reading, self.held}
-            dropped = [key for key in keys or self.uploads if key in self.uploads and key not in kept]
+            in_use = {*self._reading, self.held}
+            dropped = [key for key in keys or self.uploads if key in self.uploads and key not in in_use]
             paths = [self.uploads.pop(key)[0] for key in dropped]
         for path in paths:
-            shutil.rmtree(path.parent, ignore_errors=True)  # each has a folder of its own
+            shutil.rmtree(path.parent, ignore_errors=True)  # each upload has a separate folder
 
     def hold(self, key: str | None) -> None:
-        """Hold an upload in place of the one held before, which is deleted; None holds no upload."""
+        """Hold an upload and delete the previously held one; None holds no upload."""
         with self._lock:
-            before, self.held = self.held, key
-        if before not in (None, key):
-            self.drop(before)
+            previous, self.held = self.held, key
+        if previous not in (None, key):
+            self.drop(previous)
 
     def discard(self, folder: Path) -> None:
-        """Delete a folder of `new_folder`."""
+        """Delete a folder from `new_folder`."""
         shutil.rmtree(folder, ignore_errors=True)
         if self.closed:
-            self.close()  # again: a file written meanwhile may have kept the folder from being deleted
+            self.close()  # again: a file written in the meantime may have prevented the deletion
 
     def close(self) -> None:
-        """Delete all files."""
+        """Delete all files; the workspace has ended."""
         with self._lock:
             self.closed = True
         if self._folder is not None:

@@ -12,29 +12,32 @@ from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import VolumeError
 from medsam_app.system import format_bytes, machine_memory
 
-#: Workspaces kept at a time, and seconds after which an idle one is evicted.
+#: Largest number of workspaces, and seconds after which an idle one is evicted.
 MOST_WORKSPACES = 64
 IDLE_SECONDS = 6 * 3600.0
 #: Seconds since the last action within which a workspace counts as active and is not evicted.
-AT_WORK_SECONDS = 120.0
-#: Bytes for all workspaces where the system does not say what it has.
-_SOME_BYTES = 4 * 10**9
+ACTIVE_SECONDS = 120.0
+#: Memory limit in bytes where the memory of the machine is unknown.
+_DEFAULT_BYTES = 4 * 10**9
+#: Ended workspaces whose reason is remembered.
 _REMEMBERED = 1000
-BEGIN_ANEW = "reload the page to begin a new one"
-IDLED = f"This session was not used for hours and has ended; {BEGIN_ANEW}."
-CROWDED = f"This session was not in use, and others needed its memory: it has ended; {BEGIN_ANEW}."
+RELOAD = "reload the page to begin a new one"
+EXPIRED = f"This session was not used for hours and has ended; {RELOAD}."
+EVICTED = f"This session was not in use, and others needed its memory: it has ended; {RELOAD}."
 
 
 class WorkspaceRegistry:
-    """Workspaces by token. When they hold too much memory, the largest and longest idle are evicted first.
+    """Workspaces by token.
+
+    When they use too much memory, the largest and longest idle ones are evicted first.
 
     Args:
-        most: workspaces kept at a time.
-        idle_seconds: how long one is kept without a request.
-        limit: bytes that all may hold together, by default half of the machine's memory. A volume
-            that several share counts once.
-        at_work_seconds: how long after a request a workspace is not evicted for others.
-        clock: seconds.
+        most: largest number of workspaces.
+        idle_seconds: time without a request after which a workspace is evicted, in seconds.
+        limit: memory of all workspaces together in bytes, by default half of the machine's memory. A volume
+            that several workspaces share counts once.
+        active_seconds: time after a request during which a workspace is not evicted for others, in seconds.
+        clock: function that returns the time in seconds.
     """
 
     def __init__(
@@ -43,13 +46,13 @@ class WorkspaceRegistry:
         most: int = MOST_WORKSPACES,
         idle_seconds: float = IDLE_SECONDS,
         limit: int | None = None,
-        at_work_seconds: float = AT_WORK_SECONDS,
+        active_seconds: float = ACTIVE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.most = most
         self.idle_seconds = idle_seconds
-        self.limit = (machine_memory() or 2 * _SOME_BYTES) // 2 if limit is None else limit
-        self.at_work_seconds = at_work_seconds
+        self.limit = (machine_memory() or 2 * _DEFAULT_BYTES) // 2 if limit is None else limit
+        self.active_seconds = active_seconds
         self._clock = clock
         self._lock = RLock()
         self._by_token: OrderedDict[str, Workspace] = OrderedDict()
@@ -60,7 +63,7 @@ class WorkspaceRegistry:
 
     @property
     def nbytes(self) -> int:
-        """Memory that all hold, in bytes."""
+        """Memory of all workspaces in bytes; shared volumes count once."""
         with self._lock:
             workspaces = list(self._by_token.values())
         arrays = {id(array): array.nbytes for item in workspaces if (array := item.array) is not None}
@@ -77,49 +80,50 @@ class WorkspaceRegistry:
             self._evict_expired()
             return workspace
 
-    def get(self, token: str | None, *, at_work: bool = True) -> Workspace | None:
-        """The workspace of a token, or None.
+    def get(self, token: str | None, *, active: bool = True) -> Workspace | None:
+        """Return the workspace of a token, or None.
 
         Args:
-            at_work: whether the request is an action; requests that only poll do not keep a workspace alive.
+            token: token of the page.
+            active: whether the request counts as use; requests that only poll do not keep a workspace alive.
         """
         with self._lock:
             self._evict_expired()
             workspace = self._by_token.get(token or "")
-            if workspace is not None and at_work:
+            if workspace is not None and active:
                 workspace.last_used = self._clock()
                 self._by_token.move_to_end(workspace.token)
             return workspace
 
     def why_ended(self, token: str | None) -> str:
-        """Return a sentence for a caller whose token is unknown."""
+        """Return a sentence that explains why a token is not valid any more."""
         return self._reasons.get(token or "", ENDED)
 
     def evict(self, keep: Workspace, needed: int = 0) -> None:
-        """Free memory of idle workspaces until all together hold no more than the limit.
+        """Free memory of idle workspaces until all together are within the limit.
 
-        Caches of their predictors are freed first, which costs only time, then whole workspaces.
+        Caches of predictors are freed first, since they can be recomputed, then whole workspaces.
 
         Args:
-            keep: the workspace that needs the memory; its volume stays.
-            needed: bytes that are about to be added to it, beyond those of its volume.
+            keep: workspace that needs the memory and is not evicted.
+            needed: bytes that the workspace is about to need in addition to its volume.
 
         Raises:
-            VolumeError: they do not fit in addition to the active workspaces.
+            VolumeError: these bytes do not fit in addition to the active workspaces.
         """
         with self._lock:
-            # The volume of `keep` is freed when the new one is opened; until then both are there.
+            # The old volume of `keep` is freed when the new one is opened; until then both take memory.
             def over() -> bool:
                 return self.nbytes + needed > self.limit
 
-            for forget in (True, False):
+            for caches_only in (True, False):
                 for workspace in self._idle(keep):
                     if not over():
                         return
-                    if forget:
+                    if caches_only:
                         workspace.forget()
                     else:
-                        self._end(workspace, CROWDED)
+                        self._end(workspace, EVICTED)
             if needed and over():
                 raise VolumeError(
                     f"This volume takes {format_bytes(needed)} of memory, and of the "
@@ -130,18 +134,18 @@ class WorkspaceRegistry:
                 keep.forget()
 
     def end(self, workspace: Workspace) -> None:
-        """Free one."""
+        """End a workspace and free its memory."""
         with self._lock:
             self._end(workspace, ENDED)
 
     def close(self) -> None:
-        """Free all."""
+        """End all workspaces."""
         with self._lock:
             for workspace in list(self._by_token.values()):
                 self._end(workspace, ENDED)
 
     def _idle(self, keep: Workspace) -> list[Workspace]:
-        """Return idle workspaces except one, ordered by bytes x idle seconds, largest first."""
+        """Return idle workspaces except `keep`, ordered by bytes x idle seconds, largest first."""
         now = self._clock()
 
         def cost(workspace: Workspace) -> float:
@@ -151,7 +155,7 @@ class WorkspaceRegistry:
         idle = [
             workspace
             for workspace in self._by_token.values()
-            if workspace is not keep and now - workspace.last_used >= self.at_work_seconds
+            if workspace is not keep and now - workspace.last_used >= self.active_seconds
         ]
         return sorted(idle, key=cost, reverse=True)
 
@@ -165,10 +169,10 @@ class WorkspaceRegistry:
     def _evict_expired(self) -> None:
         oldest = self._clock() - self.idle_seconds
         while self._by_token:
-            first = next(iter(self._by_token.values()))
-            if first.last_used < oldest:
-                self._end(first, IDLED)
+            least_recent = next(iter(self._by_token.values()))
+            if least_recent.last_used < oldest:
+                self._end(least_recent, EXPIRED)
             elif len(self._by_token) > self.most:
-                self._end(first, CROWDED)
+                self._end(least_recent, EVICTED)
             else:
                 return

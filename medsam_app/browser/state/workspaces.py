@@ -1,4 +1,4 @@
-"""Workspaces: the state that the server keeps for each page, behind a token that cannot be guessed."""
+"""Workspace: the state of one page, identified by a token."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medsam_app.worklist.case_session import CaseWork
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ANOTHER = (
+OTHER_VOLUME_OPEN = (
     "Another volume has been opened in this session, so this was not done; reload the page where it does not "
     "show that one."
 )
@@ -29,29 +29,29 @@ ANOTHER = (
 
 @dataclass(frozen=True)
 class SourceParts:
-    """Series, frames and channels that a file or folder offers.
+    """Series, frames and channels to choose from in a file or folder.
 
     Attributes:
-        place: identifies the file or folder.
+        location: identity of the file or folder.
         choices: values and their texts, by option.
     """
 
-    place: Hashable = None
+    location: Hashable = None
     choices: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
 
 class Workspace:
-    """The state of one page.
+    """State of one page.
 
     Attributes:
-        token: identifies the page.
-        lock: held while the session is changed, or another volume takes its place.
-        opened: the open volume.
+        token: unguessable token that identifies the page.
+        lock: lock for changes to the session and for opening another volume.
+        opened: open volume, or None.
         files: uploads and temporary files.
-        parts: choices of the source that was read last.
+        parts: choices that the last read source offers.
         labels: label set that the page has sent; None for that of the server.
-        progress: text and fraction of the step that runs.
-        last_used: time of the last request.
+        progress: text and fraction of the current step.
+        last_used: time of the last request in seconds.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Workspace:
         self.last_used = time.monotonic()
         self._volumes = 0
 
-    def take(
+    def replace_volume(
         self,
         session: Session,
         name: str,
@@ -74,11 +74,13 @@ class Workspace:
         case: CaseWork | None = None,
         notes: Sequence[str] = (),
     ) -> OpenVolume:
-        """Open another volume in place of the one before.
+        """Set the open volume in place of the previous one.
 
         Args:
-            header: of the volume, as pages have it; its number is added.
-            case: the work on it, where it is a case of a worklist.
+            session: session on the volume.
+            name: name of the volume without file ending.
+            header: header of the volume for the page; the number of the volume is added.
+            case: work on the case if the volume is a case of a worklist.
             notes: sentences for the page.
         """
         self._volumes += 1
@@ -98,17 +100,17 @@ class Workspace:
         return opened
 
     def check(self, number: int | None) -> None:
-        """Refuse a request that is meant for another volume than the open one.
+        """Refuse a request for a volume that is no longer open.
 
         Args:
-            number: of the volume that the page shows; None for any.
+            number: number of the volume that the page shows; None for any.
 
         Raises:
             HTTPException: another volume is open (409).
         """
         opened = self.opened
         if number is not None and opened is not None and number != opened.number:
-            raise HTTPException(409, ANOTHER)
+            raise HTTPException(409, OTHER_VOLUME_OPEN)
 
     def show(self, text: str, fraction: float | None = None) -> None:
         """Set the progress that the page shows."""
@@ -116,18 +118,18 @@ class Workspace:
 
     @property
     def array(self) -> NDArray | None:
-        """Voxels of the volume, None where none is open."""
+        """Voxels of the open volume; None if no volume is open."""
         opened = self.opened
         return None if opened is None else opened.volume.array
 
     @property
     def nbytes(self) -> int:
-        """Memory of the masks and of the predictor's cache in bytes, without the volume."""
+        """Memory of the masks and the predictor's caches in bytes, without the volume."""
         opened = self.opened
         return 0 if opened is None else opened.session.nbytes
 
     def forget(self) -> None:
-        """Release cached results, which only cost time to recompute."""
+        """Free the predictor's caches, which can be recomputed."""
         opened = self.opened
         if opened is not None and opened.session.predictor is not None:
             opened.session.predictor.forget()

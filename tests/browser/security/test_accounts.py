@@ -46,24 +46,24 @@ def test_a_file_that_lets_nobody_in_is_refused(tmp_path: Path, text: str) -> Non
 def test_guessing_is_made_slow_for_the_guesser_alone() -> None:
     now = [0.0]
     accounts = Accounts([("ann", "secret"), ("bob", "other")], clock=lambda: now[0])
-    assert accounts.who(basic("ann:secret"), "1.1.1.1") == "ann" and accounts.who(
+    assert accounts.authenticate(basic("ann:secret"), "1.1.1.1") == "ann" and accounts.authenticate(
         basic("bob:other"), "1.1.1.1"
     )
     for wrong in ("ann:other", "ann:", "ann:secret2", "secret", "bob:secret")[:FREE_TRIES]:
-        assert not accounts.who(basic(wrong), "6.6.6.6")
+        assert not accounts.authenticate(basic(wrong), "6.6.6.6")
     assert accounts.must_wait("6.6.6.6") == 0
     waits = []
     for _ in range(9):
-        assert not accounts.who(basic("ann:wrong"), "6.6.6.6")
+        assert not accounts.authenticate(basic("ann:wrong"), "6.6.6.6")
         waits.append(accounts.must_wait("6.6.6.6"))
         now[0] += waits[-1]
     assert waits[:4] == [2, 4, 8, 16] and waits[-1] == LONGEST_WAIT
     assert accounts.must_wait("1.1.1.1") == 0
-    assert accounts.who(basic("ann:secret"), "6.6.6.6") and accounts.must_wait("6.6.6.6") == 0
+    assert accounts.authenticate(basic("ann:secret"), "6.6.6.6") and accounts.must_wait("6.6.6.6") == 0
     # Without any password nothing was tried, and there is no end of addresses to remember.
     for _ in range(99):
-        assert not accounts.who("", "7.7.7.7")
+        assert not accounts.authenticate("", "7.7.7.7")
     assert accounts.must_wait("7.7.7.7") == 0
     for n in range(3000):
-        accounts.who(basic("x:y"), str(n))
+        accounts.authenticate(basic("x:y"), str(n))
     assert len(accounts._wrong) <= 1000

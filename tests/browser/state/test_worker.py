@@ -58,7 +58,7 @@ def opened(kept: WorkspaceRegistry, megabytes: int) -> Workspace:
     """A workspace with a volume of that size."""
     workspace = kept.create()
     volume = Volume.from_array(np.zeros((100, 100, 100 * megabytes), dtype=np.uint8), np.eye(4))
-    workspace.take(Session(volume), "case", {})
+    workspace.replace_volume(Session(volume), "case", {})
     return workspace
 
 
@@ -87,7 +87,7 @@ def test_a_volume_that_two_share_counts_once() -> None:
     kept = WorkspaceRegistry(limit=20 * MB)
     first, second = opened(kept, 5), kept.create()
     assert first.opened is not None
-    second.take(Session(first.opened.volume), "case", {})
+    second.replace_volume(Session(first.opened.volume), "case", {})
     assert kept.nbytes == 5 * MB
 
 

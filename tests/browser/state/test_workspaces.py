@@ -61,12 +61,12 @@ def test_another_volume_replaces_all_that_belongs_to_the_one_before() -> None:
         workspace.require_open()
 
     session = Session(Volume.from_array(np.zeros((4, 4, 4), np.uint8), np.eye(4)))
-    first = workspace.take(session, "first", {"ct": True}, notes=["note"])
+    first = workspace.replace_volume(session, "first", {"ct": True}, notes=["note"])
     assert workspace.require_open() is first and first.header == {"ct": True, "opened": 1}
     assert first.unit == "HU" and first.notes == ["note"]
     first.reference = Reference(1, "other", {})
 
-    second = workspace.take(session, "second", {"ct": False})
+    second = workspace.replace_volume(session, "second", {"ct": False})
     assert workspace.opened is second and second.number == second.header["opened"] == 2
     assert second.unit == "" and second.reference is None and second.notes == []
     workspace.check(2)
