@@ -1,4 +1,4 @@
-"""The browser app's server: who is let in, what is sent, and what bad requests get."""
+"""Server of the browser app: access, responses, and answers to bad requests."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def service(tmp_path_factory):
     secret = tmp_path_factory.mktemp("secret") / "b.nii.gz"
     secret.write_bytes((folder / "inner/a.nii.gz").read_bytes())
     (folder / "link.nii.gz").symlink_to(secret)
-    made = Service(roots=[folder], upload_bytes=200_000)
-    yield made
-    made.close()
+    service = Service(roots=[folder], upload_bytes=200_000)
+    yield service
+    service.close()
 
 
 @pytest.fixture(scope="module")
@@ -50,31 +50,31 @@ def client(service):
 
 
 @pytest.fixture
-def mine(client):
+def headers(client):
     """Headers of a new session."""
     return {"X-Medsam-Session": client.post("/medsam/api/session").json()["token"]}
 
 
 def unpack(body: bytes) -> tuple[dict, list[np.ndarray]]:
-    """What the page makes of a frame."""
+    """Decode a frame like the page: the header, and the masks in the browser's axes."""
     length = int.from_bytes(body[:4], "little")
     header, rest, masks = json.loads(body[4 : 4 + length]), body[4 + length :], []
     for part in header["masks"]:
         stored, rest = rest[: part["bytes"]], rest[part["bytes"] :]
         bits = zlib.decompress(stored) if part["deflated"] else stored
         flat = np.unpackbits(np.frombuffer(bits, "u1"), bitorder="little")
-        at = np.tensordot(part["strides"], np.indices(part["size"]), axes=1) + part["first"]
-        masks.append(flat[at].astype(bool))
+        indices = np.tensordot(part["strides"], np.indices(part["size"]), axes=1) + part["first"]
+        masks.append(flat[indices].astype(bool))
     assert not rest
     return header, masks
 
 
-def act(client, mine, **action):
+def act(client, headers, **action):
     have = action.pop("have", [])
-    return client.post("/medsam/api/act", headers=mine, json={"action": action, "have": have})
+    return client.post("/medsam/api/act", headers=headers, json={"action": action, "have": have})
 
 
-# Who is let in
+# Access
 
 
 def test_only_names_of_the_loopback_are_answered(client):
@@ -102,16 +102,16 @@ def test_a_password_guards_every_route(service):
     assert client.get("/", headers={"Authorization": "Basic ???"}).status_code == 401
 
 
-def test_a_forged_session_gets_nothing(client, mine):
-    assert client.get("/medsam/api/progress", headers=mine).status_code == 200
-    for token in ("", "x" * 43, mine["X-Medsam-Session"][:-1]):
+def test_a_forged_session_gets_nothing(client, headers):
+    assert client.get("/medsam/api/progress", headers=headers).status_code == 200
+    for token in ("", "x" * 43, headers["X-Medsam-Session"][:-1]):
         answer = client.get("/medsam/api/volume", headers={"X-Medsam-Session": token})
         assert answer.status_code == 401 and "reload" in answer.json()["error"]
-    # A forged token is not taken up: the page gets a new one.
+    # A forged token is not accepted: the page gets a new one.
     assert client.post("/medsam/api/session", headers={"X-Medsam-Session": "mine"}).json()["token"] != "mine"
 
 
-def test_the_page_asks_no_other_host(client):
+def test_the_page_loads_nothing_from_other_hosts(client):
     page = client.get("/")
     assert page.status_code == 200
     assert "connect-src 'self'" in page.headers["content-security-policy"]
@@ -119,7 +119,7 @@ def test_the_page_asks_no_other_host(client):
         assert "fonts.googleapis" not in text and "cdnjs" not in text
 
 
-def test_our_scripts_stand_before_gradios(client):
+def test_our_scripts_come_before_gradios(client):
     page = client.get("/", headers={"Accept-Encoding": "br, gzip"})
     assert page.headers["content-length"] == str(len(page.content))
     ours = '<head><script src="medsam/static/frames.js"></script><link rel="modulepreload"'
@@ -133,21 +133,21 @@ def test_which_hosts_are_loopback():
     assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org"))
 
 
-def test_gradio_polls_less_where_it_has_the_setting(service, monkeypatch):
+def test_gradio_polls_slowly_where_it_has_the_setting(service, monkeypatch):
     blocks = build(Api(service, service.exchange))
     assert blocks._queue.sleep_when_free == 0.02
 
-    del blocks._queue.sleep_when_free  # as in a version that has another attribute
+    del blocks._queue.sleep_when_free  # as in a version without this attribute
     slow_polling(blocks)
     assert not hasattr(blocks._queue, "sleep_when_free")
 
-    start = Queue.__init__
+    original = Queue.__init__
 
-    def without(queue, *args, **options):
-        start(queue, *args, **options)
+    def init_without_attribute(queue, *args, **options):
+        original(queue, *args, **options)
         del queue.sleep_when_free
 
-    monkeypatch.setattr(Queue, "__init__", without)
+    monkeypatch.setattr(Queue, "__init__", init_without_attribute)
     page = TestClient(create_app(service), base_url=HOME).get("/")
     assert page.status_code == 200 and "medsam-viewer" in page.text
 
@@ -155,35 +155,35 @@ def test_gradio_polls_less_where_it_has_the_setting(service, monkeypatch):
 # Workspaces
 
 
-def test_workspaces_are_bounded_and_the_least_used_goes():
-    kept = WorkspaceRegistry(most=2)
-    first, second = kept.create(), kept.create()
+def test_workspaces_are_bounded_and_the_least_recently_used_is_evicted():
+    registry = WorkspaceRegistry(most=2)
+    first, second = registry.create(), registry.create()
     folder = second.files.folder
-    assert kept.get(first.token) is first
-    kept.create()
-    assert kept.get(second.token) is None and kept.get(first.token) is first and len(kept) == 2
+    assert registry.get(first.token) is first
+    registry.create()
+    assert registry.get(second.token) is None and registry.get(first.token) is first and len(registry) == 2
     assert not folder.exists()
 
 
 def test_idle_workspaces_are_freed():
-    kept = WorkspaceRegistry(idle_seconds=-1)
-    gone = kept.create().token
-    assert kept.get(gone) is None and len(kept) == 0
-    assert "not used for hours" in kept.why_ended(gone)
+    registry = WorkspaceRegistry(idle_seconds=-1)
+    token = registry.create().token
+    assert registry.get(token) is None and len(registry) == 0
+    assert "not used for hours" in registry.why_ended(token)
 
 
 # Files
 
 
-def test_only_files_within_the_roots_are_opened(service, client, mine):
+def test_only_files_within_the_roots_are_opened(service, client, headers):
     names = [
-        entry["name"] for entry in client.get("/medsam/api/files?root=0", headers=mine).json()["entries"]
+        entry["name"] for entry in client.get("/medsam/api/files?root=0", headers=headers).json()["entries"]
     ]
     assert names == ["inner"]
     for path in ("../secret", "/etc/passwd", "link.nii.gz", "inner/../../x", "no.nii", "a\0b"):
         with pytest.raises(VolumeError, match="not"):
             allowed_files.resolve(service.roots, 0, path)
-        answer = client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": path})
+        answer = client.post("/medsam/api/open", headers=headers, json={"source": "folder", "path": path})
         assert answer.status_code == 422 and "choose" in answer.json()["error"], path
     with pytest.raises(VolumeError):
         allowed_files.resolve(service.roots, 1, "")
@@ -191,7 +191,7 @@ def test_only_files_within_the_roots_are_opened(service, client, mine):
         allowed_files.resolve(service.roots, -1, "")
 
 
-def test_an_odd_entry_hides_no_other(service, client, mine, tmp_path, monkeypatch):
+def test_an_unreadable_entry_does_not_hide_others(service, client, headers, tmp_path, monkeypatch):
     odd = os.fsdecode(b"bild_\xfc")
     for name in ("b.nii.gz", "A/x", f"{odd}.nii.gz", f"{odd}/x", "closed/x", "slices/0", "slices/1"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -201,60 +201,62 @@ def test_an_odd_entry_hides_no_other(service, client, mine, tmp_path, monkeypatc
     (tmp_path / "slices/ring").symlink_to(tmp_path / "slices/ring")
     monkeypatch.setattr(service, "roots", [tmp_path])
     close(monkeypatch, tmp_path / "closed")
-    real = Path.open
+    original = Path.open
 
-    def opened(path, *how):
+    def open_or_refuse(path, *arguments):
         if path == tmp_path / "slices/0":
             raise PermissionError(13, "Permission denied", str(path))
-        return real(path, *how)
+        return original(path, *arguments)
 
-    monkeypatch.setattr(Path, "open", opened)
-    answer = client.get("/medsam/api/files?root=0", headers=mine)
+    monkeypatch.setattr(Path, "open", open_or_refuse)
+    answer = client.get("/medsam/api/files?root=0", headers=headers)
     assert answer.status_code == 200, answer.text
-    assert [(each["name"], each["kind"]) for each in answer.json()["entries"]] == [
+    assert [(entry["name"], entry["kind"]) for entry in answer.json()["entries"]] == [
         ("A", "folder"), ("slices", "dicom"), ("b.nii.gz", "file")
     ]  # fmt: skip
     close(monkeypatch, tmp_path)
-    answer = client.get("/medsam/api/files?root=0", headers=mine)
+    answer = client.get("/medsam/api/files?root=0", headers=headers)
     assert answer.status_code == 422 and "Permission denied" in answer.json()["error"]
 
 
-def test_uploads_are_bounded_and_named(client, mine):
+def test_uploads_are_bounded_and_named(client, headers):
     def post(name, body):
-        return client.post("/medsam/api/upload", params={"name": name}, headers=mine, content=body)
+        return client.post("/medsam/api/upload", params={"name": name}, headers=headers, content=body)
 
     assert post("a.exe", b"x").status_code == 422
     too_large = post("a.nii", b"x" * 200_001)
     assert too_large.status_code == 413 and "GB" in too_large.json()["error"]
-    parts = (b"x" * 50_000 for _ in range(5))  # a length that is not announced
+    parts = (b"x" * 50_000 for _ in range(5))  # sent without Content-Length
     assert post("a.nii", parts).status_code == 413
-    sent = post("../../etc/cron.nii", b"not an image")
-    assert sent.status_code == 200
+    uploaded = post("../../etc/cron.nii", b"not an image")
+    assert uploaded.status_code == 200
     opened = client.post(
-        "/medsam/api/open", headers=mine, json={"source": "upload", "upload": sent.json()["upload"]}
+        "/medsam/api/open", headers=headers, json={"source": "upload", "upload": uploaded.json()["upload"]}
     )
     assert opened.status_code == 422 and "cron.nii" in opened.json()["error"]
     assert "Traceback" not in opened.text
 
 
-def test_an_upload_opens_and_its_voxels_arrive(client, mine, tmp_path):
+def test_an_upload_opens_and_its_voxels_arrive(client, headers, tmp_path):
     array = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4) - 30
     affine = np.array([[0, -2, 0, 1], [1.5, 0, 0, 2], [0, 0, -3, 3], [0, 0, 0, 1.0]])
     nib.save(nib.Nifti1Image(array, affine), tmp_path / "x.nii.gz")
     body = (tmp_path / "x.nii.gz").read_bytes()
-    sent = client.post(
-        "/medsam/api/upload", params={"name": "my case.nii.gz"}, headers=mine, content=body
+    upload = client.post(
+        "/medsam/api/upload", params={"name": "my case.nii.gz"}, headers=headers, content=body
     ).json()
-    volume = client.post("/medsam/api/open", headers=mine, json={"source": "upload", **sent}).json()["volume"]
+    volume = client.post("/medsam/api/open", headers=headers, json={"source": "upload", **upload}).json()[
+        "volume"
+    ]
     assert volume["name"] == "my case" and volume["shape"] == [5, 6, 4] and volume["spacing"] == [2, 1.5, 3]
-    voxels = client.get("/medsam/api/volume", headers=mine).content
+    voxels = client.get("/medsam/api/volume", headers=headers).content
     assert len(voxels) == volume["bytes"]
     shown = np.frombuffer(voxels, volume["dtype"]).reshape(volume["shape"], order="F")
-    # Closest RAS by hand: x runs against j, y along i, z against k.
+    # Axes closest to RAS: x runs against j, y along i, z against k.
     assert np.array_equal(shown, array.transpose(1, 0, 2)[::-1, :, ::-1])
 
 
-# What is sent
+# Encoding
 
 
 @pytest.mark.parametrize(
@@ -290,37 +292,37 @@ def test_a_mask_arrives_where_the_volume_has_it(codes):
     assert np.array_equal(np.frombuffer(voxels, "u1").reshape(grid.ras.shape, order="F"), shown)
 
 
-def test_an_empty_mask_is_sent_as_nothing():
-    nothing = Patch((0, 0, 0), np.zeros((3, 3, 3), bool))
-    header, masks = unpack(frame({}, [mask_part("m", nothing, Grid((3, 3, 3), np.eye(4)))]))
+def test_an_empty_mask_has_no_bits():
+    empty = Patch((0, 0, 0), np.zeros((3, 3, 3), bool))
+    header, masks = unpack(frame({}, [mask_part("m", empty, Grid((3, 3, 3), np.eye(4)))]))
     assert header["masks"][0]["size"] == [0, 0, 0] and masks[0].size == 0
 
 
 # Actions
 
 
-def test_clicks_undo_and_two_sessions(client, mine):
-    client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": "inner/a.nii.gz"})
+def test_clicks_undo_and_two_sessions(client, headers):
+    client.post("/medsam/api/open", headers=headers, json={"source": "folder", "path": "inner/a.nii.gz"})
     body, masks = unpack(
-        act(client, mine, do="add_prompt", prompt={"kind": "point", "coordinates": [9, 9, 8]}).content
+        act(client, headers, do="add_prompt", prompt={"kind": "point", "coordinates": [9, 9, 8]}).content
     )
-    (made,) = body["state"]["objects"]
-    assert len(masks) == 1 and masks[0].any() and made["mask"] == body["masks"][0]["key"]
-    # Masks that the page holds are not sent again, also after undo and redo.
-    act(client, mine, do="undo")
-    body, masks = unpack(act(client, mine, do="redo", have=[made["mask"]]).content)
-    assert body["state"]["objects"][0]["mask"] == made["mask"] and masks == []
+    (item,) = body["state"]["objects"]
+    assert len(masks) == 1 and masks[0].any() and item["mask"] == body["masks"][0]["key"]
+    # Cached masks are not sent again, not even after undo and redo.
+    act(client, headers, do="undo")
+    body, masks = unpack(act(client, headers, do="redo", have=[item["mask"]]).content)
+    assert body["state"]["objects"][0]["mask"] == item["mask"] and masks == []
 
-    other = {"X-Medsam-Session": client.post("/medsam/api/session").json()["token"]}
-    assert act(client, other, do="look").status_code == 422  # it has no volume
-    client.post("/medsam/api/open", headers=other, json={"source": "folder", "path": "inner/a.nii.gz"})
-    assert unpack(act(client, other, do="look").content)[0]["state"]["objects"] == []
+    second = {"X-Medsam-Session": client.post("/medsam/api/session").json()["token"]}
+    assert act(client, second, do="look").status_code == 422  # no volume is open in it
+    client.post("/medsam/api/open", headers=second, json={"source": "folder", "path": "inner/a.nii.gz"})
+    assert unpack(act(client, second, do="look").content)[0]["state"]["objects"] == []
 
 
-def test_bad_actions_are_sentences_and_change_nothing(client, mine):
-    client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": "inner/a.nii.gz"})
-    act(client, mine, do="add_object", name="liver")
-    before = unpack(act(client, mine, do="look").content)[0]["state"]
+def test_bad_actions_are_sentences_and_change_nothing(client, headers):
+    client.post("/medsam/api/open", headers=headers, json={"source": "folder", "path": "inner/a.nii.gz"})
+    act(client, headers, do="add_object", name="liver")
+    before = unpack(act(client, headers, do="look").content)[0]["state"]
     bad = [
         {"do": "add_prompt", "prompt": {"kind": "point", "coordinates": [99, 9, 8]}},
         {"do": "add_prompt", "prompt": {"kind": "point", "coordinates": [float(10**9), 0, 0]}},
@@ -332,36 +334,36 @@ def test_bad_actions_are_sentences_and_change_nothing(client, mine):
         {"do": "format_disk"},
     ]
     for action in bad:
-        answer = act(client, mine, **action)
+        answer = act(client, headers, **action)
         assert answer.status_code == 422 and answer.json()["error"].endswith("."), action
         assert "Traceback" not in answer.text
-    assert unpack(act(client, mine, do="look").content)[0]["state"] == before
-    replay = client.post("/medsam/api/prompts", headers=mine, content=b"{}")
+    assert unpack(act(client, headers, do="look").content)[0]["state"] == before
+    replay = client.post("/medsam/api/prompts", headers=headers, content=b"{}")
     assert replay.status_code == 422 and "prompt file" in replay.json()["error"]
     assert "/tmp" not in replay.json()["error"]
 
 
-def test_masks_are_changed_by_hand(client, mine):
-    client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": "inner/a.nii.gz"})
-    answer = act(client, mine, do="paint", points=[[5, 5, 5], [9, 5, 5]], radius=3, axis=None)
+def test_masks_are_changed_by_hand(client, headers):
+    client.post("/medsam/api/open", headers=headers, json={"source": "folder", "path": "inner/a.nii.gz"})
+    answer = act(client, headers, do="paint", points=[[5, 5, 5], [9, 5, 5]], radius=3, axis=None)
     body, (mask,) = unpack(answer.content)
-    (made,) = body["state"]["objects"]
-    (shown,) = made["prompts"]
-    assert mask.sum() > 100 and shown["kind"] == "paint" and "packed" not in answer.text
-    assert (shown["lower"], shown["upper"]) == ([2, 2, 2], [12, 8, 8])
-    act(client, mine, do="lock", object="o1", axis=2, index=5, locked=True)
-    body, _ = unpack(act(client, mine, do="tool", object="o1", tool="grow", mm=1).content)
+    (item,) = body["state"]["objects"]
+    (prompt,) = item["prompts"]
+    assert mask.sum() > 100 and prompt["kind"] == "paint" and "packed" not in answer.text
+    assert (prompt["lower"], prompt["upper"]) == ([2, 2, 2], [12, 8, 8])
+    act(client, headers, do="lock", object="o1", axis=2, index=5, locked=True)
+    body, _ = unpack(act(client, headers, do="tool", object="o1", tool="grow", mm=1).content)
     assert body["state"]["objects"][0]["locks"] == [{"axis": 2, "index": 5}]
     before = body["state"]
-    line = {"do": "paint", "points": [[5, 5, 5]], "radius": 3}
+    stroke = {"do": "paint", "points": [[5, 5, 5]], "radius": 3}
     bad = [
-        line | {"radius": 1e9},
-        line | {"radius": 0},
-        line | {"points": []},
-        line | {"points": [[1, 2]]},
-        line | {"points": [[1e300, 0, 0]]},
-        line | {"points": [[5, 5, 5]] * 5000},
-        line | {"axis": 3},
+        stroke | {"radius": 1e9},
+        stroke | {"radius": 0},
+        stroke | {"points": []},
+        stroke | {"points": [[1, 2]]},
+        stroke | {"points": [[1e300, 0, 0]]},
+        stroke | {"points": [[5, 5, 5]] * 5000},
+        stroke | {"axis": 3},
         {"do": "lasso", "points": [[5, 5, 50], [9, 5, 50], [9, 9, 50]], "axis": 2},
         {"do": "tool", "object": "o1", "tool": "melt"},
         {"do": "tool", "object": "o1", "tool": "shrink", "mm": 50},
@@ -372,43 +374,43 @@ def test_masks_are_changed_by_hand(client, mine):
         {"do": "add_prompt", "prompt": {"kind": "scribble", "coordinates": [[5, 5, 5]], "positive": False}},
     ]
     for action in bad:
-        answer = act(client, mine, **action)
+        answer = act(client, headers, **action)
         assert answer.status_code == 422 and answer.json()["error"].endswith("."), action
-    assert unpack(act(client, mine, do="look").content)[0]["state"] == before
-    steps = client.get("/medsam/api/history", headers=mine, params={"object": "o1"}).json()["steps"]
+    assert unpack(act(client, headers, do="look").content)[0]["state"] == before
+    steps = client.get("/medsam/api/history", headers=headers, params={"object": "o1"}).json()["steps"]
     assert [step["change"] for step in steps][-1] == "grow 1 mm on object 1" and steps[-1]["now"]
-    assert client.get("/medsam/api/history", headers=mine, params={"object": "<b>"}).status_code == 422
+    assert client.get("/medsam/api/history", headers=headers, params={"object": "<b>"}).status_code == 422
 
 
-def test_label_sets_come_with_the_server_or_from_the_page(client, mine):
-    post = lambda name, body: client.post(f"/medsam/api/labels?name={name}", headers=mine, content=body)  # noqa: E731
-    assert client.post("/medsam/api/session", headers=mine).json()["labels"] == []
-    found = post("a.csv", b"name,label\nliver,4\n").json()["labels"]
-    assert found == [{"name": "liver", "label": 4, "colour": "#e69f00", "may_overlap": True}]
-    assert client.post("/medsam/api/session", headers=mine).json()["labels"] == found
+def test_label_sets_come_with_the_server_or_from_the_page(client, headers):
+    post = lambda name, body: client.post(f"/medsam/api/labels?name={name}", headers=headers, content=body)  # noqa: E731
+    assert client.post("/medsam/api/session", headers=headers).json()["labels"] == []
+    labels = post("a.csv", b"name,label\nliver,4\n").json()["labels"]
+    assert labels == [{"name": "liver", "label": 4, "colour": "#e69f00", "may_overlap": True}]
+    assert client.post("/medsam/api/session", headers=headers).json()["labels"] == labels
     for name, body in (("a.csv", b"title\n"), ("../../x.json", b"{"), ("a.csv", bytes(3 << 20))):
         answer = post(name, body)
         assert answer.status_code in (413, 422) and "/tmp" not in answer.text
-    assert client.post("/medsam/api/session", headers=mine).json()["labels"] == found
+    assert client.post("/medsam/api/session", headers=headers).json()["labels"] == labels
 
 
-def test_saving_names_the_file_after_the_volume(client, mine):
-    client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": "inner/a.nii.gz"})
-    act(client, mine, do="add_prompt", prompt={"kind": "point", "coordinates": [9, 9, 8]})
-    mask = client.get("/medsam/api/mask", headers=mine)
+def test_saving_names_the_file_after_the_volume(client, headers):
+    client.post("/medsam/api/open", headers=headers, json={"source": "folder", "path": "inner/a.nii.gz"})
+    act(client, headers, do="add_prompt", prompt={"kind": "point", "coordinates": [9, 9, 8]})
+    mask = client.get("/medsam/api/mask", headers=headers)
     assert mask.headers["content-disposition"] == "attachment; filename*=UTF-8''a_mask.nii.gz"
     image = nib.Nifti1Image.from_bytes(zlib.decompress(mask.content, 31))
     assert np.asanyarray(image.dataobj).any() and np.array_equal(image.affine, np.eye(4))
-    prompts = client.get("/medsam/api/prompts", headers=mine)
-    again = client.post("/medsam/api/prompts", headers=mine, content=prompts.content)
+    prompts = client.get("/medsam/api/prompts", headers=headers)
+    again = client.post("/medsam/api/prompts", headers=headers, content=prompts.content)
     assert len(unpack(again.content)[0]["state"]["objects"]) == 1
 
 
-def test_replay_takes_the_settings_of_the_file(client, mine):
-    client.post("/medsam/api/open", headers=mine, json={"source": "folder", "path": "inner/a.nii.gz"})
-    act(client, mine, do="add_prompt", prompt={"kind": "point", "coordinates": [9, 9, 8]})
-    assert unpack(act(client, mine, do="refine", on=True).content)[0]["state"]["refine"] is True
-    prompts = client.get("/medsam/api/prompts", headers=mine).content
-    assert unpack(act(client, mine, do="refine", on=False).content)[0]["state"]["refine"] is False
-    again = client.post("/medsam/api/prompts", headers=mine, content=prompts)
+def test_replay_takes_the_settings_of_the_file(client, headers):
+    client.post("/medsam/api/open", headers=headers, json={"source": "folder", "path": "inner/a.nii.gz"})
+    act(client, headers, do="add_prompt", prompt={"kind": "point", "coordinates": [9, 9, 8]})
+    assert unpack(act(client, headers, do="refine", on=True).content)[0]["state"]["refine"] is True
+    prompts = client.get("/medsam/api/prompts", headers=headers).content
+    assert unpack(act(client, headers, do="refine", on=False).content)[0]["state"]["refine"] is False
+    again = client.post("/medsam/api/prompts", headers=headers, content=prompts)
     assert unpack(again.content)[0]["state"]["refine"] is True

@@ -1,4 +1,4 @@
-"""The options of a server: one error for one mistake."""
+"""Options of a server: errors for invalid values."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from medsam_app.browser.state.service import Service
 from medsam_app.errors import SettingsError
 from medsam_app.worklist.adapter_in_use import ADAPTERS, adapter_of, examples, use_adapter
 from medsam_app.worklist.teaching_job import JOB, TeachingState
-from tests.browser.routes.test_worklist import HOME, ODD, Person, make_folder
+from tests.browser.routes.test_worklist import HOME, ODD, User, make_folder
 from tests.support.two_balls import BRIGHT, NAMES, balls, taught
 
 
@@ -33,8 +33,8 @@ def service(folder: Path) -> Iterator[Service]:
 
 
 @pytest.fixture
-def ada(service: Service) -> Person:
-    return Person(TestClient(create_app(service), base_url=HOME))
+def ada(service: Service) -> User:
+    return User(TestClient(create_app(service), base_url=HOME))
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +43,13 @@ def adapter_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_accepted_cases_are_the_examples(ada: Person, service: Service, folder: Path) -> None:
+def test_accepted_cases_are_the_examples(ada: User, service: Service, folder: Path) -> None:
     worklist = service.worklists.get(0, "data")
     for name in ("a", "b"):
         ada.open(name)
         said = ada.click(12, 11, 10)
         ada.act(do="change_object", object=said["state"]["selected"], name="ball <i>", label=5)
-        assert ada.judge(name, "accepted").status_code == 200
+        assert ada.set_state(name, "accepted").status_code == 200
     assert examples(worklist)[1] == {5: "ball <i>"}
     found = examples(worklist)[0]
     assert [each.case for each in found] == ["a", "b"]
@@ -58,28 +58,28 @@ def test_accepted_cases_are_the_examples(ada: Person, service: Service, folder: 
     frames = np.stack([nib.load(folder / "data/a.nii.gz").get_fdata(dtype=np.float32)] * 2, axis=-1)
     nib.save(nib.Nifti1Image(frames, np.eye(4)), folder / "data/moving.nii.gz")
     ada.list(refresh=True)
-    assert ada.ask("worklist/case", root=0, path="data", name="moving", frame=0).status_code == 200
+    assert ada.post("worklist/case", root=0, path="data", name="moving", frame=0).status_code == 200
     ada.click(12, 11, 10)
-    assert ada.judge("moving", "accepted").status_code == 200
+    assert ada.set_state("moving", "accepted").status_code == 200
     assert [each.case for each in examples(worklist)[0]] == ["a", "b"]
     ada.open("b")
     # What is empty, or accepted no more, teaches nothing.
     ada.click(2, 2, 2, positive=False)
     ada.open(ODD)
-    ada.judge(ODD, "accepted", empty=True)
+    ada.set_state(ODD, "accepted", empty=True)
     assert [each.case for each in examples(worklist)[0]] == ["a"]
-    said = ada.ask("worklist/teaching", root=0, path="data").json()
+    said = ada.post("worklist/teaching", root=0, path="data").json()
     assert (said["usable"], said["stage"], said["in_use"], said["log"]) == (1, "", "", None)
-    refused = ada.ask("worklist/teach", root=0, path="data", what="start")
+    refused = ada.post("worklist/teach", root=0, path="data", what="start")
     assert refused.status_code == 422 and "accepted cases" in refused.json()["error"]
     for what in ("use", "resume"):
-        assert ada.ask("worklist/teach", root=0, path="data", what=what).status_code == 422
-    assert ada.ask("worklist/teach", root=0, path="data", what="rm -rf").status_code == 422
+        assert ada.post("worklist/teach", root=0, path="data", what=what).status_code == 422
+    assert ada.post("worklist/teach", root=0, path="data", what="rm -rf").status_code == 422
 
 
 @pytest.mark.slow
 def test_new_cases_begin_with_what_the_adapter_finds(
-    ada: Person, service: Service, folder: Path, adapter_file: Path
+    ada: User, service: Service, folder: Path, adapter_file: Path
 ) -> None:
     volume, labels = balls((46, 44, 22), np.diag([1.4, 1.4, 2.8, 1]))
     inside = [int(v) for v in np.argwhere(labels == BRIGHT)[0]]
@@ -96,7 +96,7 @@ def test_new_cases_begin_with_what_the_adapter_finds(
     run.adapter.write_bytes(adapter_file.read_bytes())
     job = TeachingState(stage="offered", began="", minutes=1, learned=[], kept=[])
     (run.folder / JOB).write_text(job.model_dump_json())
-    said = ada.ask("worklist/teach", root=0, path="data", what="use").json()
+    said = ada.post("worklist/teach", root=0, path="data", what="use").json()
     kept = adapter_of(worklist)
     assert kept is not None and kept.parent == folder / "data" / ADAPTERS
     assert said["used"] and said["in_use"] == kept.stem
@@ -115,7 +115,7 @@ def test_new_cases_begin_with_what_the_adapter_finds(
     assert made_by["adapter"] == kept.stem and len(made_by["adapter_sha256"]) == 64
     # A case that is accepted as it was found is kept too.
     ada.open(ODD)
-    assert ada.judge(ODD, "accepted").status_code == 200
+    assert ada.set_state(ODD, "accepted").status_code == 200
     assert json.loads(worklist.works(ODD)[0].made_by) == made_by
     # A case begun without the adapter keeps its prompts; that masks may differ is said.
     found = ada.open("b")
@@ -128,7 +128,7 @@ def test_new_cases_begin_with_what_the_adapter_finds(
 
 @pytest.mark.slow
 def test_an_adapter_that_does_not_fit_does_not_close_the_worklist(
-    ada: Person, service: Service, adapter_file: Path
+    ada: User, service: Service, adapter_file: Path
 ) -> None:
     worklist = service.worklists.get(0, "data")
     kept = use_adapter(worklist, adapter_file, who="ada")

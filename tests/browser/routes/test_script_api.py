@@ -1,4 +1,4 @@
-"""Scripts click through a real server: the code of docs/api.md, and what they may not do."""
+"""Endpoints for scripts on a real server: the code of docs/api.md, and refused requests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(scan: Path) -> Iterator[tuple[str, Service]]:
-    """A server that asks for a password."""
+    """A server with login: its address and its service."""
     service = Service(roots=[scan.parent], upload_bytes=500_000)
     with running(service, auth=[("ann", "secret")]) as url:
         yield url, service
@@ -66,32 +66,33 @@ def test_the_code_in_the_page_runs(
     assert labels[24, 22, 12] == 1 and labels[3, 3, 3] == 0
     assert Path(names["mask"]).name == "scan_mask.nii.gz"
     assert len(service.workspaces) == before
-    left = [path.name for path in service.exchange.folder.rglob("*") if path.is_file()]
-    assert left == ["scan_mask.nii.gz"]  # the upload is gone
+    remaining = [path.name for path in service.exchange.folder.rglob("*") if path.is_file()]
+    assert remaining == ["scan_mask.nii.gz"]  # the upload is deleted
     for endpoint in re.findall(r"^\| `(/\w+)`", PAGE, re.MULTILINE):
         assert endpoint in names["client"].view_api(return_format="dict")["named_endpoints"], endpoint
 
 
 @pytest.mark.slow
 def test_mistakes_are_sentences(client: Any, scan: Path, tmp_path: Path) -> None:
-    def said(endpoint: str, **arguments: Any) -> str:
+    def refused(endpoint: str, **arguments: Any) -> str:
+        """Call an endpoint that must fail; return its error."""
         with pytest.raises(Exception) as refusal:
             client.predict(api_name=endpoint, **arguments)
         assert "Traceback" not in str(refusal.value)
         return str(refusal.value)
 
-    assert "call /open first" in said("/click", i=1, j=1, k=1)
+    assert "call /open first" in refused("/click", i=1, j=1, k=1)
     for path in ("../secret.nii", "/etc/passwd", "no.nii.gz"):
-        assert "not in the folders" in said("/open", path=path)
-    for forged in ("/etc/passwd", str(scan), "", "a\0b"):  # without the mark that makes the client send it
-        assert "not sent to this server" in said("/open", upload={"path": forged})
+        assert "not in the folders" in refused("/open", path=path)
+    for forged in ("/etc/passwd", str(scan), "", "a\0b"):  # a plain path, which the client does not upload
+        assert "not sent to this server" in refused("/open", upload={"path": forged})
     note = tmp_path / "note.txt"
     note.write_text("hello")
-    assert "is no volume" in said("/open", upload=gradio_client.handle_file(note))
+    assert "is no volume" in refused("/open", upload=gradio_client.handle_file(note))
     client.predict(path="scan.nii.gz", api_name="/open")
-    assert "outside" in said("/click", i=999, j=0, k=0)
-    assert "lower" in said("/box", lower=[1, 2], upper=[3, 4, 5])
-    assert "o9" in said("/click", i=1, j=1, k=1, object="o9")
+    assert "outside" in refused("/click", i=999, j=0, k=0)
+    assert "lower" in refused("/box", lower=[1, 2], upper=[3, 4, 5])
+    assert "o9" in refused("/click", i=1, j=1, k=1, object="o9")
     assert client.predict(api_name="/state")["objects"] == []
 
 
@@ -99,9 +100,9 @@ def test_a_script_has_its_own_session(server: tuple[str, Service], client: Any) 
     url, _ = server
     client.predict(path="scan.nii.gz", api_name="/open")
     client.predict(i=24, j=22, k=12, api_name="/click")
-    other = gradio_client.Client(url, verbose=False, headers={"Authorization": AUTH})
+    second = gradio_client.Client(url, verbose=False, headers={"Authorization": AUTH})
     with pytest.raises(Exception, match="call /open first"):
-        other.predict(api_name="/save_mask")
+        second.predict(api_name="/save_mask")
     with pytest.raises(Exception) as refusal:
         gradio_client.Client(url, verbose=False)
     assert "credentials" in str(refusal.value)
@@ -111,13 +112,13 @@ def test_uploads_of_scripts_are_bounded(server: tuple[str, Service]) -> None:
     url, service = server
 
     def post(size: int, value: int = 0) -> int:
-        sent = {"files": ("large.nii", bytes([value]) * size)}
-        answer = httpx.post(url + "gradio_api/upload", files=sent, headers={"Authorization": AUTH})
+        form = {"files": ("large.nii", bytes([value]) * size)}
+        answer = httpx.post(url + "gradio_api/upload", files=form, headers={"Authorization": AUTH})
         return answer.status_code
 
     before = service.exchange.nbytes
-    assert post(2_000_000) == 413  # as announced
-    assert post(600_000) == 413  # the form as a whole would do, the file does not
+    assert post(2_000_000) == 413  # by its Content-Length
+    assert post(600_000) == 413  # the form is within its limit, the file is not
     unannounced = httpx.post(
         url + "gradio_api/upload", content=(bytes(9) for _ in range(2)), headers={"Authorization": AUTH}
     )
@@ -129,4 +130,4 @@ def test_uploads_of_scripts_are_bounded(server: tuple[str, Service]) -> None:
     for path in service.exchange.folder.rglob("*"):
         if path.is_file():
             os.utime(path, (0, 0))
-    assert post(450_000) == 200 and service.exchange.nbytes < 1_000_000  # what is old went
+    assert post(450_000) == 200 and service.exchange.nbytes < 1_000_000  # old files were deleted

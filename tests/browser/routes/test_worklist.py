@@ -1,4 +1,4 @@
-"""Cases of a worklist through the server: every click is kept, and nobody's work is lost."""
+"""Routes of worklists: clicks are stored at once, and no user's work is lost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CASES = ["a", "b", ODD]
 
 
 def make_folder(folder: Path) -> Path:
-    """Three volumes with a bright ball in the middle."""
+    """Write three volumes with a bright ball in the middle; return the folder."""
     grid = np.indices((24, 22, 20)).transpose(1, 2, 3, 0)
     ball = np.linalg.norm(grid - (12, 11, 10), axis=-1) < 6
     noise = np.random.default_rng(0)
@@ -46,13 +46,13 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def service(folder: Path) -> Iterator[Service]:
-    made = Service(roots=[folder])
-    yield made
-    made.close()
+    service = Service(roots=[folder])
+    yield service
+    service.close()
 
 
-class Person:
-    """Somebody's page."""
+class User:
+    """Page of a user."""
 
     def __init__(self, client: httpx.Client, who: str = "ada") -> None:
         self.client = client
@@ -60,7 +60,7 @@ class Person:
         self.headers = {"X-Medsam-Session": token, "X-Medsam-Who": who}
         self.masks: dict[str, bytes] = {}
 
-    def ask(self, route: str, **body: object) -> httpx.Response:
+    def post(self, route: str, **body: object) -> httpx.Response:
         return self.client.post(f"{API}/{route}", headers=self.headers, json=body)
 
     def list(self, **query: object) -> dict:
@@ -71,15 +71,15 @@ class Person:
         return answer.json()
 
     def row(self, name: str) -> dict:
-        return next(each for each in self.list()["cases"] if each["name"] == name)
+        return next(case for case in self.list()["cases"] if case["name"] == name)
 
     def open(self, name: str) -> dict:
-        answer = self.ask("worklist/case", root=0, path="data", name=name)
+        answer = self.post("worklist/case", root=0, path="data", name=name)
         assert answer.status_code == 200, answer.text
         return self.act(do="look")
 
     def act(self, **action: object) -> dict:
-        answer = self.ask("act", action=action, have=[])
+        answer = self.post("act", action=action, have=[])
         assert answer.status_code == 200, answer.text
         length = int.from_bytes(answer.content[:4], "little")
         header = json.loads(answer.content[4 : 4 + length])
@@ -90,10 +90,10 @@ class Person:
         prompt = {"kind": "point", "coordinates": ijk, "positive": positive}
         return self.act(do="add_prompt", prompt=prompt)
 
-    def judge(self, name: str, state: str, **more: object) -> httpx.Response:
+    def set_state(self, name: str, state: str, **options: object) -> httpx.Response:
         version = self.row(name)["version"]
         body = {"root": 0, "path": "data", "name": name, "state": state, "version": version}
-        return self.ask("worklist/state", **(body | more))
+        return self.post("worklist/state", **(body | options))
 
 
 @pytest.fixture
@@ -102,35 +102,35 @@ def client(service: Service) -> TestClient:
 
 
 @pytest.mark.slow
-def test_a_click_is_kept_and_somebody_else_finds_it(client: TestClient, folder: Path) -> None:
-    ada, bob = Person(client), Person(client, "bob%20%C3%A9")
-    assert [(each["name"], each["state"]) for each in ada.list()["cases"]] == [(n, "new") for n in CASES]
+def test_a_click_is_stored_and_another_user_sees_it(client: TestClient, folder: Path) -> None:
+    ada, bob = User(client), User(client, "bob%20%C3%A9")
+    assert [(case["name"], case["state"]) for case in ada.list()["cases"]] == [(n, "new") for n in CASES]
     stamp = bob.list()["stamp"]
     assert bob.list(stamp=stamp) == {"stamp": stamp}
     assert ada.open(ODD)["state"]["objects"] == []
-    said = ada.click(12, 11, 10)
-    assert said["state"]["case"] == {"name": ODD, "version": 1, "problem": "", "conflict": False}
+    answer = ada.click(12, 11, 10)
+    assert answer["state"]["case"] == {"name": ODD, "version": 1, "problem": "", "conflict": False}
     row = ada.row(ODD)
     assert (row["state"], row["who"], row["version"]) == ("in progress", "ada", 1)
     assert bob.list(stamp=stamp)["stamp"] != stamp
-    # Looking and selecting are no work.
+    # Requesting the state and selecting do not change the work.
     ada.act(do="look")
-    ada.act(do="select", object=said["state"]["selected"])
+    ada.act(do="select", object=answer["state"]["selected"])
     assert ada.row(ODD)["version"] == 1
 
-    found = bob.open(ODD)
-    assert found["state"]["objects"][0]["prompts"] == said["state"]["objects"][0]["prompts"]
-    assert not found["state"]["can_undo"]
+    opened = bob.open(ODD)
+    assert opened["state"]["objects"][0]["prompts"] == answer["state"]["objects"][0]["prompts"]
+    assert not opened["state"]["can_undo"]
     ada.act(do="look")
     assert bob.bits == ada.bits and len(ada.bits) > 100
     bob.click(2, 2, 2, positive=False)
     assert bob.row(ODD)["who"] == "bob é"
-    # Undo is work too.
+    # Undo changes the work too.
     bob.act(do="undo")
     assert bob.row(ODD)["version"] == 3
 
 
-def test_odd_entries_keep_nobody_from_a_folder(
+def test_unreadable_entries_do_not_block_a_folder(
     client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     odd = os.fsdecode(b"bild_\xfc")
@@ -138,30 +138,30 @@ def test_odd_entries_keep_nobody_from_a_folder(
         (folder / "data" / name).parent.mkdir(exist_ok=True)
         (folder / "data" / name).write_bytes(b"\0" * 128 + b"DICM")
     close(monkeypatch, folder / "data/closed")
-    ada = Person(client)
-    said = ada.list()
-    assert [each["name"] for each in said["cases"]] == [*CASES[:2], "slices", ODD]
-    assert (said["unread"], said["left_out"]) == (2, 0)
-    answer = ada.ask("worklist/case", root=0, path="data", name="slices")
+    ada = User(client)
+    rows = ada.list()
+    assert [case["name"] for case in rows["cases"]] == [*CASES[:2], "slices", ODD]
+    assert (rows["unread"], rows["left_out"]) == (2, 0)
+    answer = ada.post("worklist/case", root=0, path="data", name="slices")
     assert answer.status_code == 422 and r"'bild_\udcfc.dcm' cannot be opened" in answer.json()["error"]
     close(monkeypatch, folder / "only" / odd)
     (folder / "only" / odd).mkdir(parents=True)
-    answer = ada.ask("worklist", root=0, path="only")
+    answer = ada.post("worklist", root=0, path="only")
     assert answer.status_code == 422 and r"'bild_\udcfc' cannot be looked at" in answer.json()["error"]
 
 
 @pytest.mark.slow
-def test_the_later_of_two_is_told_and_chooses(client: TestClient) -> None:
-    ada, bob = Person(client), Person(client, "bob")
+def test_the_second_of_two_users_sees_the_conflict_and_chooses(client: TestClient) -> None:
+    ada, bob = User(client), User(client, "bob")
     ada.open("a")
     bob.open("a")
     ada.click(12, 11, 10)
-    told = bob.click(12, 11, 12)["state"]["case"]
-    assert told["conflict"] and "'a' was changed by ada" in told["problem"]
-    assert bob.judge("a", "accepted").status_code == 422
+    case = bob.click(12, 11, 12)["state"]["case"]
+    assert case["conflict"] and "'a' was changed by ada" in case["problem"]
+    assert bob.set_state("a", "accepted").status_code == 422
     assert bob.row("a")["version"] == 1
-    # Bob keeps his own as a newer version; Ada is told in turn and takes it.
-    assert bob.ask("worklist/resolve", keep="mine").status_code == 200
+    # Bob keeps his work as a newer version; Ada then sees a conflict and loads his work.
+    assert bob.post("worklist/resolve", keep="mine").status_code == 200
     assert bob.act(do="look")["state"]["case"] == {
         "name": "a",
         "version": 2,
@@ -169,50 +169,50 @@ def test_the_later_of_two_is_told_and_chooses(client: TestClient) -> None:
         "conflict": False,
     }
     assert ada.click(2, 2, 2, positive=False)["state"]["case"]["conflict"]
-    assert ada.ask("worklist/resolve", keep="theirs").status_code == 200
+    assert ada.post("worklist/resolve", keep="theirs").status_code == 200
     state = ada.act(do="look")["state"]
     assert state["case"]["version"] == 2 and not state["case"]["conflict"]
     assert [p["coordinates"] for p in state["objects"][0]["prompts"]] == [[12, 11, 12]]
 
 
 @pytest.mark.slow
-def test_who_changed_nothing_does_not_accept_an_older_version(client: TestClient, folder: Path) -> None:
-    ada, bob = Person(client), Person(client, "bob")
+def test_an_older_version_is_not_accepted_without_changes(client: TestClient, folder: Path) -> None:
+    ada, bob = User(client), User(client, "bob")
     ada.open("a")
     ada.click(12, 11, 10)
     bob.open("a")
     ada.click(2, 2, 2, positive=False)
-    assert ada.judge("a", "accepted").status_code == 200
+    assert ada.set_state("a", "accepted").status_code == 200
     prompts = folder / "data/masks/a.prompts.json"
     written = prompts.read_bytes()
-    refused = bob.judge("a", "accepted", version=1)
+    refused = bob.set_state("a", "accepted", version=1)
     assert refused.status_code == 422 and "changed by ada" in refused.json()["error"]
     assert prompts.read_bytes() == written and bob.row("a")["state"] == "accepted"
-    # Bob is asked at once, and says that his is to hold.
+    # Bob sees the conflict at once and keeps his work.
     assert bob.act(do="look")["state"]["case"]["conflict"]
-    assert bob.ask("worklist/resolve", keep="mine").status_code == 200
+    assert bob.post("worklist/resolve", keep="mine").status_code == 200
     assert bob.row("a")["version"] == 3 and len(bob.act(do="look")["state"]["objects"][0]["prompts"]) == 1
 
 
-def test_a_mask_that_was_there_before_is_not_written_over(client: TestClient, folder: Path) -> None:
-    ada, truth = Person(client), folder / "data/masks/a_mask.nii.gz"
+def test_an_existing_mask_is_not_overwritten(client: TestClient, folder: Path) -> None:
+    ada, truth = User(client), folder / "data/masks/a_mask.nii.gz"
     truth.parent.mkdir()
     truth.write_bytes(b"somebody's own")
     ada.open("a")
     ada.click(12, 11, 10)
-    refused = ada.judge("a", "accepted")
+    refused = ada.set_state("a", "accepted")
     assert refused.status_code == 422 and "was not written by this worklist" in refused.json()["error"]
     assert truth.read_bytes() == b"somebody's own"
     truth.unlink()
-    assert ada.judge("a", "accepted").status_code == 200 and truth.stat().st_size > 100
+    assert ada.set_state("a", "accepted").status_code == 200 and truth.stat().st_size > 100
 
 
 @pytest.mark.slow
-def test_what_is_meant_for_another_volume_is_not_done(client: TestClient) -> None:
-    """Pages say which volume they show; scripts need not."""
-    ada = Person(client)
-    first = ada.ask("worklist/case", root=0, path="data", name="a").json()["volume"]["opened"]
-    second = ada.ask("worklist/case", root=0, path="data", name="b").json()["volume"]["opened"]
+def test_requests_for_another_volume_are_refused(client: TestClient) -> None:
+    """Pages send the number of the volume that they show; scripts need not."""
+    ada = User(client)
+    first = ada.post("worklist/case", root=0, path="data", name="a").json()["volume"]["opened"]
+    second = ada.post("worklist/case", root=0, path="data", name="b").json()["volume"]["opened"]
     prompt = {"kind": "point", "coordinates": [12, 11, 10], "positive": True}
     body = {"action": {"do": "add_prompt", "prompt": prompt}, "have": []}
     for opened, status in ((first, 409), (second, 200), (None, 200)):
@@ -225,16 +225,16 @@ def test_what_is_meant_for_another_volume_is_not_done(client: TestClient) -> Non
 
 
 @pytest.mark.slow
-def test_accepting_writes_the_mask_and_what_made_it(
+def test_accepting_writes_the_mask_its_prompts_and_the_model(
     client: TestClient, folder: Path, service: Service
 ) -> None:
-    ada = Person(client)
+    ada = User(client)
     ada.open(ODD)
-    refused = ada.judge(ODD, "accepted")
+    refused = ada.set_state(ODD, "accepted")
     assert refused.status_code == 422 and "nothing in this case" in refused.json()["error"]
     ada.click(12, 11, 10)
-    assert ada.judge("a", "accepted").status_code == 422  # not the one that is open
-    answer = ada.judge(ODD, "accepted")
+    assert ada.set_state("a", "accepted").status_code == 422  # not the open case
+    answer = ada.set_state(ODD, "accepted")
     assert answer.status_code == 200 and answer.json()["counts"]["accepted"] == 1
     mask = folder / "data/masks" / f"{ODD}_mask.nii.gz"
     prompts = mask.with_name(mask.name.replace("_mask.nii.gz", ".prompts.json"))
@@ -245,102 +245,105 @@ def test_accepting_writes_the_mask_and_what_made_it(
     made_by = json.loads(worklist.works(ODD)[0].made_by)
     assert made_by["model"] == model["id"] == "sam3d_tiny" and made_by["model_sha256"] == model["sha256"]
     assert any(model["sha256"] in event.what for event in worklist.events(ODD))
-    # Masks are no cases, also not of a worklist of the folder above.
+    # Masks are not cases, nor are they in a worklist of the parent folder.
     assert len(ada.list(refresh=True)["cases"]) == 3
-    above = ada.ask("worklist", root=0, path="").json()
+    above = ada.post("worklist", root=0, path="").json()
     assert [case["name"] for case in above["cases"]] == [f"data/{name}" for name in CASES]
-    # Another click takes the case back; the files stay until it is accepted again.
+    # Another click reopens the case; the files stay until it is accepted again.
     ada.click(2, 2, 2, positive=False)
     assert ada.row(ODD)["state"] == "in progress" and mask.exists()
-    assert ada.judge("b", "accepted", version=7).status_code == 422
-    assert ada.judge("b", "skipped").json()["counts"]["skipped"] == 1
-    assert ada.judge("b", "skipped", version=7).status_code == 422
+    assert ada.set_state("b", "accepted", version=7).status_code == 422
+    assert ada.set_state("b", "skipped").json()["counts"]["skipped"] == 1
+    assert ada.set_state("b", "skipped", version=7).status_code == 422
     ada.open("b")
-    assert ada.judge("b", "accepted", empty=True).status_code == 200
+    assert ada.set_state("b", "accepted", empty=True).status_code == 200
     assert not np.asanyarray(nib.load(folder / "data/masks/b_mask.nii.gz").dataobj).any()
 
 
-def test_what_cannot_be_opened_is_a_sentence(client: TestClient, folder: Path, service: Service) -> None:
-    ada = Person(client)
+def test_bad_folders_are_refused(client: TestClient, folder: Path, service: Service) -> None:
+    ada = User(client)
     (folder / "empty").mkdir()
     for path in ("../..", "empty", "data/a.nii.gz", "nowhere"):
-        answer = ada.ask("worklist", root=0, path=path)
+        answer = ada.post("worklist", root=0, path=path)
         assert answer.status_code == 422 and answer.json()["error"].endswith("."), path
     assert not (folder / "empty" / DATABASE).exists()
-    assert ada.ask("worklist", root=3, path="").status_code == 422
-    # A database that was tampered with leads nowhere.
+    assert ada.post("worklist", root=3, path="").status_code == 422
+    # A manipulated database does not lead to other files.
     worklist = service.worklists.get(0, "data")
     secret = make_folder(folder.parent / "secret") / "a.nii.gz"
     worklist._connection.execute(
         "INSERT INTO cases (name, path) VALUES ('../../x', ?)", (f"../../{secret.parent.name}/a.nii.gz",)
     )
-    answer = ada.ask("worklist/case", root=0, path="data", name="../../x")
+    answer = ada.post("worklist/case", root=0, path="data", name="../../x")
     assert answer.status_code == 422 and "not in the folders" in answer.json()["error"]
     worklist._connection.execute("UPDATE cases SET path = 'a.nii.gz' WHERE name = '../../x'")
     ada.open("../../x")
-    assert ada.judge("../../x", "accepted", empty=True).status_code == 422
+    assert ada.set_state("../../x", "accepted", empty=True).status_code == 422
     assert not (folder / "x_mask.nii.gz").exists()
 
 
 @pytest.mark.slow
-def test_a_case_of_several_frames_shows_all_of_them(client: TestClient, folder: Path) -> None:
+def test_a_case_of_several_frames_offers_all_of_them(client: TestClient, folder: Path) -> None:
     still = nib.load(folder / "data" / f"{CASES[0]}.nii.gz")
     frames = np.stack([np.asanyarray(still.dataobj)] * 3, axis=-1) + np.arange(3, dtype="f4")
     nib.save(nib.Nifti1Image(frames, still.affine), folder / "data" / "moving.nii.gz")
-    ada = Person(client)
+    ada = User(client)
     ada.list(refresh=True)
-    asked = ada.ask("worklist/case", root=0, path="data", name="moving")
-    assert asked.status_code == 422 and asked.json()["choice"]["option"] == "frame"
-    chosen = ada.ask("worklist/case", root=0, path="data", name="moving", frame=1).json()["volume"]
+    refused = ada.post("worklist/case", root=0, path="data", name="moving")
+    assert refused.status_code == 422 and refused.json()["choice"]["option"] == "frame"
+    chosen = ada.post("worklist/case", root=0, path="data", name="moving", frame=1).json()["volume"]
     assert chosen["source"]["frame"] == 1 and len(chosen["parts"]["frame"]) == 3
     ada.click(12, 11, 10)
 
-    # Whoever opens it next need not choose, and sees the other frames too.
-    bob = Person(client, "bob")
-    again = bob.ask("worklist/case", root=0, path="data", name="moving").json()["volume"]
+    # The next user need not choose, and can see the other frames too.
+    bob = User(client, "bob")
+    again = bob.post("worklist/case", root=0, path="data", name="moving").json()["volume"]
     assert again["source"]["frame"] == 1 and len(again["parts"]["frame"]) == 3
     assert len(bob.act(do="look")["state"]["objects"]) == 1
-    other = bob.client.get(f"{API}/frame", params={"number": 2}, headers=bob.headers)
-    assert np.frombuffer(other.content, other.headers["x-medsam-dtype"]).max() == frames[..., 2].max()
+    third_frame = bob.client.get(f"{API}/frame", params={"number": 2}, headers=bob.headers)
+    assert (
+        np.frombuffer(third_frame.content, third_frame.headers["x-medsam-dtype"]).max()
+        == frames[..., 2].max()
+    )
 
-    # Another frame begins without that work, which stays until something is done.
-    moved = bob.ask("worklist/case", root=0, path="data", name="moving", frame=2).json()["volume"]
+    # Another frame starts without that work, which is kept until the next change.
+    moved = bob.post("worklist/case", root=0, path="data", name="moving", frame=2).json()["volume"]
     assert moved["source"]["frame"] == 2
-    said = bob.act(do="look")
-    assert said["state"]["objects"] == [] and "kept" in said["messages"][0]
+    answer = bob.act(do="look")
+    assert answer["state"]["objects"] == [] and "kept" in answer["messages"][0]
     assert ada.row("moving")["version"] == 1
     bob.click(12, 11, 10)
-    third = ada.ask("worklist/case", root=0, path="data", name="moving").json()["volume"]
-    assert third["source"]["frame"] == 2
+    opened = ada.post("worklist/case", root=0, path="data", name="moving").json()["volume"]
+    assert opened["source"]["frame"] == 2
 
 
 @pytest.mark.slow
-def test_work_that_no_longer_fits_is_kept_and_said(
+def test_work_that_no_longer_fits_is_kept_with_a_message(
     client: TestClient, folder: Path, service: Service
 ) -> None:
-    ada = Person(client)
+    ada = User(client)
     ada.open("a")
     ada.click(12, 11, 10)
     nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), "f4") + np.arange(9), np.eye(4)), folder / "data/a.nii.gz")
-    found = ada.open("a")
-    assert found["state"]["objects"] == []
-    assert any("kept but cannot be opened" in message for message in found["messages"])
+    opened = ada.open("a")
+    assert opened["state"]["objects"] == []
+    assert any("kept but cannot be opened" in message for message in opened["messages"])
     ada.click(4, 4, 4)
     assert [work.version for work in service.worklists.get(0, "data").works("a")] == [2, 1]
 
 
-def test_data_that_may_not_be_written_to_has_its_worklist_elsewhere(folder: Path, tmp_path: Path) -> None:
-    place = tmp_path / "kept"
-    place.mkdir()
-    service = Service(roots=[folder], worklist=place)
+def test_the_worklist_of_read_only_data_is_in_another_folder(folder: Path, tmp_path: Path) -> None:
+    worklists = tmp_path / "kept"
+    worklists.mkdir()
+    service = Service(roots=[folder], worklist=worklists)
     before = sorted(folder.rglob("*"))
-    ada = Person(TestClient(create_app(service), base_url=HOME))
+    ada = User(TestClient(create_app(service), base_url=HOME))
     ada.open("a")
     ada.click(12, 11, 10)
-    assert ada.judge("a", "accepted").status_code == 200
+    assert ada.set_state("a", "accepted").status_code == 200
     assert sorted(folder.rglob("*")) == before
-    assert (place / "shown/data" / DATABASE).is_file() and (
-        place / "shown/data/masks/a_mask.nii.gz"
+    assert (worklists / "shown/data" / DATABASE).is_file() and (
+        worklists / "shown/data/masks/a_mask.nii.gz"
     ).is_file()
     service.close()
 
@@ -350,7 +353,7 @@ def test_the_name_is_that_of_the_login(folder: Path) -> None:
     app = create_app(service, auth=[("carl", "s3cret")])
     client = TestClient(app, base_url=HOME)
     client.auth = ("carl", "s3cret")
-    carl = Person(client, "somebody else")
+    carl = User(client, "somebody else")
     carl.open("a")
     carl.click(12, 11, 10)
     assert carl.row("a")["who"] == "carl"
@@ -358,10 +361,10 @@ def test_the_name_is_that_of_the_login(folder: Path) -> None:
 
 
 class Process:
-    """A server as it is started by hand, on a free port unless told."""
+    """Server started from the command line, by default on a free port."""
 
-    def __init__(self, folder: Path, *more: str, port: int = 0) -> None:
-        command = ["serve", "--no-open", "--port", port, "--root", folder, *more]
+    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
+        command = ["serve", "--no-open", "--port", port, "--root", folder, *options]
         self.run = ForkedCli(command, cwd=ROOT)
         url = next(word for word in self.run.line_with("http://").split() if word.startswith("http://"))
         self.client = httpx.Client(base_url=url.rstrip("/"), timeout=120)
@@ -373,28 +376,28 @@ class Process:
 
 @pytest.mark.forked
 @pytest.mark.slow
-def test_a_killed_server_loses_nothing_that_was_answered(folder: Path) -> None:
+def test_a_killed_server_loses_no_answered_action(folder: Path) -> None:
     first = Process(folder)
-    ada = Person(first.client)
+    ada = User(first.client)
     ada.open("a")
     ada.click(12, 11, 10)
-    said = ada.click(2, 2, 2, positive=False)
+    answer = ada.click(2, 2, 2, positive=False)
     bits = ada.bits
     first.kill()
     with pytest.raises(httpx.HTTPError):
         ada.click(3, 3, 3)
     second = Process(folder)
     try:
-        again = Person(second.client)
+        again = User(second.client)
         assert again.row("a")["state"] == "in progress" and again.row("a")["version"] == 2
-        found = again.open("a")
-        assert [each["prompts"] for each in found["state"]["objects"]] == [
-            each["prompts"] for each in said["state"]["objects"]
+        opened = again.open("a")
+        assert [item["prompts"] for item in opened["state"]["objects"]] == [
+            item["prompts"] for item in answer["state"]["objects"]
         ]
-        assert found["state"]["objects"][0]["volume_ml"] == said["state"]["objects"][0]["volume_ml"]
+        assert opened["state"]["objects"][0]["volume_ml"] == answer["state"]["objects"][0]["volume_ml"]
         assert again.bits[-200:] == bits[-200:]
     finally:
         second.kill()
-    kept = Worklist(folder / "data")
-    assert [work.who for work in kept.works("a")] == ["ada", "ada"]
-    kept.close()
+    worklist = Worklist(folder / "data")
+    assert [work.who for work in worklist.works("a")] == ["ada", "ada"]
+    worklist.close()

@@ -1,4 +1,4 @@
-"""Names and passwords: where they are read from, and what guessing costs."""
+"""Accounts: sources of names and passwords, and delays after wrong passwords."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def basic(text: str) -> str:
     return "Basic " + base64.b64encode(text.encode()).decode()
 
 
-def test_accounts_come_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accounts_of_all_sources_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "passwords"
     file.write_text("# who\n\nann:a:b\nbö:pä ss\n", encoding="utf-8")
     monkeypatch.setenv(ENVIRONMENT, "eve:1\n\nmax:2")
@@ -33,8 +33,8 @@ def test_accounts_come_from_everywhere(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("text", ["", "# nobody\n", "ann", "ann:", ":secret", "\udcff"])
-def test_a_file_that_lets_nobody_in_is_refused(tmp_path: Path, text: str) -> None:
-    """An empty file must not mean that everybody is let in."""
+def test_a_file_without_accounts_is_refused(tmp_path: Path, text: str) -> None:
+    """An empty file must not disable the login."""
     file = tmp_path / "passwords"
     file.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(SettingsError, match="passwords"):
@@ -43,7 +43,7 @@ def test_a_file_that_lets_nobody_in_is_refused(tmp_path: Path, text: str) -> Non
         read_accounts([], tmp_path / "nowhere")
 
 
-def test_guessing_is_made_slow_for_the_guesser_alone() -> None:
+def test_guessing_delays_only_the_address_that_guesses() -> None:
     now = [0.0]
     accounts = Accounts([("ann", "secret"), ("bob", "other")], clock=lambda: now[0])
     assert accounts.authenticate(basic("ann:secret"), "1.1.1.1") == "ann" and accounts.authenticate(
@@ -60,7 +60,7 @@ def test_guessing_is_made_slow_for_the_guesser_alone() -> None:
     assert waits[:4] == [2, 4, 8, 16] and waits[-1] == LONGEST_WAIT
     assert accounts.must_wait("1.1.1.1") == 0
     assert accounts.authenticate(basic("ann:secret"), "6.6.6.6") and accounts.must_wait("6.6.6.6") == 0
-    # Without any password nothing was tried, and there is no end of addresses to remember.
+    # A request without password is no attempt, and the number of remembered addresses is bounded.
     for _ in range(99):
         assert not accounts.authenticate("", "7.7.7.7")
     assert accounts.must_wait("7.7.7.7") == 0

@@ -1,4 +1,4 @@
-"""What somebody with bad intentions sends: refused, with nothing left behind."""
+"""Hostile requests: refused, and no files remain."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from medsam_app.io import archive
 
 # ruff: noqa: E501
 GB = 10**9
-#: Patient, since other work may share the machine.
+#: Long timeout, since other processes may share the machine.
 WEB = httpx.Client(timeout=120)
 
 
@@ -42,18 +42,18 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
 
 @pytest.fixture(scope="module")
 def url(service: Service) -> Iterator[str]:
-    """A real server: paths are not made harmless by a test client first."""
+    """Address of a real server, since a test client would normalize paths."""
     with running(service) as address:
         yield address.rstrip("/")
 
 
 @pytest.fixture
-def mine(url: str) -> dict[str, str]:
+def session_headers(url: str) -> dict[str, str]:
     return {"X-Medsam-Session": WEB.post(f"{url}/medsam/api/session").json()["token"]}
 
 
 def raw(url: str, head: str, body: bytes = b"") -> bytes:
-    """What a server answers to these very bytes."""
+    """Send the bytes unchanged to a server; return the start of its answer."""
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=120) as connection:
         connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
@@ -61,7 +61,7 @@ def raw(url: str, head: str, body: bytes = b"") -> bytes:
 
 
 def on_disk(service: Service) -> int:
-    """Bytes of everything that was sent to a server and is still there."""
+    """Return the size in bytes of all files on the server that were sent to it."""
     folders = [service.exchange.folder, *(w.files.folder for w in service.workspaces._by_token.values())]
     return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
 
@@ -74,17 +74,19 @@ TRAVERSALS = [
 
 
 @pytest.mark.parametrize("path", TRAVERSALS)
-def test_no_path_leads_out_of_the_folders(url: str, mine: dict[str, str], path: str) -> None:
-    answer = WEB.post(f"{url}/medsam/api/open", headers=mine, json={"source": "folder", "path": path})
+def test_no_path_leads_out_of_the_folders(url: str, session_headers: dict[str, str], path: str) -> None:
+    answer = WEB.post(
+        f"{url}/medsam/api/open", headers=session_headers, json={"source": "folder", "path": path}
+    )
     assert answer.status_code == 422 and "not" in answer.json()["error"], answer.text
-    listed = WEB.get(f"{url}/medsam/api/files", params={"path": path}, headers=mine)
+    listed = WEB.get(f"{url}/medsam/api/files", params={"path": path}, headers=session_headers)
     assert listed.status_code == 422, listed.text
     assert "secret" not in listed.text.replace(path, "") and "root:" not in listed.text
 
 
-def test_what_lies_outside_is_not_even_listed(url: str, mine: dict[str, str]) -> None:
-    listed = WEB.get(f"{url}/medsam/api/files", headers=mine).json()["entries"]
-    assert {each["name"] for each in listed} <= {"a.nii.gz", "again"}
+def test_files_outside_are_not_listed(url: str, session_headers: dict[str, str]) -> None:
+    listed = WEB.get(f"{url}/medsam/api/files", headers=session_headers).json()["entries"]
+    assert {entry["name"] for entry in listed} <= {"a.nii.gz", "again"}
 
 
 @pytest.mark.parametrize(
@@ -105,28 +107,33 @@ def test_files_of_the_machine_are_not_served(url: str, service: Service, route: 
     "path", ["/proxy=https://example.org/", "/file=http://127.0.0.1:1/", "/monitoring", "/run-history/records",
              "/component_server", "/process_recording", "/profiling/summary", "/openapi.json", "/login"]
 )  # fmt: skip
-def test_what_gradio_offers_and_nobody_needs_is_closed(url: str, path: str) -> None:
+def test_unused_routes_of_gradio_are_closed(url: str, path: str) -> None:
     for base in ("", "/gradio_api"):
         for method in ("GET", "POST"):
             assert WEB.request(method, f"{url}{base}{path}").status_code in (404, 405)
 
 
 def zipped(entries: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive_:
+    """Return a zip with these files."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive_:
         for name, content in entries.items():
             archive_.writestr(name, content)
-    return out.getvalue()
+    return buffer.getvalue()
 
 
-def lying(body: bytes, size: int) -> bytes:
-    """A zip that says its one entry unpacks to less than it does."""
-    at = body.rindex(b"PK\x01\x02") + 24
-    return body[:at] + struct.pack("<I", size) + body[at + 4 :]
+def with_declared_size(body: bytes, size: int) -> bytes:
+    """Return a zip of one entry with another unpacked size in its directory."""
+    offset = body.rindex(b"PK\x01\x02") + 24
+    return body[:offset] + struct.pack("<I", size) + body[offset + 4 :]
 
 
 def test_zip_bombs_are_refused_and_nothing_stays(
-    url: str, service: Service, mine: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    url: str,
+    service: Service,
+    session_headers: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(archive, "MAX_UNPACKED", 10**6)
     monkeypatch.setattr(archive.tempfile, "tempdir", str(tmp_path))
@@ -134,7 +141,7 @@ def test_zip_bombs_are_refused_and_nothing_stays(
     assert len(bomb) < 40_000
     bombs = [
         bomb,
-        lying(bomb, 1000),
+        with_declared_size(bomb, 1000),
         zipped({"in.zip": bomb}),
         zipped({"../../x.dcm": b"1"}),
         b"PK\x03\x04" + bytes(99),
@@ -142,54 +149,58 @@ def test_zip_bombs_are_refused_and_nothing_stays(
     bombs.append(zipped({f"{n}.dcm": b"" for n in range(99)}))
     monkeypatch.setattr(archive, "MAX_FILES", 50)
     for body in bombs:
-        sent = WEB.post(
-            f"{url}/medsam/api/upload", params={"name": "a.zip"}, headers=mine, content=body
+        upload = WEB.post(
+            f"{url}/medsam/api/upload", params={"name": "a.zip"}, headers=session_headers, content=body
         ).json()
-        began = time.monotonic()
+        start = time.monotonic()
         answer = WEB.post(
-            f"{url}/medsam/api/open", headers=mine, json={"source": "upload", **sent}, timeout=60
+            f"{url}/medsam/api/open", headers=session_headers, json={"source": "upload", **upload}, timeout=60
         )
         assert answer.status_code == 422 and answer.json()["error"].endswith((".", ";")), answer.text
-        assert time.monotonic() - began < 30
-    left = sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file() and "medsam-" not in str(p))
-    assert left == 0
+        assert time.monotonic() - start < 30
+    remaining = sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file() and "medsam-" not in str(p))
+    assert remaining == 0
 
 
-def test_ten_gigabytes_are_refused_at_once(url: str, service: Service, mine: dict[str, str]) -> None:
-    token = mine["X-Medsam-Session"]
+def test_ten_gigabytes_are_refused_at_once(
+    url: str, service: Service, session_headers: dict[str, str]
+) -> None:
+    token = session_headers["X-Medsam-Session"]
     before = on_disk(service)
     for path in ("/medsam/api/upload?name=a.nii", "/gradio_api/upload"):
         head = f"POST {path} HTTP/1.1\nHost: 127.0.0.1\nX-Medsam-Session: {token}\nContent-Length: {10 * GB}"
         answer = raw(url, f"{head}\nContent-Type: multipart/form-data; boundary=x", b"x" * 1000)
-        assert answer.split()[1] == b"413", answer  # long before it is there
-    # A folder's list says how long its files are.
-    listed = b'[{"name": "a.dcm", "size": 10000000000}]'
-    body = struct.pack("<I", len(listed)) + listed
-    sent = WEB.post(f"{url}/medsam/api/upload-folder", params={"name": "x"}, headers=mine, content=body)
-    assert sent.status_code == 413
+        assert answer.split()[1] == b"413", answer  # refused before the body arrives
+    # The list of a folder contains the sizes of its files.
+    entries = b'[{"name": "a.dcm", "size": 10000000000}]'
+    body = struct.pack("<I", len(entries)) + entries
+    answer = WEB.post(
+        f"{url}/medsam/api/upload-folder", params={"name": "x"}, headers=session_headers, content=body
+    )
+    assert answer.status_code == 413
     assert on_disk(service) == before
 
 
-def test_endless_uploads_end_at_the_bound(
-    url: str, service: Service, mine: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_endless_uploads_end_at_the_limit(
+    url: str, service: Service, session_headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """10 GB that are not announced: at most the bound is taken, and goes again."""
+    """Of 10 GB without Content-Length, at most the limit is read, and then deleted."""
     monkeypatch.setattr(service, "upload_bytes", 5 * 10**6)
-    before, given = on_disk(service), [0]
+    before, sent = on_disk(service), [0]
 
     def endless() -> Iterator[bytes]:
-        while given[0] < 10 * GB:
-            given[0] += 65536
+        while sent[0] < 10 * GB:
+            sent[0] += 65536
             yield bytes(65536)
 
     try:
         answer = WEB.post(
-            f"{url}/medsam/api/upload", params={"name": "a.nii"}, headers=mine, content=endless()
+            f"{url}/medsam/api/upload", params={"name": "a.nii"}, headers=session_headers, content=endless()
         )
         assert answer.status_code == 413
     except httpx.TransportError:
-        pass  # the server hung up while more was being sent
-    assert given[0] < 100 * 10**6
+        pass  # the server closed the connection during the upload
+    assert sent[0] < 100 * 10**6
     end = time.monotonic() + 20
     while on_disk(service) != before and time.monotonic() < end:
         time.sleep(0.05)
@@ -200,14 +211,20 @@ def test_endless_uploads_end_at_the_bound(
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>.nii", "a\r\nSet-Cookie: x=1.nii", "..", "con.nii", "a" * 999 + ".nii",
                                   "$(reboot).nii", "\u202egpj.nii", "';drop table.nii"])  # fmt: skip
-def test_names_of_files_are_only_names(url: str, service: Service, mine: dict[str, str], name: str) -> None:
+def test_names_of_files_have_no_effect(
+    url: str, service: Service, session_headers: dict[str, str], name: str
+) -> None:
     image = (service.roots[0] / "a.nii.gz").read_bytes()
-    sent = WEB.post(f"{url}/medsam/api/upload", params={"name": name + ".gz"}, headers=mine, content=image)
+    sent = WEB.post(
+        f"{url}/medsam/api/upload", params={"name": name + ".gz"}, headers=session_headers, content=image
+    )
     if sent.status_code == 200:
-        opened = WEB.post(f"{url}/medsam/api/open", headers=mine, json={"source": "upload", **sent.json()})
+        opened = WEB.post(
+            f"{url}/medsam/api/open", headers=session_headers, json={"source": "upload", **sent.json()}
+        )
         assert opened.status_code == 200 and "set-cookie" not in opened.headers
         assert "html" not in opened.headers["content-type"]
-        saved = WEB.get(f"{url}/medsam/api/prompts", headers=mine)
+        saved = WEB.get(f"{url}/medsam/api/prompts", headers=session_headers)
         assert "set-cookie" not in saved.headers and "\n" not in saved.headers["content-disposition"]
     else:
         assert sent.status_code == 422 and "html" not in sent.headers["content-type"]
@@ -217,10 +234,12 @@ def test_names_of_files_are_only_names(url: str, service: Service, mine: dict[st
     )
 
 
-def test_sessions_are_nobody_elses(url: str, service: Service, mine: dict[str, str]) -> None:
-    opened = WEB.post(f"{url}/medsam/api/open", headers=mine, json={"source": "folder", "path": "a.nii.gz"})
+def test_sessions_are_private(url: str, service: Service, session_headers: dict[str, str]) -> None:
+    opened = WEB.post(
+        f"{url}/medsam/api/open", headers=session_headers, json={"source": "folder", "path": "a.nii.gz"}
+    )
     assert opened.status_code == 200
-    token = mine["X-Medsam-Session"]
+    token = session_headers["X-Medsam-Session"]
     for forged in (
         "",
         "x" * 43,
@@ -240,30 +259,30 @@ def test_sessions_are_nobody_elses(url: str, service: Service, mine: dict[str, s
         ):
             headers = {"X-Medsam-Session": forged}
             assert WEB.request(method, f"{url}/medsam/api/{path}", headers=headers).status_code == 401, forged
-    # A token in an address or a cookie is none.
+    # A token in a URL or a cookie is not accepted.
     assert WEB.get(f"{url}/medsam/api/volume", params={"x_medsam_session": token}).status_code == 401
     assert (
         WEB.get(f"{url}/medsam/api/volume", headers={"Cookie": f"X-Medsam-Session={token}"}).status_code
         == 401
     )
-    # A page's token does not open a script's session, and a guessable id of a script none at all.
+    # A page's token does not open a script's session, and guessable ids of scripts are refused.
     for session in (token, "abc", "1"):
         call = {"data": [], "session_hash": session}
         event = WEB.post(f"{url}/gradio_api/call/save_mask", json=call).json()["event_id"]
-        told = WEB.get(f"{url}/gradio_api/call/save_mask/{event}").text
-        assert "event: error" in told and "nii.gz" not in told
-    other = {"X-Medsam-Session": WEB.post(f"{url}/medsam/api/session").json()["token"]}
-    assert WEB.get(f"{url}/medsam/api/volume", headers=other).status_code == 422
+        events = WEB.get(f"{url}/gradio_api/call/save_mask/{event}").text
+        assert "event: error" in events and "nii.gz" not in events
+    second = {"X-Medsam-Session": WEB.post(f"{url}/medsam/api/session").json()["token"]}
+    assert WEB.get(f"{url}/medsam/api/volume", headers=second).status_code == 422
 
 
-def test_other_sites_and_other_names_are_refused(url: str, mine: dict[str, str]) -> None:
+def test_other_sites_and_other_names_are_refused(url: str, session_headers: dict[str, str]) -> None:
     posts = ["/medsam/api/session", "/medsam/api/act", "/medsam/api/upload?name=a.nii", "/gradio_api/queue/join",
              "/gradio_api/call/open", "/gradio_api/upload", "/gradio_api/run/click"]  # fmt: skip
     for path in posts:
         for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"},
                         {"Origin": url.replace("127.0.0.1", "127.0.0.1.evil.example")}):  # fmt: skip
-            assert WEB.post(url + path, headers=mine | headers).status_code == 403, (path, headers)
-    # A name that was made to point here (DNS rebinding), which the page's own origin then fits.
+            assert WEB.post(url + path, headers=session_headers | headers).status_code == 403, (path, headers)
+    # A host name that resolves to this server (DNS rebinding); the page's origin then equals the host.
     for host in (
         "evil.example",
         "localhost.evil.example",
@@ -274,9 +293,9 @@ def test_other_sites_and_other_names_are_refused(url: str, mine: dict[str, str])
         for path in ("/", "/config", "/medsam/api/files", "/medsam/static/viewer.js", "/gradio_api/info"):
             answer = WEB.get(url + path, headers={"Host": host, "Origin": f"http://{host}"})
             assert answer.status_code == 403, (host, path)
-    # Frames of other sites show nothing, and nothing says that they may read.
+    # Other sites can neither embed the page in a frame nor read its answers.
     page = WEB.get(url)
     assert "frame-ancestors 'self'" in page.headers["content-security-policy"]
-    asked = WEB.options(f"{url}/medsam/api/act", headers={"Origin": "https://evil.example",
+    preflight = WEB.options(f"{url}/medsam/api/act", headers={"Origin": "https://evil.example",
                           "Access-Control-Request-Method": "POST"})  # fmt: skip
-    assert asked.headers.get("access-control-allow-origin") not in ("*", "https://evil.example")
+    assert preflight.headers.get("access-control-allow-origin") not in ("*", "https://evil.example")

@@ -1,4 +1,4 @@
-"""Worklists of a server: opened once, and nobody waits for a folder that is not theirs."""
+"""Worklists of a server: opened once, without blocking requests for other folders."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from medsam_app.browser.state.worklists import Worklists
 from medsam_app.errors import VolumeError
 from medsam_app.worklist.store import DATABASE, Worklist
 
-#: Seconds after which nobody is thought to come any more.
-PATIENCE = 60
+#: Timeout of waits in seconds.
+TIMEOUT = 60
 
 
-class Slow:
-    """Looking through a folder ends when it is told to."""
+class SlowScan:
+    """Patch that makes the scan of a folder wait for the event `proceed`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-        self.begun, self.go_on, self.times = Event(), Event(), 0
+        self.begun, self.proceed, self.count = Event(), Event(), 0
         refresh = Worklist.refresh
 
-        def slowly(worklist: Worklist) -> int:
+        def slow_refresh(worklist: Worklist) -> int:
             if worklist.folder == folder:
-                self.times += 1
+                self.count += 1
                 self.begun.set()
-                assert self.go_on.wait(PATIENCE)
+                assert self.proceed.wait(TIMEOUT)
             return refresh(worklist)
 
-        monkeypatch.setattr(Worklist, "refresh", slowly)
+        monkeypatch.setattr(Worklist, "refresh", slow_refresh)
 
 
 @pytest.fixture
@@ -44,57 +44,57 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(root: Path) -> Iterator[Worklists]:
-    made = Worklists([root])
-    yield made
-    made.close()
+def worklists(root: Path) -> Iterator[Worklists]:
+    worklists = Worklists([root])
+    yield worklists
+    worklists.close()
 
 
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as made:
-        yield made
+    with ThreadPoolExecutor(4) as executor:
+        yield executor
 
 
-def test_nobody_waits_for_another_folder(
-    root: Path, opened: Worklists, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+def test_other_folders_are_not_blocked(
+    root: Path, worklists: Worklists, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = Slow(monkeypatch, root / "large")
+    slow = SlowScan(monkeypatch, root / "large")
     try:
-        first = pool.submit(opened.get, 0, "large")
-        assert slow.begun.wait(PATIENCE)
-        assert pool.submit(opened.get, 0, "other").result(PATIENCE).folder == root / "other"
-        second = pool.submit(opened.get, 0, "large/../large")
+        first = pool.submit(worklists.get, 0, "large")
+        assert slow.begun.wait(TIMEOUT)
+        assert pool.submit(worklists.get, 0, "other").result(TIMEOUT).folder == root / "other"
+        second = pool.submit(worklists.get, 0, "large/../large")
         assert not first.done() and not second.done()
     finally:
-        slow.go_on.set()
-    assert first.result(PATIENCE) is second.result(PATIENCE) is opened.get(0, "large")
-    assert slow.times == 1  # whoever waited has what the first found
+        slow.proceed.set()
+    assert first.result(TIMEOUT) is second.result(TIMEOUT) is worklists.get(0, "large")
+    assert slow.count == 1  # the second request got the result of the first scan
 
 
-def test_an_open_one_is_answered_while_it_is_looked_through(
-    root: Path, opened: Worklists, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+def test_an_open_worklist_is_answered_during_a_scan(
+    root: Path, worklists: Worklists, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = opened.get(0, "large")
+    worklist = worklists.get(0, "large")
     (root / "large/b.nii.gz").write_bytes(b"")
-    slow = Slow(monkeypatch, root / "large")
+    slow = SlowScan(monkeypatch, root / "large")
     try:
-        again = pool.submit(opened.get, 0, "large", refresh=True)
-        assert slow.begun.wait(PATIENCE)
-        assert pool.submit(opened.get, 0, "large").result(PATIENCE) is before
+        again = pool.submit(worklists.get, 0, "large", refresh=True)
+        assert slow.begun.wait(TIMEOUT)
+        assert pool.submit(worklists.get, 0, "large").result(TIMEOUT) is worklist
     finally:
-        slow.go_on.set()
-    assert again.result(PATIENCE) is before
-    assert [case.name for case in before.cases()] == ["a", "b"]
+        slow.proceed.set()
+    assert again.result(TIMEOUT) is worklist
+    assert [case.name for case in worklist.cases()] == ["a", "b"]
 
 
-def test_a_folder_that_could_not_be_opened_can_be_later(root: Path, opened: Worklists) -> None:
+def test_a_folder_that_could_not_be_opened_can_be_later(root: Path, worklists: Worklists) -> None:
     (root / "bad").mkdir()
     (root / "bad" / os.fsdecode(b"bild_\xfc.nii.gz")).write_bytes(b"")
     for path in ("bad", "nowhere"):
         with pytest.raises(VolumeError):
-            opened.get(0, path)
+            worklists.get(0, path)
     assert not (root / "bad" / DATABASE).exists()
     (root / "bad/good.nii.gz").write_bytes(b"")
-    worklist = opened.get(0, "bad")
+    worklist = worklists.get(0, "bad")
     assert [case.name for case in worklist.cases()] == ["good"] and worklist.unread == 1

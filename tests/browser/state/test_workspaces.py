@@ -1,4 +1,4 @@
-"""The values of a workspace: its files, and the volume that is open in it."""
+"""State of a workspace: its files, and its open volume."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_uploads_that_are_read_or_held_are_not_dropped() -> None:
     assert files.uploads == {} and not held_path.parent.exists()
 
 
-def test_closed_files_leave_nothing_and_take_nothing() -> None:
+def test_closed_files_are_deleted_and_accept_no_uploads() -> None:
     files = WorkspaceFiles()
     _, path = add(files, "a")
     folder, pending = files.folder, files.new_folder()
@@ -48,15 +48,15 @@ def test_closed_files_leave_nothing_and_take_nothing() -> None:
     pending.mkdir(parents=True)  # written after the folder was deleted
     files.discard(pending)
     assert not folder.exists()
-    for refused in (files.new_folder, lambda: files.add(path, "a")):
+    for operation in (files.new_folder, lambda: files.add(path, "a")):
         with pytest.raises(HTTPException) as error:
-            refused()
+            operation()
         assert error.value.status_code == 401
 
 
-def test_another_volume_replaces_all_that_belongs_to_the_one_before() -> None:
+def test_another_volume_replaces_the_state_of_the_previous_one() -> None:
     workspace = Workspace()
-    workspace.check(7)  # no volume is open that could be another one
+    workspace.check(7)  # allowed while no volume is open
     with pytest.raises(PromptError, match="No volume is open"):
         workspace.require_open()
 

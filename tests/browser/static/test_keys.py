@@ -1,4 +1,4 @@
-"""The table of keys: none means two things, and each is shown in the help."""
+"""Keyboard shortcuts: each key has one meaning and is shown in the help."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KEYS = Path(__file__).parents[3] / "medsam_app" / "browser" / "static" / "keys.j
 ROW = re.compile(r'^  \["[^"]+", "(?P<shown>[^"]+)", "[^"]+", plain\((?P<keys>[^)]*)\)', re.M)
 
 
-def test_no_key_means_two_things() -> None:
+def test_each_key_has_one_meaning() -> None:
     rows = list(ROW.finditer(KEYS.read_text(encoding="utf-8")))
     assert len(rows) > 20
     keys = Counter(key for row in rows for key in re.findall(r'"([^"]+)"', row["keys"]))
