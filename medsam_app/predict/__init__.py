@@ -1,1 +1,1 @@
-"""From prompts, or from the labels of an adapter, to a mask on the volume's grid."""
+"""Prediction of masks from prompts, and of label maps from learned labels."""

@@ -1,4 +1,4 @@
-"""Names and file header of baseline networks trained in addition to an adapter; free of torch."""
+"""Names and file header of baseline networks; imports no torch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ FORMAT = "medsam_app rival net 1"
 
 
 class BaselinePlan(BaseModel):
-    """Fields of the training plan that segmenting with a baseline network needs.
+    """Fields of the training plan that a baseline network needs for segmentation.
 
     Attributes:
-        labels: names of the labels it was trained on, by value.
-        spacing: mm of the voxels of its windows, the same along each axis.
-        window: voxels along the axes closest to RAS.
-        clip: lowest and highest intensity in the file's unit; None for all.
+        labels: names of the labels that the network was trained on, by value.
+        spacing: voxel size of the windows in mm, the same along each axis.
+        window: voxels of a window along the axes closest to RAS.
+        clip: lowest and highest intensity in the file's unit; None for no limits.
     """
 
     labels: dict[Annotated[int, Field(ge=1)], str] = Field(min_length=1)
@@ -33,17 +33,17 @@ def write_header(name: str, plan_json: str) -> dict[str, str]:
     """Return the metadata of a network's safetensors file.
 
     Args:
-        name: of `BASELINE_NETS`.
-        plan_json: the whole plan of its training, as JSON.
+        name: one of `BASELINE_NETS`.
+        plan_json: the complete training plan as JSON.
     """
     return {"format": FORMAT, "name": name, "plan": plan_json}
 
 
 def read_header(metadata: Mapping[str, str]) -> tuple[str, BaselinePlan]:
-    """Return the name of a network and the plan it was trained by, the inverse of `write_header`.
+    """Return the name and the training plan of a network; the inverse of `write_header`.
 
     Raises:
-        ValueError: the metadata are not those of a baseline network.
+        ValueError: the metadata do not belong to a baseline network.
     """
     if metadata.get("format") != FORMAT or metadata.get("name") not in BASELINE_NETS:
         raise ValueError("no baseline network")

@@ -1,6 +1,6 @@
-"""Networks of MONAI's that are trained on the same windows as an adapter, to compare it with.
+"""Baseline networks from MONAI, trained on the same windows as an adapter.
 
-Compared with the adapter's, their scores show what the same data and time give without a pretrained model.
+Their scores show what the same data and training time give without a pretrained model.
 `medsam_app.finetuning.baseline_trainer` trains them.
 """
 
@@ -30,13 +30,13 @@ from medsam_app.predict.whole_volume import paint, whole_roi
 
 
 def build_baseline(name: str, labels: int) -> nn.Module:
-    """Build a fresh network.
+    """Build an untrained network.
 
-    It maps (B, 2, X, Y, Z) intensities and validity, see `network_input`, to (B, 1 + labels, X, Y, Z) logits.
+    It maps (B, 2, X, Y, Z) intensities and validity (see `network_input`) to (B, 1 + labels, X, Y, Z) logits.
 
     Args:
-        name: of `BASELINE_NETS`.
-        labels: number of labels besides the background.
+        name: one of `BASELINE_NETS`.
+        labels: number of labels, excluding the background.
     """
     if name == "swin_unetr":
         return SwinUNETR(in_channels=2, out_channels=1 + labels, feature_size=24)
@@ -55,21 +55,21 @@ def network_input(image: Tensor, valid: Tensor) -> Tensor:
 
     Args:
         image: (B, 1, X, Y, Z) intensities of about 0 to 1.
-        valid: (B, 1, X, Y, Z) booleans.
+        valid: (B, 1, X, Y, Z) booleans, whether a voxel lies inside the volume.
     """
     inside = valid.float()
     return torch.cat([(2 * image - 1) * inside, inside], dim=1)
 
 
 class BaselineNet:
-    """A trained network of MONAI's, which finds all of its labels in a volume without prompts.
+    """Trained MONAI network that segments all of its labels in a volume without prompts.
 
     Args:
-        path: file that `BaselineTrainer.keep` wrote.
-        device: where the network runs.
+        path: file written by `BaselineTrainer.keep`.
+        device: device on which the network runs.
 
     Raises:
-        ModelError: no such file, or not one of a baseline network.
+        ModelError: the file does not exist or holds no baseline network.
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
@@ -101,25 +101,29 @@ class BaselineNet:
 
     @torch.inference_mode()
     def label_map(self, *, probabilities: bool = False) -> LabelMap:
-        """Return the label map.
+        """Return the label map of the volume.
 
         Args:
-            probabilities: whether to add the probability of each label against background.
+            probabilities: whether to include the probability of each label against the background.
         """
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         assert self._volume is not None
         volume, plan = self._volume, self.plan
         roi = whole_roi(volume.grid, (plan.spacing,) * 3, plan.window)
         image, valid = read_roi(volume.array, roi)
         windowed = network_input(rescale_intensities(image, valid, plan.clip)[None, None], valid[None, None])
-        how: dict[str, Any] = {"overlap": 0.5, "mode": "gaussian", "sw_device": self.device}
+        options: dict[str, Any] = {"overlap": 0.5, "mode": "gaussian", "sw_device": self.device}
         logits: Any = sliding_window_inference(
-            windowed, plan.window, 1, self.net, device=torch.device("cpu"), **how
+            windowed, plan.window, 1, self.net, device=torch.device("cpu"), **options
         )
-        above = logits[0, 1:] - logits[0, :1]
+        margins = logits[0, 1:] - logits[0, :1]
         values = list(plan.labels)
         array = np.zeros(volume.shape, dtype=np.min_scalar_type(max(values)))
-        best = np.zeros(volume.shape, dtype=np.float32)
-        chances = {value: np.zeros(volume.shape, dtype=np.uint8) for value in values} if probabilities else {}
-        paint(above, roi, values, array=array, best=best, chances=chances)
-        return LabelMap(volume.grid, array, dict(plan.labels), time.perf_counter() - began, chances)
+        best_margin = np.zeros(volume.shape, dtype=np.float32)
+        probability_maps = (
+            {value: np.zeros(volume.shape, dtype=np.uint8) for value in values} if probabilities else {}
+        )
+        paint(margins, roi, values, array=array, best=best_margin, chances=probability_maps)
+        return LabelMap(
+            volume.grid, array, dict(plan.labels), time.perf_counter() - start_time, probability_maps
+        )

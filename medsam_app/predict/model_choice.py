@@ -1,4 +1,4 @@
-"""The choice of a model: its name, its weights, an adapter and a device. Free of torch."""
+"""Choice of a model: name, weights, adapter and device; imports no torch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from medsam_app.models.table import DEFAULT_MODEL, model_entry
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """Which model runs, and where.
+    """A model and the device on which it runs.
 
     Attributes:
-        name: of a model in `medsam_app.models.table`.
-        weights: a checkpoint in place of the published one.
-        adapter: file of an adapter of that model to switch on.
-        device: 'auto', or a device of torch.
+        name: name of a model in `medsam_app.models.table`.
+        weights: checkpoint to load instead of the published one.
+        adapter: file of an adapter for that model; it is enabled after loading.
+        device: 'auto', or the name of a torch device.
     """
 
     name: str = DEFAULT_MODEL
@@ -29,11 +29,11 @@ class ModelChoice:
     device: str = "auto"
 
     def check(self) -> None:
-        """Check all that can be checked without loading the model.
+        """Check everything that can be checked without loading the model.
 
         Raises:
-            ModelError: an unknown name, or no file of weights.
-            AdapterError: no adapter's file, or one of another model.
+            ModelError: the name is unknown, or the weights do not exist.
+            AdapterError: the file is no adapter, or belongs to another model.
         """
         model_entry(self.name)
         check_weights(self.weights)
@@ -41,10 +41,10 @@ class ModelChoice:
             header_for(self.adapter, self.name)
 
     def check_labels(self, wanted: Sequence[str] = ()) -> None:
-        """Check that the adapter can find labels without a prompt.
+        """Check that the adapter can segment labels without a prompt.
 
         Args:
-            wanted: names or values of the labels; empty for all that it has learned.
+            wanted: names or values of the labels; empty for all learned labels.
 
         Raises:
             AdapterError: from `chosen_labels` or `spacing_of`.
@@ -56,10 +56,10 @@ class ModelChoice:
 
 
 def check_weights(weights: Path | None) -> None:
-    """Refuse weights that do not exist.
+    """Raise an error if the file of weights does not exist.
 
     Raises:
-        ModelError: no file of weights.
+        ModelError: the file does not exist.
     """
     if weights is not None and not weights.exists():
         raise ModelError(f"There is no file of weights '{weights}'; check the path.")

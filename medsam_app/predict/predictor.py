@@ -1,13 +1,13 @@
-"""VolumePredictor: prompts on a volume in, a mask on the file's own grid out.
+"""Predictor of masks on a volume's own grid from prompts.
 
     predictor = VolumePredictor()
     predictor.set_volume(load_volume("ct.nii.gz"))
     prediction = predictor.predict(points=[(120, 90, 40)], point_labels=[1])
     prediction.mask      # (i, j, k) bool
 
-A mask is a pure function of the volume, the model, the settings and the sequence of prompts. Clicks
-are taken one by one, each with the mask of those before it, as a person gives them; what every
-prefix gave is remembered, so that undo, redo and one more click cost little.
+A mask is a pure function of the volume, the model, the settings and the sequence of prompts. Prompts are
+decoded one by one, each with the mask of the previous ones. The state after every prefix is cached, so that
+undo, redo and one more click are cheap.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from medsam_app.models.sam3d import Sam3D
 from medsam_app.predict.core.constraints import unmet_prompts
 from medsam_app.predict.core.engine import Engine, first_step
 from medsam_app.predict.core.feature_cache import BytesCache, EmbeddingCache
-from medsam_app.predict.core.paint_layer import Layer, asked_of_model
+from medsam_app.predict.core.paint_layer import Layer, prompts_for_model
 from medsam_app.predict.core.prediction import LabelMap, MaskPrediction, PackedState, PromptState
 from medsam_app.predict.slicewise.engine import SliceEngine
 from medsam_app.predict.slicewise.propagation import Propagation
@@ -50,30 +50,30 @@ from medsam_app.prompts.types import (
 )
 
 AnyModel = Sam3D | SliceSegmenter
-#: Memory for embeddings.
+#: Limit of the embedding cache, in bytes.
 CACHE_BYTES = 512 << 20
-#: How many prefixes of prompts are remembered of a window as large as the model's, and most memory for them.
+#: Limits of the cache of prompt prefixes: number of states on windows of the model's shape, and bytes.
 STATES, STATE_BYTES = 64, 256 << 20
 
 
 class VolumePredictor:
-    """Segments objects of one volume at a time from prompts.
+    """Promptable segmentation of objects in one volume at a time.
 
-    Safe to call from several threads: calls on one predictor wait for each other. Predictors may
-    share a model and a cache.
+    Safe to use from several threads: calls on one predictor run one after another. Predictors may share a
+    model and a cache.
 
     Args:
-        model: name of a model, or one that is loaded.
-        weights: a checkpoint to use instead of a named model's published one.
-        adapter: file of an adapter that is put on the model and switched on.
-        device: 'auto', 'cpu', 'cuda', ...; where a named model runs.
-        cache: embeddings shared with other predictors; by default an own one.
-        cache_bytes: size of the own cache.
-        framing: how a 3D model's window is chosen.
-        propagation: how a 2D model's mask goes from slice to slice.
-        refine: whether the outline of an object that is large for one window is drawn again in tiles of
-            finer spacing, unless a call says otherwise. It takes a few seconds an object and call, and
-            is nothing to a 2D model.
+        model: name of a model, or a loaded model.
+        weights: checkpoint to load instead of the published one; only for a model given by name.
+        adapter: file of an adapter to attach to the model and enable.
+        device: 'auto', 'cpu', 'cuda', ...; only for a model given by name.
+        cache: embeddings shared with other predictors; None for a new cache.
+        cache_bytes: limit of the new cache, in bytes.
+        framing: settings of the window choice of 3D models.
+        propagation: settings of the propagation between slices of 2D models.
+        refine: whether to redraw the outline of an object that is large for one window in tiles of finer
+            spacing, unless a call overrides it. It takes a few seconds per object and call. 2D models
+            ignore it.
     """
 
     def __init__(  # noqa: PLR0913 - public, by keyword
@@ -104,20 +104,20 @@ class VolumePredictor:
 
     @property
     def volume(self) -> Volume:
-        """The volume that is segmented.
+        """The volume to segment.
 
         Raises:
-            PromptError: none was set.
+            PromptError: no volume was set.
         """
         return self._on_volume().volume
 
     @property
     def nbytes(self) -> int:
-        """Memory that remembered masks hold, in bytes; the cache of embeddings counts its own."""
+        """Memory of the cached masks in bytes, without the cache of embeddings."""
         return self._states.nbytes
 
     def forget(self) -> None:
-        """Release what is cached: it is made again when it is needed, which takes time."""
+        """Clear the cached masks; they are recomputed when needed."""
         self._states.clear()
 
     @property
@@ -134,7 +134,7 @@ class VolumePredictor:
         return self._engine
 
     def set_volume(self, volume: Volume) -> None:
-        """Set the volume; cached results of the previous one are dropped."""
+        """Set the volume to segment and drop cached results of the previous one."""
         with self._lock:
             if isinstance(self.model, Sam3D):
                 self._engine = WindowEngine(self.model, volume, self.cache, self.framing)
@@ -153,19 +153,20 @@ class VolumePredictor:
         refine: bool | None = None,
         progress: Progress | None = None,
     ) -> MaskPrediction:
-        """Segment from arrays. The mask comes first, then the boxes, then the points.
+        """Segment an object from arrays: the mask is applied first, then the boxes, then the points.
 
         Args:
             points: (N, 3) voxel indices (i, j, k).
             point_labels: (N,) 1 = inside, 0 = outside; all inside by default.
             boxes: (M, 2, 3) opposite corners in voxel indices, both included.
             mask_input: (i, j, k) mask to refine, on the volume's grid.
-            label: which of the labels that the adapter has learned is meant; None leaves it to the prompts.
-            refine: as for the predictor, for this call.
-            progress: called with a sentence and a fraction done.
+            label: value of a label that the adapter has learned; None for the object that the prompts mark.
+            refine: overrides the predictor's setting for this call.
+            progress: called with a sentence and the fraction done.
 
         Raises:
-            PromptError: arrays of a wrong shape, prompts outside the volume, or nothing to start from.
+            PromptError: an array has a wrong shape, a prompt lies outside the volume, or no prompt locates
+                the object.
             AdapterError: no adapter that has learned the label is in use.
         """
         prompts = prompts_from_arrays(points, point_labels, boxes, mask_input)
@@ -179,44 +180,44 @@ class VolumePredictor:
         refine: bool | None = None,
         progress: Progress | None = None,
     ) -> MaskPrediction:
-        """Segment from a sequence of prompts, in the order they were given.
+        """Segment an object from a sequence of prompts, in the order they were given.
 
-        A mask alone comes back as it is, and clicks correct it where they fall; a box bounds the mask up to a
-        tenth of its size; clicks are honoured voxel by voxel, and where two contradict each other the
-        later one. What was painted is laid over what the model makes of the rest; see `touch_up`.
+        A mask prompt alone is returned unchanged; clicks correct it locally. A box bounds the mask with a
+        tolerance of a tenth of the box's size. The mask honours every clicked voxel; the later of two
+        contradicting clicks wins. Painted voxels are applied over the model's mask; see `paint_layer`.
 
         Args:
-            prompts: points, boxes, masks and paint of one object.
-            label, refine, progress: as for `predict`.
+            prompts: points, scribbles, boxes, masks and painted voxels of one object.
+            label, refine, progress: as in `predict`.
 
         Raises:
-            PromptError, AdapterError: as for `predict`.
+            PromptError, AdapterError: as in `predict`.
         """
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         prompts = tuple(prompts)
         with self._lock, torch.inference_mode():
             engine = self._on_volume()
             grid = engine.volume.grid
             check_prompts(prompts, grid)
-            asked = asked_of_model(prompts, grid.shape)
-            first = first_step(asked)
+            model_prompts = prompts_for_model(prompts, grid.shape)
+            first = first_step(model_prompts)
             encoded_before = engine.encoded
-            end, state = len(asked), None
+            end, state = len(model_prompts), None
             if label is not None:
                 learned_prompt(cast(nn.Module, self.model), label)
-            # An adapter that is switched makes other masks, and so does another label.
-            own = (self.model.adapter_sha256, label)
-            while end >= first and (state := self._state((*own, asked[:end]))) is None:
+            # Masks depend on the adapter and the label, so both are part of the key.
+            key = (self.model.adapter_sha256, label)
+            while end >= first and (state := self._state((*key, model_prompts[:end]))) is None:
                 end -= 1
-            for done in range(max(end + 1, first), len(asked) + 1):
-                if progress is not None and done < len(asked):
-                    progress(f"Prompt {done} of {len(asked)}", done / len(asked))
-                state = engine.step(state, asked[:done], progress, label)
-                self._states.put((*own, asked[:done]), PackedState(state))
+            for done in range(max(end + 1, first), len(model_prompts) + 1):
+                if progress is not None and done < len(model_prompts):
+                    progress(f"Prompt {done} of {len(model_prompts)}", done / len(model_prompts))
+                state = engine.step(state, model_prompts[:done], progress, label)
+                self._states.put((*key, model_prompts[:done]), PackedState(state))
             assert state is not None  # first <= len(asked)
             patch, unmet = state.patch, state.unmet
             if self.refine if refine is None else refine:
-                patch, unmet = engine.refined(state, asked, progress, label)
+                patch, unmet = engine.refined(state, model_prompts, progress, label)
             if any(isinstance(prompt, Paint) for prompt in prompts):
                 patch = Layer(prompts, grid.shape).over(patch)
                 unmet = unmet_prompts(patch, prompts, grid.shape)
@@ -229,26 +230,26 @@ class VolumePredictor:
                 roi=state.roi,
                 logits=state.logits,
                 encoded=engine.encoded - encoded_before,
-                seconds=time.perf_counter() - began,
+                seconds=time.perf_counter() - start_time,
             )
 
     def _state(self, key: Hashable) -> PromptState | None:
-        kept = self._states.get(key)
-        return None if kept is None else kept.state()
+        packed = self._states.get(key)
+        return None if packed is None else packed.state()
 
     def variants(self, prompts: Sequence[AnyPrompt], *, label: int | None = None) -> tuple[torch.Tensor, Roi]:
         """Return variants of the decode, to measure the model's uncertainty.
 
         Args:
-            prompts, label: as for `predict_prompts`.
+            prompts, label: as in `predict_prompts`.
 
         Returns:
             (V, X, Y, Z) logits on a window, and the window.
 
         Raises:
-            PromptError, AdapterError: as for `predict`; PromptError also for a mask without corrections,
-                for which no model is needed.
-            SettingsError: the model sees slices and not windows.
+            PromptError, AdapterError: as in `predict`; PromptError also if the last prompt is a mask, which
+                is not decoded.
+            SettingsError: the model is 2D and has no window.
         """
         with self._lock, torch.inference_mode():
             engine = self._on_volume()
@@ -256,18 +257,18 @@ class VolumePredictor:
                 raise SettingsError(
                     f"'{self.model.model_id}' sees slices and has no variants of a window; choose a 3D model."
                 )
-            asked = asked_of_model(prompts, engine.volume.grid.shape)
-            if asked and isinstance(asked[-1], MaskPrompt):
+            model_prompts = prompts_for_model(prompts, engine.volume.grid.shape)
+            if model_prompts and isinstance(model_prompts[-1], MaskPrompt):
                 raise PromptError("A mask was given as it is and no model was asked about it; add a click.")
-            own, first = (self.model.adapter_sha256, label), first_step(asked)
+            key, first = (self.model.adapter_sha256, label), first_step(model_prompts)
             states: list[PromptState | None] = []
-            for end in (len(asked) - 1, len(asked)):
+            for end in (len(model_prompts) - 1, len(model_prompts)):
                 if end >= first:
-                    self.predict_prompts(asked[:end], label=label, refine=False)
-                states.append(self._state((*own, asked[:end])))
+                    self.predict_prompts(model_prompts[:end], label=label, refine=False)
+                states.append(self._state((*key, model_prompts[:end])))
             before, state = states
-            assert state is not None  # the newest in the cache
-            return engine.variants(before, state, asked, label), state.roi
+            assert state is not None  # it was cached last
+            return engine.variants(before, state, model_prompts, label), state.roi
 
     def predict_labels(
         self,
@@ -278,25 +279,25 @@ class VolumePredictor:
         probabilities: bool = False,
         progress: Progress | None = None,
     ) -> LabelMap:
-        """Segment the whole volume without a prompt: all labels that the adapter in use has learned.
+        """Segment labels that the adapter in use has learned in the whole volume, without prompts.
 
         Args:
-            labels: values or names of the labels that are looked for; None for all.
-            largest: whether of each label only the largest connected part is kept.
-            overlap: how much of a window the next one shows again, from 0 to below 1.
-            probabilities: whether each label's own are given too.
-            progress: called with a sentence and a fraction done.
+            labels: values or names of the labels to segment; None for all.
+            largest: whether to keep only the largest connected part of each label.
+            overlap: fraction of a window that overlaps the next one, 0 <= overlap < 1.
+            probabilities: whether to include the probability of each label.
+            progress: called with a sentence and the fraction done.
 
         Raises:
             PromptError: no volume is set.
-            AdapterError: no adapter is on, it has not learned the labels, or its card names no spacing.
-            SettingsError: an overlap out of its range.
+            AdapterError: no adapter is enabled, it has not learned the labels, or its card has no spacing.
+            SettingsError: the overlap is out of range.
         """
-        from medsam_app.predict.whole_volume import segment_labels  # imports MONAI, seconds
+        from medsam_app.predict.whole_volume import segment_labels  # importing MONAI takes seconds
 
         with self._lock:
             return segment_labels(
-                cast(Sam3D, self.model),  # no other model has learned labels
+                cast(Sam3D, self.model),  # only 3D models can learn labels
                 self._on_volume().volume,
                 labels=labels,
                 largest=largest,
@@ -307,7 +308,7 @@ class VolumePredictor:
 
 
 def _state_bytes(model: AnyModel) -> int:
-    """Memory limit for cached prefixes; nearly all of it is float32 logits of windows."""
+    """Return the limit in bytes for cached prefixes; float32 logits of windows take nearly all of it."""
     if isinstance(model, Sam3D):
         return min(STATE_BYTES, STATES * 4 * math.prod(model.roi_shape))
     return STATE_BYTES

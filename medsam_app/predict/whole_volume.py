@@ -1,13 +1,14 @@
-"""Automatic mode: every label that an adapter has learned, in a whole volume, without a click.
+"""Segmentation of an adapter's labels in a whole volume, without prompts.
 
 The volume is resampled to the adapter's spacing and segmented in overlapping windows. A window is encoded
-once and decoded once for each label; where windows overlap, logits are averaged, those near a window's middle
-weighing most. They are interpolated onto the file's grid before labels are distinguished.
+once and decoded once for each label. Where windows overlap, their logits are averaged with weights that are
+largest at a window's centre. The logits are interpolated onto the file's grid before labels are compared.
 
-Memory in bytes, in addition to the volume: a voxel of the resampled volume takes 12 and 4 for each label, of
-which there are at most `STITCHED_VALUES` values at a time (2 GiB); with more labels the windows are decoded
-again. A voxel of the file takes 5 or 6. A CT of 512 x 512 x 300 voxels of 0.8 x 0.8 x 1.5 mm with five labels
-at 2 mm takes 0.3 GB and 0.4 GB. All this is on the CPU; the device holds the windows of one batch.
+Memory in addition to the volume: each voxel of the resampled volume takes 12 bytes, and 4 bytes for each
+label. At most `STITCHED_VALUES` label values (2 GiB) are held at a time; with more labels the windows are
+encoded again for each group of labels. Each voxel of the file takes 5 or 6 bytes. A CT of 512 x 512 x 300
+voxels of 0.8 x 0.8 x 1.5 mm with five labels at 2 mm takes 0.3 GB and 0.4 GB. All of this is on the CPU; the
+device holds the windows of one batch.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from medsam_app.predict.core.constraints import EXCLUDED
 from medsam_app.predict.core.prediction import LabelMap, to_probability
 from medsam_app.progress import Progress
 
-#: Most logits that are stitched at a time: labels x voxels of the resampled volume.
+#: Most logits stitched at a time: labels x voxels of the resampled volume.
 STITCHED_VALUES = 1 << 29
-#: Voxels of the windows that a GPU looks at together; a CPU takes one window after another.
+#: Voxels of the windows in a batch on a GPU; a CPU processes one window at a time.
 BATCH_VOXELS = 1 << 20
 
 
@@ -55,23 +56,25 @@ def segment_labels(
     probabilities: bool = False,
     progress: Progress | None = None,
 ) -> LabelMap:
-    """The label map of a volume. A voxel has the label with the largest logit, 0 where none is above 0.
+    """Return the label map of a volume.
+
+    A voxel gets the label with the largest logit, or 0 where no logit is above 0.
 
     Args:
-        model: with an adapter switched on that has learned labels.
-        volume: what is segmented.
-        labels: values or names of the labels that are looked for; None for all.
-        largest: whether of each label only the largest connected part is kept.
-        overlap: how much of a window the next one shows again, from 0 to below 1.
-        batch: windows that are examined together; None for what suits the device.
-        probabilities: whether each label's own are given too, which takes a byte more a voxel and label.
-        progress: called with a sentence and a fraction done, after every batch.
+        model: model with an enabled adapter that has learned labels.
+        volume: the volume to segment.
+        labels: values or names of the labels to segment; None for all.
+        largest: whether to keep only the largest connected part of each label.
+        overlap: fraction of a window that overlaps the next one, 0 <= overlap < 1.
+        batch: windows per batch; None to choose by the device.
+        probabilities: whether to include the probability of each label, at one more byte per voxel and label.
+        progress: called with a sentence and the fraction done, after every batch.
 
     Raises:
-        AdapterError: no adapter is on, it has not learned the labels, or its card names no spacing.
-        SettingsError: an overlap or a batch out of its range.
+        AdapterError: no adapter is enabled, it has not learned the labels, or its card has no spacing.
+        SettingsError: the overlap or the batch is out of range.
     """
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     if not 0 <= overlap < 1:
         raise SettingsError(f"Windows overlap by a fraction from 0 to below 1; got {overlap:g}.")
     if batch is not None and batch < 1:
@@ -82,33 +85,35 @@ def segment_labels(
     roi = whole_roi(volume.grid, spacing_of(adapter.name, adapter.card), window)
     if batch is None:
         batch = 1 if model.device.type == "cpu" else max(1, BATCH_VOXELS // math.prod(window))
-    look = torch.stack([each.float() for each in read_roi(volume.array, roi)])
+    channels = torch.stack([channel.float() for channel in read_roi(volume.array, roi)])
     array = np.zeros(volume.shape, dtype=np.min_scalar_type(max(names)))
     best = np.zeros(volume.shape, dtype=np.float32)
-    chances = {value: np.zeros(volume.shape, dtype=np.uint8) for value in names} if probabilities else {}
-    values, together = list(names), max(1, STITCHED_VALUES // math.prod(roi.shape))
-    groups = [values[n : n + together] for n in range(0, len(values), together)]
+    probability_maps = (
+        {value: np.zeros(volume.shape, dtype=np.uint8) for value in names} if probabilities else {}
+    )
+    values, group_size = list(names), max(1, STITCHED_VALUES // math.prod(roi.shape))
+    groups = [values[n : n + group_size] for n in range(0, len(values), group_size)]
     tick = _ticker(progress, len(groups) * _window_count(roi.shape, window, overlap))
     for group in groups:
         tokens = [adapter.prompts.of(value) for value in group]
-        logits = _stitched(model, look, tokens, window=window, overlap=overlap, batch=batch, tick=tick)
-        paint(logits, roi, group, array=array, best=best, chances=chances)
+        logits = _stitched(model, channels, tokens, window=window, overlap=overlap, batch=batch, tick=tick)
+        paint(logits, roi, group, array=array, best=best, chances=probability_maps)
     if largest:
         keep_largest_parts(array)
-    return LabelMap(volume.grid, array, names, time.perf_counter() - began, chances)
+    return LabelMap(volume.grid, array, names, time.perf_counter() - start_time, probability_maps)
 
 
 def whole_roi(grid: Grid, spacing: Sequence[float], window: Index) -> Roi:
-    """The window over a whole volume, at least as large as one of the model's.
+    """Return the window that covers a whole volume, at least as large as a window of the model.
 
     Args:
-        grid: of the volume.
+        grid: the volume's grid.
         spacing: (3,) mm along the RAS axes.
         window: voxels of the model's windows along the RAS axes.
     """
     ras = grid.ras
     count = np.asarray(ras.shape) * ras.spacing / np.asarray(spacing)
-    # An extent of 96.0000001 voxels is one of 96.
+    # Rounding errors must not add a voxel: treat 96.0000001 as 96.
     x, y, z = (max(math.ceil(n - 1e-3), side) for n, side in zip(count, window, strict=True))
     return Roi.centred((np.asarray(ras.shape) - 1) / 2, spacing, (x, y, z), ras)
 
@@ -122,35 +127,35 @@ def paint(
     best: NDArray[np.float32],
     chances: Mapping[int, NDArray[np.uint8]],
 ) -> None:
-    """Draw labels on the file's grid where their logit is above the best so far.
+    """Write labels to the file's grid where their logit is above the largest so far.
 
-    Only a slab of the file's grid is interpolated at a time, from the part of the window that it needs.
+    One slab of the file's grid is interpolated at a time, from the part of the window that it needs.
 
     Args:
         logits: (L, X, Y, Z) on the window.
         roi: the window.
-        values: of the L labels.
-        array: (i, j, k) label map so far; changed.
-        best: (i, j, k) largest logit so far, 0 where none was above 0; changed.
-        chances: (i, j, k) probabilities by label; changed. Of labels that are not in it none are drawn.
+        values: values of the L labels.
+        array: (i, j, k) label map so far; changed in place.
+        best: (i, j, k) largest logit so far, 0 where none was above 0; changed in place.
+        chances: (i, j, k) probabilities by label, changed in place; other labels get none.
     """
     count, *rest = array.shape
-    thick = max(1, SLAB_VOXELS // math.prod(rest))
-    for start in range(0, count, thick):
-        stop = min(start + thick, count)
+    thickness = max(1, SLAB_VOXELS // math.prod(rest))
+    for start in range(0, count, thickness):
+        stop = min(start + thickness, count)
         axis, cut, part = _part_for(roi, start, stop)
         near = logits.narrow(axis + 1, cut.start, cut.stop - cut.start)
-        for value, each in zip(values, near, strict=True):
-            found = write_box(each, part, (start, 0, 0), (stop, rest[0], rest[1]))
-            higher = found > best[start:stop]
-            np.copyto(best[start:stop], found, where=higher)
+        for value, label_logits in zip(values, near, strict=True):
+            slab_logits = write_box(label_logits, part, (start, 0, 0), (stop, rest[0], rest[1]))
+            higher = slab_logits > best[start:stop]
+            np.copyto(best[start:stop], slab_logits, where=higher)
             array[start:stop][higher] = value
             if value in chances:
-                chances[value][start:stop] = to_probability(found)
+                chances[value][start:stop] = to_probability(slab_logits)
 
 
 def keep_largest_parts(array: NDArray) -> None:
-    """Leave of each label in a label map (i, j, k) only its largest part connected by faces of voxels."""
+    """Keep only the largest face-connected part of each label in a label map (i, j, k); changed in place."""
     for value, place in enumerate(ndimage.find_objects(array), start=1):
         if place is not None:
             mask = array[place] == value
@@ -169,7 +174,7 @@ def _adapter_of(model: Sam3D) -> Adapter:
 
 def _stitched(
     model: Sam3D,
-    look: Tensor,
+    channels: Tensor,
     tokens: Sequence[Tensor],
     *,
     window: Index,
@@ -177,28 +182,30 @@ def _stitched(
     batch: int,
     tick: Callable[[int], None],
 ) -> Tensor:
-    """(L, X, Y, Z) float32 logits of labels, averaged over windows.
+    """Return (L, X, Y, Z) float32 logits of L labels, averaged over windows.
 
     Args:
-        look: (2, X, Y, Z) intensities, and 1 inside the volume or 0.
-        tokens: L of (1, T, C).
-        tick: called with the number of windows that are done.
+        channels: (2, X, Y, Z) intensities, and 1 inside the volume or 0 outside.
+        tokens: L tensors of shape (1, T, C).
+        tick: called with the number of windows just processed.
     """
 
-    def predict(seen: Tensor) -> Tensor:
-        count = len(seen)
-        embedding = model.encode_image(seen[:, :1], seen[:, 1:] > 0.5)
-        coords = torch.zeros(count, 0, 3, device=seen.device)
-        clicks = torch.zeros(count, 0, dtype=torch.int64, device=seen.device)
-        found = []
-        for each in tokens:
-            asked = RoiPrompts(coords, clicks, learned=each.expand(count, -1, -1))
-            found.append(model.decode(embedding, asked).best()[0].float())
+    def predict(windows: Tensor) -> Tensor:
+        count = len(windows)
+        embedding = model.encode_image(windows[:, :1], windows[:, 1:] > 0.5)
+        coords = torch.zeros(count, 0, 3, device=windows.device)
+        clicks = torch.zeros(count, 0, dtype=torch.int64, device=windows.device)
+        label_logits = []
+        for token in tokens:
+            prompts = RoiPrompts(coords, clicks, learned=token.expand(count, -1, -1))
+            label_logits.append(model.decode(embedding, prompts).best()[0].float())
         tick(count)
-        return torch.nan_to_num(torch.cat(found, dim=1), nan=EXCLUDED, posinf=-EXCLUDED, neginf=EXCLUDED)
+        return torch.nan_to_num(
+            torch.cat(label_logits, dim=1), nan=EXCLUDED, posinf=-EXCLUDED, neginf=EXCLUDED
+        )
 
     stitched = sliding_window_inference(
-        look[None],
+        channels[None],
         window,
         batch,
         predict,
@@ -214,7 +221,7 @@ def _part_for(roi: Roi, start: int, stop: int) -> tuple[int, slice, Roi]:
     """Return the part of a window from which voxels start..stop-1 along i are interpolated.
 
     Returns:
-        the RAS axis along i, the window's voxels along it, and the window of these.
+        The RAS axis along i, the range of the window's voxels along it, and the window of that range.
     """
     axis, origin, step = roi.file_lines()[0]
     ends = (np.array([start, stop - 1]) - origin) / step

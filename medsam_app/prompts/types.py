@@ -195,7 +195,7 @@ AnyPrompt = UserPrompt | Paint
 Prompt = Annotated[UserPrompt, Field(discriminator="kind")]
 
 
-def says_where(prompt: AnyPrompt) -> bool:
+def locates_object(prompt: AnyPrompt) -> bool:
     """Return whether a prompt says where the object is, and not only where it is not."""
     if isinstance(prompt, Paint):
         return prompt.inside is not None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medsam_app.errors import PromptError, SettingsError
-from medsam_app.prompts.types import AnyPrompt, Box, Paint, Point, Scribble, says_where
+from medsam_app.prompts.types import AnyPrompt, Box, Paint, Point, Scribble, locates_object
 
 LARGEST_LABEL = 65535
 LONGEST_NAME = 100
@@ -46,7 +46,7 @@ class SegmentedObject:
     @property
     def has_start(self) -> bool:
         """Whether a prompt says where the object is: negative clicks alone do not."""
-        return any(says_where(prompt) for prompt in self.prompts)
+        return any(locates_object(prompt) for prompt in self.prompts)
 
 
 def next_colour(taken: Sequence[str]) -> str:

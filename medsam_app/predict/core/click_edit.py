@@ -1,7 +1,6 @@
-"""Clicks that correct an existing mask locally and leave the rest unchanged.
+"""Local correction of an existing mask by clicks; the rest of the mask stays unchanged.
 
-A user who starts from a mask of their own, or has clicked a few times, has said where the object is; a
-correction must not make the model decide about all of it again.
+A given mask, or the first few clicks, already determine the object. A later click must not change all of it.
 """
 
 from __future__ import annotations
@@ -15,62 +14,64 @@ from medsam_app.grid.masks import FULL_NEIGHBOURHOOD
 from medsam_app.grid.roi import Roi
 from medsam_app.prompts.types import Point
 
-#: A click reaches this many voxels of the window, and this many times its distance to the mask's outline.
+#: Reach of a click: this many voxels of the window, plus this many times its distance to the mask's outline.
 REACH_VOXELS = 2.0
 REACH_DEPTHS = 1.5
-#: Voxels of the window over which the reach fades out.
+#: Width in voxels of the window over which the effect of a click fades out beyond its reach.
 FADE = 2.0
-#: A change of the mask belongs to a click that is within this many voxels of the window.
+#: A changed part of the mask belongs to a click within this distance, in voxels of the window.
 TOUCH = 2.0
 
 
 def keep_to_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, *clicks: Point) -> torch.Tensor:
-    """Return logits whose mask changes only by the part that a click concerns.
+    """Return logits whose mask changes only in the connected part that contains the click.
 
-    A positive click adds, a negative one removes, and only the connected part that the click is in. Where
-    both masks agree their logits are averaged, so that outlines settle.
+    A positive click only adds voxels, a negative one only removes them. Where both masks agree, their logits
+    are averaged, so that the outline becomes stable.
 
     Args:
-        old, new: (X, Y, Z) logits on the window, before and after the click.
+        old, new: (X, Y, Z) logits on the window before and after the click.
         roi: the window.
-        clicks: the newest click, or those of a scribble, all of one sign.
+        clicks: the newest click, or the clicks of the newest scribble; all of one sign.
     """
     before, after = (old > 0).numpy(), (new > 0).numpy()
-    asked = after & ~before if clicks[0].positive else before & ~after
-    parts, _ = ndimage.label(asked, structure=FULL_NEIGHBOURHOOD)
+    changes = after & ~before if clicks[0].positive else before & ~after
+    parts, _ = ndimage.label(changes, structure=FULL_NEIGHBOURHOOD)
     near = np.logical_or.reduce([(_distance(roi, click) <= TOUCH).numpy() for click in clicks])
-    granted = np.isin(parts, np.setdiff1d(parts[near], 0))
-    kept = torch.where(torch.from_numpy(before == after), (old + new) / 2, old)
-    return torch.where(torch.from_numpy(granted), new, kept)
+    accepted = np.isin(parts, np.setdiff1d(parts[near], 0))
+    unchanged = torch.where(torch.from_numpy(before == after), (old + new) / 2, old)
+    return torch.where(torch.from_numpy(accepted), new, unchanged)
 
 
-def mend_near_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, *clicks: Point) -> torch.Tensor:
-    """Logits that a click has raised, or a negative one lowered, near where it fell.
+def correct_near_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, *clicks: Point) -> torch.Tensor:
+    """Return the old logits, corrected near a click: raised by a positive one, lowered by a negative one.
 
-    An error whose middle was clicked is about as wide as twice the click's distance to the nearest
-    voxel that is already right; a click where nothing is wrong changes next to nothing.
+    The width of an error is estimated as twice the distance from the click to the nearest voxel that is
+    already correct. A click on a voxel that is already correct changes almost nothing.
 
     Args:
-        old, new: (X, Y, Z) logits on the window, before and after the click.
+        old, new: (X, Y, Z) logits on the window before and after the click.
         roi: the window.
-        clicks: the newest click, or those of a scribble, all of one sign.
+        clicks: the newest click, or the clicks of the newest scribble; all of one sign.
     """
-    away = [_distance(roi, click) for click in clicks]
-    right = (old > 0) if clicks[0].positive else (old <= 0)
-    reaches = [float(one[right].min()) if bool(right.any()) else float("inf") for one in away]
+    distances = [_distance(roi, click) for click in clicks]
+    correct = (old > 0) if clicks[0].positive else (old <= 0)
+    reaches = [
+        float(distance[correct].min()) if bool(correct.any()) else float("inf") for distance in distances
+    ]
     shares = [
-        (REACH_VOXELS + REACH_DEPTHS * depth + FADE - one) / FADE
-        for one, depth in zip(away, reaches, strict=True)
+        (REACH_VOXELS + REACH_DEPTHS * depth + FADE - distance) / FADE
+        for distance, depth in zip(distances, reaches, strict=True)
     ]
     share = torch.stack(shares).amax(dim=0).clamp(0, 1)
-    mended = old + share * (new - old)
-    return torch.maximum(old, mended) if clicks[0].positive else torch.minimum(old, mended)
+    corrected = old + share * (new - old)
+    return torch.maximum(old, corrected) if clicks[0].positive else torch.minimum(old, corrected)
 
 
 def middle_of_mask(old: torch.Tensor, roi: Roi, negatives: list[Point]) -> NDArray[np.float64] | None:
-    """(3,) the window's voxel deepest inside a mask and away from negative clicks; None without any.
+    """Return the (3,) voxel of the window deepest inside a mask, away from negative clicks, or None.
 
-    The model needs a click inside to know what the object looks like: a given mask has none.
+    The model needs a positive click to determine the object's appearance; a mask prompt comes without one.
     """
     inside = (old > 0).numpy().copy()
     for click in negatives:
@@ -82,7 +83,7 @@ def middle_of_mask(old: torch.Tensor, roi: Roi, negatives: list[Point]) -> NDArr
 
 
 def _distance(roi: Roi, click: Point) -> torch.Tensor:
-    """(X, Y, Z) distance to a click in voxels of the window."""
+    """Return the (X, Y, Z) distance to a click in voxels of the window."""
     axes = [
         torch.arange(n, dtype=torch.float32) - float(c)
         for n, c in zip(roi.shape, roi.to_roi(click.coordinates), strict=True)

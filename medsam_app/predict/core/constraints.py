@@ -1,7 +1,7 @@
-"""Prompt compliance: every positive click inside the mask, every negative one outside, boxes kept.
+"""Prompt compliance: positive clicks inside the mask, negative ones outside, boxes respected.
 
-The repair is local and no larger than needed: a bump of the logits around a click that was not
-honoured, narrow where the image differs from the clicked voxel, wider where it looks alike.
+A repair is local and no larger than needed. It adds a bump to the logits around a click that the mask does
+not honour: narrow where the image differs from the clicked voxel, wider where it is similar.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from medsam_app.grid.patch import Index, Patch
 from medsam_app.grid.roi import Roi, box_weights, in_file_order
 from medsam_app.prompts.types import AnyPrompt, Box, ModelPrompt, Point, Scribble, UserPrompt, as_clicks
 
-#: Logit that a repaired click reaches.
+#: Absolute logit at a click after its repair.
 CONFIDENT = 0.5
-#: Voxels of the window from a click to where a bump is nothing.
+#: Radius of a bump around a click, in voxels of the window.
 BUMP_REACH = 12
-#: Logit of voxels that a box excludes, at most.
+#: Largest logit of voxels that a box excludes.
 EXCLUDED = -6.0
 #: How far beyond a box the mask may reach on each side, as a fraction of the box's size.
 BOX_TOLERANCE = 0.1
@@ -30,13 +30,13 @@ Ranges = list[tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 def nearest_voxel(point: Point, shape: Sequence[int]) -> Index:
-    """The voxel that a click falls on."""
+    """Return the voxel (i, j, k) under a click."""
     voxel = np.clip(np.floor(np.asarray(point.coordinates) + 0.5), 0, np.asarray(shape) - 1)
     return tuple(int(v) for v in voxel)  # type: ignore[return-value]
 
 
 def clicked_voxels(prompt: Point | Scribble, shape: Sequence[int]) -> NDArray[np.intp]:
-    """(N, 3) the voxels that a click or a scribble falls on."""
+    """Return the (N, 3) voxels under a click or a scribble."""
     if isinstance(prompt, Scribble):
         return prompt.voxels(shape)
     return np.array([nearest_voxel(prompt, shape)])
@@ -49,24 +49,24 @@ def honour_points(
 
     Args:
         logits, image: (X, Y, Z) on the window.
-        roi: the window; clicks outside it are left alone.
-        points: in the order they were given: where two contradict each other, the later one wins.
+        roi: the window; clicks outside it are ignored.
+        points: clicks in the order they were given; the later of two contradicting clicks wins.
         shape: voxels of the volume along (i, j, k).
 
     Returns:
-        (X, Y, Z) logits; the same tensor when nothing had to be repaired.
+        (X, Y, Z) logits; the same tensor if no repair was needed.
     """
     clicks = [_Click(point, image, roi, shape) for point in points if _reached(roi, point)]
-    given = logits
+    original = logits
     for _ in range(3):
         repaired = False
         for click in clicks:
             value = click.read(logits)
             if click.sign * value > 0:
                 continue
-            if logits is given:
-                logits = given.clone()
-            # The value at the click is linear in the bump's height: no search is needed.
+            if logits is original:
+                logits = original.clone()
+            # The value at the click is linear in the bump's height, so no search is needed.
             part, weights, peak = click.bump
             logits[part] += (click.sign * CONFIDENT - value) / peak * weights
             repaired = True
@@ -81,7 +81,7 @@ def _reached(roi: Roi, point: Point) -> bool:
 
 
 class _Click:
-    """Click with the precomputed values to satisfy it on a window."""
+    """Click with precomputed values to read and repair a window's logits."""
 
     def __init__(self, point: Point, image: torch.Tensor, roi: Roi, shape: Sequence[int]) -> None:
         self.sign = 1.0 if point.positive else -1.0
@@ -97,15 +97,15 @@ class _Click:
 
     @cached_property
     def bump(self) -> tuple[tuple[slice, ...], torch.Tensor, float]:
-        """Repaired part of the window, its weights, and their value at the click."""
+        """Part of the window to repair, the weights of the bump, and their value at the click."""
         part, weights = _bump(self._image, self._roi.to_roi(self._voxel))
-        whole = torch.zeros_like(self._image)
-        whole[part] = weights
-        return part, weights, max(self.read(whole), 1e-3)
+        bump = torch.zeros_like(self._image)
+        bump[part] = weights
+        return part, weights, max(self.read(bump), 1e-3)
 
 
 def _bump(image: torch.Tensor, coords: NDArray[np.float64]) -> tuple[tuple[slice, ...], torch.Tensor]:
-    """Weights around a voxel index of the window, at most 1, and the part of the window they are for."""
+    """Return the part of the window around a voxel index, and the weights (at most 1) of a bump there."""
     part, axes = [], []
     for n, c in zip(image.shape, coords, strict=True):
         low, high = max(0, int(np.floor(c)) - BUMP_REACH), min(n, int(np.ceil(c)) + BUMP_REACH + 1)
@@ -121,9 +121,9 @@ def _bump(image: torch.Tensor, coords: NDArray[np.float64]) -> tuple[tuple[slice
 
 
 def box_ranges(prompts: Sequence[ModelPrompt]) -> list[tuple[int | None, NDArray, NDArray]]:
-    """Return the index ranges that boxes allow: (slice axis or None, lowest, highest), with tolerance.
+    """Return the index ranges that boxes allow, with tolerance: (slice axis or None, lowest, highest).
 
-    The last 3D box is widened to hold positive clicks outside all 3D boxes: a later click overrules.
+    The last 3D box is enlarged to include positive clicks outside all 3D boxes: clicks override boxes.
     """
     ranges: list[tuple[int | None, NDArray, NDArray]] = []
     for prompt in prompts:
@@ -150,12 +150,13 @@ def allowed_by_boxes(
 ) -> NDArray[np.bool_] | None:
     """Return where boxes allow the mask, on a grid of positions; None if everywhere.
 
-    With 3D boxes: inside one of them. On a slice that carries boxes: inside one of those.
+    If there are 3D boxes, the mask must lie inside one of them. On a slice with flat boxes, it must also lie
+    inside one of those.
 
     Args:
-        ranges: from `box_ranges`.
-        positions: three arrays of voxel indices of the file, one an axis.
-        half: (3,) half the distance between positions, for telling which lie on a slice.
+        ranges: as returned by `box_ranges`.
+        positions: three arrays of voxel indices of the file, one per axis.
+        half: (3,) half the distance between positions; a position this close to a slice lies on it.
     """
     allowed: NDArray[np.bool_] | None = None
     inside_of = []
@@ -218,7 +219,7 @@ def settle(
 
 
 def unmet_prompts(patch: Patch, prompts: Sequence[AnyPrompt], shape: Sequence[int]) -> tuple[int, ...]:
-    """Indices of the prompts that a mask does not honour."""
+    """Return the indices of the prompts that a mask does not honour."""
     unmet = []
     for number, prompt in enumerate(prompts):
         if isinstance(prompt, Point | Scribble):

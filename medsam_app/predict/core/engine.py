@@ -1,4 +1,4 @@
-"""Engine protocol: prompts in, state after them out."""
+"""Protocol of the engines that turn prompts into states, and helpers they share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medsam_app.io.volume import Volume
 from medsam_app.predict.core import constraints
 from medsam_app.predict.core.prediction import PromptState
 from medsam_app.progress import Progress
-from medsam_app.prompts.types import UserPrompt, says_where
+from medsam_app.prompts.types import UserPrompt, locates_object
 
 Prompts = tuple[UserPrompt, ...]
 
@@ -23,11 +23,11 @@ Prompts = tuple[UserPrompt, ...]
 class Engine(Protocol):
     """One model on one volume.
 
-    Its results depend only on the model, the volume, its settings and the arguments, not on earlier calls.
+    Results depend only on the model, the volume, the settings and the arguments, not on earlier calls.
 
     Attributes:
-        volume: what is segmented.
-        encoded: windows or slices encoded so far; what the cache held is not counted.
+        volume: the volume to segment.
+        encoded: windows or slices encoded so far, not counting those from the cache.
     """
 
     volume: Volume
@@ -40,19 +40,20 @@ class Engine(Protocol):
         progress: Progress | None,
         label: int | None = None,
     ) -> PromptState:
-        """The state after the last prompt.
+        """Return the state after the last prompt.
 
         Args:
-            before: the state after the prompts before it; None when these did not say where the object is.
+            before: the state after the previous prompts; None if these do not locate the object.
             prompts: all prompts so far, the newest last.
-            progress: called with a sentence and a fraction done.
-            label: what is looked for, of the labels that the adapter in use has learned; None for anything.
+            progress: called with a sentence and the fraction done.
+            label: value of a label that the adapter in use has learned; None for the object that the prompts
+                mark.
         """
 
     def refined(
         self, state: PromptState, prompts: Prompts, progress: Progress | None, label: int | None = None
     ) -> tuple[Patch, tuple[int, ...]]:
-        """Return a state's mask, with a finer outline if there is one, and indices of unmet prompts."""
+        """Return a state's mask, with a finer outline where possible, and the indices of unmet prompts."""
 
 
 def settled_state(
@@ -66,20 +67,20 @@ def settled_state(
     *,
     detailed: bool,
 ) -> PromptState:
-    """Return the state of a mask on the volume's grid after enforcing clicks and boxes."""
+    """Return the state of a mask on the volume's grid after clicks and boxes are enforced."""
     patch, unmet = constraints.settle(patch, prompts, grid.shape)
     old = Patch.empty() if before is None else before.patch
     return PromptState(roi, logits, detailed, patch, score, unmet, old.difference(patch))
 
 
 def first_step(prompts: Sequence[UserPrompt]) -> int:
-    """Return the number of prompts up to the first that shows where the object is.
+    """Return the number of prompts up to and including the first that locates the object.
 
     Raises:
-        PromptError: none of them does.
+        PromptError: no prompt locates the object.
     """
     for number, prompt in enumerate(prompts, start=1):
-        if says_where(prompt):
+        if locates_object(prompt):
             return number
     if not prompts:
         raise PromptError("There is no prompt; give a positive click, a box or a mask to start from.")

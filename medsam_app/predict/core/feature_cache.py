@@ -1,4 +1,4 @@
-"""Cache with a limit in bytes that evicts the least recently used entries."""
+"""Least recently used cache with a limit in bytes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Value = TypeVar("Value", bound=Sized)
 
 
 class BytesCache(Generic[Value]):
-    """Least recently used cache bounded in bytes; safe to share between threads.
+    """Least recently used cache with a limit in bytes; safe to share between threads.
 
-    A value larger than the whole bound is handed out and not kept.
+    A value larger than the limit is returned but not cached.
 
     Args:
-        limit: bytes that the cached values may hold together.
+        limit: most bytes of all cached values together.
     """
 
     def __init__(self, limit: int) -> None:
@@ -35,41 +35,41 @@ class BytesCache(Generic[Value]):
             raise SettingsError(f"A cache cannot hold {limit} bytes; give 0 or more.")
         self.limit = limit
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
-        self._held = 0
+        self._nbytes = 0
         self._lock = Lock()
 
     @property
     def nbytes(self) -> int:
-        """Bytes held now."""
-        return self._held
+        """Bytes of all cached values."""
+        return self._nbytes
 
     def __len__(self) -> int:
         return len(self._values)
 
     def get(self, key: Hashable) -> Value | None:
-        """The value of a key, which becomes the most recently used, or None."""
+        """Return the value of a key and mark it as most recently used; None if it is missing."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
             return self._values.get(key)
 
     def put(self, key: Hashable, value: Value) -> None:
-        """Keep a value, forgetting others until all fit."""
+        """Cache a value and evict the least recently used ones until all fit."""
         size = value.nbytes
         with self._lock:
             old = self._values.pop(key, None)
-            self._held -= 0 if old is None else old.nbytes
+            self._nbytes -= 0 if old is None else old.nbytes
             if size > self.limit:
                 return
             self._values[key] = value
-            self._held += size
-            while self._held > self.limit:
-                self._held -= self._values.popitem(last=False)[1].nbytes
+            self._nbytes += size
+            while self._nbytes > self.limit:
+                self._nbytes -= self._values.popitem(last=False)[1].nbytes
 
     def get_or_make(self, key: Hashable, make: Callable[[], Value]) -> tuple[Value, bool]:
         """Return the value of a key, computed if missing, and whether it was computed.
 
-        Two threads that miss the same key at once both make it: the lock is not held meanwhile.
+        If two threads miss the same key at once, both compute it: the lock is not held meanwhile.
         """
         value = self.get(key)
         if value is not None:
@@ -82,8 +82,8 @@ class BytesCache(Generic[Value]):
         """Remove all entries."""
         with self._lock:
             self._values.clear()
-            self._held = 0
+            self._nbytes = 0
 
 
 class EmbeddingCache(BytesCache):
-    """Embeddings of windows, keyed by model, volume and window; share one between predictors."""
+    """Embeddings keyed by model, volume and window or slice; predictors may share one."""

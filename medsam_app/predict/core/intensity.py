@@ -1,13 +1,13 @@
-"""Intensities of a whole volume in a range that does not depend on the scanner."""
+"""Rescaling of intensities to a range that does not depend on the scanner."""
 
 from __future__ import annotations
 
 import numpy as np
 from torch import Tensor
 
-#: Percentiles of a volume that become 0 and 1.
+#: Percentiles of a volume that are mapped to 0 and 1.
 LOW, HIGH = 0.5, 99.5
-#: Most voxels that the percentiles are taken of.
+#: Most voxels sampled for the percentiles.
 MOST_SAMPLED = 1_000_000
 
 
@@ -16,8 +16,8 @@ def rescale_intensities(image: Tensor, valid: Tensor, clip: tuple[float, float] 
 
     Args:
         image: (X, Y, Z) intensities in the file's unit.
-        valid: (X, Y, Z) whether the voxel lies in the volume.
-        clip: lowest and highest intensity to keep; None for all.
+        valid: (X, Y, Z) bool, whether the voxel lies inside the volume.
+        clip: lowest and highest intensity in the same unit; None for no limits.
     """
     if clip is not None:
         image = image.clamp(*clip)

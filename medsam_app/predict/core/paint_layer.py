@@ -1,8 +1,8 @@
 """Painted voxels, applied over the mask that a model predicts from other prompts.
 
-Prompts are gone through in order and the newest word wins: paint sets voxels, and a click that says otherwise
-frees the connected painted part that it is in, a few times as far as the part is deep there: all of a blob,
-but only the near piece of a thin shell or a long stroke. Locked voxels stay as they are whatever follows.
+Prompts are processed in order, and the newest wins. Paint sets voxels. A click that contradicts the paint
+clears the connected painted part around it, within a few times the depth of that part at the click: all of a
+blob, but only the nearby piece of a thin shell or a long stroke. Later prompts do not change locked voxels.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from medsam_app.grid.geometry import Grid
 from medsam_app.grid.masks import FULL_NEIGHBOURHOOD
 from medsam_app.grid.patch import Patch, box_slices, enclosing_box
 from medsam_app.predict.core.constraints import clicked_voxels
-from medsam_app.prompts.types import AnyPrompt, MaskPrompt, Paint, Point, Scribble, UserPrompt, says_where
+from medsam_app.prompts.types import AnyPrompt, MaskPrompt, Paint, Point, Scribble, UserPrompt, locates_object
 
-#: A click frees paint within this many voxels, and this many times the paint's depth where it was clicked.
-FREED_VOXELS, FREED_DEPTHS = 2.0, 3.0
+#: Reach of a click that clears paint: this many voxels, plus this many times the paint's depth at the click.
+CLEARED_VOXELS, CLEARED_DEPTHS = 2.0, 3.0
 
 
 class Layer:
@@ -33,7 +33,7 @@ class Layer:
 
     Attributes:
         start, stop: corners of the layer's box, `stop` excluded.
-        values: (a, b, c) int8: 1 in the mask, -1 not in it, 0 where nothing is painted.
+        values: (a, b, c) int8: 1 painted as inside, -1 painted as outside, 0 not painted.
     """
 
     def __init__(self, prompts: Sequence[AnyPrompt], shape: Sequence[int]) -> None:
@@ -49,7 +49,7 @@ class Layer:
                 self._click(clicked_voxels(prompt, shape), 1 if prompt.positive else -1)
 
     def over(self, patch: Patch) -> Patch:
-        """A mask with the layer over it."""
+        """Return a mask with the layer applied over it."""
         if not self.values.size:
             return patch
         below = patch.within((self.start, self.stop))
@@ -57,58 +57,58 @@ class Layer:
 
     @property
     def inside(self) -> Patch:
-        """Voxels that are painted as part of the mask."""
+        """Voxels painted as inside the mask."""
         return Patch(self.start, self.values == 1)
 
     @property
     def painted(self) -> Patch:
-        """Voxels that are painted as part of the mask or as not part of it."""
+        """Voxels painted as inside or as outside the mask."""
         return Patch(self.start, self.values != 0)
 
     @property
     def locked(self) -> Patch:
-        """Painted voxels that newer prompts leave alone."""
+        """Painted voxels that later prompts do not change."""
         return Patch(self.start, self._locked)
 
     def _paint(self, paint: Paint) -> None:
         for bits, value in paint.parts:
-            place = box_slices(bits.start, bits.stop, self.start)
-            chosen = bits.patch().mask & ~self._locked[place]
-            self.values[place][chosen] = 1 if value else -1
+            region = box_slices(bits.start, bits.stop, self.start)
+            voxels = bits.patch().mask & ~self._locked[region]
+            self.values[region][voxels] = 1 if value else -1
             if paint.locked:
-                self._locked[place] |= chosen
+                self._locked[region] |= voxels
 
     def _click(self, voxels: NDArray[np.intp], value: int) -> None:
-        at = voxels - np.asarray(self.start)
-        at = at[((at >= 0) & (at < self.values.shape)).all(axis=1)]
-        against = (self.values == -value) & ~self._locked
-        at = at[against[tuple(at.T)]]
-        if not len(at):
+        clicked = voxels - np.asarray(self.start)
+        clicked = clicked[((clicked >= 0) & (clicked < self.values.shape)).all(axis=1)]
+        contradicting = (self.values == -value) & ~self._locked
+        clicked = clicked[contradicting[tuple(clicked.T)]]
+        if not len(clicked):
             return
-        parts, _ = ndimage.label(against, structure=FULL_NEIGHBOURHOOD)
-        part = np.isin(parts, np.unique(parts[tuple(at.T)]))
+        parts, _ = ndimage.label(contradicting, structure=FULL_NEIGHBOURHOOD)
+        part = np.isin(parts, np.unique(parts[tuple(clicked.T)]))
         depth = ndimage.distance_transform_edt(np.pad(part, 1))[1:-1, 1:-1, 1:-1]
-        reach = FREED_VOXELS + FREED_DEPTHS * float(depth[tuple(at.T)].max())
-        elsewhere = np.ones(part.shape, dtype=bool)
-        elsewhere[tuple(at.T)] = False
-        self.values[part & (ndimage.distance_transform_edt(elsewhere) <= reach)] = 0
+        reach = CLEARED_VOXELS + CLEARED_DEPTHS * float(depth[tuple(clicked.T)].max())
+        unclicked = np.ones(part.shape, dtype=bool)
+        unclicked[tuple(clicked.T)] = False
+        self.values[part & (ndimage.distance_transform_edt(unclicked) <= reach)] = 0
 
 
-def asked_of_model(prompts: Sequence[AnyPrompt], shape: Sequence[int]) -> tuple[UserPrompt, ...]:
-    """Return the prompts for the model.
+def prompts_for_model(prompts: Sequence[AnyPrompt], shape: Sequence[int]) -> tuple[UserPrompt, ...]:
+    """Return the prompts for the model: all except paint.
 
-    Where nothing but paint says where the object is, the painted voxels are a mask that is given.
+    If only paint locates the object, the painted voxels become a mask prompt.
     """
-    asked = tuple(prompt for prompt in prompts if not isinstance(prompt, Paint))
-    if not any(says_where(prompt) for prompt in asked):
+    model_prompts = tuple(prompt for prompt in prompts if not isinstance(prompt, Paint))
+    if not any(locates_object(prompt) for prompt in model_prompts):
         layer = Layer(prompts, shape)
-        given = MaskPrompt.from_patch(layer.inside, shape)
-        return asked if given is None else (given,)
-    return asked
+        painted = MaskPrompt.from_patch(layer.inside, shape)
+        return model_prompts if painted is None else (painted,)
+    return model_prompts
 
 
 def refuse_locked(prompts: Sequence[AnyPrompt], newest: AnyPrompt, grid: Grid) -> None:
-    """Raise `PromptError` for a click or a scribble on a locked voxel."""
+    """Raise `PromptError` if the newest prompt is a click or a scribble on a locked voxel."""
     if not isinstance(newest, Point | Scribble):
         return
     locks = [prompt for prompt in prompts if isinstance(prompt, Paint) and prompt.locked]
@@ -117,7 +117,7 @@ def refuse_locked(prompts: Sequence[AnyPrompt], newest: AnyPrompt, grid: Grid) -
         for i, j, k in clicked_voxels(newest, grid.shape).tolist():
             if layer.locked.value_at((i, j, k)):
                 layers = ((lock.what, Layer([lock], grid.shape)) for lock in locks)
-                what = next(what for what, one in layers if one.locked.value_at((i, j, k)))
+                what = next(what for what, locked_layer in layers if locked_layer.locked.value_at((i, j, k)))
                 raise PromptError(
                     f"Voxel ({i}, {j}, {k}) is locked for this object ({what}); unlock it to click there."
                 )

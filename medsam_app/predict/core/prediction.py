@@ -22,14 +22,14 @@ class MaskPrediction:
         grid: the volume's grid.
         patch: the mask within a box.
         score: predicted quality in [0, 1].
-        unmet: indices of the prompts that the mask does not honour; empty when all are.
+        unmet: indices of the prompts that the mask does not honour.
         changed_box: start and stop (excluded) of the voxels that differ from the mask before the last
-            prompt; None when nothing changed. Tiles count for nothing here: they may change the outline
+            prompt; None if nothing changed. Changes by tiles are not included: they may alter the outline
             anywhere.
         roi: the window that was decoded last, before tiles.
         logits: (X, Y, Z) on that window.
-        encoded: windows encoded by this call; 0 when everything was cached.
-        seconds: time this call took.
+        encoded: windows or slices encoded by this call; 0 if all were cached.
+        seconds: duration of this call.
     """
 
     grid: Grid
@@ -44,12 +44,12 @@ class MaskPrediction:
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """(i, j, k) the mask on the whole volume; a new array each time."""
+        """The (i, j, k) mask on the whole volume; a new array on each access."""
         return self.patch.to_array(self.grid.shape)
 
     @property
     def voxels(self) -> int:
-        """Voxels inside the mask."""
+        """Number of voxels inside the mask."""
         return self.patch.voxels
 
     @property
@@ -58,11 +58,11 @@ class MaskPrediction:
         return self.patch.mask.nbytes + self.logits.numel() * self.logits.element_size()
 
     def probability(self) -> NDArray[np.uint8]:
-        """Return the probability of each voxel as (i, j, k) uint8, 255 for certain; a new array.
+        """Return the probability of each voxel as a new (i, j, k) uint8 array, 255 for 1.
 
-        It is the sigmoid of the window's logits, and 0 outside the window. Within the mask it is at least 128
-        and outside at most 127: where clicks or finer outlines say otherwise than the logits, it is just on
-        their side.
+        It is the sigmoid of the window's logits, and 0 outside the window. It is at least 128 inside the mask
+        and at most 127 outside: where clicks or finer outlines contradict the logits, it is clipped to these
+        limits.
         """
         full = np.zeros(self.grid.shape, dtype=np.uint8)
         start, stop = file_box(self.roi, (0, 0, 0), np.asarray(self.roi.shape) - 1)
@@ -84,12 +84,12 @@ class LabelMap:
 
     Attributes:
         grid: the volume's grid.
-        array: (i, j, k) label values in the file's axis order, 0 where there is none; of the smallest
-            unsigned type that holds them.
-        names: name of each label value that was looked for.
-        seconds: time that it took.
-        probabilities: of each label, where they were requested: (i, j, k) how likely each voxel is to have
-            it, 255 for surely, as if there were no other label.
+        array: (i, j, k) label values in the file's axis order, 0 for background; of the smallest unsigned
+            type that holds them.
+        names: name of each requested label value.
+        seconds: duration of the segmentation.
+        probabilities: for each label, if requested: (i, j, k) probability of the label against background,
+            255 for 1, independent of the other labels.
     """
 
     grid: Grid
@@ -99,27 +99,27 @@ class LabelMap:
     probabilities: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
     def volumes_ml(self) -> dict[int, float]:
-        """Millilitres of each label value that was looked for."""
+        """Return the volume in millilitres of each requested label value."""
         values, counts = np.unique(self.array, return_counts=True)
         voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
         return {value: voxels.get(value, 0) * self.grid.voxel_volume_ml for value in self.names}
 
 
 def to_probability(logits: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The sigmoid of logits, 255 for 1; 128 and more for those above 0."""
-    chances = np.ceil(256 / (1 + np.exp(-np.clip(logits, -30, 30)))) - 1
-    return np.where(logits > 0, np.clip(chances, 128, 255), np.clip(chances, 0, 127)).astype(np.uint8)
+    """Return the sigmoid of logits as uint8, 255 for 1; at least 128 for logits above 0."""
+    levels = np.ceil(256 / (1 + np.exp(-np.clip(logits, -30, 30)))) - 1
+    return np.where(logits > 0, np.clip(levels, 128, 255), np.clip(levels, 0, 127)).astype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
 class PromptState:
-    """Result of one prefix of the prompts, with everything the next prompt needs.
+    """Result of a prefix of the prompts, with everything that the next prompt needs.
 
     Attributes:
         roi, logits: the window and its (X, Y, Z) logits.
-        detailed: whether the patch holds more than the logits do (a mask prompt, tiles).
+        detailed: whether the patch has more detail than the logits (a mask prompt, tiles).
         patch, score, unmet, changed: as in `MaskPrediction`.
-        seen: the mask that the logits alone make; None where it was not needed.
+        seen: the mask from the logits alone; None if it was not needed.
     """
 
     roi: Roi
@@ -133,14 +133,14 @@ class PromptState:
 
 
 class PackedState:
-    """A state that is kept, its masks as bits: of a large organ they are most of it."""
+    """Cached state with its masks as bits, since masks of large organs take most of the memory."""
 
     def __init__(self, state: PromptState) -> None:
         self._state = replace(state, patch=Patch.empty(), seen=None)
         self._patch = _PackedPatch.of(state.patch)
         self._seen: _PackedPatch | None = None
         if state.seen is state.patch:
-            self._seen = self._patch  # one patch stays one
+            self._seen = self._patch  # store a shared patch once
         elif state.seen is not None:
             self._seen = _PackedPatch.of(state.seen)
 
@@ -152,7 +152,7 @@ class PackedState:
         return logits.numel() * logits.element_size() + self._patch.bits.nbytes + seen
 
     def state(self) -> PromptState:
-        """Return the state with its masks recomputed."""
+        """Return the state with its masks unpacked."""
         patch = self._patch.patch()
         if self._seen is None:
             return replace(self._state, patch=patch)
@@ -162,11 +162,11 @@ class PackedState:
 
 @dataclass(frozen=True, eq=False)
 class _PackedPatch:
-    """A patch with 8 voxels in a byte.
+    """Patch with 8 voxels per byte.
 
     Attributes:
         start, shape: first voxel and size of the box.
-        bits: of its voxels in C order.
+        bits: packed voxels of the box in C order.
     """
 
     start: Index

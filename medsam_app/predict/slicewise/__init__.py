@@ -1,1 +1,1 @@
-"""Engine of 2D models: encode slices, decode prompts, propagate masks from slice to slice."""
+"""Engine of 2D models: encoding of slices, decoding, and propagation between slices."""

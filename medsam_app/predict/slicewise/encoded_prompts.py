@@ -1,4 +1,4 @@
-"""Prompts of a volume in the coordinates of its slices, for 2D models."""
+"""Prompts of a volume in coordinates of its slices, for 2D models."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ Click = tuple[NDArray[np.float64], bool]
 
 
 def slice_axis(prompts: Prompts, grid: Grid) -> int:
-    """The RAS axis across the slices: that of the last box on a slice, else as they were acquired."""
+    """Return the RAS axis across the slices: that of the last flat box, else the acquisition axis."""
     flat = [prompt.slice_axis for prompt in prompts if isinstance(prompt, Box)]
     flat = [axis for axis in flat if axis is not None]
     return grid.ras.axes.index(flat[-1]) if flat else acquisition_axis(grid)
 
 
 class SlicePrompts:
-    """Prompts in slices, rows and columns.
+    """Prompts in coordinates (slice, row, column).
 
     Attributes:
-        key: the slice of the newest prompt.
-        keys: the slices of prompts that say where the object is; a mask prompt and a box on a slice along
-            another axis have none.
-        outside: the slices of negative clicks.
-        rectangle: (4,) first row, first column, last row, last column of the newest prompt, where it is a
-            box.
-        slices: the first and last slice that may be used, given by 3D boxes.
+        key: slice of the newest prompt.
+        keys: slices of the prompts that locate the object; mask prompts and flat boxes across another axis
+            have none.
+        outside: slices of negative clicks.
+        rectangle: (4,) first row, first column, last row, last column of the newest prompt if it is a box,
+            else None.
+        slices: first and last slice that the 3D boxes allow.
 
     Args:
-        stack: the pile of slices.
-        prompts: in the file's voxels; the newest is no mask.
+        stack: the slices of the volume.
+        prompts: in voxel indices of the file; the newest is not a mask.
     """
 
     def __init__(self, stack: SliceStack, prompts: Prompts) -> None:
@@ -78,7 +78,7 @@ class SlicePrompts:
             self._limit(hull, stack)
 
     def _limit(self, boxes: list[NDArray[np.float64]], stack: SliceStack) -> None:
-        """Limit the slices to those of 3D boxes, extended to positive clicks outside them."""
+        """Limit the slices to the 3D boxes, extended to include positive clicks outside them."""
         positive = [(n, *at) for n, clicks in self._clicks.items() for at, inside in clicks if inside]
         inside = np.reshape(positive, (-1, 3))
         low, high = np.min(boxes, axis=(0, 1)), np.max(boxes, axis=(0, 1))
@@ -90,24 +90,28 @@ class SlicePrompts:
         self.slices = (max(0, first), min(stack.shape[0] - 1, last))
 
     def clicks(self, index: int) -> list[Click]:
-        """The clicks on a slice, in the order they were given."""
+        """Return the clicks on a slice, in the order they were given."""
         return self._clicks.get(index, [])
 
     def nearest_key(self, index: int, direction: int, *, masked: Iterable[int]) -> int | None:
-        """The next slice that was settled by a prompt, in a direction (1 or -1), or None.
+        """Return the next slice fixed by a prompt, in a direction (1 or -1), or None.
 
-        A click that says where the object is not settles a slice only where it has a mask; elsewhere it
-        must not keep the mask of other slices from coming there.
+        A negative click fixes a slice only if the slice has a mask; otherwise masks of other slices may
+        propagate to it.
 
         Args:
-            masked: the slices with a mask.
+            masked: slices with a mask.
         """
-        settled = self.keys | self.outside.intersection(masked)
-        others = [key for key in settled if (key - index) * direction > 0]
-        return min(others, key=lambda key: abs(key - index)) if others else None
+        fixed = self.keys | self.outside.intersection(masked)
+        candidates = [key for key in fixed if (key - index) * direction > 0]
+        return min(candidates, key=lambda key: abs(key - index)) if candidates else None
 
     def likely_slices(self, mask: NDArray[np.bool_]) -> int:
-        """Return the likely number of slices of an object."""
+        """Return the estimated number of slices of an object.
+
+        Args:
+            mask: (rows, columns) mask on the key slice.
+        """
         first, last = self.slices
         if self._hull is None:
             across, *within = self._spacing
@@ -116,8 +120,8 @@ class SlicePrompts:
         return last - first + 1
 
     def allowed(self, index: int) -> NDArray[np.bool_] | None:
-        """(rows, columns) where a slice's mask may be, given by boxes; None where anywhere."""
-        rectangles = [_with_slack(each) for each in self._flat.get(index, [])]
+        """Return (rows, columns) booleans where boxes allow a slice's mask; None if everywhere."""
+        rectangles = [_with_slack(rectangle) for rectangle in self._flat.get(index, [])]
         if not rectangles and self._hull is None:
             return None
         allowed = _inside(rectangles, self._size) if rectangles else np.ones(self._size, dtype=bool)
@@ -130,7 +134,7 @@ def _with_slack(rectangle: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _inside(rectangles: list[NDArray[np.float64]], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(rows, columns) the pixels of any of several rectangles."""
+    """Return (rows, columns) booleans, True for pixels inside any of the rectangles."""
     rows, columns = np.arange(size[0])[:, None], np.arange(size[1])
     parts = [(rows >= a) & (rows <= c) & (columns >= b) & (columns <= d) for a, b, c, d in rectangles]
     return np.logical_or.reduce(parts)

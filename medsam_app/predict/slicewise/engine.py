@@ -1,4 +1,4 @@
-"""Engine of 2D models: each prompt decodes a key slice, whose mask propagates to its neighbours."""
+"""Engine of 2D models: prompts decode a key slice, whose mask propagates to others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medsam_app.models.identity import cache_key
 from medsam_app.models.sam2d import SliceSegmenter
 from medsam_app.models.slice_input import apply_window
 from medsam_app.predict.core import constraints
-from medsam_app.predict.core.click_edit import mend_near_click
+from medsam_app.predict.core.click_edit import correct_near_click
 from medsam_app.predict.core.engine import Prompts, settled_state
 from medsam_app.predict.core.feature_cache import EmbeddingCache
 from medsam_app.predict.core.prediction import PromptState
@@ -28,34 +28,34 @@ from medsam_app.predict.slicewise.walk import SliceWalk
 from medsam_app.progress import Progress
 from medsam_app.prompts.types import MaskPrompt, ModelPrompt, Point, as_clicks
 
-#: Logits are held within this, so that averages of two are not the louder one's.
-LOUDEST = 10.0
-#: Logit of a mask that was given, inside and with the other sign outside: not as sure as a model can be.
-GIVEN = np.float32(4.0)
-#: Voxels kept around a positive click, in which the mask can be corrected to honour it.
+#: Largest absolute logit, so that in an average of two slices neither dominates.
+MAX_LOGIT = 10.0
+#: Logit of a mask prompt, positive inside and negative outside; less confident than a model can be.
+MASK_LOGIT = np.float32(4.0)
+#: Margin in voxels around a positive click, in which the mask can be corrected to honour it.
 CLICK_ROOM = 4
-#: HU shown black and white for soft tissue (level 40, width 400), and what only CT goes below.
+#: Soft tissue window in HU (level 40, width 400), and an intensity below which only CT goes.
 SOFT_TISSUE, AIR = (-160.0, 240.0), -900
-#: About this many voxels are examined for the percentiles of a volume.
+#: Approximate number of voxels sampled for the percentiles of a volume.
 SAMPLE = 1_000_000
 
 
 class SliceEngine:
     """A 2D model on one volume; see `Engine`.
 
-    The newest prompt makes a key slice: a click the slice it lies on, a flat box its own, a 3D box its
-    middle one (and no slice beyond it is decoded). The model sees the key slice with all its prompts and
-    the mask that was there; then slice after slice in both directions, each with the box around the mask
-    before it, the deepest point of that mask and its logits, until the object ends (`why_ended`), another
-    key slice is reached or the mask agrees with the one that was there. Between two key slices both masks
-    count, each the more the nearer its key slice is. Where a negative click made the object end, what lies
-    beyond is no part of it.
+    The newest prompt determines the key slice: the slice of a click or a flat box, the middle slice of a 3D
+    box. No slice outside a 3D box is decoded. The key slice is decoded with all its prompts and its earlier
+    mask. Then its neighbours are decoded one by one in both directions, each with the box around the previous
+    slice's mask, the deepest point of that mask and its logits. This ends when the object ends (`why_ended`),
+    another key slice is reached, or the new mask agrees with the earlier one. Between two key slices both
+    masks are averaged, with weights by distance. If a negative click ended the object, masks beyond that
+    slice are removed.
 
     Args:
         model: encodes and decodes slices.
-        volume: what is segmented.
-        cache: where embeddings of slices are remembered.
-        propagation: settings.
+        volume: the volume to segment.
+        cache: cache of the slices' embeddings.
+        propagation: settings of the propagation.
     """
 
     def __init__(
@@ -74,38 +74,40 @@ class SliceEngine:
         progress: Progress | None,
         label: int | None = None,
     ) -> PromptState:
-        """The state after the last prompt, from the state before it."""
+        """Return the state after the last prompt; see `Engine`."""
         newest, grid = prompts[-1], self.volume.grid
         if isinstance(newest, MaskPrompt):
             return self._from_mask(before, prompts, newest)
-        told, added = as_clicks(prompts), as_clicks([newest])
-        last = told[-1]
-        assert not isinstance(last, MaskPrompt)  # nor is the newest
-        stack = SliceStack(grid, slice_axis(told, grid))
+        model_prompts, added = as_clicks(prompts), as_clicks([newest])
+        last = model_prompts[-1]
+        assert not isinstance(last, MaskPrompt)  # the newest prompt is no mask
+        stack = SliceStack(grid, slice_axis(model_prompts, grid))
         logits = SliceLogits(stack.shape[1:])
         if before is not None:
             logits = SliceLogits.of(stack.shape[1:], *stack.from_roi(before.logits, before.roi))
-        asked = SlicePrompts(stack, told)
-        window = self.window_of(told)
-        walk = SliceWalk(_Looker(self, stack, window), asked, logits, self.settings, progress=progress)
+        on_slices = SlicePrompts(stack, model_prompts)
+        window = self.window_of(model_prompts)
+        walk = SliceWalk(
+            _EngineDecoder(self, stack, window), on_slices, logits, self.settings, progress=progress
+        )
         walk.run(clear_beyond=isinstance(last, Point) and not last.positive)
 
-        clicks = [p for p in told if isinstance(p, Point)]
+        clicks = [p for p in model_prompts if isinstance(p, Point)]
         near = [p.coordinates for p in clicks if p.positive]
-        if not near and not logits.slices:  # no mask at all: any window will do
+        if not near and not logits.slices:  # no mask yet: any window will do
             near = [last.coordinates if isinstance(last, Point) else last.lower]
         points = stack.points(np.array(near, dtype=float).reshape(-1, 3))
         start, part = logits.dense(stack.shape, points, CLICK_ROOM)
         values, roi = stack.to_roi(start, part)
-        values = constraints.keep_to_boxes(values, roi, told)
+        values = constraints.keep_to_boxes(values, roi, model_prompts)
         box = box_slices(start, np.add(start, part.shape))
-        look, _ = stack.to_roi(start, apply_window(stack.from_file(self.volume.array)[box], window) * 2 - 1)
-        values = constraints.honour_points(values, look, roi, clicks, grid.shape)
+        shown, _ = stack.to_roi(start, apply_window(stack.from_file(self.volume.array)[box], window) * 2 - 1)
+        values = constraints.honour_points(values, shown, roi, clicks, grid.shape)
         detailed = before is not None and before.detailed
-        mending = [p for p in added if isinstance(p, Point)]
-        if before is not None and detailed and mending:
+        new_clicks = [p for p in added if isinstance(p, Point)]
+        if before is not None and detailed and new_clicks:
             old = move_values(before.logits, before.roi, roi, fill=constraints.EXCLUDED)
-            values = mend_near_click(old, values, roi, *mending)
+            values = correct_near_click(old, values, roi, *new_clicks)
         patch = mask_from_logits(values, roi)
         score = _score(walk.quality, logits, before)
         return settled_state(before, prompts, grid, roi, values, patch, score, detailed=detailed)
@@ -113,17 +115,17 @@ class SliceEngine:
     def refined(
         self, state: PromptState, prompts: Prompts, progress: Progress | None, label: int | None = None
     ) -> tuple[Patch, tuple[int, ...]]:
-        """Return the mask of a state unchanged, since slices have the volume's own resolution."""
+        """Return the mask of a state unchanged: slices already have the volume's resolution."""
         return state.patch, state.unmet
 
     def _from_mask(self, before: PromptState | None, prompts: Prompts, mask: MaskPrompt) -> PromptState:
-        """The state of a mask given as it is."""
+        """Return the state of a mask prompt, unchanged by the model."""
         grid = self.volume.grid
         stack = SliceStack(grid, acquisition_axis(grid))
         patch = mask.patch()
         last = np.array(mask.stop) - 1
         start = stack.points(np.stack([mask.start, last])).min(axis=0)
-        values, roi = stack.to_roi(start, np.where(stack.from_file(patch.mask), GIVEN, -GIVEN))
+        values, roi = stack.to_roi(start, np.where(stack.from_file(patch.mask), MASK_LOGIT, -MASK_LOGIT))
         return settled_state(before, prompts, grid, roi, values, patch, 1.0, detailed=True)
 
     def embed(self, stack: SliceStack, index: int, window: tuple[float, float]) -> Any:
@@ -131,17 +133,17 @@ class SliceEngine:
         key = (*cache_key(self.model), self.volume.fingerprint, "slice", stack.axis, index, window)
         image = stack.from_file(self.volume.array)[index]
         pixel = float(stack.spacing[1]), float(stack.spacing[2])
-        embedding, made = self.cache.get_or_make(
+        embedding, encoded = self.cache.get_or_make(
             key, lambda: self.model.encode_slice(image, window=window, pixel=pixel)
         )
-        self.encoded += made
+        self.encoded += encoded
         return embedding
 
     def window_of(self, prompts: Sequence[ModelPrompt]) -> tuple[float, float]:
-        """Return the intensities shown as black and white.
+        """Return the intensities displayed as black and white.
 
-        They are those of soft tissue if the object of a CT is first prompted there, as in MedSAM's training
-        slices, otherwise the range of the volume.
+        For a CT whose first prompt lies on soft tissue, it is the soft tissue window, as in MedSAM's training
+        slices; otherwise the range of the volume.
         """
         low, high = self._percentiles
         first = next(prompt for prompt in prompts if not isinstance(prompt, MaskPrompt))
@@ -154,21 +156,21 @@ class SliceEngine:
 
     @cached_property
     def _percentiles(self) -> tuple[float, float]:
-        """The 0.5 and 99.5 percentiles of the volume's intensities."""
+        """The 0.5th and 99.5th percentile of the volume's intensities."""
         step = max(1, round((self.volume.array.size / SAMPLE) ** (1 / 3)))
         low, high = np.percentile(self.volume.array[::step, ::step, ::step], (0.5, 99.5))
         return float(low), float(high)
 
 
-class _Looker:
-    """The engine's model on the slices of one pile; see `Looker`."""
+class _EngineDecoder:
+    """The engine's model on the slices of one stack; see `SliceDecoder`."""
 
     def __init__(self, engine: SliceEngine, stack: SliceStack, window: tuple[float, float]) -> None:
         self.engine = engine
         self.stack = stack
         self.window = window
 
-    def look(
+    def decode(
         self,
         index: int,
         *,
@@ -180,34 +182,34 @@ class _Looker:
         embedding = self.engine.embed(self.stack, index, self.window)
         if model.boxes_only and box is not None:
             clicks, mask = [], None
-        found = model.decode_slice(
+        output = model.decode_slice(
             embedding,
             points=np.stack([at for at, _ in clicks]) if clicks else None,
             labels=[int(positive) for _, positive in clicks] if clicks else None,
             box=box,
             mask=mask,
         )
-        best = int(found.quality.argmax())
-        logits = torch.nan_to_num(found.logits[best].float(), nan=-LOUDEST).clamp(-LOUDEST, LOUDEST)
-        quality = float(torch.nan_to_num(found.quality[best]).clamp(0, 1))
-        return DecodedSlice(logits.cpu().numpy(), found.low_res[best], quality)
+        best = int(output.quality.argmax())
+        logits = torch.nan_to_num(output.logits[best].float(), nan=-MAX_LOGIT).clamp(-MAX_LOGIT, MAX_LOGIT)
+        quality = float(torch.nan_to_num(output.quality[best]).clamp(0, 1))
+        return DecodedSlice(logits.cpu().numpy(), output.low_res[best], quality)
 
     def low_res(self, index: int, logits: NDArray[np.float32]) -> torch.Tensor:
         return self.engine.model.low_res(
             self.engine.embed(self.stack, index, self.window), torch.from_numpy(logits)
         )
 
-    def shown(self, index: int) -> NDArray[np.float32]:
+    def image(self, index: int) -> NDArray[np.float32]:
         return apply_window(self.stack.from_file(self.engine.volume.array)[index], self.window)
 
 
 def _score(quality: dict[int, float], logits: SliceLogits, before: PromptState | None) -> float:
-    """Predicted Dice of the mask: the mean over its slices, each weighing as much as it has voxels."""
+    """Return the predicted Dice of the mask: the mean over its slices, weighted by their voxels."""
     voxels = {index: logits.voxels(index) for index in logits.slices}
     total = sum(voxels.values())
     if not total:
         return 0.0
-    kept = before.score if before is not None else 0.0
-    # Dice of an IoU q.
+    score_before = before.score if before is not None else 0.0
+    # The Dice of an IoU q is 2 q / (1 + q).
     dices = {index: 2 * q / (1 + q) for index, q in quality.items()}
-    return sum(n * dices.get(index, kept) for index, n in voxels.items()) / total
+    return sum(n * dices.get(index, score_before) for index, n in voxels.items()) / total

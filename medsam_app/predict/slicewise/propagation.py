@@ -1,4 +1,4 @@
-"""Prompts for the next slice from the mask before, and the end of the object."""
+"""Prompts for the next slice from the previous mask, and where the object ends."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ class Propagation:
     """Settings of the propagation from slice to slice.
 
     Attributes:
-        room: room around a mask in the box that the next slice is given, as a fraction of its size on each
-            side.
-        room_pixels: at least this many pixels.
-        smallest: fewer pixels than this are no mask: the object has ended.
-        growth: a mask this many times as large as the one before has run out of the object.
-        shrinkage: and one smaller than this fraction of it has lost the object.
-        overlap: least share of the smaller of two neighbouring masks that both have in common.
+        room: margin on each side of the box prompt for the next slice, as a fraction of the mask's size.
+        room_pixels: least margin in pixels.
+        smallest: the object has ended when the mask has fewer pixels than this.
+        growth: the mask has leaked when it is more than this many times as large as the previous one.
+        shrinkage: the object is lost when the mask is smaller than this fraction of the previous one.
+        overlap: least overlap of two neighbouring masks, as a fraction of the smaller one.
         quality: least predicted IoU.
-        likeness: by how many standard deviations of the intensities inside the first mask the mean inside
-            may have moved.
-        least_deviation: that deviation is taken for no less than this share of the volume's intensities.
-        agreement: Dice with the mask that was there before at which a correction goes no further.
+        likeness: most by which the mean intensity inside a mask may differ from the first mask's, in standard
+            deviations inside the first mask.
+        least_deviation: lower limit of that deviation, as a fraction of the volume's intensity range.
+        agreement: Dice with the earlier mask of a slice at which the propagation of a correction stops.
     """
 
     room: float = 0.1
@@ -46,11 +45,11 @@ class Propagation:
 
 @dataclass(frozen=True, eq=False)
 class DecodedSlice:
-    """Encoded slice with its decoded mask.
+    """Decoded mask of a slice.
 
     Attributes:
         logits: (rows, columns).
-        low_res: the same as a mask prompt for the next slice.
+        low_res: the logits as a mask prompt for the next slice.
         quality: predicted IoU.
     """
 
@@ -60,7 +59,7 @@ class DecodedSlice:
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """The mask (rows, columns) of the slice."""
+        """The (rows, columns) mask of the slice."""
         return self.logits > 0
 
 
@@ -69,7 +68,7 @@ class Appearance:
     """Intensities inside a mask.
 
     Attributes:
-        mean, deviation: in shares of the volume's intensities.
+        mean, deviation: mean and standard deviation, as fractions of the volume's intensity range.
     """
 
     mean: float
@@ -77,7 +76,7 @@ class Appearance:
 
     @classmethod
     def of(cls, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> Appearance:
-        """Of a slice (rows, columns) in [0, 1] inside a mask that is not empty."""
+        """Return the appearance of a slice (rows, columns) in [0, 1] inside a non-empty mask."""
         inside = image[mask]
         return cls(float(inside.mean()), float(inside.std()))
 
@@ -89,14 +88,14 @@ def why_ended(
     first: Appearance,
     settings: Propagation,
 ) -> str | None:
-    """Why a slice's mask is not the object any more, in a word or two; None while it is.
+    """Return the reason, in one word, why a slice's mask is no longer the object; None if it still is.
 
     Args:
-        seen: on this slice.
-        before: (rows, columns) the mask on the slice before it.
-        image: (rows, columns) this slice in [0, 1].
-        first: of the mask that the propagation started from.
-        settings: the rules.
+        seen: decoded mask of this slice.
+        before: (rows, columns) mask of the previous slice.
+        image: (rows, columns) intensities of this slice in [0, 1].
+        first: appearance of the mask from which the propagation started.
+        settings: limits of the rules.
     """
     mask = seen.mask
     size, size_before = int(mask.sum()), int(before.sum())
@@ -117,7 +116,7 @@ def why_ended(
 
 
 def box_around(mask: NDArray[np.bool_], settings: Propagation) -> NDArray[np.float64]:
-    """(4,) first row, first column, last row, last column of a mask that is not empty, with some room."""
+    """Return (4,) first row, first column, last row, last column of a non-empty mask, with a margin."""
     rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
     low, high = np.array([rows[0], columns[0]], float), np.array([rows[-1], columns[-1]], float)
     room = np.maximum(settings.room * (high - low + 1), settings.room_pixels)
@@ -126,20 +125,20 @@ def box_around(mask: NDArray[np.bool_], settings: Propagation) -> NDArray[np.flo
 
 
 def deepest(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(2,) row and column of the pixel of a mask that is farthest from its outline."""
+    """Return the row and column (2,) of the mask's pixel farthest from its outline."""
     return np.array(np.unravel_index(int(_depth(mask).argmax()), mask.shape), dtype=float)
 
 
 def _depth(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(rows, columns) distance of each pixel of a mask to its outline, which the slice's border is too."""
+    """Return the (rows, columns) distance of each pixel to the mask's outline or the slice's border."""
     return ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
 
 
-def left_by(clicks: Sequence[Click], mask: NDArray[np.bool_]) -> NDArray[np.float64] | None:
-    """Return row and column (2,) deep inside a mask without its negative clicks; None if little is left.
+def deepest_without_negatives(clicks: Sequence[Click], mask: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+    """Return the deepest row and column (2,) of a mask away from negative clicks; None if little remains.
 
-    A negative click means at least the largest disc around it within the mask. If what remains is less
-    than half as thick, the click means all of the mask.
+    A negative click removes the largest disc around it within the mask. If the rest is less than half as
+    thick as the disc, the click rejects the complete mask.
     """
     depth, rest, thickest = _depth(mask), mask.copy(), 0.0
     rows, columns = np.indices(mask.shape)
@@ -151,7 +150,7 @@ def left_by(clicks: Sequence[Click], mask: NDArray[np.bool_]) -> NDArray[np.floa
     return deepest(rest) if rest.any() and float(_depth(rest).max()) >= thickest / 2 else None
 
 
-def parts_that_touch(mask: NDArray[np.bool_], before: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The connected parts of a mask that overlap the mask of the neighbouring slice."""
+def touching_parts(mask: NDArray[np.bool_], before: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the connected parts of a mask that overlap the mask of the previous slice."""
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     return np.isin(labels, np.unique(labels[mask & before])) & mask

@@ -1,7 +1,7 @@
-"""A volume as a pile of upright slices, and logits on some of them.
+"""A volume as a stack of upright slices, and logits on some of them.
 
-Slices are shown as a radiologist sees them whatever the file's order: the patient's right on the left,
-front or head up (in sagittal slices the front on the left), which is how 2D models have seen them.
+Slices are oriented in the radiological convention, whatever the file's order: the patient's right on the
+left, anterior or head up, and in sagittal slices anterior on the left. 2D models were trained on such slices.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from medsam_app.grid.patch import Index
 from medsam_app.grid.roi import Roi
 from medsam_app.predict.core.constraints import EXCLUDED
 
-#: Spacings that differ by less than this are the same.
+#: Spacings that differ by less than this factor count as equal.
 SAME_SPACING = 1.01
-#: Pixels kept around a slice's mask: the logits there say how sure its outline is.
+#: Pixels stored around a slice's mask: the logits there show how certain its outline is.
 MARGIN = 8
 
 
 def acquisition_axis(grid: Grid) -> int:
-    """Return the RAS axis perpendicular to the acquired slices: that of the coarsest spacing.
+    """Return the RAS axis perpendicular to the acquired slices: the one with the coarsest spacing.
 
-    Among equally coarse axes it is the one nearest to head-feet, then to front-back.
+    Among equally coarse axes, superior-inferior comes before anterior-posterior, then left-right.
     """
     spacing = grid.ras.spacing
     return max(axis for axis in range(3) if spacing[axis] * SAME_SPACING >= spacing.max())
@@ -34,11 +34,11 @@ def acquisition_axis(grid: Grid) -> int:
 
 @dataclass(frozen=True, eq=False)
 class SliceStack:
-    """The slices of a grid along one axis, as (slice, row, column).
+    """Slices of a grid along one axis, as (slice, row, column).
 
     Attributes:
         grid: the volume's grid.
-        axis: the RAS axis across the slices.
+        axis: the RAS axis perpendicular to the slices.
     """
 
     grid: Grid
@@ -47,12 +47,12 @@ class SliceStack:
     @property
     def order(self) -> Index:
         """The RAS axes along slices, rows and columns."""
-        columns, rows = (each for each in range(3) if each != self.axis)
+        columns, rows = (axis for axis in range(3) if axis != self.axis)
         return self.axis, rows, columns
 
     @property
     def shape(self) -> Index:
-        """Slices, rows and columns."""
+        """Number of slices, rows and columns."""
         a, b, c = (self.grid.ras.shape[axis] for axis in self.order)
         return a, b, c
 
@@ -62,7 +62,7 @@ class SliceStack:
         return self.grid.ras.spacing[list(self.order)]
 
     def from_file(self, array: NDArray) -> NDArray:
-        """View of an (i, j, k) array as (slice, row, column); no copy."""
+        """Return a view of an (i, j, k) array as (slice, row, column)."""
         return np.flip(self.grid.ras.from_file(array)).transpose(self.order)
 
     def points(self, ijk: ArrayLike) -> NDArray[np.float64]:
@@ -71,14 +71,14 @@ class SliceStack:
         return (np.asarray(ras.shape) - 1 - ras.points_from_file(ijk))[..., list(self.order)]
 
     def to_roi(self, start: ArrayLike, values: NDArray) -> tuple[torch.Tensor, Roi]:
-        """A part of the pile as a window in the volume's own spacing.
+        """Return a part of the stack as a window in the volume's own spacing.
 
         Args:
             start: (3,) first slice, row and column.
             values: (slices, rows, columns) of the part.
 
         Returns:
-            (X, Y, Z) the values along the RAS axes, and the window.
+            (X, Y, Z) values along the RAS axes, and the window.
         """
         back = np.argsort(self.order)
         moved = np.flip(values.transpose(back))
@@ -88,7 +88,10 @@ class SliceStack:
         return torch.from_numpy(np.ascontiguousarray(moved)), roi
 
     def from_roi(self, values: torch.Tensor, roi: Roi) -> tuple[Index, NDArray]:
-        """Return the inverse of `to_roi` for a window from it, along any axis."""
+        """Return the first slice, row and column of a window from `to_roi`, and its values: the inverse.
+
+        The stack may have another axis than the one that made the window.
+        """
         part = np.flip(values.numpy()).transpose(self.order)
         first = np.asarray(self.grid.ras.shape) - np.round(roi.origin).astype(int) - roi.shape
         a, b, c = (int(first[axis]) for axis in self.order)
@@ -96,7 +99,7 @@ class SliceStack:
 
 
 class SliceLogits:
-    """Logits of some slices, of each only as much as holds its mask; far below zero beyond.
+    """Logits of the slices that have a mask, stored around the mask only; far below zero elsewhere.
 
     Args:
         size: rows and columns of a slice.
@@ -109,19 +112,19 @@ class SliceLogits:
     @classmethod
     def of(cls, size: tuple[int, int], start: Index, values: NDArray[np.float32]) -> SliceLogits:
         """Return the logits of a part (slices, rows, columns) of the stack."""
-        found = cls(size)
+        slice_logits = cls(size)
         for n, part in enumerate(values):
             if (part > 0).any():
-                found._parts[start[0] + n] = (start[1], start[2]), part
-        return found
+                slice_logits._parts[start[0] + n] = (start[1], start[2]), part
+        return slice_logits
 
     @property
     def slices(self) -> list[int]:
-        """The slices with a mask, in order."""
+        """Indices of the slices with a mask, in order."""
         return sorted(self._parts)
 
     def __getitem__(self, index: int) -> NDArray[np.float32]:
-        """(rows, columns) logits of a whole slice."""
+        """Return the (rows, columns) logits of a complete slice."""
         out = np.full(self.size, EXCLUDED, dtype=np.float32)
         if index in self._parts:
             (row, column), part = self._parts[index]
@@ -138,25 +141,25 @@ class SliceLogits:
             self._parts[index] = (int(row), int(column)), part.copy()
 
     def drop(self, index: int) -> None:
-        """Forget a slice."""
+        """Remove the mask and logits of a slice."""
         self._parts.pop(index, None)
 
     def voxels(self, index: int) -> int:
-        """Pixels of a slice's mask."""
+        """Return the number of pixels in a slice's mask."""
         return int((self._parts[index][1] > 0).sum()) if index in self._parts else 0
 
     def dense(
         self, shape: Index, points: NDArray[np.float64], room: int
     ) -> tuple[Index, NDArray[np.float32]]:
-        """The smallest part of the pile that holds all masks and some room around points.
+        """Return the smallest part of the stack that holds all masks and a margin around points.
 
         Args:
-            shape: of the whole pile.
-            points: (N, 3) slices, rows and columns; at least one where there is no mask.
-            room: voxels around a point.
+            shape: slices, rows and columns of the stack.
+            points: (N, 3) slice, row and column; at least one point if there is no mask.
+            room: margin around a point in voxels.
 
         Returns:
-            its first slice, row and column, and its (slices, rows, columns) logits.
+            The first slice, row and column of the part, and its (slices, rows, columns) logits.
         """
         corners = [np.round(points) - room, np.round(points) + room]
         for index, ((row, column), part) in self._parts.items():

@@ -19,8 +19,8 @@ from medsam_app.predict.slicewise.propagation import (
     Propagation,
     box_around,
     deepest,
-    left_by,
-    parts_that_touch,
+    deepest_without_negatives,
+    touching_parts,
     why_ended,
 )
 from medsam_app.predict.slicewise.stack import SliceLogits
@@ -28,9 +28,9 @@ from medsam_app.progress import Progress
 
 
 class SliceDecoder(Protocol):
-    """A model that looks at the slices of one volume along one axis."""
+    """A model that decodes the slices of one volume along one axis."""
 
-    def look(
+    def decode(
         self,
         index: int,
         *,
@@ -41,135 +41,138 @@ class SliceDecoder(Protocol):
         """Decode a slice with its prompts; `mask` holds low-resolution logits."""
 
     def low_res(self, index: int, logits: NDArray[np.float32]) -> torch.Tensor:
-        """(rows, columns) logits of a slice as a mask prompt."""
+        """Return the (rows, columns) logits of a slice as a mask prompt."""
 
-    def shown(self, index: int) -> NDArray[np.float32]:
-        """(rows, columns) of a slice in [0, 1]."""
+    def image(self, index: int) -> NDArray[np.float32]:
+        """Return the (rows, columns) intensities of a slice in [0, 1]."""
 
 
 class SliceWalk:
     """Propagation from the newest prompt's key slice to its neighbours.
 
     Args:
-        looker: looks at slices.
-        asked: the prompts.
-        logits: of the slices before the prompt; changed in place.
+        decoder: decodes slices.
+        prompts: the prompts on the slices.
+        logits: logits of the slices before the newest prompt; changed in place.
         settings: see `Propagation`.
-        progress: called with a sentence and a fraction done.
+        progress: called with a sentence and the fraction done.
 
     Attributes:
-        quality: predicted IoU of the slices that were changed.
+        quality: predicted IoU of the changed slices.
     """
 
     def __init__(
         self,
-        looker: SliceDecoder,
-        asked: SlicePrompts,
+        decoder: SliceDecoder,
+        prompts: SlicePrompts,
         logits: SliceLogits,
         settings: Propagation,
         *,
         progress: Progress | None = None,
     ) -> None:
-        self.looker = looker
-        self.asked = asked
+        self.decoder = decoder
+        self.prompts = prompts
         self.logits = logits
         self.settings = settings
         self.progress = progress
         self.quality: dict[int, float] = {}
-        self._looked = 0
-        self._about = len(logits.slices)
+        self._decoded = 0
+        self._estimate = len(logits.slices)
 
     def run(self, *, clear_beyond: bool) -> None:
-        """Look at the key slice and follow its mask in both directions.
+        """Decode the key slice and propagate its mask in both directions.
 
         Args:
-            clear_beyond: where the mask ends before another key slice, what was beyond is dropped: a
-                negative click says that the object is less, a positive one that it is more.
+            clear_beyond: whether to remove the masks beyond the slice on which the object ends, if no other
+                key slice follows. Meant for negative clicks, which make the object smaller.
         """
-        key, old = self.asked.key, self.logits[self.asked.key]
-        had = bool((old > 0).any())
-        clicks, mask = self.asked.clicks(key), None
-        if self.asked.rectangle is None:
-            told_inside = any(positive for _, positive in clicks)
-            if not had and not told_inside:
+        key, old = self.prompts.key, self.logits[self.prompts.key]
+        had_mask = bool((old > 0).any())
+        clicks, mask = self.prompts.clicks(key), None
+        if self.prompts.rectangle is None:
+            has_positive = any(positive for _, positive in clicks)
+            if not had_mask and not has_positive:
                 return  # Only negative clicks, and the mask is already empty here: nothing to do.
-            if had:
-                mask = self.looker.low_res(key, old)
+            if had_mask:
+                mask = self.decoder.low_res(key, old)
             # With negative clicks only, a model tends to segment what they mark.
-            inside = None if told_inside else left_by(clicks, old > 0)
+            inside = None if has_positive else deepest_without_negatives(clicks, old > 0)
             clicks = clicks if inside is None else [*clicks, (inside, True)]
-        first = self._look(key, self.asked.rectangle, clicks, mask)
-        self._keep(key, first.logits, first.quality)
-        if had and dice(first.mask, old > 0) >= self.settings.agreement:
+        first = self._decode(key, self.prompts.rectangle, clicks, mask)
+        self._store(key, first.logits, first.quality)
+        if had_mask and dice(first.mask, old > 0) >= self.settings.agreement:
             return
-        self._about = max(self._about, self.asked.likely_slices(first.mask))
+        self._estimate = max(self._estimate, self.prompts.likely_slices(first.mask))
         masked = self.logits.slices
         for direction in (1, -1):
-            other = self.asked.nearest_key(key, direction, masked=masked)
-            ended = self._follow(first, direction, other)
-            if ended is not None and clear_beyond and other is None:
+            next_key = self.prompts.nearest_key(key, direction, masked=masked)
+            ended = self._follow(first, direction, next_key)
+            if ended is not None and clear_beyond and next_key is None:
                 for index in self.logits.slices:
                     if (index - ended) * direction >= 0:
                         self.logits.drop(index)
 
-    def _follow(self, first: DecodedSlice, direction: int, other: int | None) -> int | None:
-        """Propagate from the key slice up to another slice.
+    def _follow(self, first: DecodedSlice, direction: int, next_key: int | None) -> int | None:
+        """Propagate from the key slice in a direction, at most up to another key slice.
 
-        Return the slice on which the object ended; None if it did not end.
+        Returns:
+            The slice on which the object ended; None if it did not end.
         """
-        key = self.asked.key
-        last = self.asked.slices[direction > 0]
-        looks = Appearance.of(self.looker.shown(key), first.mask) if first.mask.any() else None
+        key = self.prompts.key
+        last = self.prompts.slices[direction > 0]
+        appearance = Appearance.of(self.decoder.image(key), first.mask) if first.mask.any() else None
         before = first
         for index in range(key + direction, last + direction, direction):
-            if index == other:
+            if index == next_key:
                 return None
-            if looks is None or self._denied(index, before.mask):
+            if appearance is None or self._excluded(index, before.mask):
                 return index
-            seen = self._next(index, before)
-            if why_ended(seen, before.mask, self.looker.shown(index), looks, self.settings):
+            decoded = self._next(index, before)
+            if why_ended(decoded, before.mask, self.decoder.image(index), appearance, self.settings):
                 return index
-            logits, old = seen.logits, self.logits[index]
+            logits, old = decoded.logits, self.logits[index]
             if (old > 0).any():
-                if dice(seen.mask, old > 0) >= self.settings.agreement:
+                if dice(decoded.mask, old > 0) >= self.settings.agreement:
                     return None
-                if other is not None:
-                    share = np.float32((index - key) / (other - key))
+                if next_key is not None:
+                    share = np.float32((index - key) / (next_key - key))
                     logits = (1 - share) * logits + share * old
-            self._keep(index, logits, seen.quality)
-            before = seen
+            self._store(index, logits, decoded.quality)
+            before = decoded
         return None
 
-    def _denied(self, index: int, before: NDArray[np.bool_]) -> bool:
-        """Return whether negative clicks on an empty slice exclude the neighbouring mask."""
+    def _excluded(self, index: int, before: NDArray[np.bool_]) -> bool:
+        """Return whether negative clicks on an empty slice fall inside the previous slice's mask."""
         return not self.logits.voxels(index) and any(
             not positive and before[int(at[0] + 0.5), int(at[1] + 0.5)]
-            for at, positive in self.asked.clicks(index)
+            for at, positive in self.prompts.clicks(index)
         )
 
     def _next(self, index: int, before: DecodedSlice) -> DecodedSlice:
-        """Decode the neighbour of a slice; keep the parts of its mask connected to the known mask."""
-        clicks = [*self.asked.clicks(index), (deepest(before.mask), True)]
-        seen = self._look(index, box_around(before.mask, self.settings), clicks, before.low_res)
-        astray = seen.mask & ~parts_that_touch(seen.mask, before.mask)
-        return replace(seen, logits=np.where(astray, EXCLUDED, seen.logits))
+        """Decode the next slice and remove the parts of its mask that do not touch the previous mask."""
+        clicks = [*self.prompts.clicks(index), (deepest(before.mask), True)]
+        decoded = self._decode(index, box_around(before.mask, self.settings), clicks, before.low_res)
+        detached = decoded.mask & ~touching_parts(decoded.mask, before.mask)
+        return replace(decoded, logits=np.where(detached, EXCLUDED, decoded.logits))
 
-    def _look(
+    def _decode(
         self,
         index: int,
         box: NDArray[np.float64] | None,
         clicks: Sequence[Click],
         mask: torch.Tensor | None,
     ) -> DecodedSlice:
-        self._looked += 1
+        self._decoded += 1
         if self.progress is not None:
-            about = max(self._about, self._looked)
-            share = min(0.99, self._looked / about)
-            self.progress(f"Slice {self._looked} of about {about}", share)
-        seen = self.looker.look(index, box=box, clicks=clicks, mask=mask)
-        allowed = self.asked.allowed(index)
-        return seen if allowed is None else replace(seen, logits=np.where(allowed, seen.logits, EXCLUDED))
+            estimate = max(self._estimate, self._decoded)
+            share = min(0.99, self._decoded / estimate)
+            self.progress(f"Slice {self._decoded} of about {estimate}", share)
+        decoded = self.decoder.decode(index, box=box, clicks=clicks, mask=mask)
+        allowed = self.prompts.allowed(index)
+        if allowed is None:
+            return decoded
+        return replace(decoded, logits=np.where(allowed, decoded.logits, EXCLUDED))
 
-    def _keep(self, index: int, logits: NDArray[np.float32], quality: float) -> None:
+    def _store(self, index: int, logits: NDArray[np.float32], quality: float) -> None:
         self.logits[index] = logits
         self.quality[index] = quality

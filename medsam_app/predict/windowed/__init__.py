@@ -1,1 +1,1 @@
-"""Engine of 3D models: choose a window, encode it, decode prompts, redraw outlines in tiles."""
+"""Engine of 3D models: window choice, encoding, decoding, and outlines redrawn in tiles."""

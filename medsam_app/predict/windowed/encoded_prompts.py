@@ -1,4 +1,4 @@
-"""Prompts of a volume in the coordinates of a window."""
+"""Prompts of a volume in coordinates of a window."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def prompts_in_roi(
     device: torch.device,
     learned: torch.Tensor | None = None,
 ) -> RoiPrompts:
-    """Prompts in the window's voxels; clicks outside the window are left out.
+    """Return prompts in voxels of the window, without clicks outside it.
 
     Args:
         roi: the window.
-        prompts: in the file's voxels.
-        before: what the prompts before gave; its mask is a prompt too.
-        sure: (X, Y, Z) what is known of the object in a tile, see `tiles.sure_of`; it says more than a
-            box, of which a tile sees only a part.
-        device: where the tensors go.
-        learned: (1, T, C) tokens of the label that is looked for.
+        prompts: prompts in voxel indices of the file.
+        before: the state after the previous prompts; its logits become a mask prompt.
+        sure: (X, Y, Z) the certain part of the object in a tile, see `tiles.sure_of`. It replaces boxes,
+            which extend beyond a tile.
+        device: device of the returned tensors.
+        learned: (1, T, C) tokens of the label to segment.
     """
     size = np.asarray(roi.shape)
     coords, labels, corners = [], [], []
@@ -45,11 +45,11 @@ def prompts_in_roi(
                 labels.append(int(prompt.positive))
         elif isinstance(prompt, Box):
             corners.append((prompt.slice_axis is None, roi.to_roi([prompt.lower, prompt.upper])))
-    # Solid boxes say more than boxes on a slice; of several, the model is told the hull.
-    told = [c for solid, c in corners if solid] or [c for _, c in corners[-1:]]
+    # 3D boxes take precedence over flat ones; the model gets the hull of several.
+    boxes_used = [c for solid, c in corners if solid] or [c for _, c in corners[-1:]]
     boxes = None
-    if told and sure is None:
-        both = np.concatenate(told)
+    if boxes_used and sure is None:
+        both = np.concatenate(boxes_used)
         hull = np.clip(np.stack([both.min(axis=0), both.max(axis=0)]), 0, size - 1)
         boxes = torch.tensor(hull[None], dtype=torch.float32, device=device)
     mask = None

@@ -16,7 +16,7 @@ from medsam_app.io.volume import Volume
 from medsam_app.models.identity import cache_key
 from medsam_app.models.sam3d import Embedding, Sam3D
 from medsam_app.predict.core import constraints
-from medsam_app.predict.core.click_edit import keep_to_click, mend_near_click
+from medsam_app.predict.core.click_edit import correct_near_click, keep_to_click
 from medsam_app.predict.core.engine import Prompts, settled_state
 from medsam_app.predict.core.feature_cache import EmbeddingCache
 from medsam_app.predict.core.prediction import PromptState
@@ -33,11 +33,11 @@ from medsam_app.predict.windowed.window_choice import (
 from medsam_app.progress import Progress
 from medsam_app.prompts.types import Box, MaskPrompt, ModelPrompt, Point, as_clicks
 
-#: Side in voxels of the windows whose outlines gain from tiles.
+#: Side in voxels of windows whose outlines benefit from tiles.
 TILED_SIDE = 64
-#: Variants of a decode: how often clicks are moved, and by how many voxels of the window at most.
+#: Variants of a decode: number of times that clicks are moved, and the largest shift in voxels of the window.
 MOVES, MOVED = 2, 1.5
-#: This many prompts may change the whole mask: they say what the object is. Clicks after them correct it.
+#: The first prompts, up to this many, may change the mask anywhere; later clicks only correct it locally.
 FREE_PROMPTS = 3
 
 
@@ -46,16 +46,16 @@ class WindowEngine:
 
     Args:
         model: encodes and decodes windows.
-        volume: what is segmented.
-        cache: where embeddings of windows are remembered.
-        framing: how the window is chosen.
+        volume: the volume to segment.
+        cache: cache of the windows' embeddings.
+        framing: settings of the window choice.
     """
 
     def __init__(self, model: Sam3D, volume: Volume, cache: EmbeddingCache, framing: Framing) -> None:
         self.model = model
         self.volume = volume
         self.cache = cache
-        # A model that is costly, or knows one spacing alone, is asked less.
+        # A slow model, or one trained at a single spacing, encodes fewer windows.
         self._framing = replace(
             framing, encodings=min(framing.encodings, model.encodings), fixed_mm=model.spacing_mm
         )
@@ -63,7 +63,7 @@ class WindowEngine:
 
     @property
     def framing(self) -> Framing:
-        """Settings of the window, of the one spacing that the adapter in use was trained with."""
+        """Settings of the window, fixed to the training spacing of the adapter in use, if any."""
         adapter = adapter_in_use(self.model)
         if adapter is None or adapter.card.spacing is None:
             return self._framing
@@ -71,7 +71,7 @@ class WindowEngine:
 
     @property
     def shape(self) -> Index:
-        """Voxels of a window, as the adapter in use was trained with, or as the model has them."""
+        """Voxels of a window: those of the adapter in use, or else the model's."""
         adapter = adapter_in_use(self.model)
         return (adapter and adapter.card.window) or self.model.roi_shape
 
@@ -82,40 +82,40 @@ class WindowEngine:
         progress: Progress | None,
         label: int | None = None,
     ) -> PromptState:
-        """The state after the last prompt, from the state before it."""
+        """Return the state after the last prompt; see `Engine`."""
         grid, newest, framing = self.volume.grid, prompts[-1], self.framing
         if isinstance(newest, MaskPrompt):
             return self._from_mask(before, prompts, newest)
         clicks = [p for p in as_clicks([newest]) if isinstance(p, Point)]
-        told = as_clicks(prompts)
+        model_prompts = as_clicks(prompts)
         if before is None or isinstance(newest, Box):
-            roi = first_roi(told, grid, self.shape, framing)
-        elif before.roi.shape == self.shape and holds_points(before.roi, told, framing):
+            roi = first_roi(model_prompts, grid, self.shape, framing)
+        elif before.roi.shape == self.shape and holds_points(before.roi, model_prompts, framing):
             roi = before.roi
         else:
-            roi = roi_with_points(before.roi, (before.logits > 0).numpy(), told, grid, framing)
-        # A box or a given mask has already set the window.
+            roi = roi_with_points(before.roi, (before.logits > 0).numpy(), model_prompts, grid, framing)
+        # A box or a mask prompt has already determined the window.
         settled = _detailed(before) or any(isinstance(p, Box) and p.slice_axis is None for p in prompts)
-        roi, logits, score = self._best_window(roi, told, clicks, before, label, settled=settled)
-        mends = bool(clicks) and len(prompts) > FREE_PROMPTS
+        roi, logits, score = self._best_window(roi, model_prompts, clicks, before, label, settled=settled)
+        local = bool(clicks) and len(prompts) > FREE_PROMPTS
         if before is not None and clicks:
             old = move_values(before.logits, before.roi, roi, fill=constraints.EXCLUDED)
             if before.detailed:
-                logits = mend_near_click(old, logits, roi, *clicks)
-            elif mends:
-                logits = self._honoured(keep_to_click(old, logits, roi, *clicks), roi, told)
-        seen = patch = mask_from_logits(logits, roi)
-        if before is not None and (before.detailed or mends):
-            patch = _keep_detail(before, roi, seen)
+                logits = correct_near_click(old, logits, roi, *clicks)
+            elif local:
+                logits = self._honoured(keep_to_click(old, logits, roi, *clicks), roi, model_prompts)
+        logits_mask = patch = mask_from_logits(logits, roi)
+        if before is not None and (before.detailed or local):
+            patch = _keep_detail(before, roi, logits_mask)
         state = settled_state(before, prompts, grid, roi, logits, patch, score, detailed=_detailed(before))
-        return replace(state, seen=seen)
+        return replace(state, seen=logits_mask)
 
     def refined(
         self, state: PromptState, prompts: Prompts, progress: Progress | None, label: int | None = None
     ) -> tuple[Patch, tuple[int, ...]]:
-        """The mask of a state with its outline drawn in tiles, where that shows more.
+        """Return the mask of a state with its outline redrawn in tiles, where these are finer.
 
-        A window of 128 voxels is as fine already as tiles of one of 64.
+        A window of 128 voxels per side is already as fine as the tiles of a window of 64.
         """
         grid, finest = self.volume.grid, self.framing.finest * float(self.volume.grid.spacing.min())
         mosaic = None
@@ -125,40 +125,40 @@ class WindowEngine:
             return state.patch, state.unmet
         rough = replace(state, roi=mosaic.roi, logits=mosaic.logits, detailed=True)
 
-        def look(roi: Roi, sure: NDArray[np.int8], number: int) -> torch.Tensor:
+        def decode_tile(roi: Roi, sure: NDArray[np.int8], number: int) -> torch.Tensor:
             if progress is not None:
                 progress(f"Outline, tile {number + 1} of {len(mosaic.tiles)}", number / len(mosaic.tiles))
-            return self._decode(roi, told, rough, label, sure)[0]
+            return self._decode(roi, model_prompts, rough, label, sure)[0]
 
-        told = as_clicks(prompts)
-        logits = constraints.keep_to_boxes(mosaic.redrawn(look), mosaic.roi, told)
+        model_prompts = as_clicks(prompts)
+        logits = constraints.keep_to_boxes(mosaic.redrawn(decode_tile), mosaic.roi, model_prompts)
         return constraints.settle(mask_from_logits(logits, mosaic.roi), prompts, grid.shape)
 
     def variants(
         self, before: PromptState | None, state: PromptState, prompts: Prompts, label: int | None = None
     ) -> torch.Tensor:
-        """(V, X, Y, Z) logits of variants of a state on its window: they differ where the model is in doubt.
+        """Return (V, X, Y, Z) logits of variants of a state on its window; see `uncertainty`.
 
-        All candidates of the decode with clicks as they are, with clicks moved a little, and, where there was
-        a mask before, without it. See `doubt`.
+        They are all candidates of decodes with the original clicks, with slightly moved clicks and, if there
+        was a previous mask, without it. They differ where the model is uncertain.
         """
         reach = np.abs(np.diff(state.roi.to_file([[0, 0, 0], [1, 1, 1]]), axis=0))[0]
-        last, told = np.asarray(self.volume.grid.shape) - 1, as_clicks(prompts)
-        tried: list[tuple[PromptState | None, Sequence[ModelPrompt]]] = [(before, told)]
+        last, model_prompts = np.asarray(self.volume.grid.shape) - 1, as_clicks(prompts)
+        inputs: list[tuple[PromptState | None, Sequence[ModelPrompt]]] = [(before, model_prompts)]
         for number in range(MOVES):
-            draw = np.random.default_rng(number)
-            tried.append(
-                (before, tuple(_moved(p, MOVED * reach * draw.uniform(-1, 1, 3), last) for p in told))
+            rng = np.random.default_rng(number)
+            inputs.append(
+                (before, tuple(_moved(p, MOVED * reach * rng.uniform(-1, 1, 3), last) for p in model_prompts))
             )
         if before is not None:
-            tried.append((None, told))
+            inputs.append((None, model_prompts))
         embedding = self._embed(state.roi)
         learned = None if label is None else learned_prompt(self.model, label)
-        found = []
-        for memory, asked in tried:
-            prompted = prompts_in_roi(state.roi, asked, memory, None, self.model.device, learned)
-            found.append(self.model.decode(embedding, prompted).logits[0].float().cpu())
-        return torch.cat(found)
+        logits = []
+        for previous, shifted in inputs:
+            prompted = prompts_in_roi(state.roi, shifted, previous, None, self.model.device, learned)
+            logits.append(self.model.decode(embedding, prompted).logits[0].float().cpu())
+        return torch.cat(logits)
 
     def _best_window(
         self,
@@ -170,24 +170,24 @@ class WindowEngine:
         *,
         settled: bool,
     ) -> tuple[Roi, torch.Tensor, float]:
-        """The window that suits the mask best, with logits and predicted quality there."""
+        """Return the window that fits the mask best, with its logits and predicted quality."""
         grid, framing = self.volume.grid, self.framing
         logits, score = self._decode(roi, prompts, before, label)
         if settled:
             return roi, logits, score
-        # A click that says the object extends elsewhere: it may be much larger than it seemed.
-        missed = any(click.positive and not _holds(before, click, grid.shape) for click in clicks)
-        more = framing.encodings - 1
-        if missed and more and (wide := wider_roi(roi, grid, framing)) is not None:
-            more -= 1
-            seen, thought = self._decode(wide, prompts, before, label)
-            if thought > score + (framing.trust if before is None else framing.trust_again):
-                roi, logits, score = wide, seen, thought
-        for _ in range(more):
-            wanted = better_roi(roi, (logits > 0).numpy(), prompts, grid, framing)
-            if wanted is None:
+        # A positive click outside the mask: the object may be much larger than the window shows.
+        clicked_outside = any(click.positive and not _holds(before, click, grid.shape) for click in clicks)
+        remaining = framing.encodings - 1
+        if clicked_outside and remaining and (wide := wider_roi(roi, grid, framing)) is not None:
+            remaining -= 1
+            wide_logits, wide_score = self._decode(wide, prompts, before, label)
+            if wide_score > score + (framing.trust if before is None else framing.trust_again):
+                roi, logits, score = wide, wide_logits, wide_score
+        for _ in range(remaining):
+            better = better_roi(roi, (logits > 0).numpy(), prompts, grid, framing)
+            if better is None:
                 break
-            roi = wanted
+            roi = better
             logits, score = self._decode(roi, prompts, before, label)
         return roi, logits, score
 
@@ -199,26 +199,26 @@ class WindowEngine:
         label: int | None = None,
         sure: NDArray[np.int8] | None = None,
     ) -> tuple[torch.Tensor, float]:
-        """Logits (X, Y, Z) on a window, prompts honoured, and the predicted quality."""
+        """Return logits (X, Y, Z) on a window that honour all prompts, and the predicted quality."""
         embedding = self._embed(roi)
         learned = None if label is None else learned_prompt(self.model, label)
-        asked = prompts_in_roi(roi, prompts, before, sure, self.model.device, learned)
-        logits, quality = self.model.decode(embedding, asked).best()
+        encoded_prompts = prompts_in_roi(roi, prompts, before, sure, self.model.device, learned)
+        logits, quality = self.model.decode(embedding, encoded_prompts).best()
         values = torch.nan_to_num(logits[0, 0].float().cpu(), nan=constraints.EXCLUDED)
         values = constraints.keep_to_boxes(values, roi, prompts)
         return self._honoured(values, roi, prompts), float(torch.nan_to_num(quality[0]).clamp(0, 1))
 
     def _honoured(self, logits: torch.Tensor, roi: Roi, prompts: Sequence[ModelPrompt]) -> torch.Tensor:
-        """Logits on a window that was encoded, with every click on its side."""
+        """Return the logits of an encoded window, repaired to honour every click."""
         points = [p for p in prompts if isinstance(p, Point)]
-        look = self._embed(roi).image[0, -1].float().cpu()
-        return constraints.honour_points(logits, look, roi, points, self.volume.grid.shape)
+        image = self._embed(roi).image[0, -1].float().cpu()
+        return constraints.honour_points(logits, image, roi, points, self.volume.grid.shape)
 
     def _embed(self, roi: Roi) -> Embedding:
         """Return the embedding of a window, from the cache if possible."""
         key = (*cache_key(self.model), self.volume.fingerprint, roi)
-        embedding, made = self.cache.get_or_make(key, lambda: self._encode(roi))
-        self.encoded += made
+        embedding, encoded = self.cache.get_or_make(key, lambda: self._encode(roi))
+        self.encoded += encoded
         return embedding
 
     def _encode(self, roi: Roi) -> Embedding:
@@ -226,7 +226,7 @@ class WindowEngine:
         return self.model.encode_image(image, valid)
 
     def _from_mask(self, before: PromptState | None, prompts: Prompts, mask: MaskPrompt) -> PromptState:
-        """The state of a mask given as it is."""
+        """Return the state of a mask prompt, unchanged by the model."""
         roi = first_roi(as_clicks(prompts), self.volume.grid, self.shape, self.framing)
         patch = mask.patch()
         inside, valid = read_roi(patch.to_array(mask.shape), roi)
@@ -235,7 +235,7 @@ class WindowEngine:
 
 
 def _moved(prompt: ModelPrompt, by: NDArray[np.float64], last: NDArray[np.int_]) -> ModelPrompt:
-    """A click a little aside, within the volume; other prompts as they are."""
+    """Return a click moved within the volume; other prompts are returned unchanged."""
     if not isinstance(prompt, Point):
         return prompt
     i, j, k = np.clip(np.add(prompt.coordinates, by), 0, last).tolist()
@@ -254,18 +254,18 @@ def _detailed(before: PromptState | None) -> bool:
 
 
 def _keep_detail(before: PromptState, roi: Roi, seen: Patch) -> Patch:
-    """Return the new mask, with the finer earlier one where the prompt changed nothing.
+    """Return the new mask, with the finer earlier outline where the prompt changed nothing.
 
     Args:
         before: the state before the prompt.
         roi: the window.
-        seen: the mask that the window's logits make after the prompt.
+        seen: the mask from the window's logits after the prompt.
     """
     coarse = before.seen
     if coarse is None or before.roi != roi:
         moved = move_values(before.logits, before.roi, roi, fill=constraints.EXCLUDED)
         coarse = mask_from_logits(moved, roi)
-    if coarse is before.patch:  # prompts changed nothing of what the logits gave
+    if coarse is before.patch:  # the earlier mask has no more detail than its logits
         return seen
     detail = coarse.difference(before.patch)
     if detail is None:

@@ -1,8 +1,8 @@
-"""Choosing the window: from the prompts at first, then from the mask that they give.
+"""Choice of the window: from the prompts at first, then from the resulting mask.
 
-Nothing is known of the object's size before the first click. A window of a usual spacing and a wide one
-are examined, and the one whose mask is thought better is taken; it is enlarged while the mask runs into
-its faces and narrowed when the mask fills little of it.
+The size of the object is unknown before the first click. A window of the usual spacing and a wide one are
+decoded, and the one with the better predicted quality is taken. It is enlarged while the mask reaches its
+faces, and narrowed when the mask fills little of it.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ class Framing:
     """Settings of the window.
 
     Attributes:
-        first_mm: spacing of the window of a first click.
-        wide: factor of the spacing from the usual window to the wide one.
-        trust: by how much the predicted quality in the wide window must be the higher one.
-        trust_again: the same for a later click that the mask missed: the window may have been too near.
+        first_mm: spacing in mm of the window for a first click.
+        wide: ratio of the wide window's spacing to the usual one.
+        trust: amount by which the predicted quality of the wide window must exceed that of the usual one.
+        trust_again: the same for a later click outside the mask, when the window may have been too small.
         finest: finest spacing of a window, as a fraction of the volume's finest spacing.
-        margin: room around a box or a mask on each side, as a fraction of its size.
-        rim: a mask that comes nearer than this to an open face, in voxels of the window, runs out.
-        zoom_out: factor of the spacing when the mask runs out of the window.
+        margin: margin around a box or a mask on each side, as a fraction of its size.
+        rim: a mask closer than this to an open face, in voxels of the window, reaches beyond it.
+        zoom_out: factor of the spacing when the mask reaches beyond the window.
         small: zoom in when the mask's longest side fills less than this fraction of the window.
         filled: fraction of the window that the mask's longest side fills after zooming in.
-        room: a click nearer than this to an open face, in voxels, moves the window.
+        room: a click closer than this to an open face, in voxels, moves the window.
         encodings: most windows encoded for one prompt.
-        fixed_mm: the one spacing that windows may have; None where it is chosen.
+        fixed_mm: the only spacing in mm that windows may have; None to choose it.
     """
 
     first_mm: float = 1.5
@@ -55,7 +55,7 @@ class Framing:
 
 
 def first_roi(prompts: Sequence[ModelPrompt], grid: Grid, shape: Index, framing: Framing) -> Roi:
-    """Window for prompts without any mask yet."""
+    """Return the window for prompts when there is no mask yet."""
     corners = _extent(prompts, grid)
     if corners is not None:
         low, high = corners
@@ -72,7 +72,7 @@ def first_roi(prompts: Sequence[ModelPrompt], grid: Grid, shape: Index, framing:
 
 
 def usual_spacing(grid: Grid, shape: Index, framing: Framing) -> float:
-    """Spacing in mm of the window of a click; a small volume is shown whole."""
+    """Return the spacing in mm of a click's window; a small volume fits into it completely."""
     if framing.fixed_mm is not None:
         return framing.fixed_mm
     finest = framing.finest * float(grid.spacing.min())
@@ -80,7 +80,7 @@ def usual_spacing(grid: Grid, shape: Index, framing: Framing) -> float:
 
 
 def wider_roi(roi: Roi, grid: Grid, framing: Framing) -> Roi | None:
-    """The wide window around the middle of another, or None where the volume ends before."""
+    """Return the wide window with the same centre, or None if the volume is too small for one."""
     spacing = min(max(roi.spacing) * framing.wide, fitting_spacing(grid, roi.shape))
     if spacing < max(roi.spacing) * framing.zoom_out:
         return None
@@ -101,7 +101,7 @@ def roi_with_points(
     grid: Grid,
     framing: Framing,
 ) -> Roi:
-    """Window that holds the mask of an earlier window and all clicks."""
+    """Return the window that holds the mask of an earlier window and all clicks."""
     points = grid.ras.points_from_file([p.coordinates for p in prompts if isinstance(p, Point)])
     low, high = points.min(axis=0), points.max(axis=0)
     bounds = mask_bounds(mask)
@@ -123,7 +123,7 @@ def better_roi(
     Args:
         roi: the window.
         mask: (X, Y, Z) the mask in that window.
-        prompts: the clicks must stay inside; where there is a box, the window is the box's.
+        prompts: prompts of the object; all clicks stay inside the window.
         grid: the volume's grid.
         framing: settings.
     """
@@ -146,18 +146,18 @@ def better_roi(
             return None
     else:
         return None
-    wanted = Roi.centred(corners.mean(axis=0), (spacing,) * 3, roi.shape, grid.ras)
-    if not holds_points(wanted, prompts, framing):
+    better = Roi.centred(corners.mean(axis=0), (spacing,) * 3, roi.shape, grid.ras)
+    if not holds_points(better, prompts, framing):
         points = grid.ras.points_from_file([p.coordinates for p in prompts if isinstance(p, Point)])
         both = np.concatenate([corners, points])
-        wanted = _around(
+        better = _around(
             both.min(axis=0), both.max(axis=0), grid, roi.shape, framing, share=0.8, at_least=spacing
         )
-    return None if wanted == roi else wanted
+    return None if better == roi else better
 
 
 def _extent(prompts: Sequence[ModelPrompt], grid: Grid) -> tuple[NDArray, NDArray] | None:
-    """Lower and upper corner, in RAS voxel indices, of boxes, masks and the clicks besides them."""
+    """Return the corners, in RAS voxel indices, of all prompts; None without boxes and masks."""
     corners: list[NDArray] = []
     for prompt in prompts:
         if isinstance(prompt, MaskPrompt):
@@ -165,7 +165,7 @@ def _extent(prompts: Sequence[ModelPrompt], grid: Grid) -> tuple[NDArray, NDArra
         elif isinstance(prompt, Box):
             low, high = np.asarray(prompt.lower, float), np.asarray(prompt.upper, float)
             flat = prompt.slice_axis
-            if flat is not None:  # nothing is known across the slice: as far as within it
+            if flat is not None:  # the extent across the slice is unknown: assume the mean extent within it
                 size = (high - low) * grid.spacing
                 reach = size.sum() / 2 / 2 / grid.spacing[flat]
                 low[flat], high[flat] = low[flat] - reach, high[flat] + reach
@@ -188,7 +188,7 @@ def _around(
     share: float,
     at_least: float = 0.0,
 ) -> Roi:
-    """Window centred on a box of RAS voxel indices, of which the box's longest side fills a share."""
+    """Return a window centred on a box of RAS voxel indices; the box's longest side fills `share` of it."""
     size = (high - low + 1) * grid.ras.spacing
     spacing = float((size / np.asarray(shape)).max()) / share
     finest = framing.finest * float(grid.spacing.min())

@@ -8,7 +8,7 @@ from medsam_app.grid.geometry import Grid
 from medsam_app.grid.masks import dice
 from medsam_app.grid.roi import Roi
 from medsam_app.models.load import load_model
-from medsam_app.predict.core.click_edit import keep_to_click, mend_near_click, middle_of_mask
+from medsam_app.predict.core.click_edit import correct_near_click, keep_to_click, middle_of_mask
 from medsam_app.predict.core.feature_cache import EmbeddingCache
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.predict.windowed import engine as windows
@@ -30,7 +30,7 @@ def ball(radius: float) -> torch.Tensor:
 
 def test_far_from_the_click_nothing_changes() -> None:
     old = ball(9)
-    mended = mend_near_click(old, -old, ROI, Point(coordinates=(24, 16, 16), positive=False))
+    mended = correct_near_click(old, -old, ROI, Point(coordinates=(24, 16, 16), positive=False))
     assert torch.equal(mended[:16], old[:16])
     assert mended[24, 16, 16] < 0
 
@@ -39,7 +39,7 @@ def test_a_click_deep_in_an_error_reaches_all_of_it() -> None:
     empty = torch.full(SHAPE, -4.0)
     small = ball(6)
     at_outline = Point(coordinates=(16, 16, 16), positive=False)
-    assert torch.equal(mend_near_click(small, empty, ROI, at_outline) > 0, empty > 0)
+    assert torch.equal(correct_near_click(small, empty, ROI, at_outline) > 0, empty > 0)
 
 
 def test_middle_keeps_away_from_negative_clicks() -> None:

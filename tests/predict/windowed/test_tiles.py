@@ -9,7 +9,7 @@ import torch
 from medsam_app.grid.geometry import Grid
 from medsam_app.grid.patch import Patch
 from medsam_app.grid.roi import Roi, fitting_spacing, mask_from_logits, read_roi
-from medsam_app.predict.windowed.tiles import DOUBT, Mosaic, plan_tiles, sure_of
+from medsam_app.predict.windowed.tiles import UNCERTAIN, Mosaic, plan_tiles, sure_of
 
 SHAPE = (32, 32, 32)
 AFFINES = {
@@ -93,6 +93,6 @@ def test_what_is_sure_keeps_away_from_the_outline() -> None:
     mask = np.zeros((40, 20, 20), dtype=bool)
     mask[:20] = True  # reaches four faces of the window: they are no outline
     sure = sure_of(mask)
-    assert (sure[: 20 - DOUBT] == 1).all()
-    assert (sure[20 - DOUBT : 20 + DOUBT] == 0).all()
-    assert (sure[20 + DOUBT :] == -1).all()
+    assert (sure[: 20 - UNCERTAIN] == 1).all()
+    assert (sure[20 - UNCERTAIN : 20 + UNCERTAIN] == 0).all()
+    assert (sure[20 + UNCERTAIN :] == -1).all()
