@@ -1,8 +1,7 @@
 """Grids, orientations and the mapping between a file's voxels and the model's.
 
-Everything here is NumPy and exact: axes are permuted and flipped to the closest RAS for the model
-and mapped back without loss. Affines map voxel indices (i, j, k) to millimetres in RAS+ (nibabel's
-convention).
+Everything here is NumPy and exact: axes are permuted and flipped to the order closest to RAS for the model,
+and mapped back without loss. Affines map voxel indices (i, j, k) to mm in RAS+ (nibabel's convention).
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ import nibabel.orientations as nio
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-#: Two affines are the same grid when no voxel corner moves by more than this fraction of a voxel.
+#: Two grids are the same when no corner of the volume moves by more than this fraction of a voxel.
 GRID_TOLERANCE = 1e-2
-#: Turns world coordinates of DICOM and ITK (LPS+) into those of NIfTI (RAS+), and back: its own inverse.
+#: Conversion of world coordinates between DICOM and ITK (LPS+) and NIfTI (RAS+); it is its own inverse.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -34,7 +33,7 @@ class Grid:
 
     @cached_property
     def spacing(self) -> NDArray[np.float64]:
-        """(3,) voxel size in mm along (i, j, k)."""
+        """Voxel size (3,) in mm along (i, j, k)."""
         return np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
 
     @property
@@ -58,12 +57,12 @@ class Grid:
         return (xyz - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
 
     def contains(self, ijk: ArrayLike) -> NDArray[np.bool_]:
-        """(...,) whether (..., 3) voxel indices fall on a voxel (half a voxel beyond the centres)."""
+        """Return (...,) whether (..., 3) voxel indices lie in the volume, including the outer half voxels."""
         ijk = np.asarray(ijk, dtype=np.float64)
         return np.all((ijk >= -0.5) & (ijk <= np.asarray(self.shape) - 0.5), axis=-1)
 
     def difference(self, other: Grid) -> str | None:
-        """Describe the difference from another grid; None if the grids are the same."""
+        """Return a description of the difference from another grid, or None if the grids are the same."""
         if tuple(self.shape) != tuple(other.shape):
             return f"shape {tuple(other.shape)} instead of {tuple(self.shape)}"
         corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
@@ -85,11 +84,11 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class RasView:
-    """The lossless permutation and flips that bring a grid closest to RAS+.
+    """Lossless permutation and flips that bring a grid closest to RAS+.
 
     Attributes:
-        axes: (3,) for each RAS axis, the axis of the file that runs along it.
-        flips: (3,) for each RAS axis, whether the file's axis runs against it.
+        axes: (3,) for each RAS axis, the parallel axis of the file.
+        flips: (3,) for each RAS axis, whether the file's axis points the other way.
         shape: voxels along the RAS axes.
         spacing: (3,) mm along the RAS axes.
     """
@@ -111,11 +110,11 @@ class RasView:
         return cls(axes, flips, shape, grid.spacing[list(axes)])  # type: ignore[arg-type]
 
     def from_file(self, array: NDArray) -> NDArray:
-        """View of an (i, j, k) array with its axes in RAS order (no copy)."""
+        """Return a view of an (i, j, k) array with its axes in RAS order."""
         return np.flip(array.transpose(self.axes), tuple(a for a in range(3) if self.flips[a]))
 
     def to_file(self, array: NDArray) -> NDArray:
-        """View of a RAS-ordered array with its axes in the file's order (inverse of `from_file`)."""
+        """Return a view of a RAS-ordered array with its axes in the file's order; inverse of `from_file`."""
         flipped = np.flip(array, tuple(a for a in range(3) if self.flips[a]))
         return flipped.transpose(tuple(int(a) for a in np.argsort(self.axes)))
 
@@ -128,7 +127,7 @@ class RasView:
         return points
 
     def points_to_file(self, points: ArrayLike) -> NDArray[np.float64]:
-        """Inverse of `points_from_file`."""
+        """Map (..., 3) voxel indices of the RAS-ordered array to those of the file."""
         ras = np.array(points, dtype=np.float64)
         for axis in range(3):
             if self.flips[axis]:
@@ -147,20 +146,20 @@ def flip_points(points: ArrayLike) -> NDArray[np.float64]:
 
 
 def format_mm(values: ArrayLike) -> str:
-    """Millimetres for a message: '0.70 x 0.70 x 2.00 mm'."""
+    """Format millimetres for a message: '0.70 x 0.70 x 2.00 mm'."""
     return " x ".join(f"{v:.2f}" for v in np.asarray(values, dtype=float)) + " mm"
 
 
-#: Margin around a mask in a picture: a fraction of the mask's extent, and voxels at least.
-_MARGIN, _LEAST = 0.4, 8
+#: Margin around a mask in an image: fraction of the mask's extent, and least number of pixels.
+_MARGIN, _MIN_MARGIN = 0.4, 8
 
 
 def padded_bounds(drawn: NDArray[np.bool_]) -> tuple[slice, slice]:
     """Return the bounding box of a non-empty (rows, columns) mask, enlarged by a margin."""
     spans = []
     for axis, size in enumerate(drawn.shape):
-        where = np.flatnonzero(drawn.any(axis=1 - axis))
-        low, high = int(where[0]), int(where[-1]) + 1
-        room = max(_LEAST, round(_MARGIN * (high - low)))
-        spans.append(slice(max(0, low - room), min(size, high + room)))
+        indices = np.flatnonzero(drawn.any(axis=1 - axis))
+        low, high = int(indices[0]), int(indices[-1]) + 1
+        margin = max(_MIN_MARGIN, round(_MARGIN * (high - low)))
+        spans.append(slice(max(0, low - margin), min(size, high + margin)))
     return spans[0], spans[1]

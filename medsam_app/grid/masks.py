@@ -12,7 +12,7 @@ FULL_NEIGHBOURHOOD.setflags(write=False)
 
 
 def keep_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest part of a mask of two or three axes that is connected by faces of voxels; a new array."""
+    """Return the largest face-connected part of a 2D or 3D mask as a new array."""
     parts, count = ndimage.label(mask)
     if count < 2:
         return mask.copy()
@@ -20,6 +20,6 @@ def keep_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def dice(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    """Dice of two masks of one shape; 1 where both are empty."""
+    """Return the Dice of two masks of the same shape; 1 if both are empty."""
     total = int(np.count_nonzero(mask) + np.count_nonzero(truth))
     return 2 * int(np.count_nonzero(mask & truth)) / total if total else 1.0

@@ -1,7 +1,7 @@
-"""Part of a volume's mask: a box of booleans and the voxel of the volume where it begins.
+"""Part of a volume's mask: an array of booleans and its first voxel.
 
-The mask of one organ fills a small part of a large volume, so masks are kept and combined within boxes. Axes
-are those of the file, (i, j, k), throughout; voxels outside a patch are not in the mask.
+The mask of one organ fills a small part of a large volume, so masks are stored and combined within boxes.
+Axes are always (i, j, k) of the file. Voxels outside a patch are not in the mask.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 #: Voxel indices (i, j, k), or numbers of voxels along these axes.
 Index = tuple[int, int, int]
-#: First voxel of a box and the one after its last (excluded) along each axis.
+#: First voxel of a box, and the voxel after its last one, along each axis.
 Corners = tuple[Index, Index]
 
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """A mask within a box of a volume. Immutable: no operation changes a patch or its array.
+    """Immutable mask within a box of a volume.
 
-    Two patches of the same mask may have different boxes; `tight` gives the smallest one. The array is not
-    copied, but it is read-only here, and views of it are too.
+    Two patches of the same mask may have different boxes; `tight` returns the smallest one. The patch holds a
+    read-only view of the given array, not a copy.
 
     Attributes:
         start: (i, j, k) first voxel of the box.
@@ -41,12 +41,12 @@ class Patch:
 
     @classmethod
     def empty(cls) -> Patch:
-        """A patch without voxels."""
+        """Return a patch without voxels."""
         return cls((0, 0, 0), np.zeros((0, 0, 0), dtype=bool))
 
     @classmethod
     def from_mask(cls, mask: NDArray[np.bool_]) -> Patch:
-        """The bounding box of the (i, j, k) mask of a whole volume."""
+        """Return the patch of an (i, j, k) mask of a complete volume, in its bounding box."""
         return cls((0, 0, 0), mask).tight()
 
     @property
@@ -62,7 +62,7 @@ class Patch:
 
     @property
     def slices(self) -> tuple[slice, ...]:
-        """Index of the box in an array of the whole volume."""
+        """Index of the box in an array of the complete volume."""
         return box_slices(self.start, self.stop)
 
     @property
@@ -71,7 +71,7 @@ class Patch:
         return int(self.mask.sum())
 
     def to_array(self, shape: Sequence[int]) -> NDArray[np.bool_]:
-        """Place the mask in a volume.
+        """Return the mask of the complete volume.
 
         Args:
             shape: voxels of the volume along (i, j, k); the box must lie inside.
@@ -79,17 +79,17 @@ class Patch:
         Returns:
             (i, j, k) booleans, a new array.
         """
-        whole = np.zeros(tuple(shape), dtype=bool)
-        whole[self.slices] = self.mask
-        return whole
+        mask = np.zeros(tuple(shape), dtype=bool)
+        mask[self.slices] = self.mask
+        return mask
 
     def value_at(self, voxel: Sequence[int]) -> bool:
-        """Return whether a voxel (i, j, k) of the volume is in the mask; False anywhere outside the box."""
+        """Return whether a voxel (i, j, k) of the volume is in the mask; False outside the box."""
         at = tuple(v - s for v, s in zip(voxel, self.start, strict=True))
         return all(0 <= a < n for a, n in zip(at, self.mask.shape, strict=True)) and bool(self.mask[at])
 
     def tight(self) -> Patch:
-        """The same mask in its bounding box; this very patch where that is its box already."""
+        """Return the mask in its bounding box; the same patch if that is already its box."""
         bounds = mask_bounds(self.mask)
         if bounds is None:
             return Patch.empty()
@@ -97,16 +97,16 @@ class Patch:
         if high == self.mask.shape and not any(low):
             return self
         i, j, k = (int(s + a) for s, a in zip(self.start, low, strict=True))
-        return Patch((i, j, k), self.mask[box_slices(low, high)].copy())  # does not keep the larger array
+        return Patch((i, j, k), self.mask[box_slices(low, high)].copy())  # the copy frees the larger array
 
     def cropped(self, corners: Corners) -> Patch:
-        """The part of the patch inside a box, as a view; of size zero where they do not meet."""
+        """Return the part of the patch inside a box, as a view; of size zero if they do not overlap."""
         i, j, k = (max(s, a) for s, a in zip(self.start, corners[0], strict=True))
         stop = [max(a, min(s, b)) for a, s, b in zip((i, j, k), self.stop, corners[1], strict=True)]
         return Patch((i, j, k), self.mask[box_slices((i, j, k), stop, self.start)])
 
     def within(self, corners: Corners) -> NDArray[np.bool_]:
-        """The mask on another box, as an array of that box's shape; no copy where it is the patch's own."""
+        """Return the mask on another box, in an array of that box's shape; a view for the patch's own box."""
         low, high = corners
         if (low, high) == self.corners:
             return self.mask
@@ -120,7 +120,7 @@ class Patch:
         return mask if mask.flags.writeable else mask.copy()
 
     def overlaid(self, part: Patch) -> Patch:
-        """The mask with the values of another patch, True and False, everywhere in that patch's box."""
+        """Return the mask with the values of another patch, True and False, within that patch's box."""
         if not part.mask.size:
             return self
         corners = enclosing_box(self.corners, part.corners)
@@ -129,11 +129,13 @@ class Patch:
         return Patch(corners[0], mask)
 
     def with_voxels(self, voxels: NDArray[np.intp], value: bool) -> Patch:
-        """The mask with some voxels set, its box enlarged to hold them; this very patch where they are set.
+        """Return the mask with some voxels set and its box enlarged to hold them.
+
+        It is the same patch if all voxels already have the value.
 
         Args:
             voxels: (N, 3) indices (i, j, k) in the volume, N > 0.
-            value: whether they become part of the mask.
+            value: whether the voxels become part of the mask.
         """
         if all(self.value_at(voxel) == value for voxel in voxels.tolist()):
             return self
@@ -145,7 +147,7 @@ class Patch:
         return Patch(low, mask)
 
     def without(self, *others: Patch) -> Patch:
-        """The mask without the voxels of others, in the same box."""
+        """Return the mask without the voxels of other patches, in the same box."""
         mask = self.mask.copy()
         for other in others:
             part = other.cropped(self.corners)
@@ -153,7 +155,7 @@ class Patch:
         return Patch(self.start, mask)
 
     def difference(self, other: Patch) -> Corners | None:
-        """Bounding box of the voxels that are in one of two masks only; None where the masks are equal."""
+        """Return the bounding box of the voxels in exactly one of two masks; None if the masks are equal."""
         corners = enclosing_box(self.corners, other.corners)
         bounds = mask_bounds(self.within(corners) != other.within(corners))
         if bounds is None:
@@ -165,17 +167,17 @@ class Patch:
 def box_slices(
     start: Iterable[int], stop: Iterable[int], origin: Iterable[int] = (0, 0, 0)
 ) -> tuple[slice, ...]:
-    """Index of a box in a 3D array.
+    """Return the index of a box in a 3D array.
 
     Args:
         start, stop: corners of the box, `stop` excluded.
-        origin: the voxel at which the array begins.
+        origin: first voxel of the array.
     """
     return tuple(slice(a - o, b - o) for a, b, o in zip(start, stop, origin, strict=True))
 
 
 def enclosing_box(*boxes: Corners) -> Corners:
-    """The smallest box that holds all of the given ones; boxes without voxels do not count."""
+    """Return the smallest box that encloses all given boxes, ignoring boxes without voxels."""
     solid = [(start, stop) for start, stop in boxes if all(a < b for a, b in zip(start, stop, strict=True))]
     if not solid:
         return (0, 0, 0), (0, 0, 0)
@@ -185,12 +187,12 @@ def enclosing_box(*boxes: Corners) -> Corners:
 
 
 def mask_bounds(mask: NDArray[np.bool_]) -> Corners | None:
-    """Corners of the bounding box of a 3D mask, or None when it is empty."""
+    """Return the corners of the bounding box of a 3D mask, or None if it is empty."""
     if not mask.size:
         return None
     if all(end.any() for axis in range(3) for end in (np.moveaxis(mask, axis, 0)[n] for n in (0, -1))):
         return (0, 0, 0), mask.shape
-    flat = np.logical_or.reduce(mask, axis=0)  # quicker than over two axes at once
+    flat = np.logical_or.reduce(mask, axis=0)  # faster than reducing two axes at once
     second = np.flatnonzero(flat.any(axis=1))
     if not len(second):
         return None

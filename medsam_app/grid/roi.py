@@ -1,8 +1,8 @@
-"""The window of a volume that the model sees, and resampling into it and back.
+"""Windows of a volume (ROIs), and resampling to and from them.
 
-A `Roi` has axes in the order closest to RAS and its own spacing in mm; the volume keeps the file's
-axis order. All resampling is separable: one small matrix an axis, applied to the crop that the
-window needs and to nothing else, so that a window of a large CT costs little.
+The axes of a `Roi` are in the order closest to RAS, with their own spacing in mm; the volume keeps the file's
+axis order. All resampling is separable: one small matrix per axis, applied only to the crop that the window
+needs, so that a window of a large CT is cheap.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from medsam_app.grid.patch import Corners, Index, Patch, mask_bounds
 
 #: Voxels converted to float32 at a time while a window is read.
 SLAB_VOXELS = 1 << 22
-#: Voxels of a mask that are made at a time: what is thrown away right after stays in the processor's cache.
+#: Voxels of a mask computed at a time, so that temporary arrays fit into the processor's cache.
 PATCH_VOXELS = 1 << 20
 
 
@@ -41,22 +41,22 @@ class Roi:
 
     @classmethod
     def centred(cls, centre: ArrayLike, spacing: ArrayLike, shape: Index, ras: RasView) -> Roi:
-        """Return a window around RAS voxel indices `centre`.
+        """Return a window around the RAS voxel indices `centre`.
 
-        It is moved to extend beyond the volume as little as possible; along an axis longer than the volume it
-        is centred on the volume.
+        The window is moved to extend beyond the volume as little as possible. Along an axis longer than the
+        volume, it is centred on the volume.
         """
         step = np.asarray(spacing, dtype=np.float64) / ras.spacing
         half = (np.asarray(shape) - 1) / 2 * step
         last = np.asarray(ras.shape) - 1.0
         middle = np.clip(centre, np.minimum(half, last / 2), np.maximum(last - half, last / 2))
-        # Rounding makes equal windows equal keys.
+        # Windows are cache keys: without rounding, equal windows could differ.
         origin, mm = np.round(middle - half, 4), np.round(np.broadcast_to(spacing, 3), 6)
         return cls(tuple(origin.tolist()), tuple(mm.tolist()), shape, ras)
 
     @property
     def step(self) -> NDArray[np.float64]:
-        """(3,) voxels of the volume from one voxel of the window to the next, RAS axes."""
+        """Distance (3,) between voxels of the window along the RAS axes, in voxels of the volume."""
         return np.asarray(self.spacing) / self.ras.spacing
 
     def to_roi(self, ijk: ArrayLike) -> NDArray[np.float64]:
@@ -68,9 +68,9 @@ class Roi:
         return self.ras.points_to_file(np.asarray(coords, dtype=np.float64) * self.step + self.origin)
 
     def depth_inside(self, ijk: ArrayLike) -> NDArray[np.float64]:
-        """Return the depth of points inside the window, in its voxels: (...,).
+        """Return the depth (...,) of points (..., 3) inside the window, in voxels of the window.
 
-        It is the distance to the nearest face that is not at the volume's border: negative outside, infinite
+        It is the distance to the nearest open face (see `open_faces`): negative outside the window, infinite
         if no face is open.
         """
         coords = self.to_roi(ijk)
@@ -78,7 +78,7 @@ class Roi:
         return np.where(self.open_faces(), room, np.inf).min(axis=(-2, -1))
 
     def open_faces(self) -> NDArray[np.bool_]:
-        """(3, 2) whether the volume extends beyond the lower and upper face of each RAS axis."""
+        """Return (3, 2) whether the volume extends beyond the lower and upper face of each RAS axis."""
         origin = np.asarray(self.origin)
         end = origin + (np.asarray(self.shape) - 1) * self.step
         return np.stack([origin > 0.5, end < np.asarray(self.ras.shape) - 1.5], axis=-1)
@@ -98,11 +98,11 @@ class Roi:
 
 
 def interpolation_matrix(positions: NDArray[np.floating], step: float, start: int, stop: int) -> torch.Tensor:
-    """Weights that interpolate samples at indices start..stop-1 to given positions.
+    """Return the weights that interpolate samples at indices start..stop-1 to positions.
 
-    Linear interpolation, widened to a triangle of half-width `step` where positions lie further
-    apart than samples, so that fine detail is averaged and not aliased. Positions beyond the samples
-    take the nearest sample.
+    Interpolation is linear. Where positions are farther apart than samples, the kernel is widened to a
+    triangle of half-width `step`, which averages fine detail and avoids aliasing. Positions outside the
+    samples take the nearest sample.
 
     Args:
         positions: (n,) positions in sample indices.
@@ -124,19 +124,19 @@ def apply_separable(array: NDArray, matrices: Sequence[torch.Tensor]) -> torch.T
 
     Args:
         array: (a, b, c) of any numeric type and memory order; converted to float32 slab by slab.
-        matrices: three of shape (n_out, n_in), one an axis.
+        matrices: three of shape (n_out, n_in), one per axis.
 
     Returns:
-        (n_out_a, n_out_b, n_out_c) float32. Values that are not finite count as the smallest finite
-        value of their slab.
+        (n_out_a, n_out_b, n_out_c) float32. Non-finite values are replaced by the smallest finite value
+        of their slab.
     """
     order = np.argsort([-abs(s) for s in array.strides], kind="stable")  # slowest axis in memory first
     array = array.transpose(order)
     first, second, third = (matrices[axis] for axis in order)
     slabs = []
-    thick = max(1, SLAB_VOXELS // max(1, array.shape[1] * array.shape[2]))
-    for begin in range(0, array.shape[0], thick):
-        slab = np.array(array[begin : begin + thick], dtype=np.float32, order="C")
+    thickness = max(1, SLAB_VOXELS // max(1, array.shape[1] * array.shape[2]))
+    for begin in range(0, array.shape[0], thickness):
+        slab = np.array(array[begin : begin + thickness], dtype=np.float32, order="C")
         if array.dtype.kind == "f" and not np.isfinite(slab).all():
             finite = np.isfinite(slab)
             slab[~finite] = slab[finite].min() if finite.any() else 0.0
@@ -154,7 +154,7 @@ def read_roi(array: NDArray, roi: Roi) -> tuple[torch.Tensor, torch.Tensor]:
         roi: the window.
 
     Returns:
-        image: (X, Y, Z) float32 raw intensities; beyond the volume the border is repeated.
+        image: (X, Y, Z) float32 raw intensities; outside the volume the border is repeated.
         valid: (X, Y, Z) bool, whether the voxel lies inside the volume.
     """
     crop, matrices, inside = [], [], []
@@ -187,7 +187,7 @@ def write_box(values: torch.Tensor, roi: Roi, start: Index, stop: Index) -> NDAr
 
 
 def in_file_order(values: torch.Tensor, roi: Roi) -> torch.Tensor:
-    """A window's values with their axes in the file's order."""
+    """Return a window's values with their axes in the file's order."""
     return values.permute(tuple(int(a) for a in np.argsort(roi.ras.axes)))
 
 
@@ -209,8 +209,8 @@ def file_box(roi: Roi, low: ArrayLike, high: ArrayLike) -> Corners:
 
     Args:
         roi: the window.
-        low, high: (3,) voxel indices of the window, both included, half a voxel of slack beyond
-            the window's first and last voxel at most.
+        low, high: (3,) voxel indices of the window, both included; clipped to half a voxel beyond the
+            window's first and last voxel.
     """
     limit = np.asarray(roi.shape) - 0.5
     corners = roi.to_file(np.stack([np.maximum(low, -0.5), np.minimum(high, limit)]))
@@ -222,22 +222,22 @@ def file_box(roi: Roi, low: ArrayLike, high: ArrayLike) -> Corners:
 
 
 def mask_from_logits(logits: torch.Tensor, roi: Roi) -> Patch:
-    """Mask of the file's voxels inside the window where the interpolated logit is above zero.
+    """Return the mask of the file's voxels inside the window whose interpolated logit is above zero.
 
     Returns:
-        The mask in its bounding box; of size zero when the mask is empty.
+        The mask in its bounding box; of size zero if the mask is empty.
     """
     bounds = mask_bounds((logits > 0).numpy())
     if bounds is None:
         return Patch.empty()
-    # Averaging over a coarse voxel of the file reaches as far as that voxel.
+    # Averaging over a coarse voxel of the file extends as far as that voxel.
     reach = np.maximum(1.0, 1.0 / roi.step)
     start, stop = file_box(roi, np.asarray(bounds[0]) - reach, np.asarray(bounds[1]) - 1 + reach)
     if any(a >= b for a, b in zip(start, stop, strict=True)):
         return Patch.empty()
-    count, across, deep = (b - a for a, b in zip(start, stop, strict=True))
-    mask = np.empty((count, across, deep), dtype=bool)
-    rows = max(1, PATCH_VOXELS // (across * deep))
+    count, columns, depth = (b - a for a, b in zip(start, stop, strict=True))
+    mask = np.empty((count, columns, depth), dtype=bool)
+    rows = max(1, PATCH_VOXELS // (columns * depth))
     for first in range(start[0], stop[0], rows):
         last = min(first + rows, stop[0])
         part = write_box(logits, roi, (first, start[1], start[2]), (last, stop[1], stop[2]))
@@ -246,7 +246,7 @@ def mask_from_logits(logits: torch.Tensor, roi: Roi) -> Patch:
 
 
 def move_values(values: torch.Tensor, source: Roi, target: Roi, *, fill: float) -> torch.Tensor:
-    """Interpolate values of one window onto another of the same volume; `fill` beyond the first."""
+    """Interpolate values of one window onto another of the same volume; `fill` outside the first."""
     matrices, inside = [], []
     for axis in range(3):
         at = target.origin[axis] + target.step[axis] * np.arange(target.shape[axis])
@@ -260,6 +260,6 @@ def move_values(values: torch.Tensor, source: Roi, target: Roi, *, fill: float) 
 
 
 def fitting_spacing(grid: Grid, shape: Index) -> float:
-    """The isotropic spacing in mm at which the whole volume just fits a window of that shape."""
+    """Return the finest isotropic spacing in mm at which the complete volume fits a window of a shape."""
     extent = np.asarray(grid.ras.shape) * grid.ras.spacing
     return float((extent / np.asarray(shape)).max())

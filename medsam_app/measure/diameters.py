@@ -1,8 +1,8 @@
-"""The longest diameter of an object within a slice and the one across it, as radiologists measure lesions.
+"""Longest diameter of an object within a slice, and the one perpendicular to it.
 
-The ends of a diameter are middles of pixel sides that part inside from outside: half a voxel beyond the
-centres of the outermost voxels. So a row of n voxels is n voxels long, and a single voxel as long as its
-longer side.
+Radiologists measure lesions this way. The ends of a diameter are midpoints of pixel edges between inside and
+outside: half a voxel beyond the centres of the outermost voxels. So a row of n voxels has a length of n
+voxels, and a single voxel the length of its longer side.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scipy.spatial.distance import pdist, squareform
 from medsam_app.grid.geometry import Grid
 from medsam_app.grid.patch import Patch
 
-#: The axis closest to RAS that runs through each plane.
+#: RAS axis perpendicular to each plane.
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}
 #: Two voxel indices (i, j, k) of the file, in halves of a voxel or finer.
 Ends = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -26,15 +26,15 @@ Ends = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 @dataclass(frozen=True)
 class Diameter:
-    """The longest diameter of all slices of a plane.
+    """Longest diameter among all slices of a plane.
 
     Attributes:
-        plane: "axial", "coronal" or "sagittal": the slices of the file that are closest to it.
-        slice: index of the slice, from 0, along the axis of the file that runs through the plane.
-        length_mm: between the two points of the slice that are farthest from each other.
-        ends: these two.
-        across_mm: the longest chord of the slice's convex hull at a right angle to it.
-        across_ends: of that chord.
+        plane: "axial", "coronal" or "sagittal"; the file's slices closest to that plane are measured.
+        slice: index of the slice, from 0, along the file's axis perpendicular to the plane.
+        length_mm: distance in mm between the two points of the slice that are farthest apart.
+        ends: these two points.
+        across_mm: length in mm of the longest chord of the slice's convex hull perpendicular to the diameter.
+        across_ends: ends of that chord.
     """
 
     plane: str
@@ -46,9 +46,9 @@ class Diameter:
 
 
 def longest_diameter(patch: Patch, grid: Grid, plane: str) -> Diameter | None:
-    """The longest diameter of a mask in a plane, exact; None of an empty mask.
+    """Return the exact longest diameter of a mask in a plane, or None for an empty mask.
 
-    All that a slice holds counts as one, in how many parts it may be.
+    All parts of the mask in a slice count as one object.
 
     Args:
         patch: the mask.
@@ -56,46 +56,46 @@ def longest_diameter(patch: Patch, grid: Grid, plane: str) -> Diameter | None:
         plane: one of `PLANES`.
     """
     axis = grid.ras.axes[PLANES[plane]]
-    others = [other for other in range(3) if other != axis]
-    # Millimetres within the slice: right under oblique and sheared affines too.
-    to_mm = np.linalg.qr(grid.affine[:3, others])[1]
+    in_plane = [a for a in range(3) if a != axis]
+    # Conversion to mm within the slice, also correct for oblique and sheared affines.
+    to_mm = np.linalg.qr(grid.affine[:3, in_plane])[1]
     best: tuple[float, int, NDArray, NDArray] | None = None
     for bound, number, inside in _slices(patch.mask, axis, to_mm):
         if best is not None and bound <= best[0]:
-            break  # what is left is smaller than that
+            break  # all remaining slices have smaller bounds
         points = sides(inside)
         hull = points[ConvexHull(points @ to_mm.T).vertices]
-        apart = squareform(pdist(hull @ to_mm.T))
-        pair = np.unravel_index(int(apart.argmax()), apart.shape)
-        if best is None or apart[pair] > best[0]:
-            best = float(apart[pair]), number, hull, hull[list(pair)]
+        distances = squareform(pdist(hull @ to_mm.T))
+        pair = np.unravel_index(int(distances.argmax()), distances.shape)
+        if best is None or distances[pair] > best[0]:
+            best = float(distances[pair]), number, hull, hull[list(pair)]
     if best is None:
         return None
     length, number, hull, ends = best
     across, across_ends = _across(hull, ends, to_mm)
 
-    def place(pair: NDArray) -> Ends:
+    def to_file(pair: NDArray) -> Ends:
         ijk = np.empty((2, 3))
         ijk[:, axis] = number
-        ijk[:, others] = pair
+        ijk[:, in_plane] = pair
         first, second = (ijk + patch.start).tolist()
         return tuple(first), tuple(second)
 
-    return Diameter(plane, number + patch.start[axis], length, place(ends), across, place(across_ends))
+    return Diameter(plane, number + patch.start[axis], length, to_file(ends), across, to_file(across_ends))
 
 
 def sides(inside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(n, 2) middles of the pixel sides between inside and outside of a (b, c) slice, in voxel indices.
+    """Return the (n, 2) midpoints of pixel edges between inside and outside of a (b, c) slice.
 
-    Beyond the slice is outside.
+    They are in voxel indices. Pixels beyond the slice count as outside.
     """
     padded = np.pad(inside, 1)
-    found = []
+    midpoints = []
     for axis in range(2):
-        where = np.argwhere(np.diff(padded, axis=axis)).astype(np.float64) - 1
-        where[:, axis] += 0.5
-        found.append(where)
-    return np.concatenate(found)
+        edges = np.argwhere(np.diff(padded, axis=axis)).astype(np.float64) - 1
+        edges[:, axis] += 0.5
+        midpoints.append(edges)
+    return np.concatenate(midpoints)
 
 
 def _slices(
@@ -105,7 +105,7 @@ def _slices(
     stack = np.moveaxis(mask, axis, 0)
     bounds = []
     for number, inside in enumerate(stack):
-        spans = [np.flatnonzero(inside.any(axis=other)) for other in (1, 0)]
+        spans = [np.flatnonzero(inside.any(axis=axis_2d)) for axis_2d in (1, 0)]
         if len(spans[0]):
             b, c = (float(span[-1] - span[0] + 1) for span in spans)
             diagonals = np.array([[b, c], [b, -c]]) @ to_mm.T
@@ -115,9 +115,9 @@ def _slices(
 
 
 def _across(hull: NDArray, ends: NDArray, to_mm: NDArray[np.float64]) -> tuple[float, NDArray]:
-    """Length in mm and ends of a convex polygon's longest chord at a right angle to a diameter.
+    """Return the length in mm and the ends of a convex polygon's longest chord perpendicular to a diameter.
 
-    The chord's length is linear between corners, so the longest one goes through a corner.
+    The chord's length is linear between corners, so the longest chord passes through a corner.
     """
     points = (hull - ends[0]) @ to_mm.T
     along = (ends[1] - ends[0]) @ to_mm.T
@@ -132,11 +132,11 @@ def _across(hull: NDArray, ends: NDArray, to_mm: NDArray[np.float64]) -> tuple[f
 
 
 def _chain(u: NDArray, v: NDArray) -> tuple[NDArray, NDArray]:
-    """The part of a convex polygon from its first to its last corner along u that has the larger v."""
+    """Return the part of a convex polygon with the larger v, from its first to its last corner along u."""
     order = np.lexsort((-v, u))
     u, v = u[order], v[order]
     line = np.interp(u, u[[0, -1]], v[[0, -1]])
-    kept = v >= line - 1e-9 * (1 + np.abs(line))
-    u, v = u[kept], v[kept]
-    first = np.concatenate([[True], np.diff(u) > 0])  # of several at one place the highest
+    upper = v >= line - 1e-9 * (1 + np.abs(line))
+    u, v = u[upper], v[upper]
+    first = np.concatenate([[True], np.diff(u) > 0])  # of several points at the same u, keep the highest
     return u[first], v[first]

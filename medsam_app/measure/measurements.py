@@ -1,4 +1,4 @@
-"""Measurements of an object: size, diameters, areas, intensities; tables of them."""
+"""Measurements of an object (size, diameters, areas, intensities), and tables of them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ COLUMNS = (
 )  # fmt: skip
 #: Columns of the table of areas.
 AREA_COLUMNS = ("label", "name", "plane", "slice", "area_mm2")
-#: What spreadsheets take for the beginning of a formula.
+#: Characters that spreadsheets interpret as the beginning of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
 class Areas:
-    """The area of an object in each slice of a plane.
+    """Areas of an object in the slices of a plane.
 
     Attributes:
         plane: as in `Diameter`.
-        first: index of the first slice, along the axis of the file that runs through the plane.
-        mm2: square millimetres in that slice and the following ones.
+        first: index of the first slice, along the file's axis perpendicular to the plane.
+        mm2: area in square millimetres in that slice and each following one.
     """
 
     plane: str
@@ -46,17 +46,17 @@ class Areas:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Measurements of one mask; an empty mask has no diameters and areas, and zeros otherwise.
+    """Measurements of one mask; an empty mask has no diameters or areas, and zeros otherwise.
 
     Attributes:
-        voxels, volume_ml: of the mask.
-        diameters: the longest one of each plane.
-        areas: of each plane.
-        mean, sd, low, high: of the intensities inside, in the file's unit; `sd` is that of these voxels, not
-            an estimate for others.
-        first, last: (i, j, k) corners of the bounding box, both inside it.
-        box_mm: its sides along the axes of the file that are closest to right-left, front-back and
-            head-foot, outer faces included.
+        voxels, volume_ml: size of the mask.
+        diameters: longest diameter in each plane.
+        areas: areas in each plane.
+        mean, sd, low, high: statistics of the intensities inside, in the file's unit; `sd` is the population
+            standard deviation of these voxels.
+        first, last: (i, j, k) corners of the bounding box, both included.
+        box_mm: sides of the bounding box in mm along the file's axes closest to right-left, front-back and
+            head-foot, including the outer half voxels.
     """
 
     voxels: int
@@ -78,7 +78,7 @@ def measure(patch: Patch, array: NDArray, grid: Grid) -> Measurement:
     Args:
         patch: the mask.
         array: (i, j, k) intensities.
-        grid: of the intensities.
+        grid: grid of the mask and the intensities.
     """
     patch = patch.tight()
     if not patch.mask.size:
@@ -86,11 +86,11 @@ def measure(patch: Patch, array: NDArray, grid: Grid) -> Measurement:
     values = array[patch.slices][patch.mask].astype(np.float64)
     voxels = patch.voxels
     sizes = np.array(patch.mask.shape) * grid.spacing
-    found = [longest_diameter(patch, grid, plane) for plane in PLANES]
+    diameters = [longest_diameter(patch, grid, plane) for plane in PLANES]
     return Measurement(
         voxels=voxels,
         volume_ml=voxels * grid.voxel_volume_ml,
-        diameters=tuple(each for each in found if each is not None),
+        diameters=tuple(diameter for diameter in diameters if diameter is not None),
         areas=tuple(_areas(patch, grid, plane) for plane in PLANES),
         mean=float(values.mean()),
         sd=float(values.std()),
@@ -104,9 +104,9 @@ def measure(patch: Patch, array: NDArray, grid: Grid) -> Measurement:
 
 def _areas(patch: Patch, grid: Grid, plane: str) -> Areas:
     axis = grid.ras.axes[PLANES[plane]]
-    others = tuple(other for other in range(3) if other != axis)
-    pixel = np.linalg.norm(np.cross(grid.affine[:3, others[0]], grid.affine[:3, others[1]]))
-    counts = patch.mask.sum(axis=others)
+    in_plane = tuple(a for a in range(3) if a != axis)
+    pixel = np.linalg.norm(np.cross(grid.affine[:3, in_plane[0]], grid.affine[:3, in_plane[1]]))
+    counts = patch.mask.sum(axis=in_plane)
     return Areas(plane, patch.start[axis], tuple((counts * pixel).tolist()))
 
 
@@ -115,42 +115,51 @@ def object_table(rows: Iterable[tuple[int, str, Measurement]], *, unit: str = ""
 
     Args:
         rows: label value, name and measurement of each object.
-        unit: of the intensities.
+        unit: unit of the intensities.
     """
     table = []
-    for label, name, made in rows:
-        row: dict[str, Any] = {"label": label, "name": _text(name), "volume_ml": _number(made.volume_ml)}
-        row |= {"voxels": made.voxels, "unit": unit}
-        for each in made.diameters:
-            row[f"{each.plane}_diameter_mm"] = _number(each.length_mm)
-            row[f"{each.plane}_across_mm"] = _number(each.across_mm)
-            row[f"{each.plane}_slice"] = each.slice
-        if made.voxels:
-            spread = {"mean": made.mean, "sd": made.sd, "min": made.low, "max": made.high}
+    for label, name, measurement in rows:
+        row: dict[str, Any] = {
+            "label": label,
+            "name": _text(name),
+            "volume_ml": _number(measurement.volume_ml),
+        }
+        row |= {"voxels": measurement.voxels, "unit": unit}
+        for diameter in measurement.diameters:
+            row[f"{diameter.plane}_diameter_mm"] = _number(diameter.length_mm)
+            row[f"{diameter.plane}_across_mm"] = _number(diameter.across_mm)
+            row[f"{diameter.plane}_slice"] = diameter.slice
+        if measurement.voxels:
+            spread = {
+                "mean": measurement.mean,
+                "sd": measurement.sd,
+                "min": measurement.low,
+                "max": measurement.high,
+            }
             row |= {column: _number(value) for column, value in spread.items()}
-            for side, mm in zip(("rl", "ap", "si"), made.box_mm, strict=True):
+            for side, mm in zip(("rl", "ap", "si"), measurement.box_mm, strict=True):
                 row[f"box_{side}_mm"] = _number(mm)
-            for axis, low, high in zip("ijk", made.first, made.last, strict=True):
+            for axis, low, high in zip("ijk", measurement.first, measurement.last, strict=True):
                 row[f"first_{axis}"], row[f"last_{axis}"] = low, high
         table.append(row)
-    return _written(COLUMNS, table)
+    return _to_csv(COLUMNS, table)
 
 
 def area_table(rows: Iterable[tuple[int, str, Measurement]]) -> str:
-    """A CSV table with the columns of `AREA_COLUMNS`: a row for each slice between an object's ends."""
-    return _written(
+    """Return a CSV table with the columns of `AREA_COLUMNS`: one row per slice between an object's ends."""
+    return _to_csv(
         AREA_COLUMNS,
         [
             {"label": label, "name": _text(name), "plane": areas.plane, "slice": areas.first + number,
              "area_mm2": _number(area)}
-            for label, name, made in rows
-            for areas in made.areas
+            for label, name, measurement in rows
+            for areas in measurement.areas
             for number, area in enumerate(areas.mm2)
         ],
     )  # fmt: skip
 
 
-def _written(columns: Sequence[str], rows: list[dict[str, Any]]) -> str:
+def _to_csv(columns: Sequence[str], rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n", restval="")
     writer.writeheader()
@@ -159,10 +168,13 @@ def _written(columns: Sequence[str], rows: list[dict[str, Any]]) -> str:
 
 
 def _text(name: str) -> str:
-    """A name that no spreadsheet takes for a formula."""
+    """Return a name that no spreadsheet interprets as a formula."""
     return f"'{name}" if name.startswith(_FORMULA) else name
 
 
 def _number(value: float) -> str:
-    """Six significant digits, never exponents: millilitres of a voxel and Hounsfield units alike."""
+    """Format a number with six significant digits and without an exponent.
+
+    This suits both the millilitres of a voxel and Hounsfield units.
+    """
     return np.format_float_positional(value, precision=6, unique=False, fractional=False, trim="-")

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Objects with fewer voxels are left out and counted.
+#: Objects with fewer voxels are not scored, only counted.
 MIN_VOXELS = 100
 
 
 @dataclass(frozen=True)
 class Score:
-    """One object after one click.
+    """Scores of one object after one click.
 
     Attributes:
-        method: the model, or the baseline.
-        label, value: name of the object, and what it is in the label map.
-        voxels: its size.
-        click: number of the click, from 1; the first may be a box. 0 for what the method finds of all
-            labels of a volume without a prompt.
-        dice: 1 for a perfect mask, 0 for one that misses the object.
-        quality: the Dice that the method itself expected; None from one that expects nothing.
-        unmet: clicks so far that the mask does not honour.
-        seconds: time of this click; None when the mask before was perfect and nothing was clicked. Of click
-            0, the time of all labels of the volume.
-        surface_dice, hd95: see `medsam_app.measure.surface_distances`; None where not measured, and
-            the second also where the mask is empty.
+        method: name of the model or the baseline.
+        label, value: name of the object, and its value in the label map.
+        voxels: size of the object.
+        click: number of the click, from 1; the first may be a box. 0 for the segmentation of all labels
+            without a prompt.
+        dice: 1 for a perfect mask, 0 for a mask that misses the object.
+        quality: Dice predicted by the method; None if it predicts none.
+        unmet: number of clicks so far that the mask does not honour.
+        seconds: duration of this click; None if the previous mask was perfect and no click was made. For
+            click 0, the duration for all labels of the volume.
+        surface_dice, hd95: see `medsam_app.measure.surface_distances`; None if not measured. `hd95` is also
+            None if the mask is empty.
     """
 
     method: str
@@ -50,11 +50,11 @@ class Score:
 
 @dataclass(frozen=True)
 class FalseLabel:
-    """A label that a method finds in a volume that has none of it.
+    """A label that a method segments in a volume that does not contain it.
 
     Attributes:
-        label, value: its name, and what it is in the label map of the method.
-        voxels: how many it is given.
+        label, value: name of the label, and its value in the method's label map.
+        voxels: number of voxels with the label.
     """
 
     method: str

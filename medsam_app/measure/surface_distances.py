@@ -1,6 +1,7 @@
 """Distances between surfaces of masks in mm, computed by MONAI.
 
-A surface is the voxels of a mask that touch one outside it by a face; beyond the volume is outside.
+The surface of a mask consists of its voxels that share a face with a voxel outside it. Voxels beyond the
+volume count as outside.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from medsam_app.grid.patch import box_slices, mask_bounds
 
-#: Share of the distances, in per cent, that HD95 is not below.
+#: Percentile of the distances that is used for HD95.
 PERCENTILE = 95
 
 
 class Distances(NamedTuple):
-    """Of a mask and the truth.
+    """Surface scores of a mask against the truth.
 
     Attributes:
-        surface_dice: share of both surfaces that lies within the tolerance of the other one.
-        hd95: mm; the larger of the 95th percentiles of the distances from either surface to the other.
-            None where one of the two is empty, since no distance leads from nothing.
+        surface_dice: fraction of both surfaces that lies within the tolerance of the other surface.
+        hd95: 95th percentile Hausdorff distance in mm: the larger of the 95th percentiles of the distances
+            from each surface to the other. None if exactly one mask is empty, since it is then undefined.
     """
 
     surface_dice: float
@@ -32,23 +33,21 @@ class Distances(NamedTuple):
 
 
 def usual_tolerance(spacing: ArrayLike) -> float:
-    """The largest side of a voxel in mm: a surface that is one voxel off in any direction still counts."""
+    """Return the largest side of a voxel in mm: a shift by one voxel in any direction is tolerated."""
     return float(np.max(spacing))
 
 
 def surface_distances(
     mask: NDArray[np.bool_], truth: NDArray[np.bool_], *, spacing: ArrayLike, tolerance: float | None = None
 ) -> Distances:
-    """Distances between two surfaces.
-
-    Where both masks are empty they agree: (1, 0). Where one is: (0, None).
+    """Return the surface scores of two masks: (1, 0) if both are empty, (0, None) if only one is.
 
     Args:
-        mask, truth: (i, j, k) on one grid.
+        mask, truth: (i, j, k) booleans on the same grid.
         spacing: mm along (i, j, k).
-        tolerance: mm by which a surface may be off and still count as right; None for `usual_tolerance`.
+        tolerance: distance in mm up to which surfaces count as equal; None for `usual_tolerance`.
     """
-    # Seconds, which a server would need before its first page.
+    # This import takes seconds, which would delay the start of the server.
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
     bounds = mask_bounds(mask | truth)
@@ -56,14 +55,14 @@ def surface_distances(
         return Distances(1.0, 0.0)
     if not mask.any() or not truth.any():
         return Distances(0.0, None)
-    # All of both surfaces is in here, and a margin of nothing around them makes their outer faces surface.
+    # The crop holds both surfaces. Padding makes voxels at the faces of the crop surface voxels.
     box = box_slices(*bounds)
-    found, wanted = (torch.from_numpy(np.pad(each[box], 1))[None, None] for each in (mask, truth))
+    predicted, reference = (torch.from_numpy(np.pad(array[box], 1))[None, None] for array in (mask, truth))
     mm = np.asarray(spacing, dtype=np.float64).tolist()
     within = usual_tolerance(spacing) if tolerance is None else tolerance
-    shared = {"include_background": True, "spacing": mm}
-    with warnings.catch_warnings():  # of MONAI about itself
+    options = {"include_background": True, "spacing": mm}
+    with warnings.catch_warnings():  # MONAI warns about its own future changes
         warnings.simplefilter("ignore", FutureWarning)
-        surface = compute_surface_dice(found, wanted, [within], **shared)
-        far = compute_hausdorff_distance(found, wanted, percentile=PERCENTILE, **shared)
-    return Distances(float(surface), float(far))
+        surface_dice = compute_surface_dice(predicted, reference, [within], **options)
+        hd95 = compute_hausdorff_distance(predicted, reference, percentile=PERCENTILE, **options)
+    return Distances(float(surface_dice), float(hd95))

@@ -1,8 +1,8 @@
-"""The surface of a mask as triangles in millimetres.
+"""Surface of a mask as triangles in millimetres.
 
-Marching cubes (scikit-image) on a smoothed mask that is held fast at both sides of its border: the surface
-runs between the voxels inside and those outside, so that nothing thin is smoothed away. Where that makes
-more triangles than requested, the mask is sampled on a coarser grid.
+The surface is extracted by marching cubes (scikit-image) from a smoothed mask. The smoothed values are
+clamped so that the surface still separates the voxels inside from those outside, and thin structures are
+preserved. If there are more triangles than allowed, the mask is sampled on a coarser grid.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from scipy import ndimage
 from medsam_app.grid.geometry import Grid
 from medsam_app.grid.patch import Patch
 
-#: Triangles of a surface, at most.
+#: Most triangles of a surface.
 MOST_TRIANGLES = 150_000
-#: How far the mask is smoothed, in voxels of the sampled grid.
+#: Standard deviation of the smoothing, in voxels of the sampled grid.
 _SIGMA = 0.8
-#: What voxels at the border keep on their own side of the surface.
-_HOLD = 0.02
+#: Least difference from the surface's level 0.5 after smoothing.
+_MIN_CONTRAST = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Surface:
 
     Attributes:
         vertices: (n, 3) float32, mm in RAS+.
-        triangles: (m, 3) uint32, numbers of vertices; seen from outside they run counter-clockwise.
+        triangles: (m, 3) uint32, indices of vertices, counter-clockwise as seen from outside.
     """
 
     vertices: NDArray[np.float32]
@@ -49,7 +49,7 @@ class Surface:
         return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6000)
 
     def _corners(self) -> tuple[NDArray, NDArray, NDArray]:
-        # Near the origin, so that nothing is lost in subtracting.
+        # Centre the points, to avoid cancellation errors far from the origin.
         points = self.vertices.astype(np.float64)
         points -= points.mean(axis=0) if len(points) else 0
         a, b, c = (points[self.triangles[:, n]] for n in range(3))
@@ -57,13 +57,13 @@ class Surface:
 
 
 def surface_of(patch: Patch, grid: Grid, *, most: int = MOST_TRIANGLES) -> Surface:
-    """The surface of a mask.
+    """Return the surface of a mask.
 
     Args:
         patch: the mask.
         grid: the volume's grid.
-        most: triangles that it may have. Of a mask that would have more, details smaller than a voxel of
-            the coarser grid are lost.
+        most: most triangles. A mask that needs more is sampled on a coarser grid and loses details smaller
+            than its voxels.
     """
     patch = patch.tight()
     if not patch.mask.size:
@@ -73,7 +73,7 @@ def surface_of(patch: Patch, grid: Grid, *, most: int = MOST_TRIANGLES) -> Surfa
     side = _coarse_side(mask, grid.spacing, most)
     while True:
         field, step = _field(mask, np.maximum(1, side / grid.spacing))
-        vertices, triangles = _marched(field)
+        vertices, triangles = _extract(field)
         if len(triangles) <= most:
             break
         side = max(side, float(grid.spacing.min())) * 1.15
@@ -84,10 +84,10 @@ def surface_of(patch: Patch, grid: Grid, *, most: int = MOST_TRIANGLES) -> Surfa
 
 
 def _coarse_side(mask: NDArray[np.bool_], spacing: NDArray[np.float64], most: int) -> float:
-    """Return the side in mm of the finest voxels with few enough triangles; 0 for the mask's own.
+    """Return the side in mm of the finest voxels with few enough triangles; 0 for the mask's own grid.
 
-    A face between inside and outside makes up to two triangles. Across, a face shrinks with the grid's
-    coarseness along both of its sides.
+    A face between inside and outside gives up to two triangles. On a coarser grid, the number of faces
+    decreases by the ratio of the spacings along both of their sides.
     """
     faces = np.array([np.count_nonzero(np.diff(mask, axis=axis)) for axis in range(3)])
 
@@ -104,24 +104,24 @@ def _coarse_side(mask: NDArray[np.bool_], spacing: NDArray[np.float64], most: in
 def _field(
     mask: NDArray[np.bool_], step: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """The smoothed mask, above 0.5 inside, on a grid of `step` voxels; and the steps as they came to be."""
+    """Return the smoothed mask, above 0.5 inside, on a grid with `step` voxels of spacing, and `step`."""
     values = mask.astype(np.float32)
     ndimage.gaussian_filter(values, _SIGMA * step, output=values, mode="constant", truncate=3)
-    np.maximum(values, 0.5 + _HOLD, out=values, where=mask)
-    np.minimum(values, 0.5 - _HOLD, out=values, where=~mask)
+    np.maximum(values, 0.5 + _MIN_CONTRAST, out=values, where=mask)
+    np.minimum(values, 0.5 - _MIN_CONTRAST, out=values, where=~mask)
     if (step == 1).all():
         return values, step
     shape = tuple(int(n) for n in np.ceil((np.array(mask.shape) - 1) / step) + 1)
     coarse = ndimage.affine_transform(values, step, output_shape=shape, order=1, mode="constant")
-    for axis in range(3):  # closed whatever was sampled
+    for axis in range(3):  # so that the surface is closed
         np.moveaxis(coarse, axis, 0)[[0, -1]] = 0
     return coarse, step
 
 
-def _marched(field: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+def _extract(field: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
     from skimage.measure import marching_cubes
 
-    if field.max() <= 0.5:  # all of it was thinner than the grid
+    if field.max() <= 0.5:  # the mask is thinner than the grid's spacing
         return np.zeros((0, 3)), np.zeros((0, 3), np.uint32)
     vertices, triangles, _, _ = marching_cubes(field, 0.5, gradient_direction="ascent")
     return vertices.astype(np.float64), triangles

@@ -1,6 +1,7 @@
-"""Simulated clicks: where a careful or a hurried person would click next.
+"""Simulated clicks: where a careful or a hurried user would click next.
 
-Used by training (hurried) and by the evaluation (careful: the deepest voxel of the largest error).
+The evaluation uses careful clicks (the deepest voxel of the largest error), training uses hurried (random)
+ones.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from medsam_app.grid.patch import Index, box_slices, mask_bounds
 
 
 def largest_component(region: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], tuple[slice, ...]]:
-    """Largest 26-connected part of a region, cut to its bounding box, and that box."""
+    """Return the largest 26-connected part of a region, cropped to its bounding box, and that box."""
     parts, count = ndimage.label(region, structure=FULL_NEIGHBOURHOOD)
     if count == 0:
         raise ValueError("empty region")
@@ -26,7 +27,10 @@ def largest_component(region: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], tup
 
 
 def depth(region: NDArray[np.bool_], spacing: ArrayLike = (1.0, 1.0, 1.0)) -> NDArray[np.float64]:
-    """Distance in the unit of `spacing` to the nearest voxel outside; the array's border is outside."""
+    """Return each voxel's distance, in the unit of `spacing`, to the nearest voxel outside the region.
+
+    Voxels beyond the array count as outside.
+    """
     padded = np.pad(region, 1)
     return ndimage.distance_transform_edt(padded, sampling=spacing)[1:-1, 1:-1, 1:-1]
 
@@ -34,13 +38,13 @@ def depth(region: NDArray[np.bool_], spacing: ArrayLike = (1.0, 1.0, 1.0)) -> ND
 def click_inside(
     region: NDArray[np.bool_], *, spacing: ArrayLike = (1.0, 1.0, 1.0), rng: np.random.Generator | None = None
 ) -> Index:
-    """A voxel of the largest part of a region.
+    """Return a voxel of the largest part of a region.
 
     Args:
         region: (i, j, k) booleans with at least one True.
         spacing: mm along (i, j, k).
-        rng: without it the deepest voxel (the first in C order among equals), as a careful person;
-            with it a random voxel, deeper ones more likely.
+        rng: None for the deepest voxel (the first in C order among equals), as a careful user clicks;
+            otherwise the voxel is random, with a probability proportional to its depth.
     """
     part, box = largest_component(region)
     distance = depth(part, spacing)
@@ -60,11 +64,18 @@ def next_click(
     spacing: ArrayLike = (1.0, 1.0, 1.0),
     rng: np.random.Generator | None = None,
 ) -> tuple[Index, bool] | None:
-    """Click in the largest connected error: (voxel, positive), or None when the masks agree."""
+    """Return a click in the largest connected error as (voxel, positive), or None if the masks agree.
+
+    Args:
+        mask: (i, j, k) mask to correct.
+        truth: (i, j, k) correct mask.
+        spacing: mm along (i, j, k).
+        rng: as in `click_inside`.
+    """
     bounds = mask_bounds(mask != truth)
     if bounds is None:
         return None
-    # Labelling a whole volume would take longer than the model does.
+    # Labelling the complete volume would take longer than running the model.
     box = box_slices(*bounds)
     missed, added = truth[box] & ~mask[box], mask[box] & ~truth[box]
     regions = [region for region in (missed, added) if region.any()]
@@ -74,24 +85,26 @@ def next_click(
     return voxel, bool(truth[voxel])
 
 
-#: Most by which a face of a box is off, as a fraction of the box's size across it.
+#: Largest shift of a face of a box, as a fraction of the box's size along that axis.
 BOX_JITTER = 0.1
 
 
 def jittered_box(
     truth: NDArray[np.bool_], rng: np.random.Generator, amount: float = BOX_JITTER
 ) -> tuple[Index, Index]:
-    """First and last voxel of an object's bounding box, each face moved by up to a part of its size.
+    """Return the first and last voxel of an object's bounding box with each face shifted at random.
+
+    The box stays within the volume.
 
     Args:
-        truth: (i, j, k) the object, not empty.
-        rng: where the unsteadiness comes from; the box stays within the volume.
-        amount: the part.
+        truth: (i, j, k) mask of the object, not empty.
+        rng: random generator of the shifts.
+        amount: largest shift, as a fraction of the box's size along that axis.
     """
     bounds = mask_bounds(truth)
     if bounds is None:
         raise ValueError("empty object")
     low, high = np.array(bounds[0]), np.array(bounds[1]) - 1
-    moved = np.stack([low, high]) + rng.uniform(-amount, amount, size=(2, 3)) * (high - low + 1)
-    moved = np.clip(np.round(moved), 0, np.array(truth.shape) - 1).astype(int)
-    return tuple(moved.min(axis=0).tolist()), tuple(moved.max(axis=0).tolist())
+    corners = np.stack([low, high]) + rng.uniform(-amount, amount, size=(2, 3)) * (high - low + 1)
+    corners = np.clip(np.round(corners), 0, np.array(truth.shape) - 1).astype(int)
+    return tuple(corners.min(axis=0).tolist()), tuple(corners.max(axis=0).tolist())

@@ -1,7 +1,7 @@
 """Prompts: points, scribbles, boxes, masks, and painted voxels.
 
-Coordinates are voxel indices (i, j, k) of the file, in the file's own axis order. Prompts are
-immutable; a list of them, in order, determines a mask.
+Coordinates are voxel indices (i, j, k) in the file's own axis order. Prompts are immutable; an ordered list
+of prompts determines a mask.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medsam_app.grid.geometry import Grid
 from medsam_app.grid.patch import Index, Patch
 
 Coordinates = tuple[float, float, float]
-#: A model gets a scribble as this many clicks at most, this many voxels apart at least.
+#: A scribble is converted to at most this many clicks, at least this many voxels apart.
 MOST_CLICKS, CLICK_VOXELS = 8, 3.0
 
 
@@ -38,12 +38,12 @@ class Point(_Prompt):
 
 
 class Scribble(_Prompt):
-    """A line drawn by hand: all of it inside the object (positive) or outside it.
+    """A freehand line that lies completely inside the object (positive) or outside it.
 
-    A model gets a few clicks along it, all at once; the mask honours every voxel of the line.
+    The model gets a few clicks along it, all at once; the mask honours every voxel of the line.
 
     Attributes:
-        coordinates: its corners, in the order they were drawn.
+        coordinates: corners of the line, in the order they were drawn.
     """
 
     kind: Literal["scribble"] = "scribble"
@@ -51,13 +51,13 @@ class Scribble(_Prompt):
     positive: bool = True
 
     def clicks(self) -> tuple[Point, ...]:
-        """Clicks in the middles of equal parts of the line, none closer than a few voxels to the next."""
+        """Return clicks at the midpoints of equal sections of the line, a few voxels apart."""
         corners = np.asarray(self.coordinates)
-        along = np.concatenate([[0], np.linalg.norm(np.diff(corners, axis=0), axis=1).cumsum()])
-        count = int(np.clip(along[-1] // CLICK_VOXELS, 1, MOST_CLICKS))
-        at = (np.arange(count) + 0.5) / count * along[-1]
-        places = np.stack([np.interp(at, along, corners[:, axis]) for axis in range(3)], axis=-1)
-        return tuple(Point(coordinates=tuple(place), positive=self.positive) for place in places.tolist())
+        arc_length = np.concatenate([[0], np.linalg.norm(np.diff(corners, axis=0), axis=1).cumsum()])
+        count = int(np.clip(arc_length[-1] // CLICK_VOXELS, 1, MOST_CLICKS))
+        distances = (np.arange(count) + 0.5) / count * arc_length[-1]
+        points = np.stack([np.interp(distances, arc_length, corners[:, axis]) for axis in range(3)], axis=-1)
+        return tuple(Point(coordinates=tuple(point), positive=self.positive) for point in points.tolist())
 
     def voxels(self, shape: Sequence[int]) -> NDArray[np.intp]:
         """Return the (N, 3) voxels of a volume along the line."""
@@ -73,8 +73,8 @@ class Scribble(_Prompt):
 class Box(_Prompt):
     """A box around the object, corners included.
 
-    A box whose corners agree along one axis lies on that slice: it bounds the object within the
-    slice and says nothing about its extent across.
+    A box whose corners agree along one axis lies on that slice (a flat box): it bounds the object within the
+    slice, not its extent across slices.
     """
 
     kind: Literal["box"] = "box"
@@ -93,7 +93,7 @@ class Box(_Prompt):
 
     @property
     def slice_axis(self) -> int | None:
-        """The axis across which the box has no extent, or None for a 3D box."""
+        """The axis along which the box has no extent, or None for a 3D box."""
         flat = [axis for axis in range(3) if round(self.lower[axis]) == round(self.upper[axis])]
         return flat[0] if len(flat) == 1 else None
 
@@ -102,7 +102,7 @@ class Bits(_Prompt):
     """Voxels of a volume, stored within their bounding box.
 
     Attributes:
-        shape: voxels of the whole volume along (i, j, k).
+        shape: voxels of the complete volume along (i, j, k).
         start, stop: corners of the bounding box, `stop` excluded.
         packed: base64 of the zlib-compressed bits inside the box, in C order.
     """
@@ -114,7 +114,7 @@ class Bits(_Prompt):
 
     @classmethod
     def from_patch(cls, patch: Patch, shape: Sequence[int]) -> Self | None:
-        """Pack a part of a volume of a shape (i, j, k); None where no voxel is inside."""
+        """Pack a part of a volume of a shape (i, j, k); return None if no voxel is inside."""
         patch = patch.tight()
         if not patch.mask.size:
             return None
@@ -123,10 +123,10 @@ class Bits(_Prompt):
         return cls(shape=(i, j, k), start=patch.start, stop=patch.stop, packed=packed)
 
     def patch(self) -> Patch:
-        """Unpack the voxels, in their bounding box.
+        """Return the unpacked voxels in their bounding box.
 
         Raises:
-            PromptError: the bits are fewer than the box has voxels.
+            PromptError: there are fewer bits than voxels in the box.
         """
         size = tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
         count = int(np.prod(size))
@@ -138,7 +138,7 @@ class Bits(_Prompt):
         return Patch(self.start, bits.view(bool).reshape(size))
 
     def to_array(self) -> NDArray[np.bool_]:
-        """The whole mask, (i, j, k) booleans; raises as `patch`."""
+        """Return the mask of the complete volume as (i, j, k) booleans; raises as `patch`."""
         return self.patch().to_array(self.shape)
 
 
@@ -149,31 +149,31 @@ class MaskPrompt(Bits):
 
     @classmethod
     def from_array(cls, mask: NDArray) -> MaskPrompt:
-        """Pack an (i, j, k) array; voxels that are not zero are inside.
+        """Pack an (i, j, k) array whose non-zero voxels are inside.
 
         Raises:
             PromptError: the array is not 3D or has no voxel inside.
         """
         if mask.ndim != 3:
             raise PromptError(f"A mask prompt must be 3D (i, j, k); got {mask.ndim}D.")
-        made = cls.from_patch(Patch((0, 0, 0), np.asarray(mask) != 0), mask.shape)
-        if made is None:
+        prompt = cls.from_patch(Patch((0, 0, 0), np.asarray(mask) != 0), mask.shape)
+        if prompt is None:
             raise PromptError(
                 "The mask given as a prompt is empty; give a mask with at least one voxel inside."
             )
-        return made
+        return prompt
 
 
 class Paint(_Prompt):
-    """Voxels set by hand: inside and outside the mask.
+    """Voxels that the user set inside or outside the mask.
 
-    No model is asked about it: it is laid over what the other prompts give (see `touch_up`), and holds until
-    something newer says otherwise.
+    Paint is not passed to the model. It is applied over the mask from the other prompts (see `paint_layer`),
+    and stays until a later prompt contradicts it.
 
     Attributes:
-        what: in words, for menus: 'brush', 'fill holes', ...
-        inside, outside: the voxels; they share none.
-        locked: whether newer prompts leave these voxels alone too.
+        what: description for menus: 'brush', 'fill holes', ...
+        inside, outside: voxels set inside and outside the mask; they have none in common.
+        locked: whether later prompts cannot change these voxels.
     """
 
     kind: Literal["paint"] = "paint"
@@ -184,34 +184,37 @@ class Paint(_Prompt):
 
     @property
     def parts(self) -> list[tuple[Bits, bool]]:
-        """Voxels that are set, and their values."""
+        """Sets of painted voxels with their values: True for inside."""
         return [(bits, value) for bits, value in ((self.inside, True), (self.outside, False)) if bits]
 
 
-#: What a model is asked; with scribbles that are still lines; and all that a user says.
+#: Prompts that the model accepts.
 ModelPrompt = Point | Box | MaskPrompt
+#: Model prompts, and scribbles not yet converted to clicks.
 UserPrompt = ModelPrompt | Scribble
+#: User prompts, and painted voxels.
 AnyPrompt = UserPrompt | Paint
+#: User prompt in a file or request, distinguished by `kind`.
 Prompt = Annotated[UserPrompt, Field(discriminator="kind")]
 
 
 def locates_object(prompt: AnyPrompt) -> bool:
-    """Return whether a prompt says where the object is, and not only where it is not."""
+    """Return whether a prompt marks the object and not only voxels outside it."""
     if isinstance(prompt, Paint):
         return prompt.inside is not None
     return not isinstance(prompt, Point | Scribble) or prompt.positive
 
 
 def as_clicks(prompts: Sequence[UserPrompt]) -> tuple[ModelPrompt, ...]:
-    """The prompts with clicks in the place of scribbles."""
-    told: list[ModelPrompt] = []
+    """Return the prompts with scribbles converted to clicks."""
+    model_prompts: list[ModelPrompt] = []
     for prompt in prompts:
-        told += prompt.clicks() if isinstance(prompt, Scribble) else [prompt]
-    return tuple(told)
+        model_prompts += prompt.clicks() if isinstance(prompt, Scribble) else [prompt]
+    return tuple(model_prompts)
 
 
 def check_prompts(prompts: Sequence[AnyPrompt], grid: Grid) -> None:
-    """Raise `PromptError` for the first prompt that does not lie on the grid."""
+    """Raise `PromptError` for the first prompt that does not fit the grid."""
     for number, prompt in enumerate(prompts, start=1):
         if isinstance(prompt, MaskPrompt | Paint):
             masks = [prompt] if isinstance(prompt, MaskPrompt) else [bits for bits, _ in prompt.parts]
@@ -243,7 +246,7 @@ def prompts_from_arrays(
     boxes: ArrayLike | None,
     mask_input: NDArray | None,
 ) -> list[Point | Box | MaskPrompt]:
-    """Prompts from arrays: the mask first, then the boxes, then the points.
+    """Return prompts from arrays: the mask first, then the boxes, then the points.
 
     Args:
         points: (N, 3) voxel indices (i, j, k).
@@ -252,7 +255,7 @@ def prompts_from_arrays(
         mask_input: (i, j, k) mask.
 
     Raises:
-        PromptError: an array of a wrong shape, or labels other than 0 and 1.
+        PromptError: an array has a wrong shape, or a label is neither 0 nor 1.
     """
     prompts: list[Point | Box | MaskPrompt] = []
     if mask_input is not None:
@@ -282,5 +285,5 @@ def prompts_from_arrays(
 
 
 def format_voxel(coordinates: Sequence[float]) -> str:
-    """Voxel indices for a message: '(12, 7.5, 30)'."""
+    """Format voxel indices for a message: '(12, 7.5, 30)'."""
     return "(" + ", ".join(f"{value:g}" for value in coordinates) + ")"
