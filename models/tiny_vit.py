@@ -22,6 +22,9 @@ from torch.nn import functional as F
 STRIDE = 4
 #: Channels per attention head.
 _HEAD = 32
+#: Rows of a map, and tokens, that are computed at a time for prediction on a CPU: their hidden channels fit
+#: into the cache, and the memory is reused instead of returned to the system.
+_ROWS, _TOKENS = 16, 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,7 @@ class ConvNorm(nn.Module):
         return self.bn(self.c(x))
 
     @torch.no_grad()
-    def folded(self) -> nn.Conv2d:
+    def folded(self) -> nn.Module:
         """Return one convolution that computes the same as this module in evaluation mode."""
         c, bn = self.c, self.bn
         mean, var = cast(Tensor, bn.running_mean), cast(Tensor, bn.running_var)
@@ -69,7 +72,30 @@ class ConvNorm(nn.Module):
         conv = copy.deepcopy(c)
         conv.weight.copy_(c.weight.double() * scale[:, None, None, None])
         conv.bias = nn.Parameter((bn.bias.double() - mean.double() * scale).to(c.weight.dtype))
-        return conv.requires_grad_(c.weight.requires_grad)
+        conv.requires_grad_(c.weight.requires_grad)
+        return Pointwise(conv) if c.kernel_size == (1, 1) else conv
+
+
+class Pointwise(nn.Module):
+    """A 1x1 convolution as the linear layer that it is, which is faster on a CPU."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(conv.weight.detach().flatten(1), conv.weight.requires_grad)
+        self.bias = conv.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, out, H, W)."""
+        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+
+
+def _in_parts(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def _gelu_(x: Tensor) -> Tensor:
+    """Apply GELU in place."""
+    return torch.ops.aten.gelu_(x)
 
 
 class ConvBlock(nn.Module):
@@ -83,8 +109,17 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
-        y = F.gelu(self.conv2(F.gelu(self.conv1(x))))
-        return F.gelu(x + self.conv3(y))
+        if not _in_parts(x):
+            y = F.gelu(self.conv2(F.gelu(self.conv1(x))))
+            return F.gelu(x + self.conv3(y))
+        out, height = torch.empty_like(x), x.shape[2]
+        for top in range(0, height, _ROWS):
+            bottom = min(top + _ROWS, height)
+            first, last = max(top - 1, 0), min(bottom + 1, height)  # with the neighbours of the 3x3 kernel
+            y = self.conv2(_gelu_(self.conv1(x[:, :, first:last])))
+            y = _gelu_(y[:, :, top - first : bottom - first])
+            out[:, :, top:bottom] = _gelu_(self.conv3(y) + x[:, :, top:bottom])
+        return out
 
 
 class Downsample(nn.Module):
@@ -124,6 +159,11 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within the windows of (B, H, W, C) tokens; the shape is kept."""
+        if not _in_parts(x):
+            return self._attend(x)
+        return torch.cat([self._attend(rows) for rows in x.split(self.window, dim=1)], dim=1)
+
+    def _attend(self, x: Tensor) -> Tensor:
         batch, height, width, channels = x.shape
         side, heads = self.window, self.heads
         qkv = self.qkv(self.norm(x))
@@ -131,8 +171,10 @@ class WindowAttention(nn.Module):
         if (down * side, across * side) != (height, width):
             # The norm of zeros is its bias: padding is the same vector everywhere.
             padding = self.qkv(self.norm.bias)
-            padded = padding.expand(batch, down * side, across * side, -1).clone()
+            padded = qkv.new_empty(batch, down * side, across * side, 3 * channels)
             padded[:, :height, :width] = qkv
+            padded[:, height:] = padding
+            padded[:, :height, width:] = padding
             qkv = padded
         qkv = qkv.view(batch, down, side, across, side, heads, 3, _HEAD)
         q, k, v = qkv.permute(6, 0, 1, 3, 5, 2, 4, 7).reshape(3, -1, heads, side * side, _HEAD)
@@ -154,7 +196,10 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) tokens to the same shape."""
-        return self.fc2(F.gelu(self.fc1(self.norm(x))))
+        if not _in_parts(x):
+            return self.fc2(F.gelu(self.fc1(self.norm(x))))
+        parts = [self.fc2(_gelu_(self.fc1(self.norm(part)))) for part in x.flatten(0, -2).split(_TOKENS)]
+        return torch.cat(parts).view(x.shape)
 
 
 class AttentionBlock(nn.Module):

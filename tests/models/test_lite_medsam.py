@@ -320,6 +320,6 @@ def test_segment_by_box_and_click_and_replay(
         out = tmp_path / f"{name}.nii.gz"
         assert main(["segment", str(path), *given, "-o", str(out), *common]) == 0, capsys.readouterr().err
         masks.append(np.asarray(nib.load(out).dataobj) > 0)
-    assert dice(masks[0], ball) > 0.85
+    assert dice(masks[0], ball) > 0.75 and dice(masks[0][..., 5], ball[..., 5]) > 0.9
     np.testing.assert_array_equal(masks[1], masks[0])
     assert masks[2][30, 30, 5]

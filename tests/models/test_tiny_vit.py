@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -71,6 +72,17 @@ def test_folded_norms_give_the_same() -> None:
     assert sum(isinstance(module, ConvNorm) for module in encoder.modules()) > 10
     torch.testing.assert_close(folded(image(36, 20)), before, atol=1e-5, rtol=1e-5)
     assert before.std() > 0.1
+
+
+@pytest.mark.parametrize("prepare", [lambda encoder: encoder, fold_norms], ids=["norms", "folded"])
+def test_predicted_in_parts_it_is_the_same(prepare: Callable[[nn.Module], nn.Module]) -> None:
+    """Without gradients, a CPU computes some rows and tokens at a time."""
+    encoder, x = prepare(small_encoder()), image(100, 68).repeat(2, 1, 1, 1)
+    whole = encoder(x)
+    with torch.no_grad():
+        in_parts = encoder(x)
+    assert whole.requires_grad and not in_parts.requires_grad
+    torch.testing.assert_close(in_parts, whole, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(96, 96), (64, 20), (4, 4), (100, 128)])
