@@ -1,4 +1,4 @@
-"""Segment medical volumes by clicking, in bulk, or with a model trained on your own data.
+"""Segmentation of medical volumes: interactive, in bulk, or trained on your own data.
 
 The public names are listed in `__init__.pyi`. A module is imported when one of its names is first used, since
 torch and MONAI take seconds to import.

@@ -1,4 +1,4 @@
-"""`python -m medsam_app` is `medsam-app`."""
+"""Entry point of `python -m medsam_app`, equivalent to `medsam-app`."""
 
 from __future__ import annotations
 

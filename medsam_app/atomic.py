@@ -1,7 +1,7 @@
-"""Replacement of files that are complete at any moment; UTF-8 text.
+"""Atomic replacement of files, and UTF-8 text.
 
-Every file that must not be lost or half written goes through `replace_file`: a draft is written, checked and
-flushed to the disk, and only then gets its name.
+Every file that must not be lost or partially written goes through `replace_file`: a draft is written, checked
+and flushed to the disk, and only then renamed.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from pathlib import Path
 from medsam_app.errors import SaveError
 
 _PREFIX = ".saving-"
-#: Pattern of the hidden folders in which drafts are written; a process that is killed leaves its own behind.
+#: Pattern of the hidden folders that hold drafts; a killed process leaves its folder behind.
 DRAFTS = f"{_PREFIX}*"
 
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Yield a draft to write and to check; it becomes `path` when the block ends without an error.
+    """Yield the path of a draft, which replaces `path` when the block ends without an error.
 
-    The draft has the name of `path`, since many writers take the format from its ending and some write a
-    second file next to it. It lies in a hidden folder next to `path`. All files in that folder are flushed to
-    the disk and then moved next to `path`, which comes last. They get the mode of any new file, which
-    depends on the umask alone. After an error, a kill or a power cut the earlier file is still there.
+    The draft is in a hidden folder next to `path` and has the same name: many writers derive the format from
+    the suffix, and some write a second file next to the first. All files in that folder are flushed to the
+    disk and then moved to the folder of `path`, the draft last. They get the mode of new files, which depends
+    only on the umask. After an error, a kill or a power failure, the earlier file still exists.
 
     Args:
-        path: a file in an existing folder; it may exist.
+        path: file to replace or create, in an existing folder.
 
     Raises:
         OSError: a file or the hidden folder could not be written or moved.
@@ -44,10 +44,10 @@ def replace_file(path: Path) -> Iterator[Path]:
         yield draft
         files = [*(file for file in sorted(folder.iterdir()) if file != draft), draft]
         for file in files:
-            # Some writers, safetensors among them, make files that only their owner can read.
+            # Some writers, such as safetensors, create files that only the owner can read.
             if stat.S_IMODE(file.stat().st_mode) != mode:
                 file.chmod(mode)
-            with file.open("rb+") as stream:  # without a flush the new name may point to an empty file
+            with file.open("rb+") as stream:  # otherwise the new name may refer to an empty file
                 os.fsync(stream.fileno())
         for file in files:
             file.replace(path.parent / file.name)
@@ -57,11 +57,11 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 
 def remove_drafts(path: Path, *, older_than: float) -> None:
-    """Remove drafts of a file left behind by killed processes.
+    """Remove drafts of a file that killed processes left behind.
 
     Args:
         path: the file; it need not exist.
-        older_than: seconds since the draft was last written to; 0 if no other process writes `path`.
+        older_than: least seconds since the last write to the draft; 0 if no other process writes `path`.
     """
     for folder in path.parent.glob(DRAFTS):
         with suppress(OSError):
@@ -72,12 +72,15 @@ def remove_drafts(path: Path, *, older_than: float) -> None:
 
 
 def _stem(path: Path) -> str:
-    """Name of a draft's folder up to its random part; short enough for names of four bytes a letter."""
+    """Return the name of a draft's folder without its random part.
+
+    It is short enough for names with four bytes per character.
+    """
     return f"{_PREFIX}{path.name[:40]}"
 
 
 def _mode_of_new_files(folder: Path) -> int:
-    """Permissions of a file that is created in a folder. To read the umask itself, one has to set it."""
+    """Return the permissions of a new file in a folder, since the umask cannot be read without setting it."""
     probe = folder / "mode"
     probe.touch()
     mode = stat.S_IMODE(probe.stat().st_mode)
@@ -86,7 +89,7 @@ def _mode_of_new_files(folder: Path) -> int:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Flush a folder, so that a new name is on the disk; ignored if the system cannot."""
+    """Flush a folder, so that a new name is on the disk; do nothing if the system cannot."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -99,7 +102,9 @@ def write_whole(path: Path, text: str, *, prove: Callable[[Path], None] | None =
     """Write UTF-8 text with `replace_file`.
 
     Args:
-        prove: called with the draft; if it raises, `path` stays as it was.
+        path: file to write.
+        text: content of the file.
+        prove: check called with the draft; if it raises, `path` is unchanged.
 
     Raises:
         OSError: the file could not be written.
@@ -111,7 +116,7 @@ def write_whole(path: Path, text: str, *, prove: Callable[[Path], None] | None =
 
 
 def save_whole(path: Path, text: str) -> None:
-    """Write `as_text` with `write_whole`, for a file that a user requested.
+    """Write text that may hold undecodable bytes, for a file that the user requested.
 
     Raises:
         SaveError: the file could not be written.
@@ -125,10 +130,10 @@ def save_whole(path: Path, text: str) -> None:
 
 
 def as_text(text: str) -> str:
-    """Return text with undecodable bytes, as in file names, replaced by backslash escapes."""
+    """Return text with undecodable bytes, such as in file names, replaced by backslash escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def is_text(*names: str) -> bool:
-    """Return whether names can be written as UTF-8; those of files may hold other bytes."""
+    """Return whether names can be written as UTF-8; file names may hold other bytes."""
     return all(as_text(name) == name for name in names)

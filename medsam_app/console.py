@@ -1,4 +1,4 @@
-"""Terminal output of commands: lines, tables, progress bars; checks of output files."""
+"""Terminal output of commands (lines, tables, progress bars), and checks of outputs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rich.table import Table
 
 from medsam_app.errors import SaveError
 
-#: Tables have this width in a log, where nothing should be wrapped.
+#: Width of tables in a log, where lines should not wrap.
 _LOG_WIDTH = 160
-#: Between two lines about the work in a log.
+#: Seconds between two lines of progress in a log.
 _LOG_SECONDS = 30
 
 
@@ -30,49 +30,50 @@ def table_console() -> Console:
 
 
 def titled_table(title: str) -> Table:
-    """An empty table with a title."""
+    """Return an empty table with a title."""
     return Table(title=title, title_justify="left", box=borders.SIMPLE_HEAD, highlight=False)
 
 
 @contextmanager
 def progress_bar(first: str) -> Iterator[tuple[Callable[[str, float], None], Callable[[str], None]]]:
-    """Show how far the work is: a bar in a terminal, now and then a line in a log.
+    """Show progress: a bar in a terminal, or an occasional line in a log.
 
     Args:
         first: description shown before the first report of progress.
 
     Yields:
-        what to call with a sentence and a fraction done, and what to call with a line to keep.
+        A callback for a sentence and the fraction done, and a callback that prints a permanent line.
     """
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
-        said = -math.inf
+        last_time = -math.inf
 
         def line(what: str, done: float) -> None:
-            nonlocal said
-            if time.monotonic() - said > _LOG_SECONDS:
-                said = time.monotonic()
+            nonlocal last_time
+            if time.monotonic() - last_time > _LOG_SECONDS:
+                last_time = time.monotonic()
                 note(f"{100 * done:.0f} %: {what}")
 
         yield line, note
         return
     columns = (BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn(), TimeRemainingColumn())
-    what_now = TextColumn("{task.description}", markup=False)
-    with Progress(*columns, what_now, console=console, transient=True) as bar:
+    description = TextColumn("{task.description}", markup=False)
+    with Progress(*columns, description, console=console, transient=True) as bar:
         task = bar.add_task(first, total=1.0)
         yield lambda what, done: bar.update(task, description=what, completed=done), console.print
 
 
 def check_target(target: Path, *, sources: Iterable[Path], overwrite: bool) -> None:
-    """Refuse an output that could not or should not be written, before the work is done.
+    """Check before the work starts that an output file may be written.
 
     Args:
-        sources: files and folders that are read; neither they nor what is in them is ever overwritten,
-            nor another name of the same file.
-        overwrite: whether another file that exists may be replaced.
+        target: the output file.
+        sources: files and folders that are read. They, files inside them and other names of the same files
+            are never overwritten.
+        overwrite: whether any other existing file may be replaced.
 
     Raises:
-        SaveError: says why it is refused.
+        SaveError: the folder does not exist, or the target must not be replaced.
     """
     if not target.parent.is_dir():
         raise SaveError(f"There is no folder {target.parent} to write {target.name} to; make it first.")
@@ -91,24 +92,25 @@ def _overwrites(target: Path, source: Path) -> bool:
 
 
 def say(text: str) -> None:
-    """A line of the result."""
+    """Print a line of the result to stdout."""
     Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(text)
 
 
 def note(text: str) -> None:
-    """A line about the work, apart from the result."""
+    """Print a line about the work to stderr, apart from the result."""
     Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True).print(text)
 
 
 @contextmanager
 def step(text: str, *, quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
-    """Show a step in progress: a spinner in a terminal, a line in a log.
+    """Show a step in progress: a spinner in a terminal, or a line in a log.
 
     Args:
+        text: description of the step.
         quiet: whether to show nothing, as in all but the first of several processes.
 
     Yields:
-        Callback for the progress of the step.
+        Callback for a description and the fraction of the step that is done.
     """
     console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
     if quiet or not console.is_terminal:

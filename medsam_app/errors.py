@@ -1,12 +1,12 @@
 """Errors that a user can cause and fix.
 
-Every message is one sentence or two that says what it was about, what was got, what was wanted and
-what to do next. The command line prints the message and exits with status 2; the browser shows it.
+Every message is one or two sentences that state the subject, the actual and the expected value, and what to
+do next. The command line prints the message and exits with status 2; the browser shows it.
 
     MedsamError
     ├── VolumeError        a file or folder that cannot be used as a volume
-    │   ├── SeriesChoice   it holds several series or frames: one must be chosen (carries the choices)
-    │   └── MachineFault   the machine cannot read it now, whatever it holds: no room, too many open files
+    │   ├── SeriesChoice   several series, frames or channels: one must be chosen (carries the choices)
+    │   └── MachineFault   the machine cannot read it now: no space, or too many open files
     ├── DatasetError       a folder or list in which no labelled cases are found
     ├── GridMismatch       a mask and an image that do not lie on the same grid
     ├── PromptError        a prompt that makes no sense on this volume
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class MedsamError(Exception):
-    """Base of every error that is the input's fault, not the program's."""
+    """Base of all errors caused by the input, not by the program."""
 
 
 class VolumeError(MedsamError):
@@ -43,7 +43,7 @@ class SeriesChoice(VolumeError):
     Attributes:
         option: name of the keyword argument of `load_volume` that makes the choice
             ("series", "frame" or "channel").
-        choices: (value, description) pairs that may be given for it.
+        choices: valid values for it, as (value, description) pairs.
     """
 
     def __init__(self, message: str, *, option: str, choices: Sequence[tuple[str, str]]) -> None:
@@ -53,7 +53,7 @@ class SeriesChoice(VolumeError):
 
 
 class MachineFault(VolumeError):
-    """File or folder that the machine cannot read now, independent of its contents."""
+    """A file or folder that the machine cannot read now, regardless of its contents."""
 
 
 class DatasetError(MedsamError):
@@ -89,10 +89,10 @@ class WorklistError(MedsamError):
 
 
 class WorklistConflict(WorklistError):
-    """Another user changed a case meanwhile.
+    """Another user changed a case in the meantime.
 
     Attributes:
-        version: that the case has now.
+        version: current version of the case.
     """
 
     def __init__(self, message: str, *, version: int) -> None:
@@ -105,7 +105,7 @@ class SettingsError(MedsamError):
 
 
 def unknown_name(what: str, name: str, valid: Iterable[str]) -> str:
-    """Sentence for an unknown name: the valid ones and, where one is near, the closest."""
+    """Return the sentence for an unknown name, with the valid names and a close match, if any."""
     names = sorted(valid)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
@@ -113,13 +113,13 @@ def unknown_name(what: str, name: str, valid: Iterable[str]) -> str:
 
 
 class InvalidField(NamedTuple):
-    """One of the problems that pydantic found in data.
+    """A problem that pydantic reports for a field.
 
     Attributes:
-        name: of the field, with those of the objects around it: 'a.b.0'; '' for the whole.
+        name: dotted path of the field: 'a.b.0'; '' for the complete data.
         kind: pydantic's name of the problem, such as 'missing' or 'extra_forbidden'.
-        message: pydantic's words, with a capital letter and without a full stop.
-        value: the data.
+        message: pydantic's sentence, capitalized and without a full stop.
+        value: the invalid data.
     """
 
     name: str
@@ -129,27 +129,27 @@ class InvalidField(NamedTuple):
 
     @property
     def clause(self) -> str:
-        """The message with a small letter, as a part of a sentence."""
+        """The message with a lower-case first letter, to use within a sentence."""
         return f"{self.message[0].lower()}{self.message[1:]}"
 
 
 def invalid_fields(error: ValidationError) -> list[InvalidField]:
-    """Return all problems of an error of pydantic; texts of our own validators come as they are."""
+    """Return all problems of a pydantic error; messages of our own validators are unchanged."""
     fields = []
     for problem in error.errors(include_url=False):
-        own = problem["ctx"]["error"] if problem["type"] == "value_error" else None
+        validator_error = problem["ctx"]["error"] if problem["type"] == "value_error" else None
         name = ".".join(str(step) for step in problem["loc"])
-        message = problem["msg"] if own is None else str(own)
+        message = problem["msg"] if validator_error is None else str(validator_error)
         fields.append(InvalidField(name, problem["type"], message, problem["input"]))
     return fields
 
 
 def setting_problem(error: ValidationError, valid: Iterable[str]) -> str | None:
-    """Return the sentence for an unknown setting or one that our own validators refuse, else None.
+    """Return the sentence for a setting that is unknown or that our own validators reject, else None.
 
     Args:
-        error: of pydantic; its first problem counts.
-        valid: names of settings.
+        error: pydantic's error; only its first problem is used.
+        valid: names of the valid settings.
     """
     first = invalid_fields(error)[0]
     if first.kind == "extra_forbidden":

@@ -9,16 +9,16 @@ from html import escape
 
 
 def page(title: str, body: str, *, style: str, images: str = "data:", script: str = "") -> str:
-    """A page with its style and script inside.
+    """Return an HTML page that contains its style and script.
 
-    No other script runs, whatever the names of files and labels hold.
+    The Content-Security-Policy blocks any other script, whatever text names of files and labels contain.
 
     Args:
         title: plain text.
         body: HTML.
         style: CSS.
-        images: where they may come from, as a Content-Security-Policy says it.
-        script: JavaScript, run at the end of the page.
+        images: allowed sources of images, in the syntax of a Content-Security-Policy.
+        script: JavaScript to run at the end of the page.
     """
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src {images}"
     if script:
@@ -34,6 +34,6 @@ def page(title: str, body: str, *, style: str, images: str = "data:", script: st
 
 
 def definitions(values: Mapping[str, str]) -> str:
-    """Return a list of names and values; names without a value are left out."""
+    """Return an HTML list of names and values, without the names that have no value."""
     rows = [f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in values.items() if value]
     return f"<dl>{''.join(rows)}</dl>"

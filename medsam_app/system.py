@@ -1,4 +1,4 @@
-"""The machine: total, free and peak memory, and errors that are its fault rather than a file's."""
+"""Memory of the machine, and errors caused by the machine instead of a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 from medsam_app.errors import MachineFault
 
-#: Where Linux says how much a group of processes may take and has taken: of version 2, and of version 1.
+#: Files with the limit and the use of memory of a Linux control group, and the prefix of its cached files in
+#: memory.stat: for version 2 and version 1.
 _GROUPS = (
     ("memory.max", "memory.current", "inactive_file "),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file "),
@@ -19,7 +20,7 @@ _GROUPS = (
 
 
 def machine_memory() -> int | None:
-    """Bytes of memory of this machine, None where the system does not say."""
+    """Return the total memory of this machine in bytes, or None if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on Windows
@@ -27,37 +28,37 @@ def machine_memory() -> int | None:
 
 
 def free_memory() -> int | None:
-    """Bytes that programs can still take, None where the system does not say.
+    """Return the free memory in bytes, or None if the system does not report it.
 
-    A container's limit counts where there is one.
+    The limit of a container is taken into account.
     """
-    found = list(_free_in_container())
+    candidates = list(_free_in_container())
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        candidates += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     except (OSError, ValueError, IndexError):  # not Linux
         pass
-    if not found:
-        # The system does not report free memory: half of all is a safe guess.
-        whole = machine_memory()
-        return None if whole is None else whole // 2
-    return min(found)
+    if not candidates:
+        # Free memory is not reported: half of the total is a safe estimate.
+        total = machine_memory()
+        return None if total is None else total // 2
+    return min(candidates)
 
 
 def _free_in_container(root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
     """Yield the free bytes below a container's limit; cached files count as free."""
-    for limit, used, cached in _GROUPS:
+    for limit, used, cached_prefix in _GROUPS:
         try:
-            most, taken = (int((root / name).read_text()) for name in (limit, used))
+            maximum, in_use = (int((root / name).read_text()) for name in (limit, used))
             lines = (root / limit).with_name("memory.stat").read_text().splitlines()
-            files = sum(int(line.split()[1]) for line in lines if line.startswith(cached))
+            cached_bytes = sum(int(line.split()[1]) for line in lines if line.startswith(cached_prefix))
         except (OSError, ValueError, IndexError):  # no such file, or 'max'
             continue
-        yield max(0, most - taken + files)
+        yield max(0, maximum - in_use + cached_bytes)
 
 
 def peak_memory() -> int | None:
-    """Most bytes that this process had since `forget_peak`; None where the system does not say."""
+    """Return the peak memory of this process in bytes since `forget_peak`, or None if not reported."""
     with suppress(OSError):  # on Linux, `resource` starts with the peak of the parent process
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
@@ -65,18 +66,18 @@ def peak_memory() -> int | None:
         import resource
     except ImportError:  # Windows
         return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def forget_peak() -> None:
-    """Reset the peak; where the system cannot, the peak remains that of all before."""
+    """Reset the peak memory of this process; do nothing if the system cannot."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def format_bytes(count: float) -> str:
-    """Bytes for a message: '3.2 GB'."""
+    """Format bytes for a message: '3.2 GB'."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
@@ -94,17 +95,19 @@ _ADVICE = {errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EMFILE: _FILES, errno
 
 
 def machine_fault(path: Path, error: OSError, *, done: str = "read") -> MachineFault | None:
-    """Error for a file that the machine cannot read now; None where that may be the file's fault.
+    """Return the error for a file that the machine cannot read now; None if the file may be the cause.
 
     Args:
-        done: what could not be done with it.
+        path: the file.
+        error: the system's error.
+        done: past participle of the failed action, for the message.
     """
     advice = _ADVICE.get(error.errno or 0)
     return None if advice is None else _fault(path, error, done, advice)
 
 
 def no_temporary_folder(path: Path, error: OSError) -> MachineFault:
-    """Error for a file that could not be unpacked, since there is no folder to put it into."""
+    """Return the error for a file that could not be unpacked for lack of a temporary folder."""
     return _fault(path, error, "unpacked", _ROOM)
 
 

@@ -1,7 +1,7 @@
-"""Random anatomy: label maps of tissues with organs, vessels, cells and lesions in them, and a target.
+"""Random label maps of tissues, organs, vessels, cells and lesions, with a target.
 
-Every voxel has one label. What is painted alike (the cells of a tissue, the lesions of an organ) is
-remembered as kin, so that a model has to tell touching things of like intensity apart.
+Every voxel has one label. Labels with the same intensity statistics (the cells of a tissue, the lesions of an
+organ) are recorded as kin, so that a model has to separate touching objects of similar intensity.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from torch import Tensor
 from medsam_app.synthetic.lesion_shapes import SHAPES, Shape, Vector, blob, lines, tissue
 from medsam_app.synthetic.sampler import Draws, whole
 
-#: Shapes of single objects, and how often each is drawn.
+#: Shapes of single objects, with their relative frequencies.
 SINGLE = {"blob": 3, "tube": 1, "sheet": 1, "cloud": 1, "hollow": 1}
 
 
 class Scene:
-    """A label map in the making.
+    """Label map to which objects are added.
 
     Attributes:
         labels: (n, n, n) int64.
         count: number of labels so far; the next object gets this label.
-        kin: groups of labels that are painted alike.
-        target: labels that make up the object to segment.
+        kin: groups of labels with the same intensity statistics.
+        target: labels of the object to segment.
     """
 
     def __init__(self, labels: Tensor, count: int) -> None:
@@ -41,7 +41,12 @@ class Scene:
         return self.labels.shape[0]
 
     def add(self, shape: Shape, within: list[int] | None = None) -> int:
-        """Give the voxels of a shape a new label; only those of some labels where `within` names any."""
+        """Give the voxels of a shape a new label and return it.
+
+        Args:
+            shape: the shape.
+            within: labels that the shape may overwrite; None for all.
+        """
         here, inside = self.labels[shape.box], shape.field < 0
         if within is not None:
             inside &= label_in(here, within)
@@ -50,21 +55,24 @@ class Scene:
         return self.count - 1
 
     def mask(self) -> Tensor:
-        """(n, n, n) booleans of the target."""
+        """Return the (n, n, n) booleans of the target."""
         return label_in(self.labels, self.target)
 
 
 def cover(labels: Tensor, inside: Tensor, label: int | Tensor) -> None:
-    """Give voxels a label, or one each, that is greater than any before: quicker than filling by a mask."""
+    """Write a label, or a tensor of labels, to voxels in place.
+
+    New labels must be greater than all earlier ones: taking the maximum is faster than indexing by a mask.
+    """
     torch.maximum(labels, inside * label, out=labels)
 
 
 def label_in(labels: Tensor, wanted: list[int]) -> Tensor:
-    """Booleans of the shape of `labels`: whether a voxel has one of a few labels."""
-    found = labels == wanted[0]
+    """Return booleans of the shape of `labels`: whether a voxel has one of the wanted labels."""
+    matches = labels == wanted[0]
     for label in wanted[1:]:
-        found |= labels == label
-    return found
+        matches |= labels == label
+    return matches
 
 
 def _one(draws: Draws, labels: list[int]) -> list[int]:
@@ -72,7 +80,7 @@ def _one(draws: Draws, labels: list[int]) -> list[int]:
 
 
 def background(draws: Draws, n: int) -> Scene:
-    """Broad tissues; at times a cloud of one in another, at times a body with air around it."""
+    """Return a scene of broad tissues, sometimes with a cloud inside, sometimes a body surrounded by air."""
     tissues = draws.integer(1, 5)
     fields = [draws.smooth(n, draws.integer(1, 5)) for _ in range(tissues)]
     scene = Scene(torch.stack(fields).max(0).indices, tissues)
@@ -87,12 +95,12 @@ def background(draws: Draws, n: int) -> Scene:
 
 
 def place(draws: Draws, *, target: bool) -> Vector:
-    """A random centre: anywhere, or for a target within reach of the window's middle."""
+    """Return a random centre: anywhere, or for a target near the centre of the window."""
     return draws.uniform(0, 0.45) * draws.direction() if target else 2 * draws.uniforms(3) - 1
 
 
 def single(draws: Draws, scene: Scene, centre: Vector, size: float) -> list[int]:
-    """One object of any shape, at times with a core of its own; gives either part or both."""
+    """Add one object of a random shape, sometimes with a core; return the labels of one part or both."""
     names, weights = list(SINGLE), np.array(list(SINGLE.values()))
     shape = SHAPES[str(draws.choices.choice(names, p=weights / weights.sum()))](draws, scene.n, centre, size)
     parts = [scene.add(shape)]
@@ -103,7 +111,10 @@ def single(draws: Draws, scene: Scene, centre: Vector, size: float) -> list[int]
 
 
 def organ(draws: Draws, scene: Scene, centre: Vector, size: float) -> list[int]:
-    """An organ with one or several lesions; gives a lesion, all of them, or the organ with or without."""
+    """Add an organ with one or several lesions.
+
+    Return the label of a lesion, those of all lesions, or the organ's with or without them.
+    """
     size = max(size, 0.4)
     parts = [scene.add(blob(draws, scene.n, centre, size, stretch=0.2))]
     for _ in range(draws.integer(1, 4)):
@@ -116,9 +127,9 @@ def organ(draws: Draws, scene: Scene, centre: Vector, size: float) -> list[int]:
 
 
 def bunch(draws: Draws, scene: Scene, centre: Vector, size: float) -> list[int]:
-    """Touching blobs of like intensity, at times with a seam between them; gives one of them.
+    """Add touching blobs of similar intensity, sometimes with walls between them; return one of their labels.
 
-    Where blobs overlap, a voxel belongs to the one that it lies deeper in.
+    Where blobs overlap, a voxel belongs to the blob in which it lies deepest.
     """
     n, count = scene.n, draws.integer(3, 8)
     radius = max(size / 2, 6 / n)
@@ -145,51 +156,54 @@ def bunch(draws: Draws, scene: Scene, centre: Vector, size: float) -> list[int]:
 
 
 def seams(cells: Tensor) -> Tensor:
-    """(n, n, n) booleans: voxels of a cell (1, 2, ...) whose next voxel along an axis is another cell."""
-    found = torch.zeros_like(cells, dtype=torch.bool)
+    """Return (n, n, n) booleans: voxels of a cell (1, 2, ...) whose next voxel along an axis differs.
+
+    Only voxels between two cells count, not those between a cell and the background (0).
+    """
+    walls = torch.zeros_like(cells, dtype=torch.bool)
     for axis in range(3):
-        here, further = (cells.narrow(axis, start, cells.shape[axis] - 1) for start in (0, 1))
-        found.narrow(axis, 0, cells.shape[axis] - 1).logical_or_(
-            (here != further) & (here > 0) & (further > 0)
+        voxels, next_voxels = (cells.narrow(axis, start, cells.shape[axis] - 1) for start in (0, 1))
+        walls.narrow(axis, 0, cells.shape[axis] - 1).logical_or_(
+            (voxels != next_voxels) & (voxels > 0) & (next_voxels > 0)
         )
-    return found
+    return walls
 
 
 def voronoi(draws: Draws, n: int, centres: NDArray[np.float64]) -> Tensor:
-    """Cells around centres (count, 3) in the window: (n, n, n) int64 in 1..count.
+    """Return the cells around centres (count, 3) in the window: (n, n, n) int64 in 1..count.
 
-    Distances are measured in coordinates that are stretched and bent, and less or more is added to them for
-    each centre (a power diagram), so that walls are not flat and cells differ in size.
+    Distances are measured in stretched and bent coordinates, so that walls are not flat. A random amount is
+    added for each centre (a power diagram), so that cells differ in size.
     """
     count = len(centres)
-    stretch, room = np.exp(0.25 * draws.normals(3)), count ** (-1 / 3)
-    bend = draws.uniform(0, 0.25) * room
-    bent = [
+    stretch, cell_size = np.exp(0.25 * draws.normals(3)), count ** (-1 / 3)
+    bend = draws.uniform(0, 0.25) * cell_size
+    coordinates = [
         ((line + bend * draws.smooth(n, 4)) * float(factor)).flatten()
         for line, factor in zip(lines(whole(n), n, np.zeros(3), draws.device), stretch, strict=True)
     ]
-    added = (draws.uniform(0, 0.5) * room) ** 2 * draws.normals(count)
-    # The square of the distance without the square of the place is linear in the place.
+    offsets = (draws.uniform(0, 0.5) * cell_size) ** 2 * draws.normals(count)
+    # The squared distance minus the square of the position is linear in the position.
     slopes = torch.tensor(-2 * centres * stretch, dtype=torch.float32, device=draws.device)
-    level = ((centres * stretch) ** 2).sum(axis=1) + added
+    level = ((centres * stretch) ** 2).sum(axis=1) + offsets
     level = torch.tensor(level, dtype=torch.float32, device=draws.device)[:, None]
-    return torch.addmm(level, slopes, torch.stack(bent)).min(0).indices.view(n, n, n) + 1
+    return torch.addmm(level, slopes, torch.stack(coordinates)).min(0).indices.view(n, n, n) + 1
 
 
 def cells(draws: Draws, scene: Scene, centre: Vector, size: float) -> list[int]:
     """Add Voronoi cells to the whole window or to an organ.
 
-    The cells have walls or many intensities. Return the cell at the centre, or that and its nearest
-    neighbours.
+    The cells have walls or different intensities. Return the label of the cell at the centre, or also those
+    of its nearest neighbours.
     """
     n, count = scene.n, draws.integer(6, 28)
     centres = np.concatenate([centre[None], 1.1 * (2 * draws.choices.random((count - 1, 3)) - 1)])
-    found = voronoi(draws, n, centres)
+    diagram = voronoi(draws, n, centres)
     first = scene.count
-    labels = found + (first - 1)
+    labels = diagram + (first - 1)
     scene.count += count
     if draws.chance(0.65):
-        cover(labels, seams(found), scene.count)
+        cover(labels, seams(diagram), scene.count)
         scene.count += 1
         scene.kin.append(list(range(first, first + count)))
     if draws.chance(0.5):
@@ -204,7 +218,7 @@ def cells(draws: Draws, scene: Scene, centre: Vector, size: float) -> list[int]:
 def random_anatomy(draws: Draws, n: int) -> Scene:
     """Return a synthetic volume with one or more target objects."""
     scene = background(draws, n)
-    if draws.chance(0.1):  # a whole tissue, less what lies in it
+    if draws.chance(0.1):  # a complete tissue, without the objects inside it
         scene.target = [draws.integer(0, scene.count - 1)]
     count = draws.integer(1, 5)
     wanted = draws.integer(0, count - 1)
@@ -220,6 +234,6 @@ def random_anatomy(draws: Draws, n: int) -> Scene:
 
 
 def _kind(draws: Draws) -> Callable[[Draws, Scene, Vector, float], list[int]]:
-    """Draw the kind of a target at random."""
-    at = draws.uniform(0, 1)
-    return single if at < 0.6 else organ if at < 0.75 else bunch if at < 0.88 else cells
+    """Return the function that adds a random kind of target."""
+    share = draws.uniform(0, 1)
+    return single if share < 0.6 else organ if share < 0.75 else bunch if share < 0.88 else cells

@@ -1,8 +1,8 @@
-"""Shapes of synthetic anatomy, as signed fields on the part of a window that they can reach.
+"""Shapes of synthetic anatomy, as signed fields on their bounding boxes.
 
-A window spans [-1, 1] along each axis, whatever its number of voxels. A field is negative inside.
-Distances from planes and centres are sums of one term an axis, so that most of the work is done on lines
-and planes and little on the whole box.
+A window spans [-1, 1] along each axis, regardless of its number of voxels. A field is negative inside the
+shape. Distances from planes and centres are sums of one term per axis, so most of the work is done on lines
+and planes and little on the complete box.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Vector = NDArray[np.float64]
 
 @dataclass
 class Shape:
-    """A signed field, negative inside, on a box of a window; outside of the box nothing is inside.
+    """Signed field on a box of a window, negative inside the shape; the shape lies within the box.
 
     Attributes:
         box: the part of the window.
-        field: (a, b, c) of the box.
-        depth: length in the window that one unit of the field spans where it is thinnest.
+        field: (a, b, c) values on the box.
+        depth: length that one unit of the field spans where the shape is thinnest, in units of the window.
     """
 
     box: Box
@@ -37,7 +37,7 @@ class Shape:
 
 
 def box_around(centre: Vector, reach: Vector | float, n: int) -> Box:
-    """Voxels within `reach` of a centre along each axis, one at least."""
+    """Return the voxels within `reach` of a centre along each axis, at least one."""
     low = np.clip(np.floor((centre - reach + 1) / 2 * (n - 1)), 0, n - 1).astype(int).tolist()
     high = np.clip(np.ceil((centre + reach + 1) / 2 * (n - 1)), low, n - 1).astype(int).tolist()
     x, y, z = (slice(start, end + 1) for start, end in zip(low, high, strict=True))
@@ -45,7 +45,7 @@ def box_around(centre: Vector, reach: Vector | float, n: int) -> Box:
 
 
 def lines(box: Box, n: int, centre: Vector, device: torch.device) -> list[Tensor]:
-    """Offsets of the voxels of a box from a centre: (a, 1, 1), (1, b, 1) and (1, 1, c)."""
+    """Return the offsets of a box's voxels from a centre: (a, 1, 1), (1, b, 1) and (1, 1, c)."""
     places = _places(n, device)
     x, y, z = (places[part] - float(middle) for part, middle in zip(box, centre, strict=True))
     return [x[:, None, None], y[:, None], z]
@@ -53,18 +53,18 @@ def lines(box: Box, n: int, centre: Vector, device: torch.device) -> list[Tensor
 
 @lru_cache(maxsize=16)
 def _places(n: int, device: torch.device) -> Tensor:
-    """(n,) voxel centres of a window along an axis."""
+    """Return the (n,) voxel centres of a window along an axis."""
     return torch.linspace(-1, 1, n, device=device)
 
 
 def _plane(offsets: list[Tensor], normal: Vector) -> Tensor:
-    """(a, b, c) scalar product of offsets and a vector."""
+    """Return the (a, b, c) scalar product of offsets and a vector."""
     x, y, z = (line * float(value) for line, value in zip(offsets, normal, strict=True))
     return (x + y) + z
 
 
 def _squared(offsets: list[Tensor], form: NDArray[np.float64]) -> Tensor:
-    """(a, b, c) quadratic form (3, 3) of offsets."""
+    """Return the (a, b, c) quadratic form (3, 3) of offsets."""
     x, y, z = offsets
     a = form
     across = a[0, 0] * x * x + a[1, 1] * y * y + 2 * a[0, 1] * x * y
@@ -74,11 +74,15 @@ def _squared(offsets: list[Tensor], form: NDArray[np.float64]) -> Tensor:
 def blob(
     draws: Draws, n: int, centre: Vector, size: float, *, bumps: float = 0.35, stretch: float = 0.35
 ) -> Shape:
-    """An ellipsoid with a bumpy surface.
+    """Return an ellipsoid with a bumpy surface.
 
     Args:
-        size: radius, from which the three radii differ by a factor of about exp(stretch).
-        bumps: most of the surface's height, as a share of the radius.
+        draws: random choices.
+        n: voxels per side of the window.
+        centre: (3,) position in the window.
+        size: mean radius.
+        bumps: largest height of the bumps, as a fraction of the radius.
+        stretch: standard deviation of the logarithm of the three radii.
     """
     radii = size * np.exp(stretch * draws.normals(3))
     axes = draws.rotation()
@@ -91,7 +95,7 @@ def blob(
 
 
 def tube(draws: Draws, n: int, centre: Vector, size: float) -> Shape:
-    """A branching vessel: a chain of capsules each way, and up to three branches."""
+    """Return a branching vessel: a chain of capsules in each direction, and up to three branches."""
     thinnest = 1.3 * 2 / n
     radius = max(thinnest, size * draws.uniform(0.1, 0.35))
     direction, step = draws.direction(), 0.6 * size
@@ -108,7 +112,8 @@ def tube(draws: Draws, n: int, centre: Vector, size: float) -> Shape:
             way = way / np.linalg.norm(way)
             radius *= draws.uniform(0.8, 1.05)
     ends = np.concatenate([[start, start + step * way] for start, way, _ in capsules])
-    reach = 1.6 * max(radius for *_, radius in capsules) + 1e-6  # the surface wavers by half a radius at most
+    # Noise moves the surface by at most half a radius.
+    reach = 1.6 * max(radius for *_, radius in capsules) + 1e-6
     low, high = np.clip(ends.min(axis=0) - reach, -1, 1), np.clip(ends.max(axis=0) + reach, -1, 1)
     box = box_around((low + high) / 2, (high - low) / 2, n)
     field = torch.full([part.stop - part.start for part in box], 9.0, device=draws.device)
@@ -116,7 +121,7 @@ def tube(draws: Draws, n: int, centre: Vector, size: float) -> Shape:
     for start, way, radius in capsules:
         middle, extent = start + step / 2 * way, np.abs(way) * step / 2 + 1.6 * radius
         if (np.abs(middle) - extent > 1).any():
-            continue  # beyond the window
+            continue  # outside the window
         near = box_around(middle, extent, n)
         offsets = lines(near, n, start, draws.device)
         forward = _plane(offsets, way)
@@ -129,7 +134,7 @@ def tube(draws: Draws, n: int, centre: Vector, size: float) -> Shape:
 
 
 def sheet(draws: Draws, n: int, centre: Vector, size: float) -> Shape:
-    """A thin curved sheet."""
+    """Return a thin curved sheet."""
     normal = draws.direction()
     thickness = max(2.5 / n, size * draws.uniform(0.08, 0.25))
     box = box_around(centre, 1.5 * size, n)
@@ -141,19 +146,19 @@ def sheet(draws: Draws, n: int, centre: Vector, size: float) -> Shape:
 
 
 def cloud(draws: Draws, n: int, centre: Vector, size: float) -> Shape:
-    """Thresholded noise of three scales within reach of the centre."""
+    """Return thresholded noise of three scales within a sphere around the centre."""
     box = box_around(centre, 1.5 * size, n)
     field = _squared(lines(box, n, centre, draws.device), np.eye(3)).sqrt() / (1.5 * size)
     noise = tissue(draws, n, box)
     middle = tuple(
-        part.start - whole.start for part, whole in zip(box_around(centre, 0, n), box, strict=True)
+        part.start - outer.start for part, outer in zip(box_around(centre, 0, n), box, strict=True)
     )
-    threshold = (noise[middle] - 0.1).clamp_max(draws.uniform(-0.3, 0.2))  # something is left of the cloud
+    threshold = (noise[middle] - 0.1).clamp_max(draws.uniform(-0.3, 0.2))  # the cloud is never empty
     return Shape(box, torch.maximum(field - 1, 0.5 * field + threshold - noise), size)
 
 
 def tissue(draws: Draws, n: int, box: Box) -> Tensor:
-    """Noise of several scales, the finer the weaker."""
+    """Return noise of several scales, weaker at finer scales."""
     coarse = draws.integer(1, 3)
     return sum(
         (draws.smooth(n, coarse * 2**k, box) / 2**k for k in range(1, 3)), draws.smooth(n, coarse, box)
@@ -161,13 +166,13 @@ def tissue(draws: Draws, n: int, box: Box) -> Tensor:
 
 
 def shell(draws: Draws, n: int, solid: Shape) -> Shape:
-    """The wall of a solid, thick enough to be closed on the voxels of the window."""
+    """Return the wall of a solid, thick enough to be closed on the window's voxels."""
     thickness = max(2.2 * 2 / n, draws.uniform(0.1, 0.4) * solid.depth) / solid.depth
     return Shape(solid.box, torch.maximum(solid.field, -solid.field - thickness), solid.depth)
 
 
 def wide_tube(draws: Draws, n: int, centre: Vector, size: float) -> Shape:
-    """One thick bent capsule that a wall around a lumen fits into."""
+    """Return a thick bent capsule that can contain a wall around a lumen."""
     way, radius = draws.direction(), max(5 * 2 / n, 0.5 * size)
     box = box_around(centre, np.abs(way) * size + 2 * radius, n)
     offsets = lines(box, n, centre, draws.device)
@@ -179,7 +184,7 @@ def wide_tube(draws: Draws, n: int, centre: Vector, size: float) -> Shape:
 
 
 def hollow(draws: Draws, n: int, centre: Vector, size: float) -> Shape:
-    """A thin closed wall around a blob or a tube."""
+    """Return a thin closed wall around a blob or a tube."""
     size = max(size, 6 * 2 / n)
     if draws.chance(0.5):
         return shell(draws, n, blob(draws, n, centre, size, bumps=0.15, stretch=0.2))

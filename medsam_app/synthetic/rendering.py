@@ -1,8 +1,8 @@
-"""Images of label maps, with the statistics of scanners.
+"""Rendering of label maps as images with scanner-like statistics.
 
-Every label has a mean, a spread and a scale of its texture, drawn at random (as SynthSeg does: Billot et
-al., Medical Image Analysis 2023), so that the same painter serves random anatomy and real label maps. A
-target that nobody could see would teach nothing: `hidden_share` says how much of an outline is not seen.
+Every label has a random mean, spread and texture scale, as in SynthSeg (Billot et al., Medical Image Analysis
+2023), so the same code renders random anatomy and real label maps. An invisible target cannot be learned:
+`hidden_share` measures how much of an outline is invisible.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from torch import Tensor
 from medsam_app.synthetic.anatomy import label_in
 from medsam_app.synthetic.sampler import Draws, blur, thick_slices
 
-#: Scales of texture, in waves across 64 voxels.
+#: Scales of texture, in waves per 64 voxels.
 SCALES = (8, 16, 30)
-#: A step between two labels shows when it is at least this many standard deviations of noise and texture.
+#: A step between two labels is visible from this many standard deviations of noise and texture.
 LEAST_STEP = 0.5
-#: An outline of few faces needs a larger step: times the square root of their number it is this at least.
+#: Least step times the square root of an outline's faces: short outlines need a larger step.
 LEAST_CERTAINTY = 10.0
-#: The texture of a target with an outline of fewer faces is not seen.
+#: Texture is only visible for a target whose outline has at least this many faces.
 TEXTURED_FACES = 300
-#: Most of a target's outline that may have no step.
+#: Largest fraction of a target's outline that may be invisible.
 MOST_HIDDEN = 0.5
 
 
 @dataclass
 class Palette:
-    """Intensity statistics of a label map's labels; intensities from about 0 to 1.
+    """Intensity statistics of the labels of a label map; intensities are about 0 to 1.
 
     Attributes:
         means, spreads: (count,) mean and standard deviation of each label.
-        scales: (count,) index into SCALES of its texture.
+        scales: (count,) index into SCALES of each label's texture.
         noise: standard deviation of the scanner's noise.
-        blur: standard deviation of the point spread in voxels.
+        blur: standard deviation of the point-spread function in voxels.
         bias: standard deviation of the logarithm of the bias field.
     """
 
@@ -51,14 +51,14 @@ class Palette:
     def shows(self, faces: int) -> NDArray[np.bool_]:
         """Return whether edges between labels are visible.
 
-        An edge is visible by a step in the means, by one texture that is stronger than the other, or by
-        textures of different scale.
+        An edge is visible if the means differ, if one texture is stronger than the other, or if the textures
+        have different scales.
 
         Args:
-            faces: size of the edge.
+            faces: number of voxel faces of the edge.
 
         Returns:
-            (count, count) booleans by pairs of labels.
+            (count, count) booleans for pairs of labels.
         """
         grain = np.hypot(self.spreads, self.noise)
         weaker, stronger = np.minimum(grain[:, None], grain), np.maximum(grain[:, None], grain)
@@ -75,13 +75,14 @@ class Palette:
 
 
 def random_palette(draws: Draws, count: int, target: list[int], kin: list[list[int]]) -> Palette:
-    """The palette of a CT, MR or PET image, or of one in which the target is faint.
+    """Return a random palette of a CT, MR or PET image, sometimes with a faint target.
 
     Args:
+        draws: random choices.
         count: number of labels.
-        target: labels of the target; in a faint image they differ from most others by 1 to 2 standard
+        target: labels of the target; a faint target differs from most other labels by 1 to 2 standard
             deviations of the noise.
-        kin: groups of labels that are painted alike.
+        kin: groups of labels with the same intensity statistics.
     """
     style = draws.uniform(0, 1)
     blurred, level = draws.uniform(0.25, 1.1), draws.log_uniform(0.02, 0.35) if draws.chance(0.7) else 0.0
@@ -115,11 +116,12 @@ def random_palette(draws: Draws, count: int, target: list[int], kin: list[list[i
 
 
 def outline_pairs(labels: Tensor, inside: Tensor, count: int) -> NDArray[np.int64]:
-    """Count the faces of a target's outline by pairs of labels: (count, count).
+    """Return the (count, count) number of faces of a target's outline for pairs of labels.
 
     Args:
         labels: (n, n, n) int64 below `count`.
         inside: (n, n, n) bool, the target.
+        count: number of labels.
     """
     pairs = []
     for axis in range(3):
@@ -127,19 +129,19 @@ def outline_pairs(labels: Tensor, inside: Tensor, count: int) -> NDArray[np.int6
         before, after = (labels.narrow(axis, start, length) for start in (0, 1))
         first, second = (inside.narrow(axis, start, length) for start in (0, 1))
         pairs.append(((before * count + after) * (first ^ second)).flatten())
-    found = torch.bincount(torch.cat(pairs), minlength=count * count).view(count, count).cpu().numpy()
-    found[0, 0] = 0  # where faces that are not of the outline have been counted
-    return found
+    faces = torch.bincount(torch.cat(pairs), minlength=count * count).view(count, count).cpu().numpy()
+    faces[0, 0] = 0  # this entry counts the faces that are not on the outline
+    return faces
 
 
 def hidden_share(pairs: NDArray[np.int64], palette: Palette) -> float:
-    """Share of an outline across which nothing changes in the image; 0 without an outline."""
+    """Return the fraction of an outline that is invisible in the image; 0 without an outline."""
     faces = int(pairs.sum())
     return float((pairs * ~palette.shows(faces)).sum() / max(1, faces))
 
 
 def paint(draws: Draws, labels: Tensor, palette: Palette) -> Tensor:
-    """An image (n, n, n) of a label map (n, n, n) int64, before noise and thick slices."""
+    """Return the image (n, n, n) of a label map (n, n, n) int64, before noise and thick slices."""
     n, device = labels.shape[0], labels.device
     flat = labels.flatten()
 
@@ -149,9 +151,9 @@ def paint(draws: Draws, labels: Tensor, palette: Palette) -> Tensor:
 
     image = spread_out(palette.means)
     for scale, waves in enumerate(SCALES):
-        own = np.where(palette.scales == scale, palette.spreads, 0.0)
-        if own.any():
-            image += spread_out(own) * draws.smooth(n, max(2, waves * n // 64))
+        spreads = np.where(palette.scales == scale, palette.spreads, 0.0)
+        if spreads.any():
+            image += spread_out(spreads) * draws.smooth(n, max(2, waves * n // 64))
     image = blur(image, palette.blur)
     if palette.bias:
         image *= torch.exp(palette.bias * draws.smooth(n, draws.integer(1, 3)))
@@ -161,7 +163,7 @@ def paint(draws: Draws, labels: Tensor, palette: Palette) -> Tensor:
 def painted(
     draws: Draws, labels: Tensor, count: int, target: list[int], kin: list[list[int]] | None = None
 ) -> Tensor | None:
-    """An image (n, n, n) of a label map in which the target is seen, or None where no palette showed it."""
+    """Return an image (n, n, n) of a label map with a visible target, or None if all attempts hide it."""
     pairs = outline_pairs(labels, label_in(labels, target), count)
     for _ in range(4):
         palette = random_palette(draws, count, target, kin or [])
@@ -171,12 +173,13 @@ def painted(
 
 
 def degrade(draws: Draws, image: Tensor, noise: float | None = None) -> Tensor:
-    """Thick slices, noise and contrast, for synthetic and real images alike: (n, n, n) to (n, n, n).
+    """Return a synthetic or real image (n, n, n) with random thick slices, noise and contrast.
 
     Args:
-        image: any unit.
-        noise: standard deviation of the noise in that unit (half of it where neighbours are alike); without
-            it, a random share of the image's own.
+        draws: random choices.
+        image: (n, n, n) intensities in any unit.
+        noise: standard deviation of the noise in that unit (about half of it for correlated noise); None for
+            a random fraction of the image's standard deviation.
     """
     n = image.shape[0]
     if noise is None:
@@ -189,7 +192,7 @@ def degrade(draws: Draws, image: Tensor, noise: float | None = None) -> Tensor:
         image = thick_slices(image, draws.integer(0, 2), count, smooth=draws.chance(0.7))
     if level:
         grain = draws.noise(n, n, n)
-        if draws.chance(0.3):  # of a reconstruction that has smoothed it: neighbours are alike
+        if draws.chance(0.3):  # noise correlated between neighbours, as after a smoothing reconstruction
             grain = blur(grain, 0.7) * 2
         image = image + grain * strength
     if draws.chance(0.5):

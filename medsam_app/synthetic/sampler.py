@@ -1,7 +1,7 @@
 """Random choices and smooth noise for synthetic training windows.
 
-Scalars and small vectors come from a generator on the CPU, so that no choice has to wait for a device;
-whatever has the size of a window comes from a generator on the device and never leaves it.
+Scalars and small vectors come from a generator on the CPU, so that no choice waits for the device. Arrays of
+the size of a window come from a generator on the device and stay there.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-#: A part of a window: one slice an axis.
+#: A part of a window: one slice per axis.
 Box = tuple[slice, slice, slice]
 
 
 def whole(n: int) -> Box:
-    """The box of a whole window of n voxels a side."""
+    """Return the box of a complete window with n voxels per side."""
     return (slice(0, n), slice(0, n), slice(0, n))
 
 
 class Draws:
-    """The random choices of one window.
+    """Random choices of one window.
 
     Args:
         seed: the same seed gives the same choices, and on the same device the same noise.
-        device: of the noise and everything computed from it.
+        device: device of the noise and of all tensors computed from it.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
@@ -38,7 +38,7 @@ class Draws:
         self.bulk = torch.Generator(self.device).manual_seed(seed)
 
     def uniform(self, low: float, high: float) -> float:
-        """Return a number of a uniform distribution in [low, high)."""
+        """Return a uniformly distributed number in [low, high)."""
         return float(self.choices.uniform(low, high))
 
     def log_uniform(self, low: float, high: float) -> float:
@@ -46,44 +46,44 @@ class Draws:
         return math.exp(self.uniform(math.log(low), math.log(high)))
 
     def integer(self, low: int, high: int) -> int:
-        """An integer in [low, high]."""
+        """Return a random integer in [low, high]."""
         return int(self.choices.integers(low, high + 1))
 
     def chance(self, probability: float) -> bool:
-        """Return True with a probability."""
+        """Return True with the given probability."""
         return self.uniform(0, 1) < probability
 
     def normals(self, count: int) -> NDArray[np.float64]:
-        """(count,) of a standard normal distribution."""
+        """Return (count,) numbers from a standard normal distribution."""
         return self.choices.standard_normal(count)
 
     def uniforms(self, count: int) -> NDArray[np.float64]:
-        """(count,) in [0, 1)."""
+        """Return (count,) uniformly distributed numbers in [0, 1)."""
         return self.choices.random(count)
 
     def direction(self) -> NDArray[np.float64]:
-        """(3,) unit vector."""
+        """Return a random unit vector (3,)."""
         vector = self.normals(3)
         return vector / np.linalg.norm(vector)
 
     def rotation(self) -> NDArray[np.float64]:
-        """(3, 3) orthogonal matrix."""
+        """Return a random orthogonal matrix (3, 3)."""
         return np.linalg.qr(self.choices.standard_normal((3, 3)))[0]
 
     def noise(self, *shape: int) -> Tensor:
-        """White noise of unit variance on the device."""
+        """Return white noise of unit variance on the device."""
         return torch.randn(shape, generator=self.bulk, device=self.device)
 
     def smooth(self, n: int, cells: int, box: Box | None = None) -> Tensor:
-        """Noise of unit variance that varies over about n / cells voxels.
+        """Return noise of unit variance that varies over about n / cells voxels.
 
         Args:
-            n: voxels of the window a side.
-            cells: number of waves that fit the window.
-            box: the part of the window that is wanted; all of it without one.
+            n: voxels per side of the window.
+            cells: number of waves across the window.
+            box: the part of the window to compute; None for all of it.
 
         Returns:
-            (a, b, c) float32 of the box.
+            (a, b, c) float32 on the box.
         """
         weights = spline_weights(n, cells, self.device)
         rows = [weights[part] for part in box or whole(n)]
@@ -92,7 +92,10 @@ class Draws:
 
 @lru_cache(maxsize=256)
 def spline_weights(n: int, cells: int, device: torch.device) -> Tensor:
-    """(n, cells + 3) cubic B-splines at n positions; rows of unit norm keep the variance of noise."""
+    """Return the values of (cells + 3) cubic B-splines at n positions: (n, cells + 3).
+
+    Rows have unit norm, so that interpolated noise keeps its variance.
+    """
     distance = np.abs(np.linspace(0, cells, n)[:, None] - np.arange(-1, cells + 2))
     near, far = (4 - 6 * distance**2 + 3 * distance**3) / 6, np.clip(2 - distance, 0, None) ** 3 / 6
     weights = np.where(distance < 1, near, far)
@@ -102,7 +105,7 @@ def spline_weights(n: int, cells: int, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=256)
 def blur_weights(n: int, tenths: int, device: torch.device) -> Tensor:
-    """(n, n) Gaussian blur of a standard deviation of tenths / 10 voxels; the border is repeated."""
+    """Return the (n, n) matrix of a Gaussian blur with sigma = tenths / 10 voxels and a repeated border."""
     sigma = tenths / 10
     reach = max(1, math.ceil(2.5 * sigma))
     steps = np.arange(-reach, reach + 1)
@@ -114,7 +117,7 @@ def blur_weights(n: int, tenths: int, device: torch.device) -> Tensor:
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
-    """(n, n, n) blurred by a Gaussian of `sigma` voxels, to a tenth of a voxel."""
+    """Return an image (n, n, n) blurred by a Gaussian of `sigma` voxels, rounded to a tenth of a voxel."""
     tenths = round(10 * sigma)
     if tenths < 2:
         return image
@@ -122,7 +125,14 @@ def blur(image: Tensor, sigma: float) -> Tensor:
 
 
 def thick_slices(image: Tensor, axis: int, count: int, *, smooth: bool) -> Tensor:
-    """(n, n, n) averaged into `count` slices along an axis, and interpolated or repeated to n again."""
+    """Return an image (n, n, n) averaged into `count` slices along an axis, and resized to n again.
+
+    Args:
+        image: (n, n, n).
+        axis: axis across the slices.
+        count: number of slices.
+        smooth: whether to interpolate between slices instead of repeating them.
+    """
     n = image.shape[axis]
     slices = F.interpolate(torch.eye(n, device=image.device)[None], size=count, mode="area")
     mode = "linear" if smooth else "nearest"
@@ -130,7 +140,7 @@ def thick_slices(image: Tensor, axis: int, count: int, *, smooth: bool) -> Tenso
 
 
 def along_axes(values: Tensor, matrices: list[Tensor]) -> Tensor:
-    """(i, j, k) with each axis multiplied by a matrix (out, in)."""
+    """Return an array (i, j, k) with each axis multiplied by a matrix (out, in)."""
     first, second, third = matrices
     values = (first @ values.flatten(1)).view(first.shape[0], *values.shape[1:])
     return second @ values @ third.T

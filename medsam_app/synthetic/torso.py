@@ -1,8 +1,8 @@
-"""A torso that looks like a CT, made from formulas: the bundled sample and the tests' ground truth.
+"""CT-like torso phantom: the bundled sample and the ground truth of tests.
 
-Shapes are signed distances in millimetres (negative inside), bent by smooth noise and painted one over
-another with partial volume at their borders; a point-spread blur and correlated noise come last.
-World coordinates are RAS+: x grows to the patient's right, y to the front, z to the head.
+Shapes are signed distances in mm (negative inside), deformed by smooth noise and painted one over another
+with partial volume at their borders. A point-spread blur and correlated noise are applied last. World
+coordinates are RAS+: x grows to the patient's right, y to the front, z to the head.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from medsam_app.io.volume import Volume
 from medsam_app.synthetic.canvas import Canvas, smooth_union
 
-#: Label values of the phantom's objects. A voxel of the lesion is not also a voxel of the liver.
+#: Names of the label values of the phantom. Voxels of the lesion do not belong to the liver.
 LABEL_NAMES: dict[int, str] = {
     1: "liver",
     2: "spleen",
@@ -34,16 +34,16 @@ FAT, MUSCLE, BLOOD = -102.0, 58.0, 155.0
 
 
 def torso_phantom(seed: int = 0) -> tuple[Volume, NDArray[np.uint8], dict[int, str]]:
-    """Make a CT-like torso in portal-venous phase, from the lung bases to below the kidneys.
+    """Return a CT-like torso in portal-venous phase, from the lung bases to below the kidneys.
 
     Args:
-        seed: another number is another patient; the same number is the same voxels.
+        seed: each seed gives a different patient; the same seed gives the same voxels.
 
     Returns:
         The volume (224, 160, 80) in Hounsfield units (int16), 1.5 x 1.5 x 3 mm, LPS; its label map
-        of the same shape (uint8, 0 = nothing named); and the names of the label values.
+        of the same shape (uint8, 0 = background); and the names of the label values.
     """
-    # LPS order, as scanners write it: the first two axes run against RAS.
+    # LPS order, as written by scanners: the first two axes are opposite to RAS.
     affine = np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1.0])
     affine[:3, 3] = (168.0, 112.0, -121.5)
     canvas = Canvas.blank(SHAPE, affine, np.random.default_rng(seed))
@@ -55,7 +55,7 @@ def torso_phantom(seed: int = 0) -> tuple[Volume, NDArray[np.uint8], dict[int, s
     _paint_ribs(canvas)
     blurred = gaussian_filter(canvas.hu, (0.55, 0.55, 0.3), truncate=3)
     grain = gaussian_filter(canvas.rng.standard_normal(SHAPE, dtype=np.float32), (0.8, 0.8, 0.25), truncate=3)
-    # Photons that cross the middle of the body are fewer, so noise is stronger there.
+    # Fewer photons cross the middle of the body, so noise is stronger there.
     strength = 8 + 6 * np.exp(-((canvas.x / 110) ** 2 + (canvas.y / 80) ** 2))
     blurred += grain * (strength / grain.std())
     array = np.clip(np.rint(blurred), -1024, 3071).astype(np.int16)
@@ -63,12 +63,12 @@ def torso_phantom(seed: int = 0) -> tuple[Volume, NDArray[np.uint8], dict[int, s
 
 
 def _paint_body(c: Canvas) -> None:
-    """Table, skin, fat and muscles, and the distance to the inside of the muscular wall."""
+    """Paint table, skin, fat and muscles, and set the distance to the inside of the muscular wall."""
     bed = c.part((-170, 170), (-130, -95), (-130, 130))
     table = np.abs(bed.y + 113 - (bed.x / 48) ** 2) - 5
     bed.paint(np.maximum(table, np.abs(bed.x) - 155), 150.0)
     bed.paint(np.maximum(table + 3.2, np.abs(bed.x) - 153), -880.0)
-    # A rounded rectangle rather than an ellipse: backs are flat where they lie.
+    # A rounded rectangle instead of an ellipse: the back is flat on the table.
     width, depth = 151 + 4 * np.sin(c.z / 75), 97 + 3 * np.cos(c.z / 90)
     u, v = np.abs(c.x) / width, np.abs(c.y) / depth
     value = (u**2.4 + v**2.4) ** (1 / 2.4)
@@ -79,7 +79,7 @@ def _paint_body(c: Canvas) -> None:
     c.paint(skin, 10.0)
     c.paint(skin + 2, FAT + texture)
     c.paint(wall, MUSCLE + texture)
-    # Fat between the layers of the wall, on the flanks only, and the seam in front.
+    # Fat between the layers of the wall, only on the flanks, and the midline in front.
     flank = np.clip((np.abs(c.x) - 70) / 40, -1, 1)
     c.paint(np.abs(wall + 6 + c.noise(45, 1.2)) - 0.9 * flank, -50.0)
     c.paint(np.maximum(np.maximum(np.abs(c.x) - 4, wall + 1.5), 60 - c.y), -20.0)
@@ -96,7 +96,7 @@ def _paint_body(c: Canvas) -> None:
 
 
 def _paint_abdomen(c: Canvas) -> None:
-    """Bowel, pancreas, stomach, spleen, liver with its lesion, gallbladder and kidneys."""
+    """Paint bowel, pancreas, stomach, spleen, liver with its lesion, gallbladder and kidneys."""
     _paint_bowel(c)
     p = c.part((-90, 80), (-25, 50), (-40, 45))
     lobules = p.noise(13, 1.6)
@@ -110,7 +110,7 @@ def _paint_abdomen(c: Canvas) -> None:
 
 
 def _paint_bowel(canvas: Canvas) -> None:
-    """Loops of small bowel, and the colon with stool and gas on either side."""
+    """Paint loops of small bowel, and the colon with stool and gas on both sides."""
     for _ in range(16):
         x, y, z = centre = canvas.rng.uniform((-72, 14, -128), (72, 56, -18)).tolist()
         c = canvas.part((x - 50, x + 50), (y - 32, y + 32), (z - 40, z + 40))
@@ -135,7 +135,8 @@ def _paint_left_side(c: Canvas) -> None:
     stomach = c.ellipsoid((-58 + c.jitter(3), 28, 34 + c.jitter(3)), (40, 37, 50), tilt=-0.25)
     stomach = np.maximum(stomach + c.noise(65, 3.5), c.inner + 5)
     c.paint(stomach, 78 + texture, label=STOMACH)
-    food = np.where(c.y > 38, -985.0, 14 + 2 * texture)  # air rises to the front, flat as water
+    # The patient is supine: air rises to the front, with a flat level.
+    food = np.where(c.y > 38, -985.0, 14 + 2 * texture)
     c.paint(stomach + 4.5, food, label=STOMACH)
     spleen = c.ellipsoid((-93 + c.jitter(2), -34, 32 + c.jitter(4)), (36, 45, 52), tilt=-0.12)
     spleen = np.maximum(np.maximum(spleen + c.noise(55, 2.5), c.inner + 3), 4 - stomach)
@@ -149,8 +150,8 @@ def _paint_liver(c: Canvas) -> None:
     liver = np.maximum(smooth_union(right, left, 22) + c.noise(75, 3.5), c.inner + 3)
     c.paint(liver - 1.5, FAT)
     c.paint(liver, 108 + 0.8 * texture + c.noise(80, 3), label=LIVER)
-    # Veins: lines where two smooth noises are both near zero. Divided by the noises' typical slope,
-    # how far they are from it is a distance in mm.
+    # Veins are lines where two smooth noises are both near zero. Divided by the typical slope of the noise,
+    # their values become distances in mm.
     for _ in range(2):
         first, second = c.noise(85, 1, count=5), c.noise(85, 1, count=5)
         line = np.sqrt(first**2 + second**2) * 85 / (2 * np.pi * 0.65) - 3.6
@@ -170,7 +171,7 @@ def _paint_liver(c: Canvas) -> None:
 def _paint_kidney(c: Canvas, side: int, centre: tuple[float, float, float], label: int) -> None:
     x, y, z = centre
     kidney = c.ellipsoid(centre, (27, 24, 54), tilt=-0.22 * side) + c.noise(50, 1.6)
-    # The hilum: fat and vessels enter from the middle and from the front.
+    # Hilum: fat and vessels enter medially and from the front.
     hilum = c.ellipsoid((x - side * 27, y + 9, z), (19, 12, 24), tilt=-0.22 * side) + c.noise(22, 1.4)
     texture = c.noise(13, 5)
     c.paint(kidney - 3, FAT)
@@ -193,11 +194,11 @@ def _paint_vessels(canvas: Canvas) -> None:
 
 
 def _paint_chest(canvas: Canvas) -> None:
-    """Lungs over the domes of the diaphragm, and the heart between them."""
+    """Paint the lungs above the domes of the diaphragm, and the heart between them."""
     c = canvas.part((-170, 170), (-130, 130), (-40, 130))
     heart = np.maximum(c.ellipsoid((-24, 26, 122), (58, 47, 47), tilt=-0.2) + c.noise(70, 2), c.inner + 4)
     middle = smooth_union(c.tube(2.0, 15.0, (30, 75)), heart - 7, 18)
-    middle = np.minimum(middle, c.tube(0.0, -50.0, (29, 45)))  # the spine and what lies behind it
+    middle = np.minimum(middle, c.tube(0.0, -50.0, (29, 45)))  # the spine and the tissue behind it
     top = np.where(c.x > 0, 88.0, 80.0)
     fall = np.hypot((np.abs(c.x) - 60) / 66, (c.y - 8) / 66)
     dome = (top - 60 * np.clip(fall, 0, 1.25) ** 2.4 - c.z) * 0.62 + c.noise(80, 2.5)
@@ -212,7 +213,7 @@ def _paint_chest(canvas: Canvas) -> None:
 
 
 def _paint_ribs(c: Canvas) -> None:
-    """Ribs run in the wall; seen along the body's girth they slope down towards the front."""
+    """Paint the ribs in the wall; along the girth of the body, they slope down towards the front."""
     girth = np.arctan2(np.abs(c.x) / 1.5, -c.y)
     along = c.z + 46 * np.clip(girth - 0.35, 0, 3) ** 1.1 - 4
     period = 31.0
@@ -226,7 +227,7 @@ def _paint_ribs(c: Canvas) -> None:
 
 
 def _paint_spine(c: Canvas) -> None:
-    """Vertebrae every 36 mm with discs between them, the canal behind, arches and processes."""
+    """Paint vertebrae every 36 mm with discs, the spinal canal, arches and processes."""
     period = 36.0
     high = c.z - period * np.rint(c.z / period)
     bow = 3 * np.sin(c.z / 80)
