@@ -14,7 +14,7 @@ ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertool
 
 
 def affine_of(order: tuple[int, ...], signs: tuple[int, ...], *, tilt: float = 0.0) -> np.ndarray:
-    """Affine whose file axis `order[a]` runs along world axis a with the sign; optionally oblique."""
+    """Return an affine whose file axis `order[a]` runs along world axis a with a sign; optionally oblique."""
     affine = np.eye(4)
     affine[:3, :3] = 0
     for world, (axis, sign) in enumerate(zip(order, signs, strict=True)):
@@ -27,7 +27,7 @@ def affine_of(order: tuple[int, ...], signs: tuple[int, ...], *, tilt: float = 0
 
 def test_there_are_48_orientations():
     assert len(ORIENTATIONS) == 48
-    assert len({Grid(SHAPE, affine_of(*each)).orientation for each in ORIENTATIONS}) == 48
+    assert len({Grid(SHAPE, affine_of(*orientation)).orientation for orientation in ORIENTATIONS}) == 48
 
 
 @pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
@@ -42,12 +42,12 @@ def test_ras_view_round_trip_and_points(order, signs):
     assert np.array_equal(back, array)
     assert back.strides == array.strides
     assert back.__array_interface__["data"] == array.__array_interface__["data"]
-    # a point maps to the voxel that holds the same value
+    # a point maps to the voxel with the same value
     points = np.random.default_rng(0).integers(0, SHAPE, (20, 3))
     mapped = view.points_from_file(points)
     assert np.array_equal(turned[tuple(mapped.astype(int).T)], array[tuple(points.T)])
     assert np.array_equal(view.points_to_file(mapped), points)
-    # and in the turned order every axis runs towards R, A, S
+    # and in the new order the axes point to R, A, S
     step = grid.to_world(view.points_to_file(np.eye(3))) - grid.to_world(view.points_to_file(np.zeros(3)))
     assert (np.diag(step) > 0).all()
     assert np.array_equal(np.abs(step).argmax(axis=1), [0, 1, 2])
@@ -87,8 +87,8 @@ def test_contains_half_a_voxel_beyond_the_centres():
 )
 def test_difference(change, words):
     grid = Grid(SHAPE, np.eye(4))
-    found = grid.difference(Grid(SHAPE, change))
-    assert (found is None) if words is None else (words in found)
+    description = grid.difference(Grid(SHAPE, change))
+    assert (description is None) if words is None else (words in description)
 
 
 def test_difference_of_shape_comes_first():

@@ -24,7 +24,7 @@ def test_the_largest_part_hangs_together_by_faces(axes: int) -> None:
     assert not keep_largest(mask).any()
     mask[(slice(0, 3),) * axes] = True
     large = mask.copy()
-    mask[(3,) * axes] = True  # touches by a corner only
+    mask[(3,) * axes] = True  # touches only at a corner
     mask[(slice(6, 8),) * axes] = True
     before = mask.copy()
     assert np.array_equal(keep_largest(mask), large) and np.array_equal(mask, before)

@@ -1,4 +1,4 @@
-"""Parts of masks: placed, cut and combined, they are what the same operation makes of whole volumes."""
+"""Patches: operations on them equal the same operations on complete volumes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medsam_app.grid.patch import Corners, Index, Patch, box_slices, enclosing_box, mask_bounds
 
 SHAPE = (9, 8, 7)
-#: Boxes inside, at each end, on all, outside of and beyond what others hold; without voxels.
+#: Boxes that overlap, enclose or miss each other, at each end of the volume, and without voxels.
 BOXES: list[Corners] = [
     ((2, 3, 1), (6, 5, 4)),
     ((0, 0, 0), (3, 4, 5)),
@@ -25,7 +25,7 @@ BOXES: list[Corners] = [
 
 
 def patches(share: float = 0.5, seed: int = 0) -> Iterator[Patch]:
-    """Random voxels in each of the boxes."""
+    """Yield patches of random voxels, one for each box."""
     rng = np.random.default_rng(seed)
     for start, stop in BOXES:
         yield Patch(start, rng.random(np.subtract(stop, start)) < share)
@@ -66,7 +66,7 @@ def test_the_bounding_box_of_a_patch() -> None:
             tight = patch.tight()
             assert (whole(tight) == whole(patch)).all()
             assert tight.corners == (bounding_box(whole(patch)) or ((0, 0, 0), (0, 0, 0)))
-            assert not tight.mask.size or tight.tight() is tight  # no copy on the way of every click
+            assert not tight.mask.size or tight.tight() is tight  # no copy, since every click passes here
     assert Patch.empty().corners == ((0, 0, 0), (0, 0, 0)) and not Patch.empty().voxels
 
 
@@ -99,8 +99,8 @@ def test_on_a_box_around_both_a_union_is_the_or_of_two_arrays() -> None:
 
 def test_a_mask_without_others() -> None:
     for a, b in pairs():
-        left = a.without(b)
-        assert left.corners == a.corners and np.array_equal(whole(left), whole(a) & ~whole(b))
+        difference = a.without(b)
+        assert difference.corners == a.corners and np.array_equal(whole(difference), whole(a) & ~whole(b))
     first, *others = patches()
     rest = ~np.logical_or.reduce([whole(other) for other in others])
     assert np.array_equal(whole(first.without(*others)), whole(first) & rest)
@@ -140,8 +140,8 @@ def test_no_operation_changes_what_it_is_given() -> None:
         assert np.array_equal(a.mask, masks[0]) and np.array_equal(b.mask, masks[1])
         with pytest.raises(ValueError, match="read-only"):
             a.mask[...] = True
-    own = np.zeros((2, 2, 2), dtype=bool)
-    assert np.shares_memory(Patch((0, 0, 0), own).mask, own) and own.flags.writeable
+    array = np.zeros((2, 2, 2), dtype=bool)
+    assert np.shares_memory(Patch((0, 0, 0), array).mask, array) and array.flags.writeable
 
 
 def test_slices_of_a_box_in_an_array_that_begins_elsewhere() -> None:

@@ -1,4 +1,4 @@
-"""Windows: reading into them and writing back, on grids of every kind."""
+"""Windows: reading from and writing to volumes on all kinds of grids."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def test_a_mask_made_in_pieces_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> 
     grid = Grid(shape=shape, affine=_affine((2, 0, 1), (-1, 1, -1), (1.0, 2.0, 0.7)))
     roi = Roi.centred(np.asarray(grid.ras.shape) / 2, 1.3, (16, 16, 16), grid.ras)
     logits = torch.randn(16, 16, 16, generator=torch.Generator().manual_seed(0))
-    whole = mask_from_logits(logits, roi)
-    monkeypatch.setattr("medsam_app.grid.roi.PATCH_VOXELS", 1)  # a row at a time
+    complete = mask_from_logits(logits, roi)
+    monkeypatch.setattr("medsam_app.grid.roi.PATCH_VOXELS", 1)  # one row at a time
     patch = mask_from_logits(logits, roi)
-    assert patch.start == whole.start and patch.mask.shape[0] > 5
-    np.testing.assert_array_equal(patch.mask, whole.mask)
+    assert patch.start == complete.start and patch.mask.shape[0] > 5
+    np.testing.assert_array_equal(patch.mask, complete.mask)

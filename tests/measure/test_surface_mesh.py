@@ -1,4 +1,4 @@
-"""Surfaces in mm: closed, the right way round, of the right size and place on any grid."""
+"""Surfaces in mm: closed, correctly oriented, sized and placed on any grid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def ball(grid: Grid, centre, radius: float) -> np.ndarray:
 
 
 def assert_closed(surface: Surface) -> None:
-    """Every edge has two triangles that run along it in opposite directions."""
+    """Assert that every edge has two triangles that traverse it in opposite directions."""
     edges = np.concatenate([surface.triangles[:, [a, b]] for a, b in ((0, 1), (1, 2), (2, 0))])
     forward, counts = np.unique(edges, axis=0, return_counts=True)
     assert (counts == 1).all()
@@ -40,7 +40,7 @@ def test_a_ball_has_its_area_and_volume_and_is_closed(name: str) -> None:
     assert surface.volume_ml == pytest.approx(4 / 3 * np.pi * 1.5**3, rel=0.03)
     distances = np.linalg.norm(surface.vertices - centre, axis=1)
     assert np.abs(distances - 15).max() < grid.spacing.max()
-    # Outside is where the triangles face.
+    # The triangles face outwards.
     a, b, c = (surface.vertices[surface.triangles[:, n]] for n in range(3))
     assert (np.einsum("ij,ij->i", np.cross(b - a, c - a), a - centre) > -1e-3).mean() > 0.99
 
@@ -64,7 +64,7 @@ def test_a_million_voxels_become_few_enough_triangles(spacing) -> None:
     grid = grid_of((150, 150, 90), spacing)
     rng = np.random.default_rng(0)
     noise = ndimage.gaussian_filter(rng.normal(size=grid.shape).astype(np.float32), 2)
-    mask = noise > np.quantile(noise, 0.5)  # a sponge: about the most surface there can be
+    mask = noise > np.quantile(noise, 0.5)  # a sponge has close to the largest possible surface
     assert mask.sum() >= 1_000_000
     surface = surface_of(Patch.from_mask(mask), grid)
     assert 50_000 < len(surface.triangles) <= 150_000

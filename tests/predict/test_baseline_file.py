@@ -1,4 +1,4 @@
-"""The header of a saved baseline network: what is written is read back, and nothing else is accepted."""
+"""Header of a saved baseline network: a round trip, and other headers are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a model before it is loaded."""
+"""Checks of a model choice without loading the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_files_that_fit(adapter: Path) -> None:
     ModelChoice().check()
-    ModelChoice(weights=adapter, adapter=adapter).check()  # what weights hold is known once they are loaded
+    ModelChoice(weights=adapter, adapter=adapter).check()  # contents are checked on loading
 
 
 def test_mistakes(adapter: Path) -> None:

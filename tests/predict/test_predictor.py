@@ -1,4 +1,4 @@
-"""The predictor: prompts in, a mask on the file's own grid out, always the same for the same prompts."""
+"""Predictor: masks on the file's own grid, identical for identical prompts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def predictor() -> VolumePredictor:
 def ball(
     shape: tuple[int, int, int], centre: tuple[float, ...], radius: float, affine: np.ndarray
 ) -> tuple[Volume, np.ndarray]:
-    """A bright ball, round in mm, in noise."""
+    """Return a noisy volume with a bright ball that is round in mm, and the ball's mask."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     voxels = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1)
     truth = np.linalg.norm((voxels - centre) * spacing, axis=-1) < radius
@@ -60,11 +60,11 @@ def test_ball_is_found_on_any_grid(predictor: VolumePredictor, name: str) -> Non
     edge[0] += round(8 / volume.spacing[0])
     outside = list(centre)
     outside[1] += round(15 / volume.spacing[1])
-    found = predictor.predict(points=[centre, edge, outside], point_labels=[1, 1, 0])
-    assert found.mask.shape == volume.shape
-    assert _dice(found.mask, truth) > 0.8
-    assert found.unmet == ()
-    assert found.volume_ml == pytest.approx(found.mask.sum() * volume.grid.voxel_volume_ml)
+    prediction = predictor.predict(points=[centre, edge, outside], point_labels=[1, 1, 0])
+    assert prediction.mask.shape == volume.shape
+    assert _dice(prediction.mask, truth) > 0.8
+    assert prediction.unmet == ()
+    assert prediction.volume_ml == pytest.approx(prediction.mask.sum() * volume.grid.voxel_volume_ml)
 
 
 @pytest.mark.slow
@@ -85,25 +85,25 @@ def test_same_prompts_same_mask_bit_for_bit(predictor: VolumePredictor) -> None:
 
 @pytest.mark.slow
 def test_what_is_kept_of_prefixes_is_bounded_and_the_same(predictor: VolumePredictor) -> None:
-    """Masks are kept as bits; what is forgotten is made again, and only that."""
+    """Masks are cached as bits; evicted states are recomputed, and only those."""
     shape, affine = GRIDS["oblique"]
     volume, _ = ball(shape, (30, 28, 15), 13.0, affine)
     predictor.set_volume(volume)
     prompts = [Point(coordinates=(30 + n, 28 - n, 15), positive=n % 3 != 2) for n in range(5)]
-    made = [predictor.predict_prompts(prompts[:n], refine=False) for n in range(1, 6)]
-    logits = made[-1].logits.nbytes
-    assert 5 * logits < predictor.nbytes < 5 * logits + sum(each.patch.mask.nbytes for each in made)
-    for n, each in enumerate(made, start=1):
+    predictions = [predictor.predict_prompts(prompts[:n], refine=False) for n in range(1, 6)]
+    logits = predictions[-1].logits.nbytes
+    assert 5 * logits < predictor.nbytes < 5 * logits + sum(p.patch.mask.nbytes for p in predictions)
+    for n, prediction in enumerate(predictions, start=1):
         again = predictor.predict_prompts(prompts[:n], refine=False)
-        assert again.logits is each.logits and again.patch.start == each.patch.start
-        assert np.array_equal(again.patch.mask, each.patch.mask) and again.unmet == each.unmet
+        assert again.logits is prediction.logits and again.patch.start == prediction.patch.start
+        assert np.array_equal(again.patch.mask, prediction.patch.mask) and again.unmet == prediction.unmet
     further = predictor.predict_prompts([*prompts, Point(coordinates=(20, 28, 15))], refine=False)
     small = VolumePredictor(predictor.model, cache=predictor.cache)
     small.set_volume(volume)
-    small._states.limit = 3 * logits  # of two prefixes and their masks
+    small._states.limit = 3 * logits  # room for two prefixes and their masks
     for prompt_count in (6, 2, 6):
-        asked = [*prompts, Point(coordinates=(20, 28, 15))][:prompt_count]
-        last = small.predict_prompts(asked, refine=False)
+        with_click = [*prompts, Point(coordinates=(20, 28, 15))][:prompt_count]
+        last = small.predict_prompts(with_click, refine=False)
         assert small.nbytes <= small._states.limit
     assert np.array_equal(last.mask, further.mask)
 
@@ -135,23 +135,23 @@ def test_every_click_is_honoured_even_against_the_image(predictor: VolumePredict
     volume, _ = ball((48, 48, 48), (24, 24, 24), 10.0, np.eye(4))
     predictor.set_volume(volume)
     points = [(24, 24, 24), (24, 28, 24), (40, 40, 40), (3, 3, 3)]
-    found = predictor.predict(points=points, point_labels=[1, 0, 1, 0])
-    assert found.unmet == ()
-    assert [bool(found.mask[p]) for p in points] == [True, False, True, False]
+    prediction = predictor.predict(points=points, point_labels=[1, 0, 1, 0])
+    assert prediction.unmet == ()
+    assert [bool(prediction.mask[p]) for p in points] == [True, False, True, False]
 
 
 def test_contradicting_clicks_are_reported(predictor: VolumePredictor) -> None:
     volume, _ = ball((48, 48, 48), (24, 24, 24), 10.0, np.eye(4))
     predictor.set_volume(volume)
-    found = predictor.predict(points=[(24, 24, 24), (24, 24, 24)], point_labels=[1, 0])
-    assert found.unmet == (0,)
+    prediction = predictor.predict(points=[(24, 24, 24), (24, 24, 24)], point_labels=[1, 0])
+    assert prediction.unmet == (0,)
 
 
 def test_boxes_bound_the_mask(predictor: VolumePredictor) -> None:
     volume, truth = ball((48, 48, 48), (24, 24, 24), 10.0, np.eye(4))
     predictor.set_volume(volume)
-    whole = predictor.predict_prompts([Box(lower=(14, 14, 14), upper=(34, 34, 34))])
-    assert _dice(whole.mask, truth) > 0.8
+    prediction = predictor.predict_prompts([Box(lower=(14, 14, 14), upper=(34, 34, 34))])
+    assert _dice(prediction.mask, truth) > 0.8
     flat = predictor.predict_prompts([Box(lower=(14, 14, 24), upper=(34, 34, 24))])
     assert _dice(flat.mask, truth) > 0.6
 
@@ -167,12 +167,12 @@ def test_large_object_is_not_cut_at_the_window(predictor: VolumePredictor) -> No
     volume, truth = ball((200, 200, 200), (100, 100, 100), 85.0, np.eye(4))
     predictor.set_volume(volume)
     points = [(100, 100, 100), (100, 100, 180), (20, 100, 100), (4, 4, 4)]
-    found = predictor.predict(points=points, point_labels=[1, 1, 1, 0])
-    assert _dice(found.mask, truth) > 0.9
+    prediction = predictor.predict(points=points, point_labels=[1, 1, 1, 0])
+    assert _dice(prediction.mask, truth) > 0.9
 
 
 def _bumpy() -> tuple[Volume, np.ndarray]:
-    """An object larger than a window at the volume's own spacing, with a wavy surface."""
+    """Return an object with a wavy surface, larger than a window at the volume's own spacing."""
     shape = (140, 130, 120)
     x, y, z = np.meshgrid(*[np.arange(n) - n / 2.0 for n in shape], indexing="ij", sparse=True)
     truth = np.sqrt(x**2 + y**2 + z**2) + 3 * np.sin(x / 5) * np.cos(y / 6) * np.cos(z / 7) < 48
@@ -187,16 +187,16 @@ def test_tiles_bring_the_outline_closer_and_keep_the_prompts(predictor: VolumePr
     box = np.argwhere(truth)
     prompts = {"boxes": [(box.min(axis=0), box.max(axis=0))], "points": [(3, 3, 3)], "point_labels": [0]}
     coarse = predictor.predict(**prompts, refine=False)
-    said: list[str] = []
-    fine = predictor.predict(**prompts, refine=True, progress=lambda text, share: said.append(text))
+    messages: list[str] = []
+    fine = predictor.predict(**prompts, refine=True, progress=lambda text, share: messages.append(text))
     assert _dice(fine.mask, truth) > _dice(coarse.mask, truth)
     assert fine.unmet == ()
-    assert any("tile" in text for text in said)
+    assert any("tile" in text for text in messages)
     assert np.array_equal(predictor.predict(**prompts, refine=False).mask, coarse.mask)
-    # The same again in a predictor that knows nothing of this.
-    other = VolumePredictor(predictor.model)
-    other.set_volume(volume)
-    assert np.array_equal(other.predict(**prompts, refine=True).mask, fine.mask)
+    # A new predictor without cached states gives the same mask.
+    second = VolumePredictor(predictor.model)
+    second.set_volume(volume)
+    assert np.array_equal(second.predict(**prompts, refine=True).mask, fine.mask)
 
 
 def test_tiles_leave_small_objects_as_they_are(predictor: VolumePredictor) -> None:

@@ -1,4 +1,4 @@
-"""Where to click next: doubt about a mask, from variants of its decode."""
+"""Uncertainty of a mask from variants of its decode, and the next click."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from medsam_app.prompts.types import MaskPrompt, Point
 from medsam_app.session.session import Session
 from medsam_app.synthetic.torso import torso_phantom
 
-#: Flipped, turned and anisotropic.
+#: Flipped, permuted and anisotropic.
 AFFINE = np.array([[0, -2.0, 0, 3], [1.5, 0, 0, -8], [0, 0, -4.0, 20], [0, 0, 0, 1]])
 
 
 @pytest.fixture(scope="module")
 def session() -> Session:
     volume = torso_phantom()[0]
-    made = Session(volume, VolumePredictor(refine=False))
-    made.add_object("organ")
+    predictor = Session(volume, VolumePredictor(refine=False))
+    predictor.add_object("organ")
     middle = [n // 2 for n in volume.grid.shape]
-    made.add_prompt("o1", Point(coordinates=(middle[0], middle[1], middle[2]), positive=True))
-    return made
+    predictor.add_prompt("o1", Point(coordinates=(middle[0], middle[1], middle[2]), positive=True))
+    return predictor
 
 
 def test_doubt_is_where_variants_say_otherwise() -> None:
@@ -40,13 +40,13 @@ def test_doubt_is_where_variants_say_otherwise() -> None:
     roi = Roi.centred([10, 12, 5], [2.0, 2.0, 2.0], (16, 32, 32), grid.ras)
     mask = np.zeros(grid.shape, dtype=bool)
     mask[6:14, 8:16, 2:8] = True
-    # Variants that are sure of nothing being there: all of the mask is in doubt, and nothing else.
-    found = doubt_of(torch.full((3, *roi.shape), -20.0), roi, Patch.from_mask(mask), grid)
-    whole = np.zeros(grid.shape, dtype=np.uint8)
-    whole[box_slices(found.start, np.add(found.start, found.values.shape))] = found.values
-    assert (whole[mask] == 255).all() and not whole[~mask].any()
-    assert found.worst is not None and mask[found.worst]
-    # What somebody has decided is in no doubt.
+    # All variants are confidently empty, so exactly the voxels of the mask are in doubt.
+    doubt = doubt_of(torch.full((3, *roi.shape), -20.0), roi, Patch.from_mask(mask), grid)
+    volume_mask = np.zeros(grid.shape, dtype=np.uint8)
+    volume_mask[box_slices(doubt.start, np.add(doubt.start, doubt.values.shape))] = doubt.values
+    assert (volume_mask[mask] == 255).all() and not volume_mask[~mask].any()
+    assert doubt.worst is not None and mask[doubt.worst]
+    # Painted voxels are not in doubt.
     half = mask.copy()
     half[:, :, 5:] = False
     variants, settled = torch.full((3, *roi.shape), -20.0), Patch.from_mask(half)
@@ -58,28 +58,28 @@ def test_doubt_is_where_variants_say_otherwise() -> None:
 
 @pytest.mark.slow
 def test_a_model_is_in_doubt_near_the_outline(session: Session) -> None:
-    found, made = session.doubt("o1"), session.prediction("o1")
-    assert found is not None and made is not None
+    doubt, prediction = session.doubt("o1"), session.prediction("o1")
+    assert doubt is not None and prediction is not None
     again = session.doubt("o1")
-    assert again is not None and (again.values == found.values).all() and again.worst == found.worst
-    assert 0 < (found.values >= 64).mean() < 0.5
-    assert found.worst is not None
+    assert again is not None and (again.values == doubt.values).all() and again.worst == doubt.worst
+    assert 0 < (doubt.values >= 64).mean() < 0.5
+    assert doubt.worst is not None
 
 
 @pytest.mark.slow
 def test_the_page_gets_it_in_its_own_order(session: Session) -> None:
     workspace = Workspace()
     workspace.replace_volume(session, "x", {})
-    body, found = uncertainty_frame(workspace, "o1"), session.doubt("o1")
-    assert found is not None and found.worst is not None
+    body, doubt = uncertainty_frame(workspace, "o1"), session.doubt("o1")
+    assert doubt is not None and doubt.worst is not None
     (length,) = struct.unpack("<I", body[:4])
     header = json.loads(body[4 : 4 + length])
     [part] = header["masks"]
     values = np.frombuffer(body[4 + length :], np.uint8).reshape(part["size"], order="F")
     ras = session.volume.grid.ras
-    assert header["worst"] == ras.points_from_file([found.worst])[0].tolist()
+    assert header["worst"] == ras.points_from_file([doubt.worst])[0].tolist()
     inside = tuple(np.subtract(header["worst"], part["start"]))
-    assert values[inside] == found.values[tuple(np.subtract(found.worst, found.start))]
+    assert values[inside] == doubt.values[tuple(np.subtract(doubt.worst, doubt.start))]
     session.add_object("nothing yet")
     with pytest.raises(PromptError, match="no mask yet"):
         uncertainty_frame(workspace, "o2")

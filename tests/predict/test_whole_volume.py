@@ -1,4 +1,4 @@
-"""Automatic mode: all labels of an adapter in a whole volume, without a click."""
+"""Segmentation of an adapter's labels in a whole volume, without prompts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def affine(spacing: tuple[float, float, float], turn: NDArray[np.float64] | None = None) -> NDArray:
-    """(4, 4) of voxels of that size, negative along axes that run against RAS; `turn` (3, 3) comes after."""
+    """Return a (4, 4) affine of a spacing (negative against RAS), then rotated by `turn` (3, 3)."""
     out = np.diag([*spacing, 1.0])
     if turn is not None:
         out[:3, :3] = turn @ out[:3, :3]
@@ -47,7 +47,7 @@ def turned(degrees: float) -> NDArray[np.float64]:
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
 
 
-#: Axes of the file in the order z, x, y, the first two against RAS.
+#: File axes in the order z, x, y, the first two opposite to RAS.
 PERMUTED = np.array([[0, -1.0, 0], [0, 0, 1.0], [-1.0, 0, 0]])
 GRIDS: dict[str, tuple[tuple[int, int, int], NDArray]] = {
     "as taught": (WINDOW, affine((SPACING,) * 3)),
@@ -68,9 +68,9 @@ def predictor(adapter_file: Path) -> VolumePredictor:
     return VolumePredictor(adapter=adapter_file, device="cpu")
 
 
-def dices(found: NDArray, truth: NDArray) -> list[float]:
+def dices(labels: NDArray, truth: NDArray) -> list[float]:
     return [
-        2 * ((found == value) & (truth == value)).sum() / ((found == value).sum() + (truth == value).sum())
+        2 * ((labels == value) & (truth == value)).sum() / ((labels == value).sum() + (truth == value).sum())
         for value in NAMES
     ]
 
@@ -79,58 +79,61 @@ def dices(found: NDArray, truth: NDArray) -> list[float]:
 def test_both_labels_are_found_where_they_are(predictor: VolumePredictor, tmp_path: Path, name: str) -> None:
     volume, truth = balls(*GRIDS[name], seed=3)
     predictor.set_volume(volume)
-    found = predictor.predict_labels()
-    assert found.names == NAMES and found.array.dtype == np.uint8 and found.seconds > 0
-    assert min(dices(found.array, truth)) > 0.6
-    voxels = {value: int((found.array == value).sum()) for value in NAMES}
-    assert found.volumes_ml() == {
+    label_map = predictor.predict_labels()
+    assert label_map.names == NAMES and label_map.array.dtype == np.uint8 and label_map.seconds > 0
+    assert min(dices(label_map.array, truth)) > 0.6
+    voxels = {value: int((label_map.array == value).sum()) for value in NAMES}
+    assert label_map.volumes_ml() == {
         value: pytest.approx(n * volume.grid.voxel_volume_ml) for value, n in voxels.items()
     }
-    saved = save_mask(found.array, volume, tmp_path / "labels.nii.gz", label_names=found.names)
+    saved = save_mask(label_map.array, volume, tmp_path / "labels.nii.gz", label_names=label_map.names)
     np.testing.assert_allclose(nib.load(saved).affine, volume.affine, atol=1e-4)
-    np.testing.assert_array_equal(load_mask(saved, volume.grid), found.array)
+    np.testing.assert_array_equal(load_mask(saved, volume.grid), label_map.array)
 
 
 def test_the_file_s_axes_do_not_matter(predictor: VolumePredictor) -> None:
-    """The same patient stored in another order and direction of axes has the same labels."""
+    """The same volume with permuted and flipped axes has the same labels."""
     volume, _ = balls(*GRIDS["flipped and anisotropic"], seed=3)
     predictor.set_volume(volume)
-    found = predictor.predict_labels().array
-    other = volume.affine @ np.array([[0, 0, -1, 51], [1, 0, 0, 0], [0, -1, 0, 25], [0, 0, 0, 1.0]])
+    labels = predictor.predict_labels().array
+    permuted_affine = volume.affine @ np.array([[0, 0, -1, 51], [1, 0, 0, 0], [0, -1, 0, 25], [0, 0, 0, 1.0]])
     array = volume.array[::-1, :, ::-1].transpose(1, 2, 0)
     np.testing.assert_allclose(
-        Grid(array.shape, other).to_world((3, 4, 5)), volume.grid.to_world((46, 3, 21))
+        Grid(array.shape, permuted_affine).to_world((3, 4, 5)), volume.grid.to_world((46, 3, 21))
     )
-    predictor.set_volume(Volume.from_array(np.ascontiguousarray(array), other))
+    predictor.set_volume(Volume.from_array(np.ascontiguousarray(array), permuted_affine))
     again = predictor.predict_labels().array.transpose(2, 0, 1)[::-1, :, ::-1]
-    assert (again != found).mean() < 1e-4
+    assert (again != labels).mean() < 1e-4
 
 
 def decided(
     logits: torch.Tensor, roi: Roi, shape: tuple[int, int, int], values: list[int]
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """The formula, on all of the file's voxels at once: labels, where rounding cannot change them, and the
-    largest logit or 0."""
-    whole = np.stack([write_box(each, roi, (0, 0, 0), shape) for each in logits])
-    ordered = np.sort(np.concatenate([whole, np.zeros((1, *shape))]), axis=0)
-    labels = np.where(whole.max(axis=0) > 0, np.array(values)[whole.argmax(axis=0)], 0)
+    """Return reference labels on all of the file's voxels at once.
+
+    Returns:
+        The labels, whether rounding cannot change them, and the largest logit or 0; each (i, j, k).
+    """
+    all_logits = np.stack([write_box(channel, roi, (0, 0, 0), shape) for channel in logits])
+    ordered = np.sort(np.concatenate([all_logits, np.zeros((1, *shape))]), axis=0)
+    labels = np.where(all_logits.max(axis=0) > 0, np.array(values)[all_logits.argmax(axis=0)], 0)
     return labels, ordered[-1] - ordered[-2] > 1e-4, ordered[-1]
 
 
 def one_look(model: Sam3D, volume: Volume) -> tuple[torch.Tensor, Roi]:
-    """(L, X, Y, Z) logits of a volume that fits one window, and the window."""
+    """Return (L, X, Y, Z) logits of a volume that fits into one window, and the window."""
     roi = whole_roi(volume.grid, CARD["spacing"], WINDOW)
     assert roi.shape == WINDOW
-    image, valid = (each[None, None] for each in read_roi(volume.array, roi))
+    image, valid = (tensor[None, None] for tensor in read_roi(volume.array, roi))
     adapter = model.__dict__["_adapter_in_use"]
     clicks = torch.zeros(1, 0, 3), torch.zeros(1, 0, dtype=torch.int64)
     with torch.inference_mode():
         embedding = model.encode_image(image, valid)
-        found = [
+        logits = [
             model.decode(embedding, RoiPrompts(*clicks, learned=adapter.prompts.of(value))).best()[0][0, 0]
             for value in NAMES
         ]
-    return torch.stack(found), roi
+    return torch.stack(logits), roi
 
 
 @pytest.mark.parametrize("name", ["as taught", "smaller than a window"])
@@ -139,13 +142,13 @@ def test_one_window_is_the_model_s_own_answer(predictor: VolumePredictor, name: 
     logits, roi = one_look(predictor.model, volume)  # type: ignore[arg-type]
     expected, clear, _ = decided(logits, roi, volume.shape, list(NAMES))
     predictor.set_volume(volume)
-    found = predictor.predict_labels().array
-    assert (found == expected)[clear].all() and clear.mean() > 0.99 and expected.any()
+    labels = predictor.predict_labels().array
+    assert (labels == expected)[clear].all() and clear.mean() > 0.99 and expected.any()
 
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_slabs_are_the_whole_interpolation(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Labels told apart slab by slab, group by group, are those of all logits on the file's grid."""
+    """Labels computed by slabs and groups equal those from all logits on the file's grid at once."""
     shape, place = GRIDS[name]
     grid = Grid(shape, place)
     roi = whole_roi(grid, (2.5, 2.5, 2.5), (16, 16, 16))
@@ -165,14 +168,14 @@ def test_slabs_are_the_whole_interpolation(monkeypatch: pytest.MonkeyPatch, name
 def test_probabilities_are_of_each_label_on_its_own(predictor: VolumePredictor) -> None:
     volume, _ = balls(*GRIDS["flipped and anisotropic"], seed=3)
     predictor.set_volume(volume)
-    found = predictor.predict_labels(probabilities=True)
-    assert set(found.probabilities) == {BRIGHT, DARK}
-    likely = np.stack([found.probabilities[value] for value in (BRIGHT, DARK)])
-    np.testing.assert_array_equal((likely >= 128).any(axis=0), found.array > 0)
+    label_map = predictor.predict_labels(probabilities=True)
+    assert set(label_map.probabilities) == {BRIGHT, DARK}
+    likely = np.stack([label_map.probabilities[value] for value in (BRIGHT, DARK)])
+    np.testing.assert_array_equal((likely >= 128).any(axis=0), label_map.array > 0)
     for value in (BRIGHT, DARK):
         alone = predictor.predict_labels(labels=[value], probabilities=True)
-        np.testing.assert_array_equal(alone.probabilities[value], found.probabilities[value])
-        np.testing.assert_array_equal(alone.array == value, found.probabilities[value] >= 128)
+        np.testing.assert_array_equal(alone.probabilities[value], label_map.probabilities[value])
+        np.testing.assert_array_equal(alone.array == value, label_map.probabilities[value] >= 128)
     assert not predictor.predict_labels().probabilities
 
 
@@ -181,18 +184,18 @@ def test_labels_in_groups_and_windows_in_batches_are_the_same(
 ) -> None:
     volume, _ = balls(*GRIDS["flipped and anisotropic"], seed=3)
     predictor.set_volume(volume)
-    told: list[tuple[str, float]] = []
-    found = predictor.predict_labels(progress=lambda what, done: told.append((what, done))).array
-    count = len(told)
-    assert count > 4 and told[0] == (f"Window 1 of {count}", 1 / count) and told[-1][1] == 1
+    progress: list[tuple[str, float]] = []
+    labels = predictor.predict_labels(progress=lambda what, done: progress.append((what, done))).array
+    count = len(progress)
+    assert count > 4 and progress[0] == (f"Window 1 of {count}", 1 / count) and progress[-1][1] == 1
     monkeypatch.setattr(whole_volume, "STITCHED_VALUES", 1)
-    told.clear()
+    progress.clear()
     model: Any = predictor.model
     again = whole_volume.segment_labels(
-        model, volume, batch=3, progress=lambda what, done: told.append((what, done))
+        model, volume, batch=3, progress=lambda what, done: progress.append((what, done))
     )
-    assert (again.array != found).mean() < 1e-4
-    assert told[-1] == (f"Window {2 * count} of {2 * count}", 1.0)
+    assert (again.array != labels).mean() < 1e-4
+    assert progress[-1] == (f"Window {2 * count} of {2 * count}", 1.0)
 
 
 def test_every_voxel_of_the_window_is_the_volume_s_but_where_one_is_too_large() -> None:
@@ -230,7 +233,7 @@ def test_labels_are_chosen_by_name_or_value(predictor: VolumePredictor) -> None:
 def test_keep_largest() -> None:
     array = np.zeros((12, 9, 8), np.uint16)
     array[1:4, 1:4, 1:4] = 2
-    array[4, 4, 4] = 2  # by its corner alone
+    array[4, 4, 4] = 2  # only at a corner
     array[9:11, 1:3, 1:3] = 2
     array[6:8, 6:8, 6:8] = 300
     array[9, 1, 5:8] = 300
@@ -243,7 +246,7 @@ def test_keep_largest() -> None:
 
 
 def test_largest_keeps_one_part_of_each_label(predictor: VolumePredictor) -> None:
-    """Of two bright balls in one volume the larger stays."""
+    """Only the larger of two bright balls remains."""
     place = affine((SPACING,) * 3)
     parts = [balls(WINDOW, place, seed=seed)[0].array for seed in (3, 4)]
     volume = Volume.from_array(np.concatenate(parts), place)
@@ -285,7 +288,7 @@ def test_what_is_missing_is_said() -> None:
 
 @pytest.fixture(scope="module")
 def scan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NDArray]:
-    """An image of both balls, and its label map."""
+    """Return the path of an image of both balls, and its label map."""
     volume, truth = balls(*GRIDS["oblique"], seed=3)
     path = tmp_path_factory.mktemp("scan") / "scan.nii.gz"
     nib.save(nib.Nifti1Image(volume.array, volume.affine), path)
@@ -293,7 +296,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NDArray]:
 
 
 def run(*arguments: object) -> int:
-    return main([str(each) for each in arguments])
+    return main([str(argument) for argument in arguments])
 
 
 def test_automatic_on_the_command_line(
@@ -305,13 +308,13 @@ def test_automatic_on_the_command_line(
     shown = capsys.readouterr()
     assert status == 0, shown.err
     saved: Any = nib.load(output)
-    found = np.asarray(saved.dataobj)
+    saved_labels = np.asarray(saved.dataobj)
     np.testing.assert_array_equal(saved.affine, nib.load(path).affine)
-    assert min(dices(found, truth)) > 0.6
+    assert min(dices(saved_labels, truth)) > 0.6
     names = json.loads(saved.header.extensions[0].get_content())
     assert names == {"labels": {str(value): name for value, name in NAMES.items()}}
     for value, name in NAMES.items():
-        ml = (found == value).sum() * load_volume(path).grid.voxel_volume_ml
+        ml = (saved_labels == value).sum() * load_volume(path).grid.voxel_volume_ml
         assert f"{name} (label {value}): {ml:.2f} ml" in shown.out
     assert "checked by reading it back" in shown.out
 
@@ -324,27 +327,27 @@ def test_automatic_on_the_command_line(
 def test_a_click_with_a_label_that_was_taught(
     scan: tuple[Path, NDArray], adapter_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """--label says what is meant, and the prompt file remembers it."""
+    """--label selects the label, and the prompt file stores it."""
     path, truth = scan
     at = np.argwhere(truth == DARK).mean(axis=0).round().astype(int)
     click = ("--point", ",".join(map(str, at)))
     files = {name: tmp_path / f"{name}.nii.gz" for name in ("meant", "other", "again")}
-    asked = ("segment", path, *click, "--adapter", adapter_file, "--save-prompts")
-    assert run(*asked, tmp_path / "meant.json", "--label", DARK, "-o", files["meant"]) == 0
+    command = ("segment", path, *click, "--adapter", adapter_file, "--save-prompts")
+    assert run(*command, tmp_path / "meant.json", "--label", DARK, "-o", files["meant"]) == 0
     assert f"has learned label {DARK}, dark ball" in capsys.readouterr().err
-    assert run(*asked, tmp_path / "other.json", "--label", DARK + 1, "-o", files["other"]) == 0
+    assert run(*command, tmp_path / "other.json", "--label", DARK + 1, "-o", files["other"]) == 0
     assert "has learned" not in capsys.readouterr().err
     replay = ("segment", path, "--prompts", tmp_path / "meant.json", "--adapter", adapter_file)
     assert run(*replay, "-o", files["again"]) == 0
     meant, other, again = (np.asarray(nib.load(file).dataobj) for file in files.values())
     np.testing.assert_array_equal(again, meant)
-    held = [json.loads((tmp_path / f"{name}.json").read_text())["settings"] for name in ("meant", "other")]
-    assert [each["by_label"] for each in held] == [True, False]
+    files_written = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("meant", "other")]
+    assert [file["settings"]["by_label"] for file in files_written] == [True, False]
 
     predictor = VolumePredictor(adapter=adapter_file, device="cpu")
     predictor.set_volume(load_volume(path))
-    for label, found in ((DARK, meant), (None, other)):
-        np.testing.assert_array_equal(predictor.predict(points=[at], label=label).mask, found > 0)
+    for label, mask in ((DARK, meant), (None, other)):
+        np.testing.assert_array_equal(predictor.predict(points=[at], label=label).mask, mask > 0)
     assert ((meant > 0) != (other > 0)).any()
 
 
@@ -377,8 +380,8 @@ def test_mistakes_are_one_sentence(
     arguments: list[str],
     said: str,
 ) -> None:
-    given = [adapter_file if each == ADAPTER else each for each in arguments]
-    assert run("segment", scan[0], *given, "-o", tmp_path / "x.nii.gz") == 2
+    command = [adapter_file if argument == ADAPTER else argument for argument in arguments]
+    assert run("segment", scan[0], *command, "-o", tmp_path / "x.nii.gz") == 2
     shown = capsys.readouterr()
     errors = [line for line in shown.err.splitlines() if line.startswith("Error: ")]
     assert len(errors) == 1 and said in errors[0], shown.err

@@ -1,4 +1,4 @@
-"""Prompts: what they hold, what they refuse, and masks packed without loss."""
+"""Prompts: contents, rejected values, and lossless packing of masks."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def test_mask_refuses_nothing_and_flat():
 
 
 def test_mask_cut_short_is_noticed():
-    whole = MaskPrompt.from_array(np.random.default_rng(0).integers(0, 2, (20, 20, 20)))
-    longer = whole.model_copy(update={"shape": (40, 20, 20), "stop": (40, 20, 20)})
+    prompt = MaskPrompt.from_array(np.random.default_rng(0).integers(0, 2, (20, 20, 20)))
+    longer = prompt.model_copy(update={"shape": (40, 20, 20), "stop": (40, 20, 20)})
     with pytest.raises(PromptError, match="cut short"):
         longer.to_array()
 

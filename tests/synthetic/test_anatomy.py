@@ -1,4 +1,4 @@
-"""Synthetic windows: shapes have the topology they are named for, targets can be seen, devices are kept."""
+"""Synthetic windows: topology of shapes, visibility of targets, and devices of tensors."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_noise_is_as_smooth_as_asked() -> None:
 def test_blur_is_a_gaussian_and_keeps_a_flat_image_flat() -> None:
     image = torch.zeros(25, 25, 25)
     image[12, 12, 12] = 1
-    wanted = ndimage.gaussian_filter(image.numpy(), 1.5, truncate=8 / 3, mode="nearest")
-    torch.testing.assert_close(blur(image, 1.5), torch.from_numpy(wanted), atol=1e-6, rtol=1e-4)
+    expected = ndimage.gaussian_filter(image.numpy(), 1.5, truncate=8 / 3, mode="nearest")
+    torch.testing.assert_close(blur(image, 1.5), torch.from_numpy(expected), atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(blur(torch.full((8, 8, 8), 3.0), 1.0), torch.full((8, 8, 8), 3.0))
 
 
@@ -80,8 +80,8 @@ def test_thick_slices_are_means_along_their_axis(axis: int) -> None:
 def test_along_axes_multiplies_each_axis() -> None:
     values = torch.rand(3, 4, 5)
     matrices = [torch.rand(2, 3), torch.rand(6, 4), torch.rand(7, 5)]
-    wanted = torch.einsum("ijk,ai,bj,ck->abc", values, *matrices)
-    torch.testing.assert_close(along_axes(values, matrices), wanted)
+    expected = torch.einsum("ijk,ai,bj,ck->abc", values, *matrices)
+    torch.testing.assert_close(along_axes(values, matrices), expected)
 
 
 # Shapes
@@ -94,7 +94,7 @@ def test_every_shape_is_in_the_window_and_its_box_is_large_enough(name: str, see
     inside = _inside(shape)
     assert 12 <= inside.sum() < 0.9 * inside.size
     assert torch.isfinite(shape.field).all()
-    if name in ("blob", "hollow", "tube"):  # nothing reaches the sides of a box that lie in the window
+    if name in ("blob", "hollow", "tube"):  # no shape reaches the sides of its box inside the window
         for axis, part in enumerate(shape.box):
             field = shape.field.movedim(axis, 0)
             assert part.start == 0 or (field[0] > 0).all()
@@ -119,7 +119,7 @@ def test_a_tube_is_in_one_piece_and_thin(seed: int) -> None:
     inside = np.pad(_inside(tube(Draws(seed), N, MIDDLE, 0.4)), 1)
     corners = np.ones((3, 3, 3))
     sizes = np.bincount(ndimage.label(inside, corners)[0].ravel())[1:]
-    assert sizes.max() > 0.9 * inside.sum()  # the surface may waver through at its thinnest
+    assert sizes.max() > 0.9 * inside.sum()  # noise may open the wall where it is thinnest
     assert ndimage.distance_transform_edt(inside).max() < 0.3 * N / 2
 
 
@@ -142,14 +142,14 @@ def test_a_sheet_is_thin_and_wide_and_a_cloud_is_neither_convex_nor_everywhere()
 def test_voronoi_cells_partition_the_window(seed: int) -> None:
     draws, count = Draws(seed), 14
     centres = 2 * np.random.default_rng(seed).random((count, 3)) - 1
-    found = voronoi(draws, N, centres)
-    values = found.unique().tolist()
+    diagram = voronoi(draws, N, centres)
+    values = diagram.unique().tolist()
     assert set(values) <= set(range(1, count + 1))
     assert len(values) > count / 2
     for value in values:
-        parts = np.bincount(ndimage.label(found.numpy() == value)[0].ravel())[1:]
+        parts = np.bincount(ndimage.label(diagram.numpy() == value)[0].ravel())[1:]
         assert parts.max() > 0.85 * parts.sum()
-    walled = torch.where(seams(found), 0, found)
+    walled = torch.where(seams(diagram), 0, diagram)
     for axis in range(3):  # walls are closed: no two cells touch
         before, after = walled.movedim(axis, 0)[:-1], walled.movedim(axis, 0)[1:]
         assert not ((before > 0) & (after > 0) & (before != after)).any()
@@ -182,10 +182,11 @@ def test_a_touching_blob_is_one_of_several_that_look_alike(seed: int) -> None:
     (alike,) = scene.kin
     assert target in alike
     assert len(alike) >= 3
-    own, others = scene.labels == target, label_in(scene.labels, [each for each in alike if each != target])
-    touched = ndimage.binary_dilation(own.numpy(), iterations=2) & others.numpy()
+    target_mask = scene.labels == target
+    rest = label_in(scene.labels, [label for label in alike if label != target])
+    touched = ndimage.binary_dilation(target_mask.numpy(), iterations=2) & rest.numpy()
     assert touched.any()
-    assert _parts(ndimage.binary_closing((own | others).numpy(), iterations=2)) <= 2
+    assert _parts(ndimage.binary_closing((target_mask | rest).numpy(), iterations=2)) <= 2
 
 
 def test_lesions_lie_in_their_organ() -> None:
@@ -193,11 +194,11 @@ def test_lesions_lie_in_their_organ() -> None:
         scene = _empty_scene()
         chosen = organ(Draws(seed), scene, MIDDLE, 0.6)
         (lesions,) = scene.kin
-        assert set(chosen) in ({1}, {1, *lesions}, set(lesions), *({each} for each in lesions))
-        # Filled, the organ holds all of its lesions, so far as they do not lie at its surface.
+        assert set(chosen) in ({1}, {1, *lesions}, set(lesions), *({lesion} for lesion in lesions))
+        # The filled organ contains all lesions that are not at its surface.
         body = ndimage.binary_closing((scene.labels == 1).numpy(), iterations=12)
-        found = label_in(scene.labels, lesions).numpy()
-        assert (found & body).sum() >= 0.8 * found.sum()
+        lesion_mask = label_in(scene.labels, lesions).numpy()
+        assert (lesion_mask & body).sum() >= 0.8 * lesion_mask.sum()
 
 
 def test_every_label_of_a_scene_is_below_its_count() -> None:
@@ -276,8 +277,8 @@ def test_a_faint_target_and_its_kin_stand_out_by_one_or_two_deviations(
 
 
 def test_noise_is_as_strong_as_asked() -> None:
-    found = [float(degrade(Draws(seed), torch.zeros(32, 32, 32), noise=0.1).std()) for seed in range(60)]
-    assert sum(0.09 < each < 0.12 for each in found) > 15  # the others have been stretched to [0, 1]
+    deviations = [float(degrade(Draws(seed), torch.zeros(32, 32, 32), noise=0.1).std()) for seed in range(60)]
+    assert sum(0.09 < sd < 0.12 for sd in deviations) > 15  # the remaining images were rescaled to [0, 1]
 
 
 # Windows
@@ -302,8 +303,8 @@ FACTORIES = {
 }  # fmt: skip
 
 
-class _DevicesAreSaid(TorchFunctionMode):
-    """Refuses to make a tensor where nobody said on which device."""
+class _RequireDevice(TorchFunctionMode):
+    """Mode that rejects the creation of a tensor without an explicit device."""
 
     made = 0
 
@@ -315,7 +316,7 @@ class _DevicesAreSaid(TorchFunctionMode):
 
 
 def test_every_tensor_of_a_window_says_its_device() -> None:
-    with _DevicesAreSaid() as mode:
+    with _RequireDevice() as mode:
         for seed in range(40):
             SyntheticWindows().draw(Draws(seed), 20)
     assert mode.made > 500
@@ -324,7 +325,7 @@ def test_every_tensor_of_a_window_says_its_device() -> None:
 def test_heads_are_gathered_where_their_maps_are(shared_data: Path) -> None:
     files = sorted((shared_data / "head_label_maps").glob("*.nii.gz"))[:1]
     heads = HeadWindows(files, device="cpu")
-    with _DevicesAreSaid():
+    with _RequireDevice():
         for seed in range(3):
             window, again = heads.draw(Draws(seed), 32), heads.draw(Draws(seed), 32)
             assert torch.equal(window.image, again.image)
@@ -345,9 +346,9 @@ def test_what_is_no_label_map_of_a_head_is_refused(tmp_path: Path, values: np.nd
 
 @pytest.mark.slow
 def test_a_source_that_cannot_give_a_window_says_so() -> None:
-    """Instead of looking for one for ever."""
+    """An error is raised instead of an endless search."""
     labels = np.zeros((16, 16, 110), np.uint8)
-    labels[8, 8, 2:108] = 1  # thinner than half a voxel of any window
+    labels[8, 8, 2:108] = 1  # thinner than half a voxel of every window
     flat = LabelledCase(
         "thin", "case", np.zeros(labels.shape, np.float32), labels, Grid(labels.shape, np.eye(4))
     )

@@ -1,4 +1,4 @@
-"""The phantom is the ground truth of other tests, so its truth is checked here."""
+"""Torso phantom: its label map, which is the ground truth of other tests."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_organs_are_in_one_piece(phantom, name):
 
 
 def test_sides_follow_the_affine(phantom):
-    """The liver is on the right (x > 0 in RAS+), the heart side of the stomach and the spleen on the left."""
+    """The liver is on the right (x > 0 in RAS+), stomach and spleen are on the left."""
     volume, _, _ = phantom
 
     def centre(name):
@@ -90,7 +90,7 @@ def test_lesion_lies_inside_the_liver(phantom):
 
 
 def test_looks_like_ct(phantom):
-    """Air, fat, soft tissue and bone are all there; neighbours in a uniform organ differ by noise."""
+    """Air, fat, soft tissue and bone are present; neighbouring voxels in a uniform organ differ by noise."""
     volume, _, _ = phantom
     hu = volume.array
     assert np.median(hu[:6, :6]) == pytest.approx(-1000, abs=15)

@@ -51,17 +51,17 @@ def test_middle_keeps_away_from_negative_clicks() -> None:
 
 
 def test_a_click_gets_only_the_change_it_is_in() -> None:
-    """The new mask grows where the click is, grows elsewhere, and loses a piece: one of three is granted."""
+    """The new mask grows at the click, grows elsewhere and loses a piece: only the first is accepted."""
     old = ball(5)
     new = old.clone()
     new[21:25, 14:19, 14:19] = 2.0  # next to the ball, clicked
     new[2:5, 2:5, 2:5] = 2.0
     new[12:14, 16, 16] = -2.0
-    kept = keep_to_click(old, new, ROI, Point(coordinates=(23, 16, 16)))
-    granted = (kept > 0) != (old > 0)
+    edited = keep_to_click(old, new, ROI, Point(coordinates=(23, 16, 16)))
+    granted = (edited > 0) != (old > 0)
     assert granted[22:25, 14:19, 14:19].all()
     assert not granted[:21].any()
-    # A negative click where the mask grew asks for nothing that the new mask does.
+    # A negative click where the mask grew accepts none of the changes.
     refused = keep_to_click(old, new, ROI, Point(coordinates=(23, 16, 16), positive=False))
     assert torch.equal(refused > 0, old > 0)
     removed = keep_to_click(old, new, ROI, Point(coordinates=(12, 16, 16), positive=False))
@@ -69,17 +69,17 @@ def test_a_click_gets_only_the_change_it_is_in() -> None:
 
 
 def test_logits_settle_where_masks_agree() -> None:
-    """Between the old outline and the new one, wherever the click did not ask for more."""
+    """The outline lies between the old and the new one, away from the click."""
     old, new = ball(5), ball(7) / 2
-    kept = keep_to_click(old, new, ROI, Point(coordinates=(2, 2, 2)))
+    edited = keep_to_click(old, new, ROI, Point(coordinates=(2, 2, 2)))
     agree = (old > 0) == (new > 0)
-    assert torch.equal(kept[agree], (old + new)[agree] / 2)
-    assert torch.equal(kept[~agree], old[~agree])
+    assert torch.equal(edited[agree], (old + new)[agree] / 2)
+    assert torch.equal(edited[~agree], old[~agree])
 
 
 @pytest.mark.slow
 def test_after_the_free_prompts_a_click_only_mends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a window that stays it takes nothing from the mask, or adds nothing; a free prompt does."""
+    """In the same window, a later click only adds or only removes voxels; a first prompt does both."""
     volume, label_map, _ = torso_phantom()
     truth = label_map == 9
     engine = WindowEngine(load_model(), volume, EmbeddingCache(2**28), Framing(encodings=1))
@@ -100,9 +100,9 @@ def test_after_the_free_prompts_a_click_only_mends(monkeypatch: pytest.MonkeyPat
                     (before.logits <= 0) & (after.logits > 0),
                 )
                 against[mends] += int((lost if point.positive else won).sum())
-        found = next_click(state.patch.to_array(truth.shape), truth, spacing=volume.spacing)
-        assert found is not None
-        click = (found[0], bool(found[1]))
+        correction = next_click(state.patch.to_array(truth.shape), truth, spacing=volume.spacing)
+        assert correction is not None
+        click = (correction[0], bool(correction[1]))
     assert against[True] == 0
     assert against[False] > 0
 
@@ -110,7 +110,7 @@ def test_after_the_free_prompts_a_click_only_mends(monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 @pytest.mark.parametrize("positive", [True, False])
 def test_a_click_mends_a_given_mask(positive: bool) -> None:
-    """A piece is missing from (or was added to) a good mask: one click brings it nearer to the truth."""
+    """A piece is missing from (or was added to) a good mask: one click improves it."""
     volume, label_map, names = torso_phantom()
     truth = label_map == next(value for value, name in names.items() if name == "spleen")
     inside = np.argwhere(truth)
@@ -136,7 +136,7 @@ def test_a_click_mends_a_given_mask(positive: bool) -> None:
 
 @pytest.mark.slow
 def test_a_window_that_moves_loses_no_detail() -> None:
-    """The fourth click lies beyond the window of the first three; what it does not change stays as fine."""
+    """The fourth click lies outside the window of the first three; the unchanged part keeps its detail."""
     volume, label_map, _ = torso_phantom()
     truth = label_map == 4
     points = [click_inside(truth)]
@@ -150,4 +150,4 @@ def test_a_window_that_moves_loses_no_detail() -> None:
     predictor.set_volume(volume)
     before, after = predictor.predict(points=points[:FREE_PROMPTS]), predictor.predict(points=points)
     assert after.roi.spacing[0] > 1.2 * before.roi.spacing[0]
-    assert (before.mask & ~after.mask).sum() <= 0.0015 * before.voxels  # twice that without keeping it
+    assert (before.mask & ~after.mask).sum() <= 0.0015 * before.voxels  # twice as large without that

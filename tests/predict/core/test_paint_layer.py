@@ -1,4 +1,4 @@
-"""Paint over a model's mask: the newest word wins, locked voxels stay, all is undone and replayed."""
+"""Paint over a model's mask: the newest prompt wins, locked voxels stay, and undo and replay work."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from medsam_app.prompts.types import Bits, Paint, Point
 from medsam_app.session.session import Session
 
 SHAPE = (30, 26, 18)
-#: Flipped, turned, anisotropic.
+#: Flipped, permuted and anisotropic.
 AFFINE = np.array([[0, -1.2, 0, 3], [1.5, 0, 0, -8], [0, 0, -3.0, 20], [0, 0, 0, 1]])
 
 
 def bits(*corners: tuple[int, int]) -> Bits:
-    """A block from corner to corner, `stop` excluded."""
+    """Return the bits of a block, given (start, stop) along each axis."""
     start, stop = zip(*corners, strict=True)
-    made = Bits.from_patch(Patch(start, np.ones(np.subtract(stop, start), dtype=bool)), SHAPE)
-    assert made is not None
-    return made
+    bits_ = Bits.from_patch(Patch(start, np.ones(np.subtract(stop, start), dtype=bool)), SHAPE)
+    assert bits_ is not None
+    return bits_
 
 
 def click(i: int, j: int, k: int, positive: bool = True) -> Point:
@@ -34,7 +34,7 @@ def click(i: int, j: int, k: int, positive: bool = True) -> Point:
 
 
 def painted(*prompts) -> np.ndarray:
-    """(i, j, k) the layer over an empty mask."""
+    """Return the (i, j, k) layer over an empty mask."""
     return Layer(prompts, SHAPE).over(Patch.empty()).to_array(SHAPE)
 
 
@@ -51,11 +51,11 @@ def session() -> Session:
 def test_bits_round_trip() -> None:
     rng = np.random.default_rng(1)
     patch = rng.random((7, 5, 4)) > 0.7
-    made = Bits.from_patch(Patch((3, 2, 1), patch), SHAPE)
-    assert made is not None
-    whole = np.zeros(SHAPE, dtype=bool)
-    whole[3:10, 2:7, 1:5] = patch
-    assert (made.to_array() == whole).all()
+    bits_ = Bits.from_patch(Patch((3, 2, 1), patch), SHAPE)
+    assert bits_ is not None
+    volume_mask = np.zeros(SHAPE, dtype=bool)
+    volume_mask[3:10, 2:7, 1:5] = patch
+    assert (bits_.to_array() == volume_mask).all()
     assert Bits.from_patch(Patch((0, 0, 0), np.zeros((3, 3, 3), dtype=bool)), SHAPE) is None
 
 
@@ -64,7 +64,7 @@ def test_the_newest_word_wins() -> None:
     eraser = Paint(what="eraser", outside=bits((5, 12), (2, 8), (2, 8)))
     assert painted(brush, eraser).sum() == 3 * 6 * 6
     assert painted(eraser, brush).sum() == 6 * 6 * 6
-    # A click that says otherwise frees the connected part that it is in, and no other.
+    # A contradicting click clears only the connected part around it.
     other = Paint(what="brush", inside=bits((20, 24), (20, 24), (10, 14)))
     assert painted(brush, other, click(3, 3, 3, positive=False)).sum() == 4**3
     assert painted(brush, other, click(3, 3, 3)).sum() == 6**3 + 4**3
@@ -76,10 +76,10 @@ def test_locked_voxels_stay() -> None:
         what="lock", inside=bits((4, 8), (4, 8), (5, 6)), outside=bits((0, 4), (0, 26), (5, 6)), locked=True
     )
     brush = Paint(what="brush", inside=bits((0, 10), (0, 10), (4, 7)))
-    found = painted(lock, brush, click(5, 5, 5, positive=False))
-    assert found[4:8, 4:8, 5].all() and not found[:4, :, 5].any()
-    assert found[0:10, 0:10, 4].all()
-    assert found[8:10, 0:10, 5].all()  # not locked: the lock said nothing of it
+    layer = painted(lock, brush, click(5, 5, 5, positive=False))
+    assert layer[4:8, 4:8, 5].all() and not layer[:4, :, 5].any()
+    assert layer[0:10, 0:10, 4].all()
+    assert layer[8:10, 0:10, 5].all()  # this voxel is not locked
 
 
 def test_paint_is_laid_over_the_model(session: Session) -> None:
@@ -90,14 +90,14 @@ def test_paint_is_laid_over_the_model(session: Session) -> None:
     bare = before.mask
     session.add_prompt(owner.id, Paint(what="brush", inside=bits((0, 3), (0, 3), (0, 3))))
     session.add_prompt(owner.id, Paint(what="eraser", outside=bits((15, 30), (0, 26), (0, 18))))
-    made = session.prediction(owner.id)
-    assert made is not None
-    wanted = bare.copy()
-    wanted[:3, :3, :3] = True
-    wanted[15:] = False
-    assert (made.mask == wanted).all()
-    assert made.unmet == (0,)  # the click lies where the eraser went
-    # Later clicks respect it: the model's mask changes, what was painted does not.
+    prediction = session.prediction(owner.id)
+    assert prediction is not None
+    expected = bare.copy()
+    expected[:3, :3, :3] = True
+    expected[15:] = False
+    assert (prediction.mask == expected).all()
+    assert prediction.unmet == (0,)  # the click is on an erased voxel
+    # Later clicks change the model's mask, but not the painted voxels.
     session.add_prompt(owner.id, click(10, 13, 9))
     later = session.prediction(owner.id)
     assert later is not None
@@ -113,9 +113,9 @@ def test_an_object_of_paint_alone(session: Session) -> None:
     session.add_prompt(owner.id, Paint(what="eraser", outside=bits((0, 3), (0, 3), (0, 3))))
     assert session.prediction(owner.id) is None
     session.add_prompt(owner.id, Paint(what="brush", inside=bits((5, 9), (5, 9), (5, 9))))
-    made = session.prediction(owner.id)
-    assert made is not None and made.voxels == 64 and made.mask[5:9, 5:9, 5:9].all()
-    assert (session.label_map() == made.mask).all()
+    prediction = session.prediction(owner.id)
+    assert prediction is not None and prediction.voxels == 64 and prediction.mask[5:9, 5:9, 5:9].all()
+    assert (session.label_map() == prediction.mask).all()
 
 
 def test_a_locked_slice_refuses_clicks(session: Session) -> None:

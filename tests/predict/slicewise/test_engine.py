@@ -1,4 +1,4 @@
-"""Slice mode: prompts on one slice become a mask in space, on any grid, whatever the 2D model."""
+"""Slice mode: prompts on one slice become a 3D mask, on any grid and with any 2D model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from medsam_app.prompts.types import Box, MaskPrompt, Point
 
 @dataclass
 class Picture:
-    """A slice as the stand-in remembers it."""
+    """Embedding of the stand-in model: the slice itself."""
 
     shown: np.ndarray
 
@@ -34,9 +34,9 @@ class Picture:
 
 
 class RegionGrowing:
-    """A 2D model that needs no weights: the connected region about as bright as what was clicked.
+    """2D model without weights: it segments the connected region of about the clicked brightness.
 
-    The region is cut to the box, and where there are negative clicks a pixel belongs to the nearest click.
+    The region is cropped to the box. With negative clicks, a pixel belongs to the nearest click.
     """
 
     model_id, weights_sha256, boxes_only = "region growing", "", False
@@ -92,7 +92,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def tilted(axes: tuple[int, int, int], spacing: tuple[float, float, float]) -> np.ndarray:
-    """An oblique affine: permuted axes, some flipped, turned by a few degrees."""
+    """Return an oblique affine: axes permuted, some flipped, rotated by a few degrees."""
     turn = np.eye(3)
     for a, b, degrees in ((0, 1, 12), (1, 2, -9), (0, 2, 7)):
         c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
@@ -105,7 +105,7 @@ def tilted(axes: tuple[int, int, int], spacing: tuple[float, float, float]) -> n
     return affine
 
 
-#: Grids whose slices lie along i, j or k, and one that is the same in all directions.
+#: Grids with slices along i, j or k, and an isotropic one.
 GRIDS = {
     "k": ((60, 52, 20), tilted((0, 1, 2), (1.0, 1.1, 3.0))),
     "i": ((18, 60, 56), tilted((2, 0, 1), (3.2, 1.0, 1.0))),
@@ -115,7 +115,7 @@ GRIDS = {
 
 
 def ellipsoid(name: str) -> tuple[Volume, np.ndarray, tuple[int, int, int]]:
-    """A bright ellipsoid whose axes lie along none of the grid's, in noise; and its middle."""
+    """Return a noisy volume with a bright ellipsoid oblique to the grid, its mask and its centre."""
     shape, affine = GRIDS[name]
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     middle = tuple(n // 2 - 1 for n in shape)
@@ -127,13 +127,13 @@ def ellipsoid(name: str) -> tuple[Volume, np.ndarray, tuple[int, int, int]]:
 
 
 def predictor_on(volume: Volume, **settings: float) -> VolumePredictor:
-    made = VolumePredictor(RegionGrowing(), propagation=Propagation(**settings))  # type: ignore[arg-type]
-    made.set_volume(volume)
-    return made
+    predictor = VolumePredictor(RegionGrowing(), propagation=Propagation(**settings))  # type: ignore[arg-type]
+    predictor.set_volume(volume)
+    return predictor
 
 
 def across(name: str) -> int:
-    """The file's axis across the slices."""
+    """Return the file's axis across the slices."""
     _, affine = GRIDS[name]
     return "ijk".index(name) if name in "ijk" else int(np.abs(affine[2, :3]).argmax())
 
@@ -147,12 +147,12 @@ def test_one_prompt_on_one_slice_finds_the_object_in_space(name: str) -> None:
     plane = np.nonzero(np.take(truth, middle[axis], axis=axis))
     for n, line in zip(within, plane, strict=True):
         corners[:, n] = line.min() - 1, line.max() + 1
-    whole = np.argwhere(truth)
+    indices = np.argwhere(truth)
     predictor = predictor_on(volume)
     for found in (
         predictor.predict(points=[middle]),
         predictor.predict(boxes=[corners]),
-        predictor.predict(boxes=[(whole.min(axis=0), whole.max(axis=0))]),
+        predictor.predict(boxes=[(indices.min(axis=0), indices.max(axis=0))]),
     ):
         assert dice(found.mask, truth) > 0.9
         assert found.unmet == ()
@@ -160,7 +160,7 @@ def test_one_prompt_on_one_slice_finds_the_object_in_space(name: str) -> None:
         assert found.roi.spacing == pytest.approx(tuple(volume.grid.ras.spacing))
         slices = np.nonzero(found.mask.any(axis=tuple(within)))[0]
         object_slices = np.nonzero(truth.any(axis=tuple(within)))[0]
-        # It stops at the object's ends, give or take the slice that is cut at its very tip.
+        # The mask stops at the object's ends, within one slice at the tips.
         assert abs(slices[0] - object_slices[0]) <= 1
         assert abs(slices[-1] - object_slices[-1]) <= 1
 
@@ -170,9 +170,9 @@ def test_a_flat_box_chooses_the_axis() -> None:
     low, high = np.argwhere(truth[:, middle[1]]).min(axis=0), np.argwhere(truth[:, middle[1]]).max(axis=0)
     predictor = predictor_on(volume)
     box = Box(lower=(low[0] - 1, middle[1], low[1] - 1), upper=(high[0] + 1, middle[1], high[1] + 1))
-    found = predictor.predict_prompts([box])
-    assert dice(found.mask, truth) > 0.9
-    # As many slices were looked at as the object has along j, and the two beyond its ends.
+    prediction = predictor.predict_prompts([box])
+    assert dice(prediction.mask, truth) > 0.9
+    # The slices of the object along j were encoded, and the two beyond its ends.
     looked = np.count_nonzero(truth.any(axis=(0, 2))) + 2
     assert abs(predictor.model.encodings - looked) <= 2  # type: ignore[union-attr]
 
@@ -182,19 +182,19 @@ def test_a_solid_box_bounds_the_slices() -> None:
     low, high = np.argwhere(truth).min(axis=0), np.argwhere(truth).max(axis=0)
     low[2], high[2] = middle[2] - 2, middle[2] + 1
     predictor = predictor_on(volume)
-    found = predictor.predict(boxes=[(low, high)])
-    slices = np.nonzero(found.mask.any(axis=(0, 1)))[0]
+    prediction = predictor.predict(boxes=[(low, high)])
+    slices = np.nonzero(prediction.mask.any(axis=(0, 1)))[0]
     assert slices.tolist() == list(range(middle[2] - 2, middle[2] + 2))
     assert predictor.model.encodings == 4  # type: ignore[union-attr]
-    assert dice(found.mask[:, :, slices], truth[:, :, slices]) > 0.95
-    # A positive click beyond the box says that the object goes on.
+    assert dice(prediction.mask[:, :, slices], truth[:, :, slices]) > 0.95
+    # A positive click outside the box extends the object.
     more = predictor.predict(boxes=[(low, high)], points=[(middle[0], middle[1], middle[2] + 3)])
     assert more.mask[:, :, middle[2] + 3].any()
     assert more.unmet == ()
 
 
 def touching() -> tuple[Volume, np.ndarray, np.ndarray]:
-    """Two cylinders along k as bright as each other: they touch from slice 8 on, and the second goes on."""
+    """Return two equally bright cylinders along k: they touch from slice 8 on, and the second is longer."""
     shape = (64, 48, 24)
     i, j, k = np.indices(shape)
     first = ((i - 20) ** 2 + (j - 24) ** 2 < 12**2) & (k >= 3) & (k <= 17)
@@ -206,16 +206,16 @@ def touching() -> tuple[Volume, np.ndarray, np.ndarray]:
 
 def test_a_negative_click_keeps_out_what_touches() -> None:
     volume, first, second = touching()
-    predictor = predictor_on(volume, room=0, room_pixels=0)  # the stand-in floods what room it is given
+    predictor = predictor_on(volume, room=0, room_pixels=0)  # the stand-in model fills the box
     inside, beside = Point(coordinates=(20, 24, 12)), Point(coordinates=(42, 24, 12), positive=False)
     leaked = predictor.predict_prompts([inside])
     assert (leaked.mask & second).sum() > 0.5 * second.sum()
     mended = predictor.predict_prompts([inside, beside])
     assert dice(mended.mask, first) > 0.9
     assert (mended.mask & second).sum() < 0.02 * second.sum()
-    assert not mended.mask[:, :, 18:].any()  # beyond the first object's end there is only the second
+    assert not mended.mask[:, :, 18:].any()  # only the second object exists beyond the end of the first
     assert mended.unmet == ()
-    # What changed, and nothing else, lies in the changed box.
+    # The changed box holds exactly the changed voxels.
     changed = leaked.mask != mended.mask
     assert mended.changed_box is not None
     start, stop = mended.changed_box
@@ -228,28 +228,28 @@ def test_a_leak_is_stopped_by_how_fast_the_mask_grows() -> None:
     i, j, k = np.indices(shape)
     column = ((i - 20) ** 2 + (j - 20) ** 2 < 5**2) & (k < 9)
     volume = Volume.from_array(((column | (k >= 9)) * 100).astype(np.uint8), np.diag([1.0, 1.0, 3.0, 1.0]))
-    found = predictor_on(volume).predict(points=[(20, 20, 4)])
-    assert dice(found.mask, column) > 0.95
-    assert not found.mask[:, :, 9:].any()
+    prediction = predictor_on(volume).predict(points=[(20, 20, 4)])
+    assert dice(prediction.mask, column) > 0.95
+    assert not prediction.mask[:, :, 9:].any()
     assert predictor_on(volume, growth=10.0).predict(points=[(20, 20, 4)]).mask[:, :, 9:].any()
 
 
 def test_a_negative_click_past_the_end_cuts_there_and_nowhere_else() -> None:
     shape = (40, 40, 20)
     i, j, _ = np.indices(shape)
-    truth = (i - 20) ** 2 + (j - 20) ** 2 < 100  # goes on for ever
+    truth = (i - 20) ** 2 + (j - 20) ** 2 < 100  # has no end
     volume = Volume.from_array((truth * 100).astype(np.uint8), np.diag([1.0, 1.0, 3.0, 1.0]))
     predictor = predictor_on(volume)
     start, end = Point(coordinates=(20, 20, 6)), Point(coordinates=(20, 20, 13), positive=False)
-    whole = predictor.predict_prompts([start])
-    assert dice(whole.mask, truth) > 0.97
+    prediction = predictor.predict_prompts([start])
+    assert dice(prediction.mask, truth) > 0.97
     cut = predictor.predict_prompts([start, end])
-    assert np.array_equal(cut.mask[:, :, :13], whole.mask[:, :, :13])
+    assert np.array_equal(cut.mask[:, :, :13], prediction.mask[:, :, :13])
     assert not cut.mask[:, :, 13:].any()
 
 
 def test_a_negative_click_beside_the_object_does_not_end_it() -> None:
-    """It says nothing of the object on a slice that had no mask when it came."""
+    """On a slice without a mask, a negative click does not limit the object."""
     volume, _, middle = ellipsoid("k")
     predictor = predictor_on(volume)
     click = Point(coordinates=middle)
@@ -264,10 +264,10 @@ def test_a_negative_click_beside_the_object_does_not_end_it() -> None:
 def test_a_negative_click_where_nothing_is_changes_nothing_and_costs_nothing() -> None:
     volume, _, middle = ellipsoid("k")
     predictor = predictor_on(volume)
-    found = predictor.predict(points=[middle])
+    prediction = predictor.predict(points=[middle])
     again = predictor.predict(points=[middle, (5, 5, 0), (5, 5, 19)], point_labels=[1, 0, 0])
-    assert np.array_equal(found.mask, again.mask)
-    assert again.score == pytest.approx(found.score)
+    assert np.array_equal(prediction.mask, again.mask)
+    assert again.score == pytest.approx(prediction.score)
     assert again.encoded == 0
     assert again.changed_box is None
 
@@ -290,11 +290,11 @@ def test_between_two_key_slices_both_count() -> None:
     volume, first, second = touching()
     predictor = predictor_on(volume, room=0, room_pixels=0)
     clicks = [Point(coordinates=(20, 24, 12)), Point(coordinates=(42, 24, 16), positive=False)]
-    found = predictor.predict_prompts(clicks)
-    # Near the negative click only the first object, near the positive one still both.
-    assert not (found.mask & second)[:, :, 15:].any()
-    assert (found.mask & second)[:, :, 12].any()
-    assert dice(found.mask & first, first) > 0.9
+    prediction = predictor.predict_prompts(clicks)
+    # Near the negative click only the first object remains, near the positive one both.
+    assert not (prediction.mask & second)[:, :, 15:].any()
+    assert (prediction.mask & second)[:, :, 12].any()
+    assert dice(prediction.mask & first, first) > 0.9
 
 
 def test_clicks_are_honoured_against_the_image_and_on_any_slice() -> None:
@@ -302,9 +302,9 @@ def test_clicks_are_honoured_against_the_image_and_on_any_slice() -> None:
     predictor = predictor_on(volume)
     far = (4, 4, middle[2])
     points = [middle, far, (middle[0] + 2, middle[1], middle[2]), (50, 5, 1)]
-    found = predictor.predict(points=points, point_labels=[1, 1, 0, 0])
-    assert [bool(found.mask[p]) for p in points] == [True, True, False, False]
-    assert found.unmet == ()
+    prediction = predictor.predict(points=points, point_labels=[1, 1, 0, 0])
+    assert [bool(prediction.mask[p]) for p in points] == [True, True, False, False]
+    assert prediction.unmet == ()
 
 
 def test_same_prompts_same_mask_and_nothing_is_encoded_twice() -> None:
@@ -353,12 +353,12 @@ def test_a_frame_of_a_4d_file(tmp_path: Path) -> None:
 
 def test_progress_counts_slices() -> None:
     volume, truth, middle = ellipsoid("k")
-    said: list[tuple[str, float]] = []
-    predictor_on(volume).predict(points=[middle], progress=lambda text, share: said.append((text, share)))
-    assert said[0][0].startswith("Slice 1 of about ")
-    assert said[-1][0].startswith(f"Slice {len(said)} of about ")
-    assert all(0 < share < 1 for _, share in said)
-    assert len(said) == np.count_nonzero(truth.any(axis=(0, 1))) + 2
+    messages: list[tuple[str, float]] = []
+    predictor_on(volume).predict(points=[middle], progress=lambda text, share: messages.append((text, share)))
+    assert messages[0][0].startswith("Slice 1 of about ")
+    assert messages[-1][0].startswith(f"Slice {len(messages)} of about ")
+    assert all(0 < share < 1 for _, share in messages)
+    assert len(messages) == np.count_nonzero(truth.any(axis=(0, 1))) + 2
 
 
 def test_soft_tissue_of_a_ct_is_shown_in_a_window_of_its_own() -> None:

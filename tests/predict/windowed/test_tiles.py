@@ -1,4 +1,4 @@
-"""Tiles: they cover the outline, change nothing beyond it, and lie where they should on any grid."""
+"""Tiles: they cover the outline, change nothing away from it, and are correctly placed on any grid."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AFFINES = {
 
 
 def _bumpy(affine: np.ndarray) -> tuple[np.ndarray, Grid]:
-    """A large object with a wavy surface."""
+    """Return a large object with a wavy surface."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     shape = tuple(int(n) for n in np.round(110 / spacing))
     lines = [(np.arange(n) - n / 2) * s for n, s in zip(shape, spacing, strict=True)]
@@ -91,7 +91,7 @@ def test_nothing_to_refine() -> None:
 
 def test_what_is_sure_keeps_away_from_the_outline() -> None:
     mask = np.zeros((40, 20, 20), dtype=bool)
-    mask[:20] = True  # reaches four faces of the window: they are no outline
+    mask[:20] = True  # the mask reaches four faces of the window, which are no outline
     sure = sure_of(mask)
     assert (sure[: 20 - UNCERTAIN] == 1).all()
     assert (sure[20 - UNCERTAIN : 20 + UNCERTAIN] == 0).all()

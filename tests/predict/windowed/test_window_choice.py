@@ -1,4 +1,4 @@
-"""The window: what it holds, and when it grows, narrows or stays."""
+"""Window choice: what a window holds, and when it is enlarged, narrowed or kept."""
 
 from __future__ import annotations
 
@@ -80,27 +80,27 @@ def test_a_box_has_room_around_it(flat: bool) -> None:
 
 def test_a_mask_that_runs_out_of_the_window_enlarges_it_and_is_held() -> None:
     roi = _first(_click(150, 140, 100))
-    wanted = better_roi(roi, _cube(1, 40), [_click(150, 140, 100)], LARGE, FRAMING)
-    assert wanted is not None
-    assert max(wanted.spacing) == pytest.approx(FRAMING.first_mm * FRAMING.zoom_out)
-    ends = wanted.to_roi(roi.to_file([[1, 1, 1], [39, 39, 39]]))
+    better = better_roi(roi, _cube(1, 40), [_click(150, 140, 100)], LARGE, FRAMING)
+    assert better is not None
+    assert max(better.spacing) == pytest.approx(FRAMING.first_mm * FRAMING.zoom_out)
+    ends = better.to_roi(roi.to_file([[1, 1, 1], [39, 39, 39]]))
     assert ends.min() >= 0
     assert ends.max() <= 63
 
 
 def test_a_small_mask_narrows_the_window_down_to_the_finest_spacing() -> None:
     roi = first_roi([_click(150, 140, 100)], LARGE, SHAPE, Framing(first_mm=4.0))
-    wanted = better_roi(roi, _cube(28, 36), [_click(150, 140, 100)], LARGE, FRAMING)
-    assert wanted is not None
-    assert FRAMING.finest * LARGE.spacing.min() <= min(wanted.spacing) < 2.0
+    better = better_roi(roi, _cube(28, 36), [_click(150, 140, 100)], LARGE, FRAMING)
+    assert better is not None
+    assert FRAMING.finest * LARGE.spacing.min() <= min(better.spacing) < 2.0
 
 
 def test_a_mask_that_suits_its_window_or_ends_with_the_volume_leaves_it() -> None:
     click = _click(150, 140, 100)
     assert better_roi(_first(click), _cube(16, 48), [click], LARGE, FRAMING) is None
     assert better_roi(_first(click), np.zeros(SHAPE, dtype=bool), [click], LARGE, FRAMING) is None
-    whole = _first(_click(3, 3, 3), grid=SMALL)
-    assert better_roi(whole, np.ones(SHAPE, dtype=bool), [_click(3, 3, 3)], SMALL, FRAMING) is None
+    roi = _first(_click(3, 3, 3), grid=SMALL)
+    assert better_roi(roi, np.ones(SHAPE, dtype=bool), [_click(3, 3, 3)], SMALL, FRAMING) is None
 
 
 def test_usual_spacing_is_never_much_finer_than_the_voxels() -> None:
