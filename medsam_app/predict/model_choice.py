@@ -40,18 +40,18 @@ class ModelChoice:
         if self.adapter is not None:
             header_for(self.adapter, self.name)
 
-    def check_labels(self, wanted: Sequence[str] = ()) -> None:
+    def check_labels(self, labels: Sequence[str] = ()) -> None:
         """Check that the adapter can segment labels without a prompt.
 
         Args:
-            wanted: names or values of the labels; empty for all learned labels.
+            labels: names or values of the labels; empty for all learned labels.
 
         Raises:
             AdapterError: from `chosen_labels` or `spacing_of`.
         """
         if self.adapter is not None:
             header = read_header(self.adapter)
-            chosen_labels(self.adapter.stem, header, header.prompts, wanted or None)
+            chosen_labels(self.adapter.stem, header, header.prompts, labels or None)
             spacing_of(self.adapter.stem, header)
 
 

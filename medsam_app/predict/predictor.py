@@ -214,7 +214,7 @@ class VolumePredictor:
                     progress(f"Prompt {done} of {len(model_prompts)}", done / len(model_prompts))
                 state = engine.step(state, model_prompts[:done], progress, label)
                 self._states.put((*key, model_prompts[:done]), PackedState(state))
-            assert state is not None  # first <= len(asked)
+            assert state is not None  # first <= len(model_prompts)
             patch, unmet = state.patch, state.unmet
             if self.refine if refine is None else refine:
                 patch, unmet = engine.refined(state, model_prompts, progress, label)

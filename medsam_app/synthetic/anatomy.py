@@ -67,10 +67,10 @@ def cover(labels: Tensor, inside: Tensor, label: int | Tensor) -> None:
     torch.maximum(labels, inside * label, out=labels)
 
 
-def label_in(labels: Tensor, wanted: list[int]) -> Tensor:
-    """Return booleans of the shape of `labels`: whether a voxel has one of the wanted labels."""
-    matches = labels == wanted[0]
-    for label in wanted[1:]:
+def label_in(labels: Tensor, values: list[int]) -> Tensor:
+    """Return booleans of the shape of `labels`: whether a voxel has one of `values`."""
+    matches = labels == values[0]
+    for label in values[1:]:
         matches |= labels == label
     return matches
 
@@ -191,7 +191,7 @@ def voronoi(draws: Draws, n: int, centres: NDArray[np.float64]) -> Tensor:
 
 
 def cells(draws: Draws, scene: Scene, centre: Vector, size: float) -> list[int]:
-    """Add Voronoi cells to the whole window or to an organ.
+    """Add Voronoi cells to the complete window or to an organ.
 
     The cells have walls or different intensities. Return the label of the cell at the centre, or also those
     of its nearest neighbours.
@@ -221,9 +221,9 @@ def random_anatomy(draws: Draws, n: int) -> Scene:
     if draws.chance(0.1):  # a complete tissue, without the objects inside it
         scene.target = [draws.integer(0, scene.count - 1)]
     count = draws.integer(1, 5)
-    wanted = draws.integer(0, count - 1)
+    target_index = draws.integer(0, count - 1)
     for index in range(count):
-        target = index == wanted and not scene.target
+        target = index == target_index and not scene.target
         centre = place(draws, target=target)
         size = draws.log_uniform(0.1, 1.5 if target and draws.chance(0.3) else 0.8)
         if target:

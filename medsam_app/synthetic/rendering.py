@@ -104,13 +104,13 @@ def random_palette(draws: Draws, count: int, target: list[int], kin: list[list[i
         noise, around = draws.uniform(0.02, 0.08), draws.uniform(0.2, 0.8)
         means = np.where(draws.uniforms(count) < 0.7, around + 0.2 * noise * draws.normals(count), means)
         sign = 1 if draws.chance(0.5) else -1
-        faint = [*target, *(label for alike in kin if set(alike) & set(target) for label in alike)]
+        faint = [*target, *(label for group in kin if set(group) & set(target) for label in group)]
         means[faint] = around + sign * noise * draws.uniform(1, 2)
         spreads *= min(1.0, noise / max(1e-6, float(spreads.max())))
-    for alike in kin:
+    for group in kin:
         for values in (means, spreads, scales):
-            values[alike] = values[alike[0]]
-        means[alike] += 0.3 * noise * draws.normals(len(alike))
+            values[group] = values[group[0]]
+        means[group] += 0.3 * noise * draws.normals(len(group))
     bias = draws.uniform(0, 0.4) if draws.chance(0.6) else 0.0
     return Palette(means, spreads, scales, noise, blurred, bias)
 

@@ -116,8 +116,8 @@ def _bump(image: torch.Tensor, coords: NDArray[np.float64]) -> tuple[tuple[slice
     near, wide = torch.exp(-distance / (2 * 0.8**2)), torch.exp(-distance / (2 * 2.5**2))
     clicked = (near * image).sum() / near.sum()
     spread = image[distance < 6.0**2].std().clamp_min(1e-6)
-    alike = torch.exp(-(((image - clicked) / (0.7 * spread)) ** 2))
-    return tuple(part), torch.maximum(near, wide * alike)
+    similarity = torch.exp(-(((image - clicked) / (0.7 * spread)) ** 2))
+    return tuple(part), torch.maximum(near, wide * similarity)
 
 
 def box_ranges(prompts: Sequence[ModelPrompt]) -> list[tuple[int | None, NDArray, NDArray]]:

@@ -58,7 +58,7 @@ class SliceStack:
 
     @property
     def spacing(self) -> NDArray[np.float64]:
-        """(3,) mm from slice to slice, row to row and column to column."""
+        """Distance (3,) in mm between slices, between rows and between columns."""
         return self.grid.ras.spacing[list(self.order)]
 
     def from_file(self, array: NDArray) -> NDArray:
