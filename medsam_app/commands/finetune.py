@@ -19,9 +19,9 @@ from medsam_app.training.processes import (
     is_first,
     process_count,
     process_device,
+    process_group,
     stopping,
     suitable_count,
-    together,
 )
 
 if TYPE_CHECKING:  # heavy
@@ -49,7 +49,7 @@ def finetune(options: FinetuneOptions) -> bool:
     count = options.processes
     if count is None:
         count = _suitable(options, device, resumes=resumes) if first and not options.dry_run else 1
-    with together(device, count=count, command=options.command), ExitStack() as stack:
+    with process_group(device, count=count, command=options.command), ExitStack() as stack:
         if first:
             if not resumes:
                 check_target(options.adapter_file, sources=[options.dataset], overwrite=options.overwrite)

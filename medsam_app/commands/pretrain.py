@@ -15,7 +15,7 @@ from medsam_app.console import note, say, step
 from medsam_app.errors import SaveError, SettingsError, VolumeError
 from medsam_app.predict.model_choice import check_weights
 from medsam_app.pretraining.recipe import Recipe, read_recipe
-from medsam_app.training.processes import is_first, process_device, stopping, together
+from medsam_app.training.processes import is_first, process_device, process_group, stopping
 
 if TYPE_CHECKING:  # heavy
     from medsam_app.pretraining.trainer import PretrainTrainer
@@ -63,7 +63,7 @@ def pretrain(
         from medsam_app.training.watchers import Board, on_console
 
     where, told = process_device(device)
-    with together(where), ExitStack() as stack:
+    with process_group(where), ExitStack() as stack:
         if first:  # what was taken from --weights
             logging.basicConfig(format="%(message)s")
             logging.getLogger(PretrainTrainer.__module__).setLevel(logging.INFO)

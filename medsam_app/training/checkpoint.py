@@ -1,4 +1,4 @@
-"""Saved state, averaged gradients, updates and learning rate of training runs."""
+"""Saved state, gradient averaging, updates and learning rate of training runs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from torch.optim import Optimizer
 from medsam_app.atomic import remove_drafts, replace_file
 from medsam_app.errors import ModelError, SaveError
 
-#: Without this file in its folder there is no saved run. One file: what a killed run leaves belongs together.
+#: File of the saved state; a folder without it holds no run. It is one file, so that a killed run leaves a
+#: consistent state.
 STATE = "state.safetensors"
-#: What the learning rate ends at, as a fraction of its peak.
+#: Final learning rate as a fraction of its peak.
 LAST_RATE = 0.02
 
 
 def is_saved(out: Path) -> bool:
-    """Return whether a folder holds a run."""
+    """Return whether a folder holds a saved run."""
     return (out / STATE).is_file()
 
 
@@ -36,17 +37,20 @@ def write_state(
     *,
     beside: Sequence[str] = (),
 ) -> None:
-    """Write groups of tensors by name, and the rest, as one file.
+    """Write a run's tensors and counters as one file.
 
     Args:
-        beside: names of groups that also get a file of their own, NAME.safetensors.
+        out: folder of the run.
+        tensors: groups of tensors by name.
+        state: other values, which must be valid JSON.
+        beside: names of groups that are also written to a separate file, NAME.safetensors.
 
     Raises:
-        SaveError: it could not be written.
+        SaveError: a file could not be written.
     """
-    whole = {f"{name}/{key}": value for name, group in tensors.items() for key, value in group.items()}
+    flat = {f"{name}/{key}": value for name, group in tensors.items() for key, value in group.items()}
     files: dict[str, tuple[dict[str, Tensor], dict[str, str] | None]]
-    files = {STATE: (whole, {"state": json.dumps(dict(state))})}
+    files = {STATE: (flat, {"state": json.dumps(dict(state))})}
     files |= {f"{name}.safetensors": (dict(tensors[name]), None) for name in beside}
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -59,7 +63,10 @@ def write_state(
 
 
 def read_state(out: Path, names: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
-    """The inverse of `write_state`, for some of the groups.
+    """Read the state and some of the groups that `write_state` wrote.
+
+    Returns:
+        The other values, and the tensors of each group in the order of `names`.
 
     Raises:
         ModelError: the file is missing or damaged.
@@ -68,10 +75,10 @@ def read_state(out: Path, names: Sequence[str]) -> tuple[dict[str, Any], list[di
         with safe_open(out / STATE, "pt") as file:
             state = dict(json.loads((file.metadata() or {})["state"]))
             groups: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-            for key in file.keys():  # noqa: SIM118  no mapping
-                name, _, own = key.partition("/")
+            for key in file.keys():  # noqa: SIM118  not a mapping
+                name, _, tensor_name = key.partition("/")
                 if name in groups:
-                    groups[name][own] = file.get_tensor(key)
+                    groups[name][tensor_name] = file.get_tensor(key)
             return state, [groups[name] for name in names]
     except (OSError, ValueError, TypeError, KeyError, SafetensorError):
         raise damaged(out) from None
@@ -83,35 +90,42 @@ def damaged(out: Path) -> ModelError:
 
 
 def moments(optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
-    """The optimizers' memory by parameter and kind; nothing before a parameter's first gradient."""
-    found = {}
+    """Return the optimizers' state tensors, keyed by 'INDEX.NAME' with the index of the parameter.
+
+    A parameter has no state before its first gradient.
+    """
+    tensors = {}
     for index, parameter in enumerate(parameters):
         for optimizer in optimizers:
             for key, value in optimizer.state.get(parameter, {}).items():
-                found[f"{index}.{key}"] = value
-    return found
+                tensors[f"{index}.{key}"] = value
+    return tensors
 
 
-def take_moments(
-    optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter], found: Mapping[str, Tensor]
+def restore_moments(
+    optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
-    """The inverse of `moments`. Layout matters for the last bit; AdamW keeps its counter on the CPU."""
-    place = {id(parameter): index for index, parameter in enumerate(parameters)}
+    """Set the optimizers' state to tensors from `moments`.
+
+    Tensors get the memory layout of their parameter, since results depend on it in the last bit. AdamW's step
+    counter stays on the CPU.
+    """
+    index_of = {id(parameter): index for index, parameter in enumerate(parameters)}
     for optimizer in optimizers:
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-            prefix = f"{place[id(parameter)]}."
-            own = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
-            if own:
+            prefix = f"{index_of[id(parameter)]}."
+            state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            if state:
                 optimizer.state[parameter] = {
                     key: torch.empty_like(parameter, requires_grad=False).copy_(value)
                     if value.shape == parameter.shape and key != "step"
                     else value
-                    for key, value in own.items()
+                    for key, value in state.items()
                 }
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], world: int) -> None:
-    """Give every process the mean of all processes' gradients; a missing one counts as zero."""
+    """Replace gradients by their mean over all processes; a missing gradient counts as zero."""
     if world == 1:
         return
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
@@ -126,18 +140,23 @@ def average_gradients(parameters: Sequence[nn.Parameter], world: int) -> None:
 def update(
     optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter], rate: float, *, norm: float = 1.0
 ) -> None:
-    """One step along gradients that are cut to a norm; none where they are not finite."""
-    size = torch.nn.utils.clip_grad_norm_(parameters, norm)
+    """Make one step with gradients clipped to a norm; skip it if a gradient is not finite.
+
+    Args:
+        rate: learning rate; parameter groups with an entry 'faster' multiply it by that.
+        norm: largest norm of all gradients together.
+    """
+    total_norm = torch.nn.utils.clip_grad_norm_(parameters, norm)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("faster", 1.0)
-        if torch.isfinite(size):
+        if torch.isfinite(total_norm):
             optimizer.step()
 
 
 @torch.no_grad()
 def follow(average: Mapping[str, Tensor], tensors: Mapping[str, Tensor], decay: float, step: int) -> None:
-    """Move a running average towards tensors, faster in the first steps; integers are copied."""
+    """Move a running average towards tensors, faster during the first steps; copy integers."""
     for key, value in tensors.items():
         if value.is_floating_point():
             average[key].lerp_(value, 1 - min(decay, (1 + step) / (10 + step)))
@@ -146,6 +165,13 @@ def follow(average: Mapping[str, Tensor], tensors: Mapping[str, Tensor], decay: 
 
 
 def rate_at(peak: float, done: float, step: int, warmup: int) -> float:
-    """The learning rate of a step: up along a line, down along a cosine."""
+    """Return the learning rate of a step: linear warm-up times cosine decay.
+
+    Args:
+        peak: highest learning rate.
+        done: fraction of the run that is done, from 0 to 1.
+        step: updates so far.
+        warmup: updates of the warm-up.
+    """
     warm = min(1.0, (step + 1) / warmup)
     return peak * warm * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done)))

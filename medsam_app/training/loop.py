@@ -1,4 +1,4 @@
-"""Training loop: timed steps, validations and saved states, until done or stopped."""
+"""Training loop: timed steps, validations and saved states."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from medsam_app.atomic import write_whole
 from medsam_app.errors import SaveError
 from medsam_app.training.trainer import Trainer
 
-#: Files of a run folder that get a line for each step, and for each measurement.
+#: Files of a run folder with one line per step, and one line per validation.
 LOG, MEASUREMENTS = "log.jsonl", "validation.jsonl"
 
 
-#: Asked between steps; True if the run should stop.
+#: Function that is called between steps and returns True if the run should stop.
 Stopped = Callable[[], bool]
-#: Mean Dice after each round by kind of window; None where it was stopped.
+#: Function that returns the mean Dice after each round by kind of window, or None if it was stopped.
 Measure = Callable[[Stopped], dict[str, list[float]] | None]
 
 
@@ -30,21 +30,30 @@ class Watcher:
     """Callbacks of a training run; the base class does nothing."""
 
     def trained(self, row: dict[str, Any], done: float) -> None:
-        """A step was made: its line in the log, and which part of the run is behind."""
+        """Handle the end of a step.
+
+        Args:
+            row: the step's row of the log.
+            done: fraction of the run that is done, from 0 to 1.
+        """
 
     def measuring(self) -> None:
-        """The averaged weights are about to be measured."""
+        """Handle the start of a validation."""
 
     def measured(self, row: dict[str, Any]) -> None:
-        """They were: step, seconds, and by kind of window the mean Dice after each round."""
+        """Handle the end of a validation.
+
+        Args:
+            row: step, seconds, and for each kind of window the mean Dice after each round.
+        """
 
 
 class RunLog(Watcher):
-    """Writes the files of a run folder.
+    """Log files of a run folder.
 
     Args:
         out: the folder.
-        step: where the run resumes; lines beyond it, of a run that was cut off, are taken back.
+        step: step at which the run resumes; later lines of an interrupted run are removed.
 
     Raises:
         SaveError: a file cannot be written.
@@ -53,7 +62,7 @@ class RunLog(Watcher):
     def __init__(self, out: Path, step: int) -> None:
         self.out = out
         for name in (LOG, MEASUREMENTS):
-            self._take_back(name, step)
+            self._truncate(name, step)
 
     def trained(self, row: dict[str, Any], done: float) -> None:
         """Record a step."""
@@ -63,8 +72,8 @@ class RunLog(Watcher):
         """Record a validation."""
         self._append(MEASUREMENTS, row)
 
-    def _take_back(self, name: str, step: int) -> None:
-        """Drop the lines that will be written again; a new run has none."""
+    def _truncate(self, name: str, step: int) -> None:
+        """Remove the lines after a step, which will be written again; a new run starts with step 0."""
         file = self.out / name
         try:
             lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
@@ -83,7 +92,7 @@ class RunLog(Watcher):
 
 
 def _step_of(line: str) -> float:
-    """The step of a line of JSON; infinity where it was cut short."""
+    """Return the step of a line of JSON; infinity if the line is incomplete."""
     try:
         return int(json.loads(line)["step"])
     except ValueError:
@@ -99,40 +108,40 @@ def run(
 ) -> bool:
     """Train until the recipe is done or a stop is requested, and save.
 
-    Only steps count as training time. The first process measures and saves, and the others wait for it.
+    Only steps count as training time. The first process validates and saves; the others wait for it.
 
     Args:
-        trainer: new, or resumed.
-        measure: what the first process does before the first step, when it is due, and at the end.
-        watchers: of the first process.
-        stopped: asked between steps and while measuring; any process may say yes for all.
+        trainer: new or resumed trainer.
+        measure: validation of the first process, run before the first step, when due, and at the end.
+        watchers: callbacks of the first process.
+        stopped: checked between steps and during validation; True in any process stops all of them.
 
     Returns:
-        whether the recipe is done.
+        Whether the recipe is done.
 
     Raises:
         SaveError: the run folder cannot be written to.
     """
-    settings, saved = trainer.settings, time.monotonic()
+    settings, last_save = trainer.settings, time.monotonic()
     if trainer.step == 0:
         _measure(trainer, measure, watchers, stopped)
-    while not _agreed(trainer, stopped()) and trainer.done() < 1:
-        before, begin = settings.validations(trainer.step, trainer.seconds), time.monotonic()
+    while not _should_stop(trainer, stopped()) and trainer.done() < 1:
+        validations_before, start = settings.validations(trainer.step, trainer.seconds), time.monotonic()
         row = trainer.train_step()
-        trainer.seconds += time.monotonic() - begin
+        trainer.seconds += time.monotonic() - start
         for watcher in watchers:
             watcher.trained(row | {"seconds": round(trainer.seconds, 1)}, trainer.done())
-        if time.monotonic() - saved > settings.save_minutes * 60:
+        if time.monotonic() - last_save > settings.save_minutes * 60:
             trainer.save()
-            saved = time.monotonic()
-        if settings.validations(trainer.step, trainer.seconds) > before or trainer.done() == 1:
+            last_save = time.monotonic()
+        if settings.validations(trainer.step, trainer.seconds) > validations_before or trainer.done() == 1:
             _measure(trainer, measure, watchers, stopped)
     trainer.save()
     return trainer.done() == 1
 
 
-def _agreed(trainer: Trainer[Any], stop: bool) -> bool:
-    """Return whether any process wants to stop; all adopt the clock of the first."""
+def _should_stop(trainer: Trainer[Any], stop: bool) -> bool:
+    """Return whether any process should stop; set the clock of every process to that of the first."""
     if trainer.world == 1:
         return stop
     clock = 0.0 if trainer.rank else trainer.seconds
@@ -149,10 +158,10 @@ def _measure(
         return
     for watcher in watchers:
         watcher.measuring()
-    found = measure(stopped)
-    if found is None:
+    scores = measure(stopped)
+    if scores is None:
         return
     row: dict[str, Any] = {"step": trainer.step, "seconds": round(trainer.seconds, 1)}
-    row |= {kind: [round(value, 4) for value in dice] for kind, dice in found.items()}
+    row |= {kind: [round(value, 4) for value in dice] for kind, dice in scores.items()}
     for watcher in watchers:
         watcher.measured(row)

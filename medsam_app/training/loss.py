@@ -13,7 +13,13 @@ QUALITY_WEIGHT = 4.0
 
 
 def dice_of(masks: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Dice of (B, M, ...) values in [0, 1] with a (B, 1, ...) target over valid voxels: (B, M)."""
+    """Return the Dice (B, M) of masks with a target over valid voxels.
+
+    Args:
+        masks: (B, M, ...) values in [0, 1].
+        target: (B, 1, ...) booleans or values in [0, 1].
+        valid: (B, 1, ...) whether the voxel counts.
+    """
     masks, target = masks * valid, target * valid
     both = (masks * target).flatten(2).sum(-1)
     return (2 * both + 1) / (masks.flatten(2).sum(-1) + target.flatten(2).sum(-1) + 1)
@@ -22,22 +28,25 @@ def dice_of(masks: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 def loss_of(
     candidates: MaskCandidates, target: Tensor, valid: Tensor, *, known: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Loss of one round, and the Dice of the candidate that the model itself would choose (B,).
+    """Return the loss of one round, and the Dice (B,) of the candidate that the model would choose.
 
     Args:
-        known: (B,) samples that say which label is meant: every candidate has to be right. Of the others,
-            which may be several things, the best one counts.
+        candidates: output of the mask decoder.
+        target: (B, 1, X, Y, Z) voxels of the object.
+        valid: (B, 1, X, Y, Z) whether the voxel lies in the volume.
+        known: (B,) whether the prompt determines the label. If it does, all candidates count. Otherwise the
+            prompt is ambiguous and mainly the best candidate counts.
     """
     logits, target, valid = candidates.logits, target.float(), valid.float()
     soft = 1 - dice_of(torch.sigmoid(logits), target, valid)
     entropy = F.binary_cross_entropy_with_logits(logits, target.expand_as(logits), reduction="none")
     entropy = (entropy * valid).flatten(2).sum(-1) / valid.flatten(2).sum(-1).clamp_min(1)
-    each = soft + entropy
+    losses = soft + entropy
     with torch.no_grad():
         real = dice_of((logits > 0).float(), target, valid)
         chosen = real.gather(1, candidates.quality.argmax(1, keepdim=True))[:, 0]
     quality = F.mse_loss(candidates.quality, real)
-    best, mean = each.min(dim=1).values, each.mean(dim=1)
+    best, mean = losses.min(dim=1).values, losses.mean(dim=1)
     if known is not None:
         best = torch.where(known, mean, best)
     return (best + 0.2 * mean).mean() + QUALITY_WEIGHT * quality, chosen

@@ -1,9 +1,9 @@
-"""Muon in float32: gradient descent whose steps have been made orthogonal.
+"""Muon in float32: gradient descent with orthogonalised steps.
 
-After Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024), with the scale of
-steps of Liu et al., arXiv:2502.16982, so that learning rates of AdamW carry over. `torch.optim.Muon` takes
-matrices alone and works in bfloat16, which a processor without instructions for it does a hundred times
-more slowly; here a convolution's kernel is the matrix of its output channels.
+After Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). Steps are scaled as in
+Liu et al., arXiv:2502.16982, so that learning rates of AdamW carry over. `torch.optim.Muon` accepts only
+matrices and computes in bfloat16, which is a hundred times slower on a processor without instructions for it.
+Here the kernel of a convolution is a matrix with one row per output channel.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-#: Coefficients of the Newton-Schulz polynomial (Jordan et al.) and how often it is applied.
+#: Coefficients of the Newton-Schulz polynomial (Jordan et al.) and number of iterations.
 POLYNOMIAL = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """A matrix (m, n) with about the same singular vectors, and singular values near one."""
+    """Return a matrix (m, n) with about the same singular vectors, and singular values near one."""
     a, b, c = POLYNOMIAL
     x = matrix / matrix.norm().clamp_min(1e-7)
     tall = x.shape[0] > x.shape[1]
@@ -32,27 +32,27 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Kernels of a model's linear layers and convolutions that are to be trained.
+    """Return the trainable kernels of a model's linear layers and convolutions.
 
-    Embeddings and depth-wise kernels are none, nor are those with fewer than eight outputs or inputs.
+    Embeddings, depth-wise kernels and kernels with fewer than eight outputs or inputs are excluded.
     """
-    found = []
+    kernels = []
     for module in model.modules():
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv3d) and module.groups == 1):
             kernel = cast(nn.Parameter, module.weight)
             if kernel.requires_grad and min(kernel.shape[0], kernel[0].numel()) >= 8:
-                found.append(kernel)
-    return found
+                kernels.append(kernel)
+    return kernels
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, made orthogonal.
+    """Optimizer with orthogonalised Nesterov momentum.
 
     Args:
-        parameters: of two dimensions or more; the first is the outputs.
-        lr: learning rate, as of AdamW.
-        weight_decay: decoupled, times the learning rate.
-        momentum: decay of the average of gradients; the step looks ahead as Nesterov's does.
+        parameters: parameters of two dimensions or more, the first of which are the outputs.
+        lr: learning rate, on the scale of AdamW's.
+        weight_decay: decoupled weight decay, multiplied by the learning rate.
+        momentum: decay of the running average of gradients.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -75,8 +75,8 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[parameter]
                 average = state.setdefault("momentum", torch.zeros_like(parameter))
                 average.lerp_(parameter.grad, 1 - group["momentum"])
-                ahead = parameter.grad.lerp(average, group["momentum"])
-                step = orthogonalised(ahead.flatten(1)).view_as(parameter)
+                lookahead = parameter.grad.lerp(average, group["momentum"])
+                step = orthogonalised(lookahead.flatten(1)).view_as(parameter)
                 scale = 0.2 * max(step.shape[0], step[0].numel()) ** 0.5
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(step, alpha=-group["lr"] * scale)

@@ -1,4 +1,4 @@
-"""A simulated person who prompts a batch of training windows: how prompts begin and how they grow."""
+"""Simulated user who prompts a batch of training windows and corrects the masks."""
 
 from __future__ import annotations
 
@@ -15,34 +15,33 @@ from medsam_app.models.sam3d import RoiPrompts
 from medsam_app.predict.windowed.tiles import sure_of
 from medsam_app.prompts.simulated_clicks import click_inside, largest_component, next_click
 
-#: How often each way of starting is taken: see `Interaction`.
+#: Probability of each kind of first prompt; see `Interaction`.
 STARTS = {
     "click": 0.52, "clicks": 0.08, "box": 0.11, "flat box": 0.06, "box and click": 0.08, "mask": 0.07,
     "outline": 0.08,
 }  # fmt: skip
-#: How often a person clicks where nothing is wrong.
+#: Probability of a click where the mask is already right.
 REDUNDANT = 0.12
-#: Rate of rounds without a new click, in which only the mask is fed back.
+#: Probability of a round without a new click, in which only the mask is fed back.
 SILENT = 0.06
-#: How often a person clicks anywhere in the largest error instead of in its middle.
+#: Probability of a click anywhere in the largest error instead of at its centre.
 HURRIED = 0.4
-#: Jitter of a box's corners, as a fraction of its size.
+#: Standard deviation of the jitter of a box's corners, as a fraction of its size.
 BOX_JITTER = 0.07
 
 
 class Interaction:
-    """The prompts of a batch as they grow, and the simulated person who gives them.
+    """Prompts of a batch, given and extended by a simulated user.
 
-    A person starts with one click (deepest or anywhere inside), two or three clicks, a 3D box, a box on
-    a slice, a box and a click inside it, a rough mask with the click that corrects it, or an outline that
-    is known roughly and is to be drawn finely, as in a tile of a large object.
+    The first prompt is one of: a click (deepest or anywhere inside), two or three clicks, a 3D box, a box on
+    one slice, a box with a click inside, a rough mask with a correcting click, or a rough outline to be
+    refined, as in a tile of a large object.
 
     Args:
-        targets: (B, 1, X, Y, Z) booleans, each with at least one voxel, except where nothing is prompted.
-        rng: where the person's choices come from; one for each sample makes them independent of the batch
-            that it is in.
-        starts: how often each way of starting is taken; `STARTS` by default.
-        unprompted: (B,) samples that start with no prompt at all.
+        targets: (B, 1, X, Y, Z) booleans, each with at least one voxel unless the sample is unprompted.
+        rng: source of random choices; one generator per sample makes the choices independent of the batch.
+        starts: probability of each kind of first prompt; `STARTS` by default.
+        unprompted: (B,) whether the sample starts without a prompt.
     """
 
     def __init__(
@@ -88,13 +87,13 @@ class Interaction:
             self.seeds = torch.from_numpy(seeds)[:, None].to(self.device)
 
     def first_clicks(self) -> None:
-        """Click on the deepest voxel of each sample that has been given no click yet."""
+        """Click on the deepest voxel of each sample that has no click yet."""
         for n, clicks in enumerate(self.clicks):
             if not clicks and self.truth[n].any():
                 self._click_inside(n, anywhere=False)
 
     def prompts(self) -> RoiPrompts:
-        """The prompts so far, as the model takes them."""
+        """Return the prompts so far in the form the model accepts."""
         most = max(1, max(len(c) for c in self.clicks))
         coords = torch.zeros(len(self.clicks), most, 3)
         labels = torch.full((len(self.clicks), most), -1)
@@ -106,7 +105,12 @@ class Interaction:
         return RoiPrompts(coords.to(self.device), labels.to(self.device), boxes, self.mask, self.seeds)
 
     def correct(self, logits: Tensor, *, careful: bool = False) -> None:
-        """Add a click to each sample, from (B, 1, X, Y, Z) logits."""
+        """Feed the mask back and add a click in the largest error of each sample.
+
+        Args:
+            logits: (B, 1, X, Y, Z) output of the model.
+            careful: always click, at the centre of the largest error, instead of varying as people do.
+        """
         self.mask = torch.sigmoid(logits.detach().float())
         masks = (logits.detach()[:, 0] > 0).cpu().numpy()
         for n, mask in enumerate(masks):
@@ -123,7 +127,7 @@ class Interaction:
         self.clicks[n].append((click_inside(self.truth[n], rng=self.rngs[n] if anywhere else None), True))
 
     def _redundant(self, n: int, mask: NDArray[np.bool_]) -> tuple[Index, bool] | None:
-        """A click that only says again what the mask already has right."""
+        """Return a click where the mask is already right; None if no such voxel exists."""
         truth = self.truth[n]
         positive = self.rngs[n].random() < 0.6
         right = (
@@ -131,10 +135,10 @@ class Interaction:
             if positive
             else ndimage.binary_dilation(mask | truth, iterations=4) & ~(mask | truth)
         )
-        where = np.flatnonzero(right)
-        if not len(where):
+        voxels = np.flatnonzero(right)
+        if not len(voxels):
             return None
-        voxel = np.unravel_index(int(self.rngs[n].choice(where)), truth.shape)
+        voxel = np.unravel_index(int(self.rngs[n].choice(voxels)), truth.shape)
         return (int(voxel[0]), int(voxel[1]), int(voxel[2])), positive
 
     def _box(self, n: int, *, flat: bool) -> NDArray[np.float32]:
@@ -146,9 +150,9 @@ class Interaction:
             counts = part.sum(axis=tuple(a for a in range(3) if a != axis))
             index = int(counts.argmax())
             span = np.argwhere(part.take(index, axis=axis))
-            others = [a for a in range(3) if a != axis]
-            start = np.array([box[a].start for a in others])
-            low[others], high[others] = start + span.min(0), start + span.max(0)
+            in_plane = [a for a in range(3) if a != axis]
+            start = np.array([box[a].start for a in in_plane])
+            low[in_plane], high[in_plane] = start + span.min(0), start + span.max(0)
             low[axis] = high[axis] = box[axis].start + index
         jitter = self.rngs[n].normal(size=(2, 3)) * BOX_JITTER * (high - low)
         size = np.array(self.truth.shape[1:]) - 1
@@ -156,14 +160,14 @@ class Interaction:
         return np.sort(corners, axis=0).astype(np.float32)
 
     def _rough_mask(self, n: int) -> NDArray[np.bool_]:
-        """The truth grown, shrunk or moved, as another tool might have drawn it; clicks that correct it."""
+        """Return the truth grown, shrunk or moved, like another tool's mask; add clicks that correct it."""
         truth = self.truth[n]
         steps = int(self.rngs[n].integers(1, 4))
-        change = ndimage.binary_dilation if self.rngs[n].random() < 0.5 else ndimage.binary_erosion
-        rough = change(truth, iterations=steps)
+        morph = ndimage.binary_dilation if self.rngs[n].random() < 0.5 else ndimage.binary_erosion
+        rough = morph(truth, iterations=steps)
         rough = np.roll(rough, tuple(self.rngs[n].integers(-2, 3, size=3)), axis=(0, 1, 2))
         rough = rough if rough.any() else truth
-        if (rough & truth).any():  # the predictor takes the middle of a given mask for a click inside
+        if (rough & truth).any():  # the predictor adds a click in the middle of a given mask
             self.clicks[n].append((click_inside(rough & truth), True))
         click = next_click(rough, truth)
         if click is not None:
@@ -171,12 +175,12 @@ class Interaction:
         return rough
 
     def _rough_outline(self, n: int) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
-        """Probability of a mask seen at half the resolution and a little wrong, and what is sure of it."""
+        """Return the probability of a blurred, slightly wrong outline, and its certain voxels (`sure_of`)."""
         truth = self.truth[n]
         signed = ndimage.distance_transform_edt(truth) - ndimage.distance_transform_edt(~truth)
         rng = self.rngs[n]
-        wander = ndimage.gaussian_filter(rng.normal(size=truth.shape), rng.uniform(2.0, 6.0))
-        signed += wander / max(float(wander.std()), 1e-6) * rng.uniform(0.3, 2.0)
+        displacement = ndimage.gaussian_filter(rng.normal(size=truth.shape), rng.uniform(2.0, 6.0))
+        signed += displacement / max(float(displacement.std()), 1e-6) * rng.uniform(0.3, 2.0)
         blurred = ndimage.gaussian_filter(signed, 1.0).clip(-20, 20)
         probability = (1 / (1 + np.exp(-blurred / 1.2))).astype(np.float32)
         seeds = sure_of(probability > 0.5)

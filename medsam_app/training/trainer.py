@@ -1,4 +1,4 @@
-"""What all trainers share: step and clock, optimizers, running average, saved state."""
+"""Base class of trainers: step and clock, optimizers, running average, saved state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medsam_app.training.checkpoint import (
     moments,
     rate_at,
     read_state,
-    take_moments,
+    restore_moments,
     update,
     write_state,
 )
@@ -37,20 +37,20 @@ class Trainer(ABC, Generic[Settings]):
     gradients and calls `advance`. `medsam_app.training.loop.run` repeats the steps.
 
     Args:
-        settings: of the run, above all its length.
-        out: folder of the run; a state saved there is resumed by `start`.
-        device: of this process.
+        settings: settings of the run.
+        out: folder of the run; `start` resumes a state saved there.
+        device: device of this process.
 
     Attributes:
-        rank, world: number of this process, and of all processes of the run.
+        rank, world: index of this process, and number of processes of the run.
         step, seconds: updates and training time so far.
-        parameters: the trained ones.
+        parameters: parameters that are trained.
         average: running average of the module's tensors, by name.
     """
 
     #: Name of the trained tensors in a saved state, next to 'average' and 'optimizer'.
     GROUP: ClassVar[str]
-    #: Groups of a saved state that also get a file of their own.
+    #: Groups of a saved state that are also written to a separate file.
     SEPARATE: ClassVar[Sequence[str]] = ()
 
     def __init__(self, settings: Settings, out: Path, device: torch.device) -> None:
@@ -62,12 +62,12 @@ class Trainer(ABC, Generic[Settings]):
     def start(
         self, module: nn.Module, parameters: Sequence[nn.Parameter], optimizers: Sequence[Optimizer]
     ) -> None:
-        """Train a module from here on, from the state saved in the folder of the run if there is one.
+        """Prepare to train a module, and resume the state saved in the run folder if there is one.
 
         Args:
-            module: its state is averaged and saved.
-            parameters: those of the module that are trained.
-            optimizers: for these parameters.
+            module: the module whose state is averaged and saved.
+            parameters: parameters of the module that are trained.
+            optimizers: optimizers of these parameters.
 
         Raises:
             ModelError: the saved state is damaged or of another module.
@@ -79,10 +79,10 @@ class Trainer(ABC, Generic[Settings]):
 
     @abstractmethod
     def train_step(self) -> dict[str, Any]:
-        """Make one update and return its line in the log."""
+        """Make one update and return its row of the log."""
 
     def done(self) -> float:
-        """Return how much of the run is behind, from 0 to 1."""
+        """Return the fraction of the run that is done, from 0 to 1."""
         return self.settings.done(self.step, self.seconds)
 
     def learning_rate(self) -> float:
@@ -100,18 +100,18 @@ class Trainer(ABC, Generic[Settings]):
         return rate
 
     def counters(self) -> dict[str, Any]:
-        """Return the numbers that belong to the saved state; `restore_counters` reads them."""
+        """Return the counters of the saved state, which `restore_counters` reads."""
         return {"step": self.step, "seconds": self.seconds}
 
     def restore_counters(self, counters: dict[str, Any]) -> None:
-        """Set the numbers of a saved state."""
+        """Set the counters of a saved state."""
         self.step, self.seconds = int(counters["step"]), float(counters["seconds"])
 
     def save(self) -> None:
-        """Write the state of the run; only the first process does.
+        """Write the state of the run in the first process; do nothing in the others.
 
         Raises:
-            SaveError: it could not be written.
+            SaveError: the state could not be written.
         """
         if self.rank == 0:
             tensors = (self._module.state_dict(), self.average, moments(self.optimizers, self.parameters))
@@ -122,13 +122,13 @@ class Trainer(ABC, Generic[Settings]):
         return self.GROUP, "average", "optimizer"
 
     def _resume(self) -> None:
-        """Restore the saved state, so that the next step is the one that would have followed."""
+        """Restore the saved state, so that the next step is the same as without an interruption."""
         counters, (tensors, average, optimizer) = read_state(self.out, self._groups())
         try:
             self.restore_counters(counters)
             self._module.load_state_dict(tensors)
             for key, value in average.items():
                 self.average[key].copy_(value)
-            take_moments(self.optimizers, self.parameters, optimizer)
+            restore_moments(self.optimizers, self.parameters, optimizer)
         except (KeyError, TypeError, ValueError, RuntimeError, AdapterError):
             raise damaged(self.out) from None

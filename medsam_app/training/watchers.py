@@ -16,26 +16,26 @@ from medsam_app.console import note
 from medsam_app.training.loop import Watcher
 from medsam_app.training.run_settings import RunSettings
 
-#: Between two lines about the work in a log.
+#: Least seconds between two lines of progress in a log.
 LOG_SECONDS = 60
 
 
 class Lines(Watcher):
-    """A line now and then.
+    """Printed lines of progress, at most one per `LOG_SECONDS`, and one line per validation.
 
     Args:
-        settings: say how long the run is.
+        settings: settings of the run, for its length.
     """
 
     def __init__(self, settings: RunSettings) -> None:
-        self.settings, self.said = settings, -math.inf
+        self.settings, self.last_line = settings, -math.inf
         self.losses: list[float] = []
 
     def trained(self, row: dict[str, Any], done: float) -> None:
         """Record a step."""
         self.losses.append(row["loss"])
-        if time.monotonic() - self.said > LOG_SECONDS or done == 1:
-            self.said = time.monotonic()
+        if time.monotonic() - self.last_line > LOG_SECONDS or done == 1:
+            self.last_line = time.monotonic()
             note(f"{100 * done:.0f} %: {progress_text(self.settings, row, self.losses)}")
             self.losses = []
 
@@ -45,9 +45,9 @@ class Lines(Watcher):
 
 
 class Bar(Watcher):
-    """A bar in a terminal, with the last measurements above it."""
+    """Progress bar in a terminal, with the validations printed above it."""
 
-    #: The loss that is shown is the mean of this many steps.
+    #: Number of steps over which the displayed loss is averaged.
     SMOOTH = 20
 
     def __init__(self, settings: RunSettings, bar: Progress, task: TaskID) -> None:
@@ -75,8 +75,8 @@ class Board(Watcher):
     """Curves for TensorBoard.
 
     Args:
-        folder: of its files.
-        step: where the run resumes; curves beyond it, of a run that was cut off, are taken back.
+        folder: folder of the TensorBoard files.
+        step: step at which the run resumes; later points of an interrupted run are removed.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -107,7 +107,12 @@ class Board(Watcher):
 
 @contextmanager
 def on_console(settings: RunSettings, done: float) -> Iterator[Watcher]:
-    """The watcher that fits where the program runs: a bar in a terminal, lines in a log."""
+    """Yield a progress bar in a terminal, and printed lines elsewhere.
+
+    Args:
+        settings: settings of the run.
+        done: fraction of the run that is already done, from 0 to 1.
+    """
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         yield Lines(settings)
@@ -121,16 +126,16 @@ def on_console(settings: RunSettings, done: float) -> Iterator[Watcher]:
 
 
 def progress_text(settings: RunSettings, row: dict[str, Any], losses: list[float]) -> str:
-    """'step 12 of 400, loss 0.412', with the time for a run that is counted in it."""
+    """Return 'step 12 of 400, loss 0.412', or the time instead of the steps if the length is a time."""
     return f"{settings.progress_text(row['step'], row['seconds'])}, loss {sum(losses) / len(losses):.3f}"
 
 
 def measured_text(row: dict[str, Any]) -> str:
-    """'Step 40, mean Dice by round: synthetic 0.512 0.603, dev 0.487 0.575'."""
-    found = (f"{kind} {' '.join(f'{value:.3f}' for value in dice)}" for kind, dice in kinds(row).items())
-    return f"Step {row['step']}, mean Dice by round: {', '.join(found)}"
+    """Return 'Step 40, mean Dice by round: synthetic 0.512 0.603, dev 0.487 0.575'."""
+    scores = (f"{kind} {' '.join(f'{value:.3f}' for value in dice)}" for kind, dice in kinds(row).items())
+    return f"Step {row['step']}, mean Dice by round: {', '.join(scores)}"
 
 
 def kinds(row: dict[str, Any]) -> dict[str, list[float]]:
-    """The measured kinds of window in a row."""
+    """Return the entries of a row that hold Dice by round, keyed by kind of window."""
     return {key: value for key, value in row.items() if isinstance(value, list)}

@@ -1,4 +1,4 @@
-"""Muon: steps are orthogonal, and which parameters it takes."""
+"""Muon: orthogonal steps, and the choice of parameters."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from medsam_app.training.muon import Muon, matrices, orthogonalised
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])
 def test_orthogonalised_keeps_directions_and_evens_out_lengths(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    u, before, v = torch.linalg.svd(matrix, full_matrices=False)
+    u, values, v = torch.linalg.svd(matrix, full_matrices=False)
     after = u.T @ orthogonalised(matrix) @ v.T
     lengths = after.diagonal()
-    assert before.max() / before.min() > 1.7
+    assert values.max() / values.min() > 1.7
     assert ((lengths > 0.6) & (lengths < 1.3)).all()
     assert (after - torch.diag(lengths)).abs().max() < 1e-4
 
@@ -28,21 +28,21 @@ def test_a_step_has_the_size_of_one_of_adamw() -> None:
     assert float(parameter.detach().square().mean().sqrt()) == pytest.approx(0.02, rel=0.2)
 
 
-def test_it_finds_the_way_down() -> None:
+def test_the_loss_decreases() -> None:
     torch.manual_seed(0)
-    wanted, layer = torch.randn(8, 12), nn.Linear(12, 8, bias=False)
+    target, layer = torch.randn(8, 12), nn.Linear(12, 8, bias=False)
     optimizer = Muon(layer.parameters(), lr=0.15)
     losses = []
     for _ in range(60):
         optimizer.zero_grad()
-        loss = (layer.weight - wanted).square().mean()
+        loss = (layer.weight - target).square().mean()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.1 * losses[0]
 
 
-def test_embeddings_norms_and_depthwise_kernels_are_left_to_another() -> None:
+def test_embeddings_norms_and_depthwise_kernels_are_excluded() -> None:
     model = build_sam3d_tiny()
     taken = {id(parameter) for parameter in matrices(model)}
     names = {name for name, parameter in model.named_parameters() if id(parameter) in taken}

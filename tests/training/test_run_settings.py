@@ -1,4 +1,4 @@
-"""The length of a run, as a time or as a number of steps, for every kind of settings."""
+"""Length of a run as a time or a number of steps, for every kind of settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RECIPE = {"shares": {"synthetic": 1}, "windows": [(16, 1)], "learning_rate": 0.0
 
 
 class Days(RunSettings):
-    """The least that a subclass declares."""
+    """Settings with only the required fields."""
 
     TIME = TimeUnit("days", 86400, "{:.1f} of {:g} days")
 

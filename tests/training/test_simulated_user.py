@@ -1,4 +1,4 @@
-"""The simulated person: how prompts begin, and that the next click falls where the mask is wrong."""
+"""Simulated user: first prompts, and clicks where the mask is wrong."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def _starting_with(kind: str, monkeypatch: pytest.MonkeyPatch) -> Interaction:
     return Interaction(_cubes(), np.random.default_rng(0))
 
 
-def test_shares_of_the_starts_add_up() -> None:
+def test_probabilities_of_first_prompts_add_up_to_one() -> None:
     assert sum(STARTS.values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("kind", STARTS)
-def test_every_start_says_where_the_object_is(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_first_prompt_locates_the_object(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = _starting_with(kind, monkeypatch).prompts()
     truth = _cubes()
     assert (prompts.boxes is not None) == ("box" in kind)
@@ -42,7 +42,7 @@ def test_every_start_says_where_the_object_is(kind: str, monkeypatch: pytest.Mon
                 assert bool(truth[n, 0, i, j, k]) == bool(label)
 
 
-def test_what_is_sure_of_an_outline_is_true(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certain_voxels_of_an_outline_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = _starting_with("outline", monkeypatch).prompts()
     assert prompts.seeds is not None
     truth = _cubes()
@@ -51,35 +51,35 @@ def test_what_is_sure_of_an_outline_is_true(monkeypatch: pytest.MonkeyPatch) -> 
     assert (~truth[prompts.seeds == -1]).float().mean() > 0.99
 
 
-def test_some_rounds_have_no_click_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mask is fed back all the same; a careful person, who measures, is never silent."""
+def test_rounds_without_a_click(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask is fed back in such a round; a careful user always clicks."""
     monkeypatch.setattr(simulated_user, "SILENT", 1.0)
-    person = _starting_with("click", monkeypatch)
+    user = _starting_with("click", monkeypatch)
     logits = torch.full((6, 1, 24, 24, 24), -1.0)
-    person.correct(logits)
-    prompts = person.prompts()
+    user.correct(logits)
+    prompts = user.prompts()
     assert (prompts.labels == 1).sum(1).tolist() == [1] * 6 and prompts.mask is not None
-    person.correct(logits, careful=True)
-    assert (person.prompts().labels == 1).sum(1).tolist() == [2] * 6
+    user.correct(logits, careful=True)
+    assert (user.prompts().labels == 1).sum(1).tolist() == [2] * 6
 
 
-def test_next_click_falls_where_the_mask_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    person = _starting_with("click", monkeypatch)
-    before = (person.prompts().labels == 1).sum(1)
-    person.correct(torch.full((6, 1, 24, 24, 24), -1.0), careful=True)
-    after = person.prompts()
+def test_the_next_click_is_where_the_mask_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    user = _starting_with("click", monkeypatch)
+    before = (user.prompts().labels == 1).sum(1)
+    user.correct(torch.full((6, 1, 24, 24, 24), -1.0), careful=True)
+    after = user.prompts()
     assert ((after.labels == 1).sum(1) == before + 1).all()
-    person.correct(torch.full((6, 1, 24, 24, 24), 1.0), careful=True)
-    assert (person.prompts().labels == 0).any(1).all()
+    user.correct(torch.full((6, 1, 24, 24, 24), 1.0), careful=True)
+    assert (user.prompts().labels == 0).any(1).all()
 
 
-def test_now_and_then_a_click_repeats_what_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    person = _starting_with("click", monkeypatch)
+def test_redundant_clicks_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    user = _starting_with("click", monkeypatch)
     monkeypatch.setattr(simulated_user, "REDUNDANT", 1.0)
     monkeypatch.setattr(simulated_user, "SILENT", 0.0)
     truth = _cubes()
-    person.correct(truth.float() * 10 - 5)
-    prompts = person.prompts()
+    user.correct(truth.float() * 10 - 5)
+    prompts = user.prompts()
     assert (prompts.labels >= 0).sum(1).eq(2).all()
     for n in range(len(truth)):
         i, j, k = prompts.coords[n, 1].long().tolist()
