@@ -172,7 +172,7 @@ class Annotator:
         self.page.click("[data-id=teach-start]")
         while True:
             self.page.wait_for_timeout(5000)
-            said = self.page.evaluate("() => medsamViewer.worklist.teach.said")
+            said = self.page.evaluate("() => medsamViewer.worklist.teach.status")
             if said["stage"] not in ("teaching", "measuring"):
                 return said
 
@@ -298,7 +298,7 @@ def main() -> None:
             if said["stage"] == "offered":
                 ada.open_folder("taught")
                 page.click("[data-id=teach-use]")
-                page.wait_for_function("medsamViewer.worklist.teach.said.used")
+                page.wait_for_function("medsamViewer.worklist.teach.status.used")
                 after = measure("taught")
             browser.close()
     finally:

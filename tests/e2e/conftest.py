@@ -1,4 +1,4 @@
-"""A real server on a free port and a real Chromium."""
+"""Fixtures: a server on a free port and a headless Chromium."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Running:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The app as `serve` starts it, with one folder to browse."""
+    """Yield the app as `serve` starts it, with one folder to browse."""
     folder: Path = tmp_path_factory.mktemp("data")
     service = Service(roots=[folder])
     with running(service) as url:
@@ -48,7 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[object]:
-    """A browser, or a reason why there is none."""
+    """Yield a Chromium browser; skip the test if Playwright or Chromium is missing."""
     sync_api = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
     )
@@ -62,16 +62,16 @@ def chromium() -> Iterator[object]:
 
 @pytest.fixture
 def context(chromium) -> Iterator[object]:
-    """A window of a browser that was never here before."""
-    made = chromium.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
-    made.set_default_timeout(PATIENCE)
-    yield made
-    made.close()
+    """Yield a fresh browser context without storage or cookies."""
+    browser_context = chromium.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+    browser_context.set_default_timeout(PATIENCE)
+    yield browser_context
+    browser_context.close()
 
 
 @pytest.fixture
 def opened(server: Running, context) -> Page:
-    """The page, with the sample."""
+    """Return the page with the sample volume open."""
     return Page(context, server.url)
 
 

@@ -1,4 +1,4 @@
-"""What tests do in the page, and what they look at."""
+"""Driver of the app's page for tests: actions and observations."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-#: Milliseconds to wait for the server; generous, since other work may share the machine.
+#: Timeout in milliseconds; generous, since other jobs may run on the machine.
 PATIENCE = 120_000
 LIVER, RIGHT_KIDNEY, AORTA = 1, 3, 5
 
 
 class Page:
-    """A page of the app and everything it said and asked for."""
+    """A page of the app with its console errors and its requests."""
 
     def __init__(self, context, url: str) -> None:
         self.complaints: list[str] = []
@@ -31,7 +31,7 @@ class Page:
         return self.page.evaluate(script, argument)
 
     def settle(self) -> None:
-        """Wait until the server has answered everything and the planes are drawn."""
+        """Wait until all requests are answered and the planes are drawn."""
         self.page.wait_for_function("!document.querySelector('.medsam.busy')")
         self.ask("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
@@ -41,7 +41,7 @@ class Page:
 
     @property
     def selected(self) -> dict:
-        return next(each for each in self.state["objects"] if each["id"] == self.state["selected"])
+        return next(item for item in self.state["objects"] if item["id"] == self.state["selected"])
 
     def go_to(self, ijk) -> None:
         self.ask("(ijk) => medsamViewer.goTo(ijk)", [int(v) for v in ijk])
@@ -53,7 +53,7 @@ class Page:
         )
 
     def click(self, plane: str, ijk, mode: str) -> None:
-        """Show the slice, choose the mode by its key, click."""
+        """Show the slice, choose the mode by its key, and click."""
         self.go_to(ijk)
         self.page.keyboard.press({"positive": "2", "negative": "3"}[mode])
         self.page.mouse.click(*self.position(plane, ijk))
@@ -68,7 +68,7 @@ class Page:
         self.settle()
 
     def pixel(self, plane: str, ijk) -> tuple[int, int, int]:
-        """Colour of the picture at a voxel, without what is drawn above it."""
+        """Return the RGB colour of the picture at a voxel, without the overlay."""
         script = """([name, ijk]) => {
             const plane = medsamViewer.planes[name];
             const [x, y] = plane.toScreen(medsamViewer.geometry.toRas(ijk));
@@ -78,7 +78,7 @@ class Page:
         return tuple(self.ask(script, [plane, [int(v) for v in ijk]]))
 
     def tinted(self, plane: str, ijk) -> bool:
-        """Whether a mask's colour lies over the grey picture."""
+        """Return whether a mask's colour covers the grey picture at a voxel."""
         colour = self.pixel(plane, ijk)
         return max(colour) - min(colour) > 12
 
@@ -97,7 +97,7 @@ class Page:
 
 
 def deepest(inside: np.ndarray, spacing) -> tuple[int, int, int]:
-    """The voxel farthest from the border of a region."""
+    """Return the voxel farthest from the border of a region."""
     distance = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
     return tuple(int(v) for v in np.unravel_index(distance.argmax(), distance.shape))
 

@@ -1,4 +1,4 @@
-"""The page for everybody: light and dark, names for screen readers, keys, fingers, and names that are hostile."""
+"""Accessibility: themes, screen readers, keyboard, touch, narrow windows; and hostile names."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.e2e.page import LIVER, PATIENCE, Page, deepest
 pytestmark = pytest.mark.browser
 STATIC = Path(__file__).parents[2] / "medsam_app/browser/static"
 
-#: Controls that are shown and have no accessible name.
+#: Visible controls without an accessible name.
 NAMELESS = """() => {
     const named = (node) => {
         const by = (node.getAttribute("aria-labelledby") ?? "").split(" ").map((id) => document.getElementById(id)?.textContent ?? "").join("");
-        const label = [...(node.labels ?? [])].map((each) => each.textContent).join("");
+        const label = [...(node.labels ?? [])].map((element) => element.textContent).join("");
         return (node.getAttribute("aria-label") || by || label || node.textContent || node.title || "").trim();
     };
     const query = ".medsam :is(button, input, select, textarea, dialog, [role=button], [role=tab], [role=listbox], [role=option], canvas.overlay)";
@@ -27,27 +27,27 @@ NAMELESS = """() => {
         .filter((node) => node.offsetParent !== null && node.type !== "file" && !named(node))
         .map((node) => node.outerHTML.slice(0, 160));
 }"""
-#: Controls that are shown and smaller than a finger, with their sizes.
+#: Visible controls too small for touch, with their sizes.
 SMALL = """() => [...document.querySelectorAll(".medsam :is(button, select, input[type=text], input[type=number])")]
     .filter((node) => node.offsetParent !== null)
     .map((node) => [node.getBoundingClientRect(), node])
     .filter(([box]) => box.height < 39.5)
     .map(([box, node]) => `${Math.round(box.width)}x${Math.round(box.height)} ${node.outerHTML.slice(0, 120)}`)"""
-#: Controls of the toolbar that lie partly outside it.
+#: Controls of the toolbar that are partly outside it.
 CUT = """() => [...document.querySelectorAll(".medsam .toolbar :is(button, select, input)")]
     .filter((node) => node.offsetParent !== null)
     .filter((node) => { const b = node.getBoundingClientRect(), bar = node.closest(".toolbar").getBoundingClientRect(); return b.left < 0 || b.right > innerWidth + 0.5 || b.bottom > bar.bottom; })
     .map((node) => node.outerHTML.slice(0, 120))"""
-#: Parts of the column at the right that are wider than their place, and names that do not fit.
+#: Parts of the right column that overflow, and names that do not fit.
 WIDE = """() => [...document.querySelectorAll(".medsam .sidebar, .medsam .sidebar :is(section, [role=tabpanel], .line, .edit-row, canvas, .editable.name)")]
     .filter((node) => node.offsetParent !== null && (node.scrollWidth > node.clientWidth + 1 || node.getBoundingClientRect().right > innerWidth))
     .map((node) => `${node.scrollWidth} in ${node.clientWidth}: ${node.outerHTML.slice(0, 120)}`)"""
-#: Text that is cut and can be read nowhere.
+#: Truncated text without a tooltip.
 LOST = """() => [...document.querySelectorAll(".medsam *")]
     .filter((node) => node.offsetParent !== null && node.scrollWidth > node.clientWidth + 1)
     .filter((node) => getComputedStyle(node).textOverflow === "ellipsis" && !node.closest("[title]"))
     .map((node) => node.outerHTML.slice(0, 160))"""
-#: Least contrast of the text in the frame against what is behind it.
+#: Lowest contrast ratio of text outside the planes against its background.
 CONTRAST = """() => {
     const parse = (text) => text.match(/[\\d.]+/g).map(Number);
     const light = ([r, g, b]) => [r, g, b].map((v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
@@ -80,17 +80,17 @@ def test_light_and_dark_names_and_focus(server, chromium, tmp_path):
 
     page.ask("() => medsamViewer.addObject()")
     page.settle()
-    assert theme() == "light"  # as the system
+    assert theme() == "light"  # follows the system
     for tab in page.page.locator(".medsam [role=tab]").all():
         tab.click()
         assert page.ask(NAMELESS) == []
     ratio, where = page.ask(CONTRAST)
     assert ratio > 3.0, where
     plane = page.ask("() => getComputedStyle(document.querySelector('.pane')).backgroundColor")
-    assert plane == "rgb(5, 7, 10)"  # black in both
+    assert plane == "rgb(5, 7, 10)"  # the planes are black in both themes
     page.page.screenshot(path=tmp_path / "light.png")
     page.page.emulate_media(color_scheme="dark")
-    page.page.wait_for_selector(".medsam[data-theme=dark]")  # it follows
+    page.page.wait_for_selector(".medsam[data-theme=dark]")  # the page follows the system
     assert page.ask(CONTRAST)[0] > 3.0
     page.page.keyboard.press("g")
     assert theme() == "light" and "light" in page.toast()
@@ -100,7 +100,7 @@ def test_light_and_dark_names_and_focus(server, chromium, tmp_path):
     page.page.click("[data-id=theme]")
     assert theme() == "dark"
 
-    # Focus can be seen wherever Tab goes.
+    # Focus is visible on every element that Tab reaches.
     for _ in range(12):
         page.page.keyboard.press("Tab")
         shown = page.ask(
@@ -109,8 +109,8 @@ def test_light_and_dark_names_and_focus(server, chromium, tmp_path):
         )
         assert shown
 
-    # The help shows every key of the table, and every dialog has names.
-    page.ask("() => document.activeElement.blur()")  # a field that was reached would take the key
+    # The help shows every key of the table, and all controls of dialogs have names.
+    page.ask("() => document.activeElement.blur()")  # a focused field would receive the key
     page.page.keyboard.press("?")
     shown = page.page.locator(".help").inner_text()
     table = re.findall(r'^  \["\w+", "(.+?)", "(.+?)",', (STATIC / "keys.js").read_text(), re.MULTILINE)
@@ -128,7 +128,7 @@ def test_light_and_dark_names_and_focus(server, chromium, tmp_path):
 
 
 def test_keys_alone_find_a_place_and_click_there(opened: Page, phantom) -> None:
-    """Tab to a plane, move within its slice and through slices, click inside and outside: no pointer."""
+    """Only by keyboard: Tab to a plane, move within its slice and through slices, click inside and outside."""
     volume, labels, _ = phantom
     keys = opened.page.keyboard
     target = opened.ask(
@@ -177,7 +177,7 @@ def test_keys_alone_find_a_place_and_click_there(opened: Page, phantom) -> None:
     opened.settle()
     assert not opened.selected["prompts"][1]["positive"]
 
-    # An enlarged plane follows the crosshair; the pointer takes the keys away, and Enter is no click then.
+    # An enlarged plane follows the crosshair. After pointer input, Enter no longer places a click.
     opened.ask("() => medsamViewer.planes.axial.zoomAt(20, 5, 5)")
     keys.press("Shift+ArrowDown")
     x, y = opened.ask("() => medsamViewer.planes.axial.toScreen(medsamViewer.crosshair)")
@@ -234,7 +234,7 @@ def test_a_narrow_window_cuts_nothing(server, chromium, tmp_path):
         page.ask("() => medsamViewer.root.classList.add('listing')")  # a worklist at the left
         assert page.ask(CUT) == [], width
         page.ask("() => medsamViewer.root.classList.remove('listing')")
-    # A tick can be told from none, in light colours too.
+    # A checked box looks different from an unchecked one, also in the light theme.
     page.page.click("[data-id=tab-edit]")
     box = page.page.locator("[data-id=brush-ball]")
     without = box.screenshot()
@@ -245,7 +245,7 @@ def test_a_narrow_window_cuts_nothing(server, chromium, tmp_path):
 
 
 def test_hostile_names_do_nothing_in_the_page(server, chromium, tmp_path):
-    """Names of files, objects and volumes that would be scripts if they were markup."""
+    """Names of files, objects and volumes would run a script if they were inserted as markup."""
     evil = "<img src=x onerror=window.ran=1><script>window.ran=1<"
     folder = server.service.roots[0]
     name = "<img src=x onerror=window.ran=1>"

@@ -1,4 +1,4 @@
-"""What a person does with the page of a batch, done in a real browser on files."""
+"""End-to-end test of the index page of a batch, opened from disk in a browser."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CURRENT = "() => document.querySelector('main .card.current')?.dataset.case"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Twelve cases: one failed, one warned, one far too large, one slow, one with an evil name."""
+    """Return twelve cases: one failed, one with a warning, one too large, one slow, one hostile name."""
     (tmp_path / "thumbs").mkdir()
     rows = []
     for number in range(12):
@@ -81,7 +81,7 @@ def test_a_person_finds_what_is_wrong_and_takes_the_list_along(context, folder: 
     assert page.evaluate(SHOWN)[0] == "case5.nii.gz"
     page.select_option("#order", "up")
     assert page.evaluate(SHOWN)[:2] == ["case0.nii.gz", "case1.nii.gz"]
-    assert page.evaluate(SHOWN)[-2:] == ["case5.nii.gz", "case2.nii.gz"]  # the failed one has none
+    assert page.evaluate(SHOWN)[-2:] == ["case5.nii.gz", "case2.nii.gz"]  # the failed case has no volume
     page.select_option("#sort", label="name")
     assert page.evaluate(SHOWN) == names  # case10 after case9
 
@@ -105,10 +105,10 @@ def test_a_person_finds_what_is_wrong_and_takes_the_list_along(context, folder: 
     keyboard.press("f")
     keyboard.press("f")
     keyboard.press("/")
-    keyboard.type("fj")  # letters of the search are no keys
+    keyboard.type("fj")  # letters typed in the search field are not shortcuts
     assert page.input_value("#search") == "fj" and page.evaluate(SHOWN) == []
 
-    # Opened again, flags are there; another page in the folder has its own.
+    # After reopening, the flags are restored; another page in the folder has its own flags.
     page = opened(context, folder, complaints)
     page.click("[data-filter=flagged]")
     assert page.evaluate(SHOWN) == [names[1], EVIL]

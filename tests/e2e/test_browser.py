@@ -1,4 +1,4 @@
-"""What a person does in the page, done in a real browser."""
+"""End-to-end tests of the main workflow in a browser."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SIZES = """() => {
 
 
 def correct(page: Page, truth: np.ndarray, label: int, spacing, folder: Path, *, clicks: int) -> float:
-    """Click where the largest error is deepest, as an annotator does; the Dice reached."""
+    """Click at the deepest voxel of the largest error, like an annotator; return the final Dice."""
     for _ in range(clicks):
         mask = read_mask(page.download("save-mask", folder))[0] == label
         if (score := dice(mask, truth)) >= 0.88:
@@ -44,7 +44,7 @@ def correct(page: Page, truth: np.ndarray, label: int, spacing, folder: Path, *,
     return dice(mask, truth)
 
 
-def test_a_persons_first_ten_minutes(server, opened, chromium, phantom, tmp_path):
+def test_main_workflow_of_a_user(server, opened, chromium, phantom, tmp_path):
     volume, labels, _ = phantom
     kidney, aorta = labels == RIGHT_KIDNEY, labels == AORTA
     inside = deepest(kidney, volume.spacing)
@@ -57,7 +57,7 @@ def test_a_persons_first_ten_minutes(server, opened, chromium, phantom, tmp_path
     for plane in PLANES:
         assert opened.tinted(plane, inside), plane
 
-    # A negative click takes its voxel away, or never had it.
+    # A negative click excludes its voxel.
     corners = np.argwhere(kidney)
     outside = (*corners.min(axis=0)[:2] - 2, inside[2])
     opened.click("coronal", outside, "negative")
@@ -80,39 +80,39 @@ def test_a_persons_first_ten_minutes(server, opened, chromium, phantom, tmp_path
     assert deep["slice_axis"] is None
     assert deep["lower"] == [i0, j0, k0] and deep["upper"] == [i1, j1, k1]
 
-    # Undo takes steps back, redo makes them again, and masks come back as they were.
-    at_box = opened.selected["mask"]
+    # Undo and redo restore exactly the previous masks.
+    box_mask = opened.selected["mask"]
     opened.page.keyboard.press("z")
     opened.settle()
-    assert opened.selected["mask"] != at_box
+    assert opened.selected["mask"] != box_mask
     opened.page.click("[data-id=undo]")
     opened.settle()
     opened.page.keyboard.press("Shift+Z")
     opened.settle()
     opened.page.keyboard.press("Shift+Z")
     opened.settle()
-    assert opened.selected["mask"] == at_box and not opened.state["can_redo"]
+    assert opened.selected["mask"] == box_mask and not opened.state["can_redo"]
 
-    reached = correct(opened, kidney, 1, volume.spacing, tmp_path, clicks=6)
-    assert reached >= 0.8
+    final_dice = correct(opened, kidney, 1, volume.spacing, tmp_path, clicks=6)
+    assert final_dice >= 0.8
 
-    # A second object does not disturb the first.
-    kept = opened.selected["mask"]
+    # A second object does not change the first.
+    first_mask = opened.selected["mask"]
     opened.page.keyboard.press("n")
     opened.settle()
     opened.click("axial", deepest(aorta, volume.spacing), "positive")
     objects = opened.state["objects"]
-    assert [each["label"] for each in objects] == [1, 2]
-    assert objects[0]["mask"] == kept and objects[1]["mask"] not in (None, kept)
+    assert [item["label"] for item in objects] == [1, 2]
+    assert objects[0]["mask"] == first_mask and objects[1]["mask"] not in (None, first_mask)
 
-    # What is saved lies on the image's grid and is what was seen.
+    # The saved mask is on the image's grid and equals the displayed one.
     saved, image = read_mask(opened.download("save-mask", tmp_path))
     assert Grid(saved.shape, image.affine).difference(volume.grid) is None
     assert np.array_equal(image.affine, volume.affine)
     assert set(np.unique(saved)) == {0, 1, 2}
     assert dice(saved == 1, kidney) >= 0.8
 
-    # The prompt file replays to the same masks, in another browser that knew nothing of this work.
+    # The prompt file replays to the same masks in another, fresh browser context.
     prompts = opened.download("save-prompts", tmp_path)
     other_context = chromium.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
     other = Page(other_context, server.url)
@@ -128,7 +128,7 @@ def test_a_persons_first_ten_minutes(server, opened, chromium, phantom, tmp_path
     replayed, _ = read_mask(other.download("save-mask", folder))
     assert np.array_equal(replayed, saved)
 
-    # What the other does now is not seen here.
+    # Changes in the other session do not affect this one.
     other.page.keyboard.press("n")
     other.settle()
     assert len(opened.ask("async () => (await medsamViewer.api.act({ do: 'look' }, [])).state.objects")) == 2
@@ -152,10 +152,10 @@ def test_a_click_outside_the_image_is_a_message(opened):
     assert opened.state["objects"] == [] and not opened.complaints
 
 
-def test_looking_asks_the_server_nothing(opened, phantom):
+def test_viewing_sends_no_requests(opened, phantom):
     volume, labels, _ = phantom
     opened.go_to(deepest(labels == LIVER, volume.spacing))
-    asked = len(opened.requests)
+    request_count = len(opened.requests)
     box = opened.page.locator(".pane[data-plane=axial]").bounding_box()
     middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     before = opened.ask(VIEW)
@@ -172,20 +172,20 @@ def test_looking_asks_the_server_nothing(opened, phantom):
     after = opened.ask(VIEW)
     assert after["at"][2] == before["at"][2] + 2
     assert after["zoom"] > before["zoom"] and after["low"] != before["low"]
-    assert len(opened.requests) == asked and not opened.complaints
+    assert len(opened.requests) == request_count and not opened.complaints
 
 
-def test_a_page_at_rest_asks_for_no_frames(server, context):
+def test_an_idle_page_requests_no_animation_frames(server, context):
     context.add_init_script("""
         const request = window.requestAnimationFrame.bind(window);
-        window.asked = 0;
-        window.requestAnimationFrame = (draw) => { window.asked += 1; return request(draw); };
+        window.frameRequests = 0;
+        window.requestAnimationFrame = (draw) => { window.frameRequests += 1; return request(draw); };
     """)
     page = Page(context, server.url)
     page.page.wait_for_timeout(1000)
-    before = page.ask("() => asked")
+    before = page.ask("() => frameRequests")
     page.page.wait_for_timeout(2000)
-    assert page.ask("() => asked") - before < 10
+    assert page.ask("() => frameRequests") - before < 10
 
 
 def test_names_are_text_not_markup(opened, phantom):
@@ -204,7 +204,7 @@ def test_the_page_fills_the_window_and_marks_the_sides(opened):
     size = opened.ask(SIZES)
     assert size[0] <= size[1] and size[2] <= size[3]
     toolbar = opened.page.locator(".toolbar").element_handle()
-    for width in (1280, 1024):  # no tool beyond the edge
+    for width in (1280, 1024):  # no control beyond the edge
         opened.page.set_viewport_size({"width": width, "height": 768})
         assert opened.page.locator("[data-id=help]").bounding_box()["x"] < width - 30
         assert opened.ask("(t) => t.scrollWidth - t.clientWidth", toolbar) <= 0
@@ -221,18 +221,18 @@ def test_the_page_fills_the_window_and_marks_the_sides(opened):
 def test_a_reload_keeps_the_work_and_a_file_from_a_folder_opens(server, opened, phantom):
     volume, labels, _ = phantom
     opened.click("axial", deepest(labels == LIVER, volume.spacing), "positive")
-    made = opened.selected["volume_ml"]
+    volume_ml = opened.selected["volume_ml"]
     opened.page.reload()
     opened.page.wait_for_selector(".medsam[data-ready=true]")
     opened.settle()
-    assert opened.selected["volume_ml"] == made
+    assert opened.selected["volume_ml"] == volume_ml
 
     affine = np.diag([2.0, 2.0, 4.0, 1.0])
     ramp = np.arange(24 * 20 * 10, dtype=np.float32).reshape(24, 20, 10) / 7
     nib.save(nib.Nifti1Image(ramp, affine), server.service.roots[0] / "ramp.nii.gz")
     four = nib.Nifti1Image(np.stack([ramp, ramp * 2], axis=-1), affine)
     nib.save(four, server.service.roots[0] / "two frames.nii.gz")
-    # Where the server has folders, the sample is not all there is.
+    # On a server with folders, the sample page offers to open them.
     opened.page.click("[data-id=open-root]")
     opened.page.get_by_text("ramp.nii.gz").click()
     opened.page.wait_for_function("medsamViewer.volume.name === 'ramp'")
@@ -246,9 +246,9 @@ def test_a_reload_keeps_the_work_and_a_file_from_a_folder_opens(server, opened, 
 
     opened.page.click("[data-id=open]")
     opened.page.get_by_text("two frames.nii.gz").click()
-    asked = opened.page.get_by_role("dialog", name="Which frame?")
-    assert "two frames.nii.gz" in asked.inner_text()
-    asked.locator(".file").nth(1).click()
+    dialog = opened.page.get_by_role("dialog", name="Which frame?")
+    assert "two frames.nii.gz" in dialog.inner_text()
+    dialog.locator(".file").nth(1).click()
     opened.page.wait_for_function("medsamViewer.volume.name === 'two frames'")
     opened.settle()
     assert opened.ask("(xyz) => medsamViewer.image.value(...xyz)", xyz) == pytest.approx(
@@ -256,7 +256,7 @@ def test_a_reload_keeps_the_work_and_a_file_from_a_folder_opens(server, opened, 
     )
 
 
-def test_without_folders_nobody_is_sent_to_them(chromium):
+def test_without_folders_the_page_offers_none(chromium):
     with running(Service()) as url:
         context = chromium.new_context()
         page = Page(context, url)
@@ -265,7 +265,7 @@ def test_without_folders_nobody_is_sent_to_them(chromium):
         context.close()
 
 
-def test_a_server_of_one_image_asks_for_its_frame_by_name(chromium, tmp_path):
+def test_a_server_for_one_image_asks_which_frame_to_open(chromium, tmp_path):
     frames = np.zeros((6, 6, 6, 3), np.int16)
     frames[...] = (10, 20, 30)
     nib.save(nib.Nifti1Image(frames, np.eye(4)), tmp_path / "beating heart.nii.gz")
@@ -274,17 +274,17 @@ def test_a_server_of_one_image_asks_for_its_frame_by_name(chromium, tmp_path):
         page = context.new_page()
         page.set_default_timeout(PATIENCE)
         page.goto(url)
-        asked = page.get_by_role("dialog", name="Which frame?")
-        asked.wait_for()
-        assert "beating heart" in asked.inner_text() and "3 frames" in asked.inner_text()
-        asked.locator(".file").nth(2).click()
+        dialog = page.get_by_role("dialog", name="Which frame?")
+        dialog.wait_for()
+        assert "beating heart" in dialog.inner_text() and "3 frames" in dialog.inner_text()
+        dialog.locator(".file").nth(2).click()
         page.wait_for_selector(".medsam[data-ready=true]")
         assert page.locator("h1").inner_text() == "beating heart"
         assert page.evaluate("() => medsamViewer.image.value(2, 3, 4)") == 30
         context.close()
 
 
-def test_a_series_that_no_segmentation_can_refer_to_says_so(server, opened):
+def test_a_series_without_study_uid_explains_why_dicom_seg_is_disabled(server, opened):
     array = np.random.default_rng(0).integers(900, 1100, (20, 18, 8)).astype(np.uint16)
     for name, study in (("whole", "1.2.3"), ("no study", "")):
         folder = server.service.roots[0] / name
@@ -303,7 +303,7 @@ def test_a_series_that_no_segmentation_can_refer_to_says_so(server, opened):
     assert not opened.complaints
 
 
-def test_fine_outlines_are_a_switch_and_going_back_asks_for_no_mask(opened, phantom):
+def test_fine_outlines_can_be_switched_on_and_off(opened, phantom):
     image, labels, _ = phantom
     liver = labels == LIVER
     opened.click("axial", deepest(liver, image.spacing), "positive")
@@ -321,12 +321,12 @@ def test_fine_outlines_are_a_switch_and_going_back_asks_for_no_mask(opened, phan
     assert not opened.complaints
 
 
-def test_the_heat_map_says_where_to_click_next(opened: Page, phantom, tmp_path: Path) -> None:
+def test_the_heat_map_leads_to_the_next_click(opened: Page, phantom, tmp_path: Path) -> None:
     _, labels, _ = phantom
     opened.click("axial", deepest(labels == LIVER, phantom[0].spacing), "positive")
     opened.page.keyboard.press("d")
     opened.page.wait_for_function("medsamViewer.heat.map !== null")
-    # A slice without any says so, under the name of the plane.
+    # A slice without uncertainty shows a badge under the name of the plane.
     badge = """() => {
         const { overlayContext, ratio } = medsamViewer.planes.coronal;
         return overlayContext.getImageData(14 * ratio, 37 * ratio, 1, 1).data[3];
@@ -342,7 +342,7 @@ def test_the_heat_map_says_where_to_click_next(opened: Page, phantom, tmp_path: 
     opened.page.screenshot(path=str(tmp_path / "heat.png"))
     ijk = opened.ask("(xyz) => medsamViewer.geometry.toFile(xyz)", worst)
     assert opened.tinted("axial", ijk)
-    # A click there is a new mask, and a new map after it.
+    # A click there yields a new mask, and then a new map.
     before = opened.selected["mask"]
     opened.click("axial", ijk, "positive" if labels[tuple(ijk)] == LIVER else "negative")
     opened.page.wait_for_function(

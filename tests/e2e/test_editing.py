@@ -1,4 +1,4 @@
-"""Masks changed by hand in the page, in a real browser."""
+"""End-to-end tests of manual mask editing in a browser."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LABELS = "name,label,colour,may_overlap\nliver,7,#d55e00,no\n<b>lesion</b>,9,#56
 
 
 class Editor(Page):
-    """A page in which masks are drawn."""
+    """Page with helpers for drawing."""
 
     def line(self, plane: str, *places, shift: bool = False) -> None:
-        """Draw from place to place, voxel indices (i, j, k) of the file."""
+        """Draw a line through voxel indices (i, j, k) of the file."""
         points = [self.position(plane, place) for place in places]
         if shift:
             self.page.keyboard.down("Shift")
@@ -37,7 +37,7 @@ class Editor(Page):
         self.settle()
 
     def inside(self, ijk) -> bool:
-        """Whether a voxel is in the selected object's mask, as the page has it."""
+        """Return whether a voxel is in the page's copy of the selected object's mask."""
         script = """(ijk) => {
             const mask = medsamViewer.masks.get(medsamViewer.selected.mask);
             return Boolean(mask) && mask.has(medsamViewer.geometry.toRas(ijk));
@@ -51,7 +51,7 @@ def editor(server, context) -> Editor:
 
 
 def at(place, **shift) -> tuple[int, int, int]:
-    """A place moved along the file's axes: i=3 is three voxels on."""
+    """Shift voxel indices along the file's axes: i=3 adds three voxels."""
     return tuple(value + shift.get(axis, 0) for axis, value in zip("ijk", place, strict=True))
 
 
@@ -60,13 +60,13 @@ def test_a_mask_is_painted_locked_and_kept(editor, tmp_path):
     labels = np.asarray(truth)
     liver = deepest(labels == LIVER, volume.grid.spacing)
     editor.click("axial", liver, "positive")
-    grown = editor.selected["volume_ml"]
-    outside = at(liver, i=-38)  # beside the body's wall
+    clicked_volume = editor.selected["volume_ml"]
+    outside = at(liver, i=-38)  # next to the body wall
     if labels[outside] == LIVER:
         outside = at(liver, j=-38)
     assert not editor.inside(outside)
 
-    # The brush draws at once, and the server's answer has the voxels.
+    # The stroke is drawn at once; the response of the server changes the mask.
     editor.page.keyboard.press("5")
     editor.go_to(outside)
     x, y = editor.position("axial", outside)
@@ -78,12 +78,12 @@ def test_a_mask_is_painted_locked_and_kept(editor, tmp_path):
     editor.page.mouse.up()
     editor.settle()
     assert editor.ask("() => medsamViewer.edit.strokes.length") == 0
-    assert editor.inside(outside) and editor.selected["volume_ml"] > grown
-    # A later click respects it.
+    assert editor.inside(outside) and editor.selected["volume_ml"] > clicked_volume
+    # A later click keeps the painted voxels.
     editor.click("axial", at(liver, i=4), "positive")
     assert editor.inside(outside)
 
-    # The eraser, and what a lock holds against it.
+    # The eraser does not change a locked slice.
     editor.page.keyboard.press("6")
     editor.page.keyboard.press("=")
     editor.go_to(liver)
@@ -100,7 +100,7 @@ def test_a_mask_is_painted_locked_and_kept(editor, tmp_path):
     editor.line("axial", off, at(off, i=6), shift=True)
     assert editor.inside(off)
 
-    # Tools, and the object's own history.
+    # Tools, and the object's history.
     editor.page.click("[data-id=tab-edit]")
     editor.page.fill("[data-id=tool-mm]", "3")
     before = editor.selected["volume_ml"]
@@ -122,7 +122,7 @@ def test_a_mask_is_painted_locked_and_kept(editor, tmp_path):
     saved = editor.download("save-prompts", tmp_path)
     mask, _ = read_mask(editor.download("save-mask", tmp_path))
     assert mask[outside] and mask[liver]
-    # All of it goes back, and comes again from the file.
+    # Undo everything, then restore it from the prompt file.
     while editor.state["can_undo"]:
         editor.page.keyboard.press("z")
         editor.settle()
@@ -134,7 +134,7 @@ def test_a_mask_is_painted_locked_and_kept(editor, tmp_path):
     editor.settle()
     again, _ = read_mask(editor.download("save-mask", tmp_path))
     assert (again == mask).all()
-    assert [each for each in editor.complaints if "422" not in each] == []
+    assert [message for message in editor.complaints if "422" not in message] == []
 
 
 def test_clicks_and_new_take_the_next_label_of_the_set(editor, tmp_path: Path):
@@ -149,12 +149,12 @@ def test_clicks_and_new_take_the_next_label_of_the_set(editor, tmp_path: Path):
     editor.page.keyboard.press("n")
     editor.settle()
     assert editor.toast() == "All labels of the set are in use; this object is object 3."
-    made = [(o["name"], o["label"], o["colour"], o["may_overlap"]) for o in editor.state["objects"]]
-    liver, lesion, other = made
+    objects = [(o["name"], o["label"], o["colour"], o["may_overlap"]) for o in editor.state["objects"]]
+    liver, lesion, other = objects
     assert liver == ("liver", 7, "#d55e00", False) and lesion == ("<b>lesion</b>", 9, "#56b4e9", True)
     assert other[:2] == ("object 3", 1) and other[2] not in (liver[2], lesion[2])
 
-    # One that was deleted is the next again; another volume begins with the set as well.
+    # A deleted label becomes available again; the label set stays when another volume is opened.
     editor.ask("() => medsamViewer.deleteObject(medsamViewer.state.objects[0].id)")
     editor.settle()
     editor.use("add-object")
@@ -179,7 +179,7 @@ def test_objects_of_a_label_set_are_drawn_and_combined(editor, tmp_path: Path):
         7,
         False,
     )
-    # A scribble is one prompt, a point can be pulled to another place.
+    # A scribble is one prompt; a point can be dragged to another voxel.
     editor.go_to(middle)
     editor.page.keyboard.press("7")
     editor.line("axial", at(middle, i=-8), at(middle, j=4), at(middle, i=8))
@@ -191,7 +191,7 @@ def test_objects_of_a_label_set_are_drawn_and_combined(editor, tmp_path: Path):
     assert np.abs(np.subtract(moved, at(middle, i=-5, j=-6))).max() <= 1
     assert editor.state["undo_text"] == "move positive click of liver"
 
-    # Another object by lasso, taken from the first, then both made one.
+    # Draw another object by lasso, subtract it from the first, then merge both.
     editor.page.select_option("[data-id=labels]", "<b>lesion</b>")
     editor.settle()
     editor.page.keyboard.press("8")
@@ -200,7 +200,7 @@ def test_objects_of_a_label_set_are_drawn_and_combined(editor, tmp_path: Path):
     assert editor.inside(middle) and not editor.inside(at(middle, i=9))
     editor.page.screenshot(path=tmp_path / "lasso.png")
     assert editor.page.inner_text(".prompt .what") == f"Lasso · axial {middle[2] + 1}"
-    # No model has a quality or doubts to tell of it, and none is asked.
+    # A mask painted by hand has no score and no uncertainty map, and the model is not run.
     assert "by hand" in editor.page.inner_text(".object[aria-selected=true]")
     editor.page.keyboard.press("d")
     editor.page.locator(".toast", has_text="made by hand").wait_for()

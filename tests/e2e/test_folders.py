@@ -1,4 +1,4 @@
-"""Folders of DICOM slices from the user's machine: picked, dropped, and one of two series chosen."""
+"""End-to-end tests of uploading folders of DICOM slices: picked, dropped, with two series."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SLICES = np.arange(40 * 36 * 24, dtype=np.uint16).reshape(40, 36, 24) % 2000
 @pytest.fixture
 def page(opened):
     yield opened
-    # The browser writes a line of its own when the server asks for a choice or refuses.
-    assert not [each for each in opened.complaints if "422" not in each]
+    # The browser itself logs an error for each response with status 422.
+    assert not [message for message in opened.complaints if "422" not in message]
 
 
 @pytest.fixture
 def series(tmp_path) -> Path:
-    """A folder as scanners write it: slices without endings, beside what systems leave there."""
+    """Return a folder with slices without file extensions, a hidden file and a text file."""
     folder = write_series(tmp_path / "CT thorax" / "slices", SLICES)
     for path in folder.iterdir():
         path.rename(path.with_suffix(""))
@@ -34,7 +34,7 @@ def series(tmp_path) -> Path:
 
 
 def drop(page: Page, *paths: Path) -> None:
-    """Drop files of the disk on the page as the system's file manager does."""
+    """Drop files from disk on the page as a file manager does."""
     session = page.page.context.new_cdp_session(page.page)
     data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
     for kind in ("dragEnter", "dragOver", "drop"):
@@ -46,8 +46,8 @@ def is_open(page: Page, name: str, voxels: np.ndarray) -> None:
     page.settle()
     assert page.ask("() => medsamViewer.volume.file_shape") == list(voxels.shape)
     for ijk in ([1, 2, 3], [30, 20, 10]):
-        seen = page.ask("(ijk) => medsamViewer.image.value(...medsamViewer.geometry.toRas(ijk))", ijk)
-        assert seen == int(voxels[tuple(ijk)]) - 1024
+        value = page.ask("(ijk) => medsamViewer.image.value(...medsamViewer.geometry.toRas(ijk))", ijk)
+        assert value == int(voxels[tuple(ijk)]) - 1024
 
 
 def test_a_folder_is_picked(page, series):
@@ -60,18 +60,19 @@ def test_a_folder_is_picked(page, series):
 
 def test_a_folder_is_dropped_and_its_upload_is_shown(page, series):
     page.ask("""() => {
-        window.said = [];
+        window.updates = [];
         const { progress } = medsamViewer;
         const update = progress.update.bind(progress);
         progress.update = (text, fraction, ...rest) => {
-            said.push([text, fraction]);
+            updates.push([text, fraction]);
             update(text, fraction, ...rest);
         };
     }""")
     drop(page, series)
     is_open(page, "CT thorax", SLICES)
-    said = page.ask("() => said")
-    assert ["Uploading CT thorax (25 files)", 1] in said  # 24 slices and a text; hidden files stay behind
+    updates = page.ask("() => updates")
+    # 24 slices and a text file; hidden files are not sent.
+    assert ["Uploading CT thorax (25 files)", 1] in updates
     assert page.page.locator(".medsam.dropping").count() == 0
 
 

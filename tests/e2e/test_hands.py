@@ -1,4 +1,4 @@
-"""Quick hands, keys and second tabs: what was meant is done, and to what it was meant for."""
+"""End-to-end tests of fast input, keyboard focus and a second tab of one session."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.e2e.page import LIVER, Page, deepest
 pytestmark = pytest.mark.browser
 
 
-def test_quick_hands_do_what_they_meant(opened, phantom):
-    """Several things are asked for before the first is done."""
+def test_fast_actions_apply_to_their_targets(opened, phantom):
+    """Several actions are requested before the first one is done."""
     volume, labels, _ = phantom
     i, j, k = map(int, deepest(labels == LIVER, volume.spacing))
 
@@ -29,7 +29,7 @@ def test_quick_hands_do_what_they_meant(opened, phantom):
         opened.page.keyboard.press("x")
     opened.settle()
     assert opened.selected["prompts"] == [first]
-    # A click and its undo, before the model has answered; then a prompt that is deleted twice.
+    # A click and its undo before the model has responded; then a prompt that is deleted twice.
     click(4, wait=False)
     opened.page.keyboard.press("z")
     opened.settle()
@@ -40,20 +40,20 @@ def test_quick_hands_do_what_they_meant(opened, phantom):
     assert opened.selected["prompts"] == [first] and not opened.complaints
 
 
-def test_keys_go_where_they_are_meant(opened, phantom):
+def test_keys_reach_the_focused_control(opened, phantom):
     volume, labels, _ = phantom
     opened.click("axial", deepest(labels == LIVER, volume.spacing), "positive")
-    # A list that was chosen from with the mouse leaves the next key alone.
+    # After a choice with the mouse, a list does not receive the next key.
     opened.page.select_option("select[aria-label='Window preset']", "1")
     opened.page.keyboard.press("b")
     assert opened.ask("() => [medsamViewer.mode, medsamViewer.preset]") == ["box", 1]
-    # By keys: the eye is pressed twice, and has the keys all the time.
+    # By keyboard: the Hide button is pressed twice and keeps focus.
     opened.page.keyboard.press("Tab")
     opened.page.locator(".object .ends button").first.focus()
     for hidden in (1, 0):
         opened.page.keyboard.press("Enter")
         assert opened.ask("() => medsamViewer.view.hidden.size") == hidden
-    # A check box takes the space bar.
+    # A check box receives the space bar.
     opened.page.get_by_role("tab", name="Edit").click()
     box = opened.page.locator(
         ".tabs input[type=checkbox]:visible, [role=tabpanel] input[type=checkbox]"
@@ -63,7 +63,7 @@ def test_keys_go_where_they_are_meant(opened, phantom):
     opened.page.keyboard.press(" ")
     opened.settle()
     assert box.is_checked() != ticked
-    # A value that is refused does not stay as if it held.
+    # A refused value is replaced by the stored one.
     field = opened.page.locator(".object input.label")
     field.fill("liver")
     field.press("Enter")

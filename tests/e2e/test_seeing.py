@@ -1,4 +1,4 @@
-"""Measuring, surfaces, projections, comparing, frames and saving, in a real browser."""
+"""End-to-end tests of measurements, surfaces, projections, comparison, frames and saving."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ def test_an_object_is_measured_and_everything_of_it_saved(opened, phantom, tmp_p
     mask, _ = read_mask(opened.download("save-mask", tmp_path))
     assert f"({int((mask > 0).sum()):,} voxels)" in opened.page.inner_text(".measures")
 
-    # The slice of the longest diameter, with the line on it.
+    # Show the slice of the longest diameter; the line is drawn on it.
     opened.page.click(".diameter[data-plane=axial]")
     opened.settle()
-    made = opened.ask("() => medsamViewer.sidebar.measure.made.diameters.find((d) => d.plane === 'axial')")
-    assert opened.ask("() => medsamViewer.geometry.toFile(medsamViewer.crosshair)[2]") == made["slice"]
+    diameter = opened.ask(
+        "() => medsamViewer.sidebar.measure.measurement.diameters.find((d) => d.plane === 'axial')"
+    )
+    assert opened.ask("() => medsamViewer.geometry.toFile(medsamViewer.crosshair)[2]") == diameter["slice"]
     line = """([a]) => {
         const plane = medsamViewer.planes.axial;
         const [x, y] = plane.toScreen(medsamViewer.geometry.toRas(a));
@@ -36,18 +38,18 @@ def test_an_object_is_measured_and_everything_of_it_saved(opened, phantom, tmp_p
         const { data } = plane.overlayContext.getImageData(left, top, 6, 6);
         return [...data].filter((v, n) => n % 4 === 0 && v > 200 && data[n + 2] < 160).length;
     }"""
-    assert opened.ask(line, made["ends"]) > 0
+    assert opened.ask(line, diameter["ends"]) > 0
     opened.page.screenshot(path=str(tmp_path / "measure.png"))
 
-    # The format chosen is the one that Ctrl S takes from now on.
+    # Ctrl S saves in the format chosen last.
     assert opened.download("save-nrrd", tmp_path).name == "torso_phantom_mask.nrrd"
     with opened.page.expect_download() as saving:
         opened.page.keyboard.press("Control+s")
     assert saving.value.suggested_filename == "torso_phantom_mask.nrrd"
     table = opened.download("save-measurements", tmp_path)
     (row,) = csv.DictReader(table.open())
-    assert float(row["axial_diameter_mm"]) == pytest.approx(made["length_mm"], rel=1e-5)
-    assert int(row["axial_slice"]) == made["slice"] and row["unit"] == "HU"
+    assert float(row["axial_diameter_mm"]) == pytest.approx(diameter["length_mm"], rel=1e-5)
+    assert int(row["axial_slice"]) == diameter["slice"] and row["unit"] == "HU"
 
     with zipfile.ZipFile(opened.download("save-case", tmp_path)) as archive:
         assert archive.testzip() is None
@@ -71,9 +73,9 @@ def test_surfaces_and_slabs(opened, phantom, tmp_path):
     opened.page.wait_for_function("medsamViewer.surface.meshes.size === 1")
     opened.settle()
     before = shown_in_space(opened, tmp_path / "surface.png")
-    assert coloured(before).sum() > 3000  # the object's orange
+    assert coloured(before).sum() > 3000  # the object is orange
 
-    # A drag turns it, the wheel makes it larger.
+    # A drag rotates the surface, the wheel enlarges it.
     box = opened.page.locator(".pane.surface").bounding_box()
     middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     opened.drag(middle, (middle[0] + 90, middle[1] + 20))
@@ -84,7 +86,7 @@ def test_surfaces_and_slabs(opened, phantom, tmp_path):
     opened.settle()
     assert coloured(shown_in_space(opened, tmp_path / "near.png")).sum() > 1.5 * coloured(turned).sum()
 
-    # A click on it moves the crosshair to the border of the mask, on the side that is seen.
+    # A click on the surface moves the crosshair to the visible side of the mask's border.
     target = np.argwhere(coloured(shown_in_space(opened, tmp_path / "near.png")))
     y, x = target[np.abs(target - target.mean(axis=0)).sum(axis=1).argmin()]
     opened.page.mouse.click(box["x"] + float(x), box["y"] + float(y))
@@ -107,8 +109,8 @@ def test_surfaces_and_slabs(opened, phantom, tmp_path):
     largest = volume.array[:, :, k - thick : k + thick + 1].max(axis=2).astype(float)
     grey = np.clip((largest - (40 - 200)) * 255 / 400, 0, 255).astype(int)
     for di, dj in ((0, 0), (20, 12), (-30, 5)):
-        seen = opened.ask(SLICE_PIXEL, ["axial", [i + di, j + dj, k]])
-        assert abs(seen - grey[i + di, j + dj]) <= 1
+        value = opened.ask(SLICE_PIXEL, ["axial", [i + di, j + dj, k]])
+        assert abs(value - grey[i + di, j + dj]) <= 1
     opened.page.screenshot(path=str(tmp_path / "mip.png"))
     opened.page.click("[data-id=view-menu]")
     opened.page.screenshot(path=str(tmp_path / "menu.png"))
@@ -121,12 +123,12 @@ def test_surfaces_and_slabs(opened, phantom, tmp_path):
 
 
 NO_WEBGL = """() => {
-    const own = HTMLCanvasElement.prototype.getContext;
+    const original = HTMLCanvasElement.prototype.getContext;
     HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
-        return kind === "webgl2" ? null : own.call(this, kind, ...rest);
+        return kind === "webgl2" ? null : original.call(this, kind, ...rest);
     };
 }"""
-#: Grey of the slice's own pixel at a voxel of the file.
+#: Grey value of the unscaled slice at a voxel of the file.
 SLICE_PIXEL = """([name, ijk]) => {
     const plane = medsamViewer.planes[name];
     const xyz = medsamViewer.geometry.toRas(ijk);
@@ -141,7 +143,7 @@ def shown_in_space(page: Page, path: Path) -> np.ndarray:
 
 
 def coloured(picture: np.ndarray) -> np.ndarray:
-    """Where a surface of the first object's colour is seen."""
+    """Return where the picture shows a surface in the first object's colour."""
     return (picture[..., 0] - picture[..., 2] > 60) & (picture[..., 0] > picture[..., 1] * 1.2)
 
 
@@ -154,7 +156,7 @@ def test_comparing_and_frames(server, opened, phantom, tmp_path):
     opened.click("axial", inside, "positive")
     opened.page.click("[data-id=tab-compare]")
     opened.page.click("[data-id=compare-choose]")
-    assert opened.page.locator("[data-id=open-worklist]").count() == 0  # a file is wanted
+    assert opened.page.locator("[data-id=open-worklist]").count() == 0  # a mask file is needed, not a folder
     opened.page.get_by_text("by hand.nii.gz").click()
     opened.page.wait_for_selector(".comparison")
     mask, _ = read_mask(opened.download("save-mask", tmp_path))
@@ -167,7 +169,7 @@ def test_comparing_and_frames(server, opened, phantom, tmp_path):
     assert not opened.tinted("axial", both[len(both) // 2])
     opened.page.screenshot(path=str(tmp_path / "compare.png"))
 
-    # A file on another grid is refused, and what was compared stays.
+    # A file on another grid is refused; the previous comparison stays.
     nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.uint8), np.eye(4)), root / "elsewhere.nii.gz")
     opened.page.click("[data-id=compare-choose]")
     opened.page.get_by_text("elsewhere.nii.gz").click()
@@ -175,7 +177,7 @@ def test_comparing_and_frames(server, opened, phantom, tmp_path):
     assert "does not lie on the grid" in opened.toast()
     assert opened.page.locator(".comparison").count() == 1
 
-    # Four frames: another one is looked at under the objects of the first.
+    # Four frames: another frame is shown under the objects of the first.
     rng, moving = np.random.default_rng(0), np.full((40, 36, 30, 4), 20, dtype=np.int16)
     ball = np.linalg.norm(np.argwhere(np.ones((40, 36, 30))) - (20, 18, 15), axis=1).reshape(40, 36, 30) < 9
     moving[ball] = (200, 250, 300, 350)
@@ -187,7 +189,7 @@ def test_comparing_and_frames(server, opened, phantom, tmp_path):
     opened.page.wait_for_function("medsamViewer.volume.name === 'moving'")
     opened.settle()
     opened.click("axial", (20, 18, 15), "positive")
-    made = opened.selected["mask"]
+    mask_key = opened.selected["mask"]
     opened.page.keyboard.press(">")
     opened.page.wait_for_function("medsamViewer.cine.shown === 1")
     opened.settle()
@@ -197,7 +199,7 @@ def test_comparing_and_frames(server, opened, phantom, tmp_path):
         opened.page.evaluate("medsamViewer.cine.go(2)")
         opened.page.wait_for_function("medsamViewer.cine.shown === 2")
     opened.page.mouse.click(*opened.position("axial", (22, 18, 15)))
-    assert "belong to frame 1" in opened.toast() and opened.selected["mask"] == made
+    assert "belong to frame 1" in opened.toast() and opened.selected["mask"] == mask_key
     opened.page.screenshot(path=str(tmp_path / "frames.png"))
     opened.page.click("[data-id=cine-play]")
     opened.page.wait_for_function("medsamViewer.cine.images.size === 4")
@@ -211,12 +213,12 @@ def test_comparing_and_frames(server, opened, phantom, tmp_path):
     opened.settle()
     assert opened.state["objects"] == []
     assert opened.ask("() => medsamViewer.image.value(20, 18, 15)") == moving[20, 18, 15, 3]
-    # Where there is no WebGL, a sentence stands in its place.
+    # Without WebGL, a message is shown in place of the surfaces.
     opened.ask(NO_WEBGL)
     opened.page.keyboard.press("t")
     assert "no 3D here" in opened.page.inner_text(".pane.surface")
-    # The browser writes a line of its own when the server asks for a choice or refuses.
-    assert not [each for each in opened.complaints if "422" not in each]
+    # The browser itself logs an error for each response with status 422.
+    assert not [message for message in opened.complaints if "422" not in message]
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A folder gone through case by case in a real browser, while the server dies and somebody else is there."""
+"""End-to-end test of a worklist with two users and a server that is killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tests.e2e.page import Page
 pytestmark = pytest.mark.browser
 
 MIDDLE, CORNER = (12, 11, 10), (3, 3, 10)
-STATES = "() => Object.fromEntries(medsamViewer.worklist.data.cases.map((each) => [each.name, each.state]))"
+STATES = (
+    "() => Object.fromEntries(medsamViewer.worklist.data.cases.map((entry) => [entry.name, entry.state]))"
+)
 
 
 def wait_for(page: Page, condition: str) -> None:
@@ -27,7 +29,7 @@ def opened(page: Page, name: str) -> None:
 
 
 def introduce(page: Page, name: str) -> None:
-    """Choose the folder in the dialog and give a name."""
+    """Choose the folder in the dialog and enter a name."""
     page.page.click("[data-id=open]")
     page.page.click(".files >> text=data")
     page.page.click("[data-id=open-worklist]")
@@ -43,7 +45,7 @@ def test_a_folder_is_gone_through_and_nothing_is_lost(chromium, tmp_path: Path) 
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
     ada = Page(context, str(first.client.base_url))
 
-    # The first case opens; a click is kept and seen in the row; names are text and nothing else.
+    # The first case opens. A click is stored and shown in the row. Names are text, never markup.
     introduce(ada, "Ada <i>")
     opened(ada, "a")
     ada.click("axial", MIDDLE, "positive")
@@ -53,26 +55,26 @@ def test_a_folder_is_gone_through_and_nothing_is_lost(chromium, tmp_path: Path) 
     assert ada.page.locator(".worklist i, .worklist b").count() == 0
     assert ada.page.locator(".worklist .name").all_text_contents() == ["a", "b", ODD]
 
-    # Teach says what it wants.
+    # The Teach panel states how many accepted cases it needs.
     ada.page.click("[data-id=teach]")
     ada.page.locator("[data-id=teach-said]", has_text="It takes 4 accepted cases; there are 0.").wait_for()
     assert ada.page.locator("[data-id=teach-start]").is_disabled()
     ada.page.click("[data-id=teach]")
 
-    # Keys: next, back; accept opens the next one that is not done, and writes the mask.
+    # Keys: next, previous. Accepting writes the mask and opens the next unfinished case.
     ada.page.keyboard.press(".")
     opened(ada, "b")
     assert ada.state["objects"] == []
     ada.page.click("[data-case=a]")
     opened(ada, "a")
-    assert [each["coordinates"] for each in ada.selected["prompts"]] == [list(MIDDLE)]
+    assert [prompt["coordinates"] for prompt in ada.selected["prompts"]] == [list(MIDDLE)]
     assert ada.tinted("axial", MIDDLE)
     ada.page.keyboard.press("Enter")
     opened(ada, "b")
     assert ada.ask(STATES) == {"a": "accepted", "b": "new", ODD: "new"}
     assert np.asanyarray(nib.load(data / "masks/a_mask.nii.gz").dataobj)[MIDDLE] == 1
 
-    # The server is killed between two clicks; another one takes its place, and the page goes on.
+    # The server is killed between two clicks; the page reconnects to its replacement.
     ada.click("axial", MIDDLE, "positive")
     before = ada.selected
     port = first.client.base_url.port
@@ -88,7 +90,7 @@ def test_a_folder_is_gone_through_and_nothing_is_lost(chromium, tmp_path: Path) 
         assert ada.selected["prompts"] == before["prompts"]
         assert ada.selected["volume_ml"] == before["volume_ml"]
 
-        # Somebody else finds all of it, and works on the same case.
+        # Another user sees all of this and works on the same case.
         other = chromium.new_context(viewport={"width": 1280, "height": 800})
         bob = Page(other, str(second.client.base_url))
         introduce(bob, "Bob")
@@ -97,14 +99,14 @@ def test_a_folder_is_gone_through_and_nothing_is_lost(chromium, tmp_path: Path) 
         assert bob.selected["prompts"] == before["prompts"]
         bob.click("axial", CORNER, "negative")
 
-        # Ada is told at her next click, and takes what Bob did.
+        # Ada's next click reports the conflict; she takes Bob's version.
         ada.click("axial", (12, 12, 12), "positive")
-        told = ada.page.locator("dialog[open]")
-        assert "changed by Bob" in told.inner_text()
+        conflict = ada.page.locator("dialog[open]")
+        assert "changed by Bob" in conflict.inner_text()
         ada.page.click("[data-id=choose-theirs]")
         wait_for(ada, "medsamViewer.selected?.prompts.length === 2")
         assert ada.selected["prompts"][1]["coordinates"] == list(CORNER)
-        # A page that is loaded again is where it was.
+        # A reloaded page returns to the same case.
         ada.page.reload()
         ada.page.wait_for_selector(".medsam[data-ready=true]")
         opened(ada, "b")
@@ -117,7 +119,7 @@ def test_a_folder_is_gone_through_and_nothing_is_lost(chromium, tmp_path: Path) 
         ada.page.fill("[data-id=worklist-search]", "ODD")
         assert ada.page.locator(".worklist .name").all_text_contents() == [ODD]
         ada.page.fill("[data-id=worklist-search]", "")
-        # Keys after a click in the picture are the picture's.
+        # After a click in the picture, keys are shortcuts again.
         ada.go_to(MIDDLE)
         ada.page.keyboard.press("1")
         ada.page.fill("[data-id=worklist-search]", "")
@@ -130,7 +132,7 @@ def test_a_folder_is_gone_through_and_nothing_is_lost(chromium, tmp_path: Path) 
         opened(ada, "b")
         ada.page.keyboard.press(".")
         opened(ada, ODD)
-        # Quick hands: two steps are two cases on, and what was said of a case is not done to the next.
+        # Fast input: two steps move by two cases, and a state is set only for the case it was meant for.
         ada.page.keyboard.press(",")
         ada.page.keyboard.press(",")
         opened(ada, "a")
@@ -145,7 +147,7 @@ def test_a_folder_is_gone_through_and_nothing_is_lost(chromium, tmp_path: Path) 
         ada.page.locator(".toast", has_text="Every case of the list is done").wait_for()
         assert ada.ask(STATES) == {"a": "accepted", "b": "skipped", ODD: "accepted"}
         refused = ("422", "Failed to fetch", "ERR_CONNECTION", "Failed to load resource")
-        assert not [each for each in ada.complaints if not any(part in each for part in refused)]
+        assert not [message for message in ada.complaints if not any(part in message for part in refused)]
         assert not bob.complaints
         other.close()
     finally:

@@ -1,18 +1,18 @@
 /**
- * Talking to the server. Everything is same-origin; the session's token travels in a header, so no
- * other site can use it and it never stands in an address.
+ * Client of the server's HTTP API. All requests are same-origin. The session token is sent in a header:
+ * no other site can use it, and it never appears in a URL.
  */
 
 import { formatBytes } from "./dom.js";
 
 const BASE = new URL("../api/", import.meta.url);
-const HEADER = "X-Medsam-Session";
-const KEPT = "medsam-session";
-/** What the page says of the volume that it shows, and the requests that are not about it. */
-const VOLUME = "X-Medsam-Volume";
-const ABOUT_NO_VOLUME = ["open", "files", "upload", "upload-folder", "progress", "volume", "labels", "worklist"];
+const SESSION_HEADER = "X-Medsam-Session";
+const STORAGE_KEY = "medsam-session";
+/** Header with the number of the volume that the page shows, and the routes that do not need it. */
+const VOLUME_HEADER = "X-Medsam-Volume";
+const WITHOUT_VOLUME = ["open", "files", "upload", "upload-folder", "progress", "volume", "labels", "worklist"];
 
-/** An answer that says what went wrong, in a sentence for the user. */
+/** Error response of the server, with a message for the user. */
 export class ServerError extends Error {
   constructor(message, status, choice) {
     super(message);
@@ -24,25 +24,25 @@ export class ServerError extends Error {
 export class Api {
   constructor() {
     this.token = null;
-    this.who = ""; // whose work it is, where nobody is logged in
-    this.opened = null; // number of the volume that the page shows: the session may have another one by then
+    this.who = ""; // name that the user's work is signed with
+    this.opened = null; // number of the volume shown; the session may have opened another one since
   }
 
-  /** Take up this tab's session after a reload, or begin a new one. */
+  /** Resume this tab's session after a reload, or start a new one. */
   async connect() {
-    const kept = sessionStorage.getItem(KEPT);
-    const response = await fetch(new URL("session", BASE), { method: "POST", headers: kept ? { [HEADER]: kept } : {} });
+    const storedToken = sessionStorage.getItem(STORAGE_KEY);
+    const response = await fetch(new URL("session", BASE), { method: "POST", headers: storedToken ? { [SESSION_HEADER]: storedToken } : {} });
     const hello = await this.json(response);
     this.token = hello.token;
-    sessionStorage.setItem(KEPT, hello.token);
+    sessionStorage.setItem(STORAGE_KEY, hello.token);
     return hello;
   }
 
   async request(path, options = {}) {
     let response;
-    const about = this.opened === null || ABOUT_NO_VOLUME.includes(path.split(/[/?]/)[0]) ? {} : { [VOLUME]: String(this.opened) };
+    const volumeHeader = this.opened === null || WITHOUT_VOLUME.includes(path.split(/[/?]/)[0]) ? {} : { [VOLUME_HEADER]: String(this.opened) };
     try {
-      response = await fetch(new URL(path, BASE), { ...options, headers: { [HEADER]: this.token, "X-Medsam-Who": encodeURIComponent(this.who), ...about, ...options.headers } });
+      response = await fetch(new URL(path, BASE), { ...options, headers: { [SESSION_HEADER]: this.token, "X-Medsam-Who": encodeURIComponent(this.who), ...volumeHeader, ...options.headers } });
     } catch {
       throw new ServerError("The server does not answer. Is it still running?", 0);
     }
@@ -79,27 +79,27 @@ export class Api {
   }
 
   /**
-   * Do something to the session.
-   * @param {object} action what to do, see medsam_app.browser.routes.actions
-   * @param {string[]} have keys of the masks this page holds
-   * @param {number} opened number of the volume that it is meant for
+   * Apply an action to the session.
+   * @param {object} action see medsam_app.browser.routes.actions
+   * @param {string[]} have keys of the masks that this page already has
+   * @param {number} opened number of the volume that the action applies to
    */
   async act(action, have, opened = this.opened) {
-    const about = opened === null ? {} : { [VOLUME]: String(opened) };
-    return decodeFrame(await (await this.post("act", { action, have }, about)).arrayBuffer());
+    const volumeHeader = opened === null ? {} : { [VOLUME_HEADER]: String(opened) };
+    return decodeFrame(await (await this.post("act", { action, have }, volumeHeader)).arrayBuffer());
   }
 
-  /** Where the model is in doubt about an object's mask. @returns {Promise<{worst: number[]|null, masks: object[]}>} */
+  /** Request the model's uncertainty about an object's mask. @returns {Promise<{worst: number[]|null, masks: object[]}>} */
   async doubt(object) {
     return decodeFrame(await (await this.request(`doubt?${new URLSearchParams({ object })}`)).arrayBuffer());
   }
 
-  /** What was done to an object. @returns {Promise<{steps: object[]}>} */
+  /** Request the edit history of an object. @returns {Promise<{steps: object[]}>} */
   async history(object) {
     return this.json(await this.request(`history?${new URLSearchParams({ object })}`));
   }
 
-  /** Take a label set. @returns {Promise<{labels: object[]}>} */
+  /** Upload a label set. @returns {Promise<{labels: object[]}>} */
   async openLabels(file) {
     return this.json(await this.request(`labels?${new URLSearchParams({ name: file.name })}`, { method: "POST", body: file }));
   }
@@ -110,10 +110,10 @@ export class Api {
     return decodeFrame(await response.arrayBuffer());
   }
 
-  /** Voxels of the session's volume; `onProgress(fraction)` while they arrive. */
+  /** Download the voxels of the session's volume; calls `onProgress(fraction)` as they arrive. */
   async voxels(bytes, onProgress) {
     const response = await this.request("volume");
-    const buffer = room(bytes);
+    const buffer = allocate(bytes);
     const target = new Uint8Array(buffer);
     const reader = response.body.getReader();
     let received = 0;
@@ -129,15 +129,15 @@ export class Api {
     return buffer;
   }
 
-  /** Send a file that is a volume by itself. */
+  /** Upload a single-file volume. */
   upload(file, onProgress) {
     return this.send("upload", file.name, file, onProgress);
   }
 
   /**
-   * Send the files of a folder in one request: the length of a list of names and sizes (uint32, little
-   * endian), the list in JSON, the files. A Blob of files is a list of references: they go from disk to
-   * the server without being held here.
+   * Upload the files of a folder in one request. The body holds the length of the file list (uint32, little
+   * endian), the list of names and sizes as JSON, and the files. A Blob of files only refers to them, so the
+   * browser streams them from disk instead of loading them into memory.
    */
   uploadFolder(name, files, onProgress) {
     const list = new TextEncoder().encode(JSON.stringify(files.map((file) => ({ name: file.name, size: file.size }))));
@@ -146,12 +146,12 @@ export class Api {
     return this.send("upload-folder", name, new Blob([length, list, ...files]), onProgress);
   }
 
-  /** XMLHttpRequest because fetch does not report what was sent. */
+  /** Send a body with upload progress: XMLHttpRequest, because fetch reports none. */
   send(path, name, body, onProgress) {
     return new Promise((resolve, reject) => {
       const request = new XMLHttpRequest();
       request.open("POST", new URL(`${path}?${new URLSearchParams({ name })}`, BASE));
-      request.setRequestHeader(HEADER, this.token);
+      request.setRequestHeader(SESSION_HEADER, this.token);
       request.setRequestHeader("Content-Type", "application/octet-stream");
       request.responseType = "json";
       request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
@@ -164,19 +164,20 @@ export class Api {
     });
   }
 
-  /** @returns {Promise<{refused: string}>} why no DICOM segmentation can be saved of the volume, if so */
+  /** @returns {Promise<{refused: string}>} why the volume cannot be saved as a DICOM segmentation; empty if it can */
   async segmentation() {
     return this.json(await this.request("segmentation"));
   }
 
-  /** What an object measures. @returns {Promise<{measurement: object|null, unit: string}>} */
+  /** Request the measurements of an object. @returns {Promise<{measurement: object|null, unit: string}>} */
   async measurements(object) {
     return this.json(await this.request(`measurements?${new URLSearchParams({ object })}`));
   }
 
   /**
-   * The surface of an object's mask: vertices in mm (RAS), three numbers each, and triangles of them.
-   * @returns {Promise<{key: string, vertices: Float32Array, triangles: Uint32Array}>} key: of the mask
+   * Request the surface mesh of an object's mask.
+   * @returns {Promise<{key: string, vertices: Float32Array, triangles: Uint32Array}>} key of the mask;
+   *   vertices: (x, y, z) in mm, RAS, flattened; triangles: three vertex indices each, flattened
    */
   async surface(object) {
     const buffer = await (await this.request(`surface?${new URLSearchParams({ object })}`)).arrayBuffer();
@@ -187,25 +188,25 @@ export class Api {
   }
 
   /** Compare the objects with a mask file, see medsam_app.browser.routes.compare. */
-  async compare(asked) {
-    return decodeFrame(await (await this.post("compare", asked)).arrayBuffer());
+  async compare(request) {
+    return decodeFrame(await (await this.post("compare", request)).arrayBuffer());
   }
 
-  /** Voxels of another frame of the file that is open. @returns {Promise<{buffer: ArrayBuffer, dtype: string}>} */
+  /** Download another frame of the open file. @returns {Promise<{buffer: ArrayBuffer, dtype: string}>} */
   async frame(number) {
     const response = await this.request(`frame?${new URLSearchParams({ number: String(number) })}`);
     return { buffer: await response.arrayBuffer(), dtype: response.headers.get("X-Medsam-Dtype") };
   }
 
-  /** Save what the server answers as a file of the user's; the file's name. */
+  /** Save a response of the server as a download. @returns {Promise<string>} the file's name */
   async download(path, options) {
     const response = await this.request(path, options);
     const disposition = response.headers.get("Content-Disposition") ?? "";
-    return this.keep(await response.blob(), decodeURIComponent(/filename\*=UTF-8''([^;]+)/.exec(disposition)?.[1] ?? "download"));
+    return this.saveFile(await response.blob(), decodeURIComponent(/filename\*=UTF-8''([^;]+)/.exec(disposition)?.[1] ?? "download"));
   }
 
-  /** Save bytes as a file of the user's; the file's name. */
-  keep(blob, name) {
+  /** Save bytes as a download. @returns {string} the file's name */
+  saveFile(blob, name) {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
     link.download = name;
@@ -217,8 +218,8 @@ export class Api {
   }
 }
 
-/** Memory for a volume's voxels. */
-function room(bytes) {
+/** Allocate memory for a volume's voxels. */
+function allocate(bytes) {
   try {
     return new ArrayBuffer(bytes);
   } catch {
@@ -227,8 +228,8 @@ function room(bytes) {
 }
 
 /**
- * A frame: length of the header (uint32, little endian), the header in JSON, then the masks' bits,
- * each raw or deflated, in the order of header.masks.
+ * Decode a frame: the length of the header (uint32, little endian), the header as JSON, then the bits of the
+ * masks in the order of header.masks, each raw or deflated.
  */
 async function decodeFrame(buffer) {
   const length = new DataView(buffer).getUint32(0, true);

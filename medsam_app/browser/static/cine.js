@@ -1,9 +1,9 @@
-/** Frames of a file that holds several: shown one after the other, under the objects of the one that is open. */
+/** Playback of the frames of a multi-frame file, drawn under the objects of the frame that is open. */
 
 import { h, iconButton } from "./dom.js";
 import { VolumeImage } from "./image.js";
 
-/** Milliseconds a frame is shown, and bytes of frames kept. */
+/** Duration of a frame in milliseconds, and size of the frame cache in bytes. */
 const PAUSE = 140;
 const CACHE_BYTES = 768e6;
 
@@ -14,7 +14,7 @@ export class Cine {
     this.images = new Map();
     this.playing = false;
     this.count = 1;
-    this.own = 0;
+    this.objectFrame = 0;
     this.shown = 0;
     this.play = iconButton({ icon: "play", label: "Play the frames", id: "cine-play", class: "plain", onclick: () => this.toggle() });
     this.slider = h("input", { type: "range", min: "0", step: "1", "aria-label": "Frame", "data-id": "cine-frame", oninput: () => this.go(Number(this.slider.value)) });
@@ -23,19 +23,19 @@ export class Cine {
     this.element = h("div.cine", { hidden: true, role: "group", "aria-label": "Frames" }, this.play, this.slider, this.text, this.take);
   }
 
-  /** Whether another frame than that of the objects is shown. */
-  get elsewhere() {
-    return this.shown !== this.own;
+  /** Whether the frame shown is not the one that the objects belong to. */
+  get onOtherFrame() {
+    return this.shown !== this.objectFrame;
   }
 
-  /** Another volume is open. */
+  /** Start over with a newly opened volume. */
   reset() {
     this.stop();
     this.images.clear();
     const { volume, image } = this.viewer;
     this.count = volume.parts?.frame?.length ?? 1;
-    this.own = this.shown = volume.source?.frame ?? 0;
-    this.images.set(this.own, image);
+    this.objectFrame = this.shown = volume.source?.frame ?? 0;
+    this.images.set(this.objectFrame, image);
     this.element.hidden = this.count < 2;
     this.slider.max = String(this.count - 1);
     this.update();
@@ -44,8 +44,8 @@ export class Cine {
   update() {
     this.slider.value = String(this.shown);
     const where = `Frame ${this.shown + 1} of ${this.count}`;
-    this.text.textContent = this.elsewhere ? `${where} · the objects belong to frame ${this.own + 1}` : where;
-    this.take.hidden = !this.elsewhere;
+    this.text.textContent = this.onOtherFrame ? `${where} · the objects belong to frame ${this.objectFrame + 1}` : where;
+    this.take.hidden = !this.onOtherFrame;
   }
 
   step(by) {
@@ -53,12 +53,12 @@ export class Cine {
     return this.viewer.toasts.show("This file holds one frame only.");
   }
 
-  /** Show a frame, loaded first if need be; of several asked for at once, the last one. */
+  /** Show a frame, loading it if necessary. If several requests overlap, only the last one is shown. */
   async go(number) {
-    this.wanted = number;
+    this.requested = number;
     const { volume } = this.viewer;
     const image = await this.load(number);
-    if (!image || this.wanted !== number || this.viewer.volume !== volume) return false;
+    if (!image || this.requested !== number || this.viewer.volume !== volume) return false;
     const { low, high } = this.viewer.image;
     image.setWindow(low, high);
     this.shown = number;
@@ -70,8 +70,8 @@ export class Cine {
   }
 
   load(number) {
-    const known = this.images.get(number);
-    if (known) return Promise.resolve(known);
+    const cached = this.images.get(number);
+    if (cached) return Promise.resolve(cached);
     const { volume } = this.viewer;
     return this.viewer.guard(async () => {
       this.viewer.progress.update(`Loading frame ${number + 1}`, null);
@@ -88,7 +88,7 @@ export class Cine {
     for (const image of this.images.values()) bytes += image.data.byteLength;
     for (const [number, image] of this.images) {
       if (bytes <= CACHE_BYTES) return;
-      if (number === latest || number === this.own || number === this.shown) continue;
+      if (number === latest || number === this.objectFrame || number === this.shown) continue;
       this.images.delete(number);
       bytes -= image.data.byteLength;
     }
@@ -97,34 +97,34 @@ export class Cine {
   toggle() {
     if (this.playing) return this.stop();
     this.playing = true;
-    this.mark();
+    this.updateButton();
     return this.run();
   }
 
   async run() {
     while (this.playing) {
-      const began = performance.now();
+      const start = performance.now();
       if (!(await this.go((this.shown + 1) % this.count))) return this.stop();
-      await new Promise((done) => setTimeout(done, Math.max(20, PAUSE - (performance.now() - began))));
+      await new Promise((done) => setTimeout(done, Math.max(20, PAUSE - (performance.now() - start))));
     }
     return undefined;
   }
 
   stop() {
     this.playing = false;
-    this.mark();
+    this.updateButton();
   }
 
-  mark() {
-    const fresh = iconButton({ icon: this.playing ? "stop" : "play", label: this.playing ? "Stop" : "Play the frames", id: "cine-play", class: "plain", onclick: () => this.toggle() });
+  updateButton() {
+    const button = iconButton({ icon: this.playing ? "stop" : "play", label: this.playing ? "Stop" : "Play the frames", id: "cine-play", class: "plain", onclick: () => this.toggle() });
     const focused = this.play.matches(":focus-visible");
-    this.play.replaceWith(fresh);
-    this.play = fresh;
-    if (focused) fresh.focus();
+    this.play.replaceWith(button);
+    this.play = button;
+    if (focused) button.focus();
   }
 
-  /** Prompts belong to the frame that is open. */
+  /** Refuse a prompt: prompts belong to the frame that is open. */
   refuse() {
-    this.viewer.toasts.show(`The objects belong to frame ${this.own + 1}; go back to it to edit them, or take this frame instead.`, "warning");
+    this.viewer.toasts.show(`The objects belong to frame ${this.objectFrame + 1}; go back to it to edit them, or take this frame instead.`, "warning");
   }
 }

@@ -1,12 +1,12 @@
-/** The objects beside another mask file on the same grid: agreement in numbers, and where they differ. */
+/** Comparison of the objects with a mask file on the same grid: scores, and the differences on the planes. */
 
 import { openMaskChooser } from "./dialogs.js";
 import { formatMl, h, iconButton } from "./dom.js";
 import { Mask } from "./masks.js";
 
 /**
- * Violet, mint, and white for what both have: for people with any colour vision far from one another and from the
- * colours that objects get. Red, green, blue, opacity.
+ * RGBA colours: violet, mint, and white for voxels in both masks. They differ clearly from one another and from
+ * the object colours for all types of colour vision.
  */
 const COLOURS = { ours: [80, 0, 255, 200], theirs: [128, 255, 192, 190], both: [255, 255, 255, 60] };
 const NAMES = { ours: "Only here", theirs: "Only in the file", both: "In both" };
@@ -45,14 +45,14 @@ export class ComparePanel {
     return Boolean(this.answer) && this.overlay.checked && this.viewer.sidebar.tabs.shown === this;
   }
 
-  clear(tell = true) {
+  clear(notifyServer = true) {
     this.answer = this.known = null;
     this.masks.clear();
     this.drawn.clear();
     this.forget.hidden = this.options.hidden = true;
     this.name.textContent = "A file on the grid of this image: objects are compared with the labels of their value, and the selected object with a file of one label.";
     this.rows.replaceChildren();
-    if (!tell) return undefined;
+    if (!notifyServer) return undefined;
     this.viewer.redraw();
     return this.viewer.guard(() => this.viewer.api.request("compare", { method: "DELETE" }));
   }
@@ -71,27 +71,27 @@ export class ComparePanel {
     });
   }
 
-  /** What an answer belongs to. */
-  wanted() {
+  /** Key of the state that a comparison is valid for. */
+  stateKey() {
     const { objects, selected } = this.viewer.state;
     return JSON.stringify([objects.map(({ id, label, name, mask }) => [id, label, name, mask]), selected]);
   }
 
   update() {
-    if (this.answer && this.wanted() !== this.known) this.ask();
+    if (this.answer && this.stateKey() !== this.known) this.ask();
   }
 
-  /** @param {object} [other] another file, instead of the one given before */
+  /** @param {object} [other] source of a new mask file; without it, the previous one is compared again */
   ask(other) {
     const tolerance = Number(this.tolerance.value);
     if (this.tolerance.value && !(tolerance > 0)) return this.viewer.toasts.show("A tolerance is a number of millimetres above 0.", "warning");
-    const wanted = this.wanted();
-    this.known = wanted;
+    const key = this.stateKey();
+    this.known = key;
     return this.viewer.watch("Comparing", async () => {
       const request = { other: other ?? null, tolerance_mm: this.tolerance.value && !other ? tolerance : null, have: [...this.masks.keys()] };
       const answer = await this.viewer.api.compare(request);
       for (const header of answer.masks) this.masks.set(header.key, new Mask(header, header.bits));
-      if (wanted === this.wanted() || other) this.show(answer);
+      if (key === this.stateKey() || other) this.show(answer);
     }, Boolean(other));
   }
 
@@ -106,7 +106,7 @@ export class ComparePanel {
   }
 
   row(row) {
-    const object = this.viewer.state.objects.find((each) => each.id === row.object);
+    const object = this.viewer.state.objects.find(({ id }) => id === row.object);
     const volumes = `${row.ours_ml === null ? "no mask" : formatMl(row.ours_ml)} here, ${row.theirs_ml === null ? "none" : formatMl(row.theirs_ml)} in the file`;
     const percent = (value) => value.toFixed(3);
     const hd95 = row.hd95_mm === null ? "not defined" : `${row.hd95_mm.toFixed(2)} mm`;
@@ -120,7 +120,7 @@ export class ComparePanel {
     );
   }
 
-  /** Instead of the masks: what only one has, and what both have. */
+  /** Draw the difference in place of the masks: voxels in one of them only, and in both. */
   drawUnder(context, plane) {
     if (!this.showing) return;
     const { sx, sy, left, top } = plane.transform;
@@ -133,26 +133,26 @@ export class ComparePanel {
         if (this.drawn.size > 24) this.drawn.clear();
         this.drawn.set(id, difference(masks, plane, shape));
       }
-      const found = this.drawn.get(id);
-      if (!found) continue;
+      const picture = this.drawn.get(id);
+      if (!picture) continue;
       context.imageSmoothingEnabled = false;
-      context.drawImage(found.canvas, left + found.x * sx, top + found.y * sy, found.canvas.width * sx, found.canvas.height * sy);
+      context.drawImage(picture.canvas, left + picture.x * sx, top + picture.y * sy, picture.canvas.width * sx, picture.canvas.height * sy);
     }
   }
 }
 
-/** One slice of two masks as colours, and where it lies in the picture; null where both miss it. */
+/** Difference of two masks on one slice as a coloured canvas, with its offset in the picture; null if both are empty there. */
 function difference(masks, plane, shape) {
   const slices = masks.map((mask) => {
     const slice = mask && mask.slice(plane.plane, plane.index);
     return slice && { ...slice, offset: mask.offset(plane.plane, shape) };
   });
-  const there = slices.filter(Boolean);
-  if (!there.length) return null;
-  const x = Math.min(...there.map(({ offset }) => offset[0]));
-  const y = Math.min(...there.map(({ offset }) => offset[1]));
-  const width = Math.max(...there.map((slice) => slice.offset[0] + slice.width)) - x;
-  const height = Math.max(...there.map((slice) => slice.offset[1] + slice.height)) - y;
+  const present = slices.filter(Boolean);
+  if (!present.length) return null;
+  const x = Math.min(...present.map(({ offset }) => offset[0]));
+  const y = Math.min(...present.map(({ offset }) => offset[1]));
+  const width = Math.max(...present.map((slice) => slice.offset[0] + slice.width)) - x;
+  const height = Math.max(...present.map((slice) => slice.offset[1] + slice.height)) - y;
   if (!width || !height) return null;
   const kinds = new Uint8Array(width * height);
   slices.forEach((slice, n) => {

@@ -4,7 +4,7 @@ import { formatBytes, h, icon, iconButton } from "./dom.js";
 import { picked } from "./incoming.js";
 import { KEYS, MOUSE } from "./keys.js";
 
-/** Messages at the foot of the picture: they go by themselves, errors more slowly. */
+/** Messages at the bottom of the picture. They disappear after a few seconds, errors last. */
 export class Toasts {
   constructor() {
     this.element = h("div.toasts", { role: "status", "aria-live": "polite" });
@@ -16,7 +16,7 @@ export class Toasts {
 
   /** @param {string} message @param {"info"|"warning"|"error"} [kind] */
   show(message, kind = "info") {
-    for (const other of this.element.children) if (other.dataset.message === message) other.remove();
+    for (const shown of this.element.children) if (shown.dataset.message === message) shown.remove();
     const toast = h(
       `div.toast.${kind}`,
       { role: kind === "error" ? "alert" : null, "data-message": message },
@@ -30,7 +30,7 @@ export class Toasts {
   }
 }
 
-/** A thin bar and a sentence while something takes longer than a moment. */
+/** A progress bar with a text, shown for operations that take longer than a moment. */
 export class Progress {
   constructor() {
     this.bar = h("div.fill");
@@ -39,7 +39,7 @@ export class Progress {
     this.timer = 0;
   }
 
-  /** Show after `delay` ms unless `done` comes first. @param {number|null} fraction null while unknown */
+  /** Show the bar after `delay` ms unless `done` is called first. @param {number|null} fraction null while unknown */
   update(text, fraction, delay = 400) {
     this.text.textContent = text;
     this.element.setAttribute("aria-label", text);
@@ -95,7 +95,7 @@ function keycaps(text) {
 }
 
 /**
- * Choose what to open.
+ * Open the dialog that chooses a volume, prompt file or worklist.
  * @param {{hello: object, files: (root: number, path: string) => Promise<object>, onopen: (source: object) => void, onworklist: (root: number, path: string) => void, onfiles: (incoming: {name: string, files: File[]}) => void}} options
  */
 export function openChooser(parent, options) {
@@ -109,7 +109,7 @@ export function openChooser(parent, options) {
     });
     return input;
   };
-  // No list of endings to accept: slices often have none.
+  // No `accept` list of file extensions: DICOM slices often have none.
   const input = picker("upload", {});
   const folderInput = picker("upload-folder", { webkitdirectory: true });
   const drop = h(
@@ -138,14 +138,14 @@ export function openChooser(parent, options) {
   return element;
 }
 
-/** Files in the folders that the server was started with. */
+/** File browser for the folders that the server was started with. */
 function folderList(roots, options, close) {
   const list = h("div.files", { role: "list" });
   const crumb = h("div.crumb");
-  const here = { root: 0, path: "" };
+  const current = { root: 0, path: "" };
   const worklist = options.onworklist && h("button.small", {
     type: "button", "data-id": "open-worklist", title: "Go through all volumes of this folder, case by case",
-    onclick: () => (close(), options.onworklist(here.root, here.path)),
+    onclick: () => (close(), options.onworklist(current.root, current.path)),
   }, icon("list"), h("span", { text: "Open as a worklist" }));
   const show = async (root, path) => {
     let answer;
@@ -155,14 +155,14 @@ function folderList(roots, options, close) {
       crumb.textContent = error.message;
       return;
     }
-    Object.assign(here, { root, path });
+    Object.assign(current, { root, path });
     crumb.textContent = crumb.title = [roots[root], ...path.split("/").filter(Boolean)].join(" / ");
     const rows = answer.entries.map((entry) => {
-      const inner = [path, entry.name].filter(Boolean).join("/");
+      const entryPath = [path, entry.name].filter(Boolean).join("/");
       const open = () => {
-        if (entry.kind === "folder") return show(root, inner);
+        if (entry.kind === "folder") return show(root, entryPath);
         close();
-        return options.onopen({ source: "folder", root, path: inner });
+        return options.onopen({ source: "folder", root, path: entryPath });
       };
       return h(
         "button.file",
@@ -185,7 +185,7 @@ function folderList(roots, options, close) {
 }
 
 /**
- * Choose a mask file to compare with.
+ * Open the dialog that chooses a mask file to compare with.
  * @param {{hello: object, files: (root: number, path: string) => Promise<object>, onopen: (source: object) => void, onfile: (file: File) => void}} options
  */
 export function openMaskChooser(parent, options) {
@@ -199,7 +199,7 @@ export function openMaskChooser(parent, options) {
   return element;
 }
 
-/** Ask whether to go on. @returns {Promise<boolean>} */
+/** Ask for confirmation. @returns {Promise<boolean>} */
 export function askSure(parent, message, yes) {
   return new Promise((resolve) => {
     let sure = false;
@@ -211,19 +211,19 @@ export function askSure(parent, message, yes) {
   });
 }
 
-/** What is asked for, in words; the server's sentence is meant for the command line too. */
+/** Questions for the dialog; the server's own message is also written for the command line. */
 const QUESTIONS = {
   series: (count) => `There are ${count} series here. Which one is to be opened? The others can be chosen later, beside the volume's name.`,
   frame: (count) => `There are ${count} frames here. Which one is to be segmented? All of them can be looked at.`,
   channel: (count) => `There are ${count} channels here. Which one is to be opened?`,
 };
 
-/** A choice for a person: a series is described by the server, frames and channels count from 1 as slices do. */
+/** Text of a choice. The server describes series; frames and channels are counted from 1, like slices. */
 export function choiceText(option, value, text, count) {
   return option === "series" ? text : `${option} ${Number(value) + 1} of ${count}`;
 }
 
-/** Ask which series, frame or channel of what is called `name`. @returns {Promise<string|null>} */
+/** Ask which series, frame or channel of the volume `name` to open. @returns {Promise<string|null>} */
 export function askChoice(parent, message, choice, name) {
   return new Promise((resolve) => {
     let chosen = null;

@@ -1,9 +1,9 @@
-/** Small helpers around the DOM. Text always goes through textContent, so names are never markup. */
+/** DOM helpers. Text is always set through textContent, so names are never interpreted as markup. */
 
 /**
- * Make an element.
+ * Create an element.
  * @param {string} tag name, optionally with classes: "button.tool.primary"
- * @param {Object<string, any>} [attributes] attributes; `on*` functions become listeners, `text` the text
+ * @param {Object<string, any>} [attributes] `on*` functions become listeners, `text` becomes the text
  * @param {...(Node|string|null|false|undefined)} children
  * @returns {HTMLElement}
  */
@@ -23,18 +23,18 @@ export function h(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** Replace what an element holds; who goes through it by keys stays at the same place. */
+/** Replace the children of an element; keyboard focus stays at the same position. */
 export function refill(parent, ...children) {
-  const reachable = () => [...parent.querySelectorAll("button, input, select, a[href], [tabindex]")];
-  const at = parent.querySelector(":focus-visible") ? reachable().indexOf(document.activeElement) : -1;
+  const listFocusable = () => [...parent.querySelectorAll("button, input, select, a[href], [tabindex]")];
+  const position = parent.querySelector(":focus-visible") ? listFocusable().indexOf(document.activeElement) : -1;
   parent.replaceChildren(...children);
-  const now = reachable();
-  if (at >= 0) now[Math.min(at, now.length - 1)]?.focus();
+  const focusable = listFocusable();
+  if (position >= 0) focusable[Math.min(position, focusable.length - 1)]?.focus();
 }
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Strokes of the icons on a 24 x 24 grid. */
+/** Stroke paths of the icons on a 24 x 24 grid. */
 const ICONS = {
   navigate: "M12 3v18M3 12h18M12 8a4 4 0 1 0 0 8a4 4 0 1 0 0-8",
   positive: "M12 4a8 8 0 1 0 0 16a8 8 0 1 0 0-16M12 8.5v7M8.5 12h7",
@@ -76,13 +76,13 @@ const ICONS = {
   contrast: "M12 3a9 9 0 1 0 0 18a9 9 0 1 0 0-18M12 3v18M12 7h5.5M12 12h8.5M12 17h5.5",
 };
 
-/** Whether no model was asked about an object: its mask was drawn, or given as it is. */
+/** Whether an object's mask comes without a model: it was painted or loaded. */
 export function byHand(object) {
   return object.prompts.length > 0 && object.prompts.every((prompt) => ["paint", "mask"].includes(prompt.kind));
 }
 
 /**
- * An icon as inline SVG in the colour of the text around it.
+ * Create an icon as inline SVG in the colour of the surrounding text.
  * @param {keyof typeof ICONS} name
  * @returns {SVGElement}
  */
@@ -98,7 +98,7 @@ export function icon(name) {
 }
 
 /**
- * A button with an icon and a tooltip that names its key.
+ * Create a button with an icon and a tooltip that names its key.
  * @param {{icon: string, label: string, key?: string, text?: string, class?: string, onclick: Function, id?: string}} options
  */
 export function iconButton(options) {
@@ -111,7 +111,7 @@ export function iconButton(options) {
   );
 }
 
-/** Bytes for a person: "1.4 GB". */
+/** Format a byte count, such as "1.4 GB". */
 export function formatBytes(count) {
   const units = ["B", "kB", "MB", "GB", "TB"];
   let unit = 0;
@@ -122,14 +122,14 @@ export function formatBytes(count) {
   return `${unit && count < 10 ? count.toFixed(1) : Math.round(count)} ${units[unit]}`;
 }
 
-/** Millilitres for a person: three significant digits, never exponents. */
+/** Format a volume in ml with three significant digits, without an exponent. */
 export function formatMl(ml) {
   if (ml === 0) return "0 ml";
   if (ml >= 100) return `${Math.round(ml)} ml`;
   return `${ml.toFixed(ml >= 10 ? 1 : 2)} ml`;
 }
 
-/** A time for a person: the hour today, otherwise the day. @param {string} iso empty for never */
+/** Format a time: hours and minutes if it is today, else the date. @param {string} iso empty for never */
 export function formatWhen(iso) {
   if (!iso) return "";
   const time = new Date(iso);

@@ -1,7 +1,7 @@
 /**
- * Changing masks by hand: what the page asks of the server, and what it draws at once.
+ * Manual editing of masks: requests to the server, and strokes on the planes.
  *
- * Strokes are shown as they are drawn; the voxels that they change come with the server's answer.
+ * A stroke is shown while it is drawn; the changed mask arrives with the server's response.
  */
 
 import { NEGATIVE, POSITIVE, drawBadge } from "./overlay.js";
@@ -9,7 +9,7 @@ import { FIRST_RADIUS, lassoDrag, pointDrag, strokeDrag } from "./strokes.js";
 
 const RADII = [0.5, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40];
 const ERASED = "#05070a";
-/** Modes of this module, and whether Shift draws the opposite. */
+/** Modes handled by this module; in each of them Shift draws the opposite. */
 const MODES = new Set(["brush", "eraser", "scribble", "lasso"]);
 
 export class Edit {
@@ -17,14 +17,14 @@ export class Edit {
   constructor(viewer) {
     this.viewer = viewer;
     this.radius = FIRST_RADIUS;
-    this.ball = false; // in 3D, or on the slice alone
-    this.strokes = []; // being drawn, or on their way to the server
-    this.moving = null; // a point that is dragged: { index, xyz }
+    this.ball = false; // whether the brush is a ball in 3D or a disc on the slice
+    this.strokes = []; // being drawn, or sent and not yet answered
+    this.moving = null; // the point being dragged: { index, xyz }
   }
 
-  // ---- what the pointer does ---------------------------------------------------------------------
+  // ---- pointer -----------------------------------------------------------------------------------
 
-  /** A drag for a press with the left button, or null where the mode is none of these. */
+  /** Start a drag for a press of the left button; null if the mode is not handled here. */
   begin(plane, x, y, shift) {
     const { viewer } = this;
     if (MODES.has(viewer.mode)) {
@@ -37,7 +37,7 @@ export class Edit {
     return index === null ? null : pointDrag(plane, x, y, index);
   }
 
-  /** The pointer moved: the brush's circle goes with it, and a lock is meant for the plane under it. */
+  /** Update after the pointer moved: the brush's circle follows it, and a lock applies to the plane under it. */
   hovered() {
     this.viewer.sidebar.edit.updateSlice();
     if (this.viewer.mode === "brush" || this.viewer.mode === "eraser") this.viewer.redrawOverlays();
@@ -49,7 +49,7 @@ export class Edit {
     this.viewer.sidebar.tabs.update();
   }
 
-  /** One size up (1) or down (-1). */
+  /** Set the brush to the next larger (1) or smaller (-1) size. */
   stepRadius(step) {
     const next = step > 0 ? RADII.find((mm) => mm > this.radius + 0.01) : RADII.findLast((mm) => mm < this.radius - 0.01);
     if (next) this.setRadius(next);
@@ -60,9 +60,9 @@ export class Edit {
     this.viewer.sidebar.tabs.update();
   }
 
-  // ---- what is asked of the server ---------------------------------------------------------------
+  // ---- requests to the server --------------------------------------------------------------------
 
-  /** Send what was drawn; it stays visible until the answer is there. */
+  /** Send a finished stroke; it stays visible until the server responds. */
   commit(stroke) {
     const { viewer } = this;
     const points = stroke.points.map((xyz) => viewer.geometry.toFile(xyz));
@@ -77,7 +77,7 @@ export class Edit {
   }
 
   drop(stroke) {
-    this.strokes = this.strokes.filter((other) => other !== stroke);
+    this.strokes = this.strokes.filter((item) => item !== stroke);
     this.viewer.redrawOverlays();
   }
 
@@ -92,7 +92,7 @@ export class Edit {
     });
   }
 
-  /** A tool on the selected object, on all of its mask or on the slice shown in the plane that was used last. */
+  /** Apply a tool to the selected object: to its whole mask, or to the slice shown in the last used plane. */
   tool(tool, mm, onSlice) {
     const place = onSlice || tool === "interpolate" ? this.slice() : {};
     if (tool === "interpolate") delete place.index;
@@ -127,7 +127,7 @@ export class Edit {
     return this.viewer.geometry.axes[plane.axes.w];
   }
 
-  /** The slice shown in a plane, in the file's own order. */
+  /** Axis and index, in the file's order, of the slice shown in a plane. */
   slice(plane = this.viewer.planes[this.viewer.active]) {
     const axis = this.axisOf(plane);
     return { axis, index: this.viewer.geometry.toFile(this.viewer.crosshair)[axis] };
@@ -137,7 +137,7 @@ export class Edit {
     return this.viewer.selected?.locks.some((lock) => lock.axis === axis && lock.index === index) ?? false;
   }
 
-  /** A slice as people count it: "axial 13". */
+  /** Name of a slice, counted from 1: "axial 13". */
   words({ axis, index }) {
     const { geometry } = this.viewer;
     const ras = geometry.axes.indexOf(axis);
@@ -205,7 +205,7 @@ export class Edit {
     context.restore();
   }
 
-  /** A circle of the brush's size at the pointer. */
+  /** Draw a circle of the brush's size at the pointer. */
   drawBrush(context, plane) {
     const { mode, pointer } = this.viewer;
     if (pointer?.plane !== plane || (mode !== "brush" && mode !== "eraser")) return;
@@ -221,7 +221,7 @@ export class Edit {
   }
 }
 
-/** A line through RAS voxels on a plane; a single place is a dot. */
+/** Path through RAS voxels on a plane; a single point becomes a dot. */
 function pathOf(plane, points) {
   const path = new Path2D();
   points.forEach((xyz, index) => {

@@ -1,4 +1,4 @@
-/** Tools for the mask of the selected object: brush, tools in millimetres, locks, other objects. */
+/** Tools for the mask of the selected object: brush, morphology in mm, locks, merging with other objects. */
 
 import { formatMl, h, iconButton, refill } from "./dom.js";
 
@@ -76,7 +76,7 @@ export class EditPanel {
     this.givenUp.textContent = `${formatMl(selected.given_up_ml)} lie in objects that this one may not overlap, and belong to them.`;
   }
 
-  /** The crosshair or the plane in use has changed. */
+  /** Update the lock button after the crosshair or the active plane has changed. */
   updateSlice() {
     const { edit, geometry } = this.viewer;
     if (!geometry) return;

@@ -1,9 +1,9 @@
 /**
- * Frames are for what moves. Gradio's loading screen (6.31) goes on asking for one after the other when it has
- * gone, sixty a second on every open page, and the model, which may share the processor with the browser, needs
- * the time. What Gradio's own scripts ask for once the viewer is there comes a second later.
+ * Throttling of Gradio's animation frames. Gradio's loading screen (6.31) keeps requesting animation frames after
+ * it has been hidden, sixty per second on every open page. That takes processor time from the model, which may run
+ * on the same machine. Once the viewer is ready, requests from Gradio's scripts are delayed by one second.
  *
- * No module: it must be there before Gradio's scripts, which keep the function as they find it.
+ * This is not a module: it must run before Gradio's scripts, which store a reference to the function.
  */
 {
   const request = window.requestAnimationFrame.bind(window);

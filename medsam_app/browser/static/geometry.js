@@ -1,14 +1,14 @@
 /**
- * Axes, planes and marks.
+ * Axes, planes and orientation marks.
  *
- * The browser holds the volume in the axis order closest to RAS (x to the patient's right, y to
- * anterior, z to superior), x running fastest. The server speaks in voxel indices (i, j, k) of the
- * file; `toFile` and `toRas` go between the two. All three planes are drawn with both axes reversed,
+ * The browser stores the volume in the axis order closest to RAS (x to the patient's right, y to
+ * anterior, z to superior), with x varying fastest. The server uses voxel indices (i, j, k) of the
+ * file; `toFile` and `toRas` convert between the two. All three planes are drawn with both axes reversed,
  * which is the radiological convention: the patient's right at the left of the screen, anterior (or
  * superior) at the top, and in the sagittal plane anterior at the left.
  */
 
-/** For each plane the RAS axes that run across (u), down (v) and through (w) it. */
+/** For each plane the RAS axes that run horizontally (u), vertically (v) and through it (w). */
 export const PLANES = {
   axial: { name: "Axial", u: 0, v: 1, w: 2 },
   coronal: { name: "Coronal", u: 0, v: 2, w: 1 },
@@ -28,7 +28,7 @@ export class Geometry {
     this.affine = meta.affine;
   }
 
-  /** Voxel indices of the RAS-ordered volume to voxel indices of the file. */
+  /** Convert voxel indices of the RAS-ordered volume to voxel indices of the file. */
   toFile(xyz) {
     const ijk = [0, 0, 0];
     for (let axis = 0; axis < 3; axis++) {
@@ -37,7 +37,7 @@ export class Geometry {
     return ijk;
   }
 
-  /** Voxel indices of the file to voxel indices of the RAS-ordered volume. */
+  /** Convert voxel indices of the file to voxel indices of the RAS-ordered volume. */
   toRas(ijk) {
     return [0, 1, 2].map((axis) => {
       const index = ijk[this.axes[axis]];
@@ -45,7 +45,7 @@ export class Geometry {
     });
   }
 
-  /** Voxel indices of the file to millimetres in RAS. */
+  /** Convert voxel indices of the file to millimetres in RAS. */
   toWorld(ijk) {
     return [0, 1, 2].map((row) => {
       const [a, b, c, d] = this.affine[row];
@@ -53,7 +53,7 @@ export class Geometry {
     });
   }
 
-  /** Millimetres in RAS to voxel indices of the file (fractional). */
+  /** Convert millimetres in RAS to voxel indices of the file (fractional). */
   fromWorld(point) {
     const [p, q, r] = [0, 1, 2].map((column) => this.affine.slice(0, 3).map((row) => row[column]));
     const d = point.map((value, row) => value - this.affine[row][3]);
@@ -63,19 +63,19 @@ export class Geometry {
     return [dot(d, cross(q, r)) / volume, dot(p, cross(d, r)) / volume, dot(p, cross(q, d)) / volume];
   }
 
-  /** Whether voxel indices (RAS order) fall on a voxel. */
+  /** Whether voxel indices (RAS order) are inside the volume. */
   contains(xyz) {
     return xyz.every((value, axis) => value >= -0.5 && value <= this.shape[axis] - 0.5);
   }
 
-  /** The whole voxel nearest to `xyz`, kept inside the volume. */
+  /** Round `xyz` to the nearest voxel inside the volume. */
   nearest(xyz) {
     return xyz.map((value, axis) => Math.max(0, Math.min(this.shape[axis] - 1, Math.round(value))));
   }
 
   /**
-   * Letters towards the positive and the negative end of a RAS axis, from the affine: two letters
-   * where the axis is oblique by more than about 20 degrees.
+   * Letters of the positive and the negative end of a RAS axis, from the affine. An end has two letters
+   * if the axis is oblique by more than about 20 degrees.
    * @returns {[string, string]}
    */
   marks(axis) {

@@ -1,17 +1,17 @@
-/** Where the model is in doubt about the selected object: a heat map, and the place to click next. */
+/** Heat map of the model's uncertainty about the selected object, and the best place for the next click. */
 
 import { byHand } from "./dom.js";
 import { PLANES } from "./geometry.js";
 import { drawBadge } from "./overlay.js";
 
-/** Doubt below this is not drawn; most voxels have a little. */
+/** Uncertainty (0 to 255) below this is not drawn, since most voxels have a little. */
 const LEAST = 38;
 
-/** From violet to yellow, lighter all the way, so that it reads without colour too: red, green, blue, opacity. */
+/** RGBA colour ramp from violet to yellow. It gets steadily lighter, so it can be read without colour vision. */
 const RAMP = [[92, 32, 130, 90], [200, 60, 110, 150], [250, 140, 70, 185], [255, 238, 130, 210]];
 
-function colourOf(far) {
-  const at = Math.min(far * (RAMP.length - 1), RAMP.length - 1.001);
+function colourOf(fraction) {
+  const at = Math.min(fraction * (RAMP.length - 1), RAMP.length - 1.001);
   const low = Math.floor(at);
   return RAMP[low].map((value, n) => value + (at - low) * (RAMP[low + 1][n] - value));
 }
@@ -21,10 +21,10 @@ export class Heat {
   constructor(viewer) {
     this.viewer = viewer;
     this.on = false;
-    this.known = null; // what the map belongs to
+    this.known = null; // key of the mask that the map belongs to
     this.map = null;
-    this.asked = Promise.resolve();
-    this.blank = new Set(); // planes whose slice has nothing to draw
+    this.loading = Promise.resolve();
+    this.blank = new Set(); // planes whose current slice has no uncertainty to draw
     viewer.overlays.push(this);
   }
 
@@ -39,14 +39,14 @@ export class Heat {
     return this.on ? this.load() : undefined;
   }
 
-  /** The state has changed: what is drawn no longer holds. */
+  /** Drop or reload the map after the state has changed. */
   follow() {
-    if (this.wanted() === this.known) return;
+    if (this.maskKey() === this.known) return;
     this.known = this.map = null;
-    if (this.on && this.wanted() && !byHand(this.viewer.selected)) this.load();
+    if (this.on && this.maskKey() && !byHand(this.viewer.selected)) this.load();
   }
 
-  /** Move the crosshair to the place where a click says most. */
+  /** Move the crosshair to the voxel of highest uncertainty. */
   async jump() {
     await this.load();
     if (!this.map) return;
@@ -54,29 +54,29 @@ export class Heat {
     else this.viewer.toasts.show("The model is in no doubt about this object.");
   }
 
-  /** What a map would belong to now: an object with this mask. */
-  wanted() {
+  /** Key of the selected object and its mask; null without a mask. */
+  maskKey() {
     const object = this.viewer.selected;
     return object?.mask ? `${object.id}:${object.mask}` : null;
   }
 
-  /** Ask for the map unless it is there; one request at a time. */
+  /** Load the map unless it is current. Requests run one at a time. */
   load() {
-    this.asked = this.asked.then(async () => {
-      const wanted = this.wanted();
-      if (!wanted) return this.viewer.toasts.show("This object has no mask yet; click inside it first.");
+    this.loading = this.loading.then(async () => {
+      const key = this.maskKey();
+      if (!key) return this.viewer.toasts.show("This object has no mask yet; click inside it first.");
       if (byHand(this.viewer.selected)) return this.viewer.toasts.show("This mask was made by hand; the model has no doubt to show before a click.");
-      if (wanted === this.known) return undefined;
+      if (key === this.known) return undefined;
       return this.viewer.watch("Looking for doubt", async () => {
         const { worst, masks } = await this.viewer.api.doubt(this.viewer.selected.id);
-        if (wanted !== this.wanted()) return;
+        if (key !== this.maskKey()) return;
         const [{ start, size, bits }] = masks;
-        this.known = wanted;
+        this.known = key;
         this.map = { worst, start, size, values: bits };
         this.viewer.redraw();
       }, false);
     });
-    return this.asked;
+    return this.loading;
   }
 
   /** @param {CanvasRenderingContext2D} context @param {import("./plane.js").PlaneView} plane */
@@ -95,7 +95,7 @@ export class Heat {
     context.drawImage(picture, x, y, picture.width * sx, picture.height * sy);
   }
 
-  /** Where there is nothing to see, that is said, and the way to where there is. */
+  /** On a slice without uncertainty, draw a badge that says so and names the key to the worst place. */
   drawOver(context, plane) {
     if (!this.blank.has(plane.plane)) return;
     const short = plane.width < 400;
@@ -104,7 +104,7 @@ export class Heat {
     drawBadge(context, `No doubt ${short ? "here" : "in this slice"}${way}`, row);
   }
 
-  /** One slice as colours, both axes reversed like the picture; null where nothing is to be drawn. */
+  /** One slice as a coloured canvas, both axes reversed like the picture; null if there is nothing to draw. */
   slice(plane) {
     const { u, v, w } = PLANES[plane.plane];
     const { start, size, values } = this.map;
@@ -115,16 +115,16 @@ export class Heat {
     const context = canvas.getContext("2d");
     const image = context.createImageData(size[u], size[v]);
     let out = 0;
-    let any = false;
+    let empty = true;
     for (let row = size[v] - 1; row >= 0; row--) {
       for (let column = size[u] - 1; column >= 0; column--, out += 4) {
         const value = values[depth * strides[w] + row * strides[v] + column * strides[u]];
         if (value < LEAST) continue;
-        any = true;
+        empty = false;
         image.data.set(colourOf((value - LEAST) / (255 - LEAST)), out);
       }
     }
-    if (!any) return null;
+    if (empty) return null;
     context.putImageData(image, 0, 0);
     return canvas;
   }

@@ -1,4 +1,4 @@
-/** What was done to the selected object; a click on a step takes this object, and no other, back to it. */
+/** Edit history of the selected object. A click on a step restores this object, and no other, to that step. */
 
 import { h, refill } from "./dom.js";
 
@@ -18,15 +18,15 @@ export class HistoryPanel {
     const object = viewer.selected;
     this.heading.textContent = this.heading.title = object ? `History of ${object.name}` : "History";
     if (!object) return this.list.replaceChildren(h("p.hint", { text: "No object is selected." }));
-    this.wanted = viewer.state;
+    this.requestedState = viewer.state;
     const { steps } = await viewer.api.history(object.id).catch(() => ({ steps: [] }));
-    if (this.wanted !== viewer.state) return undefined; // a newer answer is on its way
+    if (this.requestedState !== viewer.state) return undefined; // a newer request is pending
     const latest = steps.findLastIndex((step) => step.now);
     const rows = steps.map((step, index) => this.row(step, index === latest));
     return refill(this.list, ...rows.reverse());
   }
 
-  /** What was done, without the name of the object, which the heading has. */
+  /** Text of a change without the object's name, which is in the heading. */
   words(change) {
     const ending = ` ${this.viewer.selected?.name}`;
     if (!change.endsWith(ending)) return change;

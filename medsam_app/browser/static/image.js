@@ -1,10 +1,10 @@
-/** The volume in the browser: one typed array, mapped to grey through a look-up table. */
+/** Voxels of the volume in one typed array, mapped to grey through a look-up table. */
 
 import { PLANES } from "./geometry.js";
 
 const ARRAYS = { uint8: Uint8Array, int16: Int16Array, uint16: Uint16Array, float32: Float32Array };
 const OPAQUE = 0xff000000;
-/** Windows set so far, of any volume. */
+/** Number of windows set so far, over all volumes. */
 let windows = 0;
 
 /** Window presets of CT as [label, centre, width] in Hounsfield units. */
@@ -35,11 +35,11 @@ export class VolumeImage {
     return this.data[x + this.shape[0] * (y + this.shape[1] * z)];
   }
 
-  /** Map [low, high] to black..white. Integer volumes get a table of all their values. */
+  /** Map [low, high] to black..white. For integer volumes the table covers every possible value. */
   setWindow(low, high) {
     this.low = low;
     this.high = Math.max(high, low + 1e-6);
-    this.windowVersion = ++windows; // never the same, not of two frames either
+    this.windowVersion = ++windows; // unique across all images, frames included
     const { table, offset } = this;
     const scale = this.integer ? 255 / (this.high - low) : 255 / (table.length - 1);
     for (let index = 0; index < table.length; index++) {
@@ -80,7 +80,7 @@ export class VolumeImage {
     }
   }
 
-  /** Colour of an intensity that need not be whole. */
+  /** RGBA grey of an intensity, which may be fractional. */
   grey(intensity) {
     const { table } = this;
     if (this.integer) return table[Math.max(0, Math.min(table.length - 1, Math.round(intensity) + this.offset))];
@@ -89,7 +89,7 @@ export class VolumeImage {
     return table[value <= 0 ? 0 : value >= top ? top : value | 0];
   }
 
-  /** Paint intensities that are in the picture's order already. */
+  /** Paint intensities that are already in the picture's pixel order. */
   paintValues(values, out) {
     for (let pixel = 0; pixel < values.length; pixel++) out[pixel] = this.grey(values[pixel]);
   }

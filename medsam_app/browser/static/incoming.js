@@ -1,10 +1,10 @@
-/** Files of the user's machine: what was picked or dropped, folders opened up. */
+/** Files that the user picked or dropped, with the contents of folders. */
 
-/** How loose slices are called: their own names say nothing. */
+/** Name for a set of loose slices, whose file names carry no meaning. */
 const LOOSE = "dicom_slices";
 
 /**
- * What a file or folder picker holds.
+ * Files chosen in a file or folder picker.
  * @param {FileList} list
  * @returns {{name: string, files: File[], folder: boolean}}
  */
@@ -15,27 +15,27 @@ export function picked(list) {
 }
 
 /**
- * What was dropped on the page.
+ * Files dropped on the page.
  * @param {DataTransfer} transfer
- * @param {number} most files; reading goes on to one more, so that the caller sees there are too many
+ * @param {number} limit number of files; one more is read, so that the caller can detect an excess
  * @returns {Promise<{name: string, files: File[], folder: boolean}>}
  */
-export async function dropped(transfer, most) {
-  // All entries are taken before the first wait, after which the transfer is empty.
+export async function dropped(transfer, limit) {
+  // Collect all entries before the first `await`, after which the transfer is empty.
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
   const files = [];
-  for (const entry of entries) await gather(entry, files, most);
+  for (const entry of entries) await gather(entry, files, limit);
   const folder = entries.length === 1 && entries[0].isDirectory;
   return { name: folder ? entries[0].name : nameOf(files), files, folder };
 }
 
-/** Whether a file begins as DICOM files do, whatever it is called. */
+/** Whether a file starts with the DICOM preamble, regardless of its name. */
 export async function isDicom(file) {
   return (await file.slice(128, 132).text()) === "DICM";
 }
 
-async function gather(entry, files, most) {
-  if (files.length > most) return;
+async function gather(entry, files, limit) {
+  if (files.length > limit) return;
   if (entry.isFile) {
     const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
     if (isShown(file)) files.push(file);
@@ -43,13 +43,13 @@ async function gather(entry, files, most) {
   }
   const reader = entry.createReader();
   for (;;) {
-    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
-    if (!some.length) return; // they come a hundred at a time
-    for (const inner of some) await gather(inner, files, most);
+    const batch = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (!batch.length) return; // the browser returns entries in batches of a hundred
+    for (const child of batch) await gather(child, files, limit);
   }
 }
 
-/** Systems leave hidden files of their own in folders. */
+/** Whether a file is not hidden: operating systems leave hidden files in folders. */
 function isShown(file) {
   return !file.name.startsWith(".");
 }

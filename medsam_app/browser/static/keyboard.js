@@ -1,22 +1,22 @@
 /**
- * The crosshair by keys.
+ * Keyboard control of the crosshair.
  *
- * A plane has the keys while it has focus and keys were used last; the first press of the pointer takes them away,
- * so that Enter is a click for hands on the keys and still accepts a case for hands on the mouse.
+ * A plane receives the keys while it has focus and the last input came from the keyboard. A press of the pointer
+ * ends this. So Enter places a click for keyboard users and still accepts a case for mouse users.
  */
 
-/** Voxels of a large step. */
+/** Size of a large step in voxels. */
 const LARGE = 10;
-/** Directions on the screen: planes are drawn with both axes reversed. */
+/** [plane axis, sign] of each arrow; planes are drawn with both axes reversed. */
 const ARROWS = { ArrowLeft: ["u", 1], ArrowRight: ["u", -1], ArrowUp: ["v", 1], ArrowDown: ["v", -1] };
-/** Pixels that the crosshair keeps from the edge of a plane. */
+/** Minimum distance in pixels of the crosshair from the edge of a plane. */
 const MARGIN = 20;
 
 export class Keyboard {
   /** @param {import("./viewer.js").Viewer} viewer */
   constructor(viewer) {
     this.viewer = viewer;
-    this.last = false; // whether keys, not the pointer, were used last
+    this.last = false; // whether the last input came from the keyboard
     document.addEventListener("pointerdown", () => this.use(false), true);
     document.addEventListener("keydown", (event) => event.key === "Tab" && this.use(true), true);
   }
@@ -36,20 +36,20 @@ export class Keyboard {
     this.follow();
   }
 
-  /** Show which plane has the keys: with a frame, and with lines at the crosshair. */
+  /** Mark the plane that receives the keys with a frame and crosshair lines. */
   follow() {
     this.viewer.root.classList.toggle("by-keys", this.last);
     this.viewer.status.update();
     this.viewer.redrawOverlays();
   }
 
-  /** The plane that has the keys, or null. */
+  /** The plane that receives the keys, or null. */
   get plane() {
     if (!this.last) return null;
     return Object.values(this.viewer.planes).find(({ overlay }) => overlay === document.activeElement) ?? null;
   }
 
-  /** Move the crosshair within the slice as an arrow says; the plane has the keys from then on. */
+  /** Move the crosshair within the slice by an arrow key; the plane receives the keys from then on. */
   move(event) {
     const { viewer } = this;
     if (!viewer.image) return;
@@ -63,20 +63,20 @@ export class Keyboard {
     this.reveal(plane);
   }
 
-  /** Pan an enlarged plane as far as the crosshair needs to be seen. */
+  /** Pan an enlarged plane just enough to make the crosshair visible. */
   reveal(plane) {
     const size = [plane.width, plane.height];
-    const moved = plane.toScreen(this.viewer.crosshair).map((at, n) => Math.max(MARGIN, Math.min(size[n] - MARGIN, at)) - at);
-    if (!moved.some(Boolean)) return;
-    plane.pan = plane.pan.map((pan, n) => pan + moved[n]);
+    const shift = plane.toScreen(this.viewer.crosshair).map((value, n) => Math.max(MARGIN, Math.min(size[n] - MARGIN, value)) - value);
+    if (!shift.some(Boolean)) return;
+    plane.pan = plane.pan.map((pan, n) => pan + shift[n]);
     plane.invalidate();
   }
 
-  /** A click where the crosshair is. */
+  /** Place a click at the crosshair. */
   click(positive) {
     const { viewer } = this;
     if (!viewer.image) return undefined;
-    if (viewer.cine.elsewhere) return viewer.cine.refuse();
+    if (viewer.cine.onOtherFrame) return viewer.cine.refuse();
     return viewer.clickPoint(viewer.crosshair, positive);
   }
 }

@@ -1,4 +1,4 @@
-/** Keys, in one table that the handler and the help both read. */
+/** Key bindings in one table, used by the key handler and the help dialog. */
 
 import { CT_PRESETS } from "./image.js";
 
@@ -53,7 +53,7 @@ export const KEYS = [
   ["Seeing", "?", "This help", (event) => event.key === "?", (viewer) => viewer.toggleHelp()],
 ];
 
-/** What the mouse does, for the help. */
+/** Mouse and touch gestures, for the help dialog. */
 export const MOUSE = [
   ["Wheel", "Scroll through the slices"],
   ["Ctrl + wheel, pinch", "Zoom at the pointer"],
@@ -80,12 +80,12 @@ function chord(key, shift) {
   return (event) => !event.altKey && event.key.toLowerCase() === key && event.shiftKey === shift;
 }
 
-/** Enter that is not meant for a button or a row. */
+/** Match Enter outside of buttons and rows. */
 function enter(event) {
   return event.key === "Enter" && !event.repeat && !event.target.closest?.("button, a, summary, [role=option], [role=tab], .worklist");
 }
 
-/** Enter for the plane that has the keys. */
+/** Match Enter while a plane receives the keys. */
 function clickByKey(shift) {
   return (event, viewer) => event.key === "Enter" && !event.repeat && !event.ctrlKey && !event.metaKey && event.shiftKey === shift && viewer.keyboard.plane;
 }
@@ -98,7 +98,7 @@ function control(key) {
   return (event) => (event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === key;
 }
 
-/** Attach the keys to the page; typing in a field is left alone. */
+/** Attach the key bindings to the page; typing in a field is not intercepted. */
 export function listenToKeys(viewer) {
   document.addEventListener("keydown", (event) => {
     if (event.target.closest?.("input:not([type=range]):not([type=checkbox]), textarea, select")) return;

@@ -1,4 +1,4 @@
-/** A label set: objects that a task knows, offered as a list. */
+/** A label set: the predefined objects of a task, offered as a list. */
 
 import { h } from "./dom.js";
 
@@ -21,8 +21,8 @@ export class Labels {
   }
 
   update() {
-    const taken = new Set(this.viewer.state?.objects.map((object) => object.name));
-    const free = this.labels.filter((label) => !taken.has(label.name));
+    const used = new Set(this.viewer.state?.objects.map((object) => object.name));
+    const free = this.labels.filter((label) => !used.has(label.name));
     const title = this.labels.length ? (free.length ? "Add…" : "All added") : "Labels…";
     this.select.replaceChildren(
       h("option", { value: "", text: title, selected: true }),
@@ -31,14 +31,14 @@ export class Labels {
     );
   }
 
-  /** Say which label an object that was just added has. @param {object[]} before the objects without it */
-  tell(before) {
+  /** Show which label a newly added object received. @param {object[]} before the objects before it was added */
+  reportAdded(before) {
     const known = new Set(before.map((object) => object.id));
     const added = this.viewer.state.objects.filter((object) => !known.has(object.id));
     if (!this.labels.length || added.length !== 1) return;
     const [{ name, label }] = added;
-    const ofSet = this.labels.some((each) => each.name === name && each.label === label);
-    this.viewer.toasts.show(ofSet ? `This object is ${name}, label ${label}, of the label set.` : `All labels of the set are in use; this object is ${name}.`);
+    const inSet = this.labels.some((entry) => entry.name === name && entry.label === label);
+    this.viewer.toasts.show(inSet ? `This object is ${name}, label ${label}, of the label set.` : `All labels of the set are in use; this object is ${name}.`);
   }
 
   choose() {

@@ -1,15 +1,16 @@
-/** Masks of objects: the bounding box of each as bits, its slices as coloured pixels and outlines. */
+/** Masks of objects: bits of the bounding box, and their slices as coloured pixels and outlines. */
 
 import { PLANES } from "./geometry.js";
 
-/** Bytes of masks kept so that undo and redo need no transfer. */
+/** Size of the mask cache in bytes; it lets undo and redo work without a transfer. */
 const CACHE_BYTES = 64e6;
 
 export class Mask {
   /**
-   * @param {{key: string, start: number[], size: number[], first: number, strides: number[]}} header bounding box
-   *   in RAS voxels; the bit of its lowest corner, and from one voxel to the next along each axis
-   * @param {Uint8Array} bits one bit a voxel, least significant bit first
+   * @param {{key: string, start: number[], size: number[], first: number, strides: number[]}} header start and
+   *   size of the bounding box in RAS voxels; first: index of the bit of its lowest corner; strides: bits between
+   *   neighbouring voxels along each axis
+   * @param {Uint8Array} bits one bit per voxel, least significant bit first
    */
   constructor(header, bits) {
     this.key = header.key;
@@ -21,7 +22,7 @@ export class Mask {
     this.outlines = new Map();
   }
 
-  /** Whether a voxel (RAS indices) is inside. */
+  /** Whether a voxel (RAS indices) is inside the mask. */
   has(xyz) {
     const [x, y, z] = xyz.map((value, axis) => value - this.start[axis]);
     const [nx, ny, nz] = this.size;
@@ -32,7 +33,7 @@ export class Mask {
 
   /**
    * One slice as bytes, both axes reversed like the picture.
-   * @returns {{pixels: Uint8Array, width: number, height: number} | null} null where the slice misses the box
+   * @returns {{pixels: Uint8Array, width: number, height: number} | null} null if the slice does not meet the box
    */
   slice(plane, index) {
     const { u, v, w } = PLANES[plane];
@@ -50,7 +51,7 @@ export class Mask {
     return { pixels, width, height };
   }
 
-  /** Voxels of the picture left of and above the box's slice: where to draw it. */
+  /** Position of the box's slice in the picture: [voxels to its left, voxels above it]. */
   offset(plane, shape) {
     const { u, v } = PLANES[plane];
     return [shape[u] - this.start[u] - this.size[u], shape[v] - this.start[v] - this.size[v]];
@@ -58,7 +59,7 @@ export class Mask {
 
   /**
    * Fill of a slice as a small canvas, and its outline along voxel edges as a path in voxel units.
-   * The last few slices are kept, so that panning and blinking cost nothing.
+   * The last few slices are cached, so that panning and toggling the masks are fast.
    */
   drawing(plane, index, colour) {
     const id = `${plane}:${index}:${colour}`;
@@ -83,7 +84,7 @@ function fillOf({ pixels, width, height }, colour) {
   return canvas;
 }
 
-/** Edges between inside and outside, runs joined into one line each. */
+/** Path along the edges between inside and outside; adjacent edges are joined into one line. */
 function outlineOf({ pixels, width, height }) {
   const path = new Path2D();
   const at = (x, y) => (x >= 0 && y >= 0 && x < width && y < height ? pixels[x + y * width] : 0);
@@ -114,7 +115,7 @@ function outlineOf({ pixels, width, height }) {
   return path;
 }
 
-/** Masks by key, least recently used dropped first. */
+/** Cache of masks by key, with least recently used eviction. */
 export class MaskCache {
   constructor() {
     this.masks = new Map();
@@ -136,7 +137,7 @@ export class MaskCache {
     this.bytes += mask.bits.length;
   }
 
-  /** Drop what is not in use while over the limit. */
+  /** Drop unused masks until the cache is within its limit. */
   trim(used) {
     for (const [key, mask] of this.masks) {
       if (this.bytes <= CACHE_BYTES) return;

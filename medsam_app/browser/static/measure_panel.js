@@ -1,4 +1,4 @@
-/** What the selected object measures, and where: asked of the server only while the panel is shown. */
+/** Measurements of the selected object, requested from the server only while the panel is shown. */
 
 import { formatMl, h, iconButton, refill } from "./dom.js";
 import { PLANES } from "./geometry.js";
@@ -24,7 +24,7 @@ export class MeasurePanel {
     this.areas = h("div.areas", { hidden: true }, h("header", {}, h("h2", { text: "Area by slice" }), this.plane), this.plot, this.peak);
     this.element = h("div", {}, h("header", {}, this.heading, this.save), this.body, this.areas);
     this.known = null;
-    this.made = null;
+    this.measurement = null;
     viewer.overlays.push(this);
   }
 
@@ -32,7 +32,7 @@ export class MeasurePanel {
     return this.viewer.sidebar.tabs.shown === this;
   }
 
-  wanted() {
+  maskKey() {
     const object = this.viewer.selected;
     return object?.mask ? `${object.id}:${object.mask}` : null;
   }
@@ -40,53 +40,53 @@ export class MeasurePanel {
   update() {
     const object = this.viewer.selected;
     this.heading.textContent = this.heading.title = object ? `Measurements of ${object.name}` : "Measurements";
-    this.save.disabled = !this.viewer.state.objects.some((each) => each.mask);
-    const wanted = this.wanted();
-    if (wanted === this.known && wanted) return this.drawPlot();
+    this.save.disabled = !this.viewer.state.objects.some(({ mask }) => mask);
+    const key = this.maskKey();
+    if (key === this.known && key) return this.drawPlot();
     const another = this.known?.split(":")[0] !== object?.id;
-    this.known = wanted;
-    if (!wanted) return this.show(null);
+    this.known = key;
+    if (!key) return this.show(null);
     if (another) this.show(null, "", "Measuring…");
     return this.viewer.guard(async () => {
       const answer = await this.viewer.api.measurements(object.id).catch((error) => {
-        if (wanted === this.known) this.known = null; // it is asked for again
+        if (key === this.known) this.known = null; // the next update requests it again
         throw error;
       });
-      if (wanted === this.wanted()) this.show(answer.measurement, answer.unit);
+      if (key === this.maskKey()) this.show(answer.measurement, answer.unit);
     });
   }
 
-  /** @param {object|null} made a medsam_app.measure.measurements.Measurement @param {string} [hint] shown without one */
-  show(made, unit = "", hint = "An object is measured once it has a mask.") {
-    this.made = made?.voxels ? made : null;
-    this.areas.hidden = !this.made;
+  /** @param {object|null} measurement a medsam_app.measure.measurements.Measurement @param {string} [hint] text to show without a measurement */
+  show(measurement, unit = "", hint = "An object is measured once it has a mask.") {
+    this.measurement = measurement?.voxels ? measurement : null;
+    this.areas.hidden = !this.measurement;
     this.viewer.redrawOverlays();
-    if (!this.made) {
+    if (!this.measurement) {
       this.body.replaceChildren(h("p.hint", { text: hint }));
       return;
     }
     const value = (number) => `${Number(number.toPrecision(4))}`;
-    const in_unit = unit ? ` ${unit}` : "";
+    const suffix = unit ? ` ${unit}` : "";
     const facts = [
-      ["Volume", `${formatMl(made.volume_ml)}  (${made.voxels.toLocaleString("en")} voxels)`],
-      ["Mean ± SD", `${value(made.mean)} ± ${value(made.sd)}${in_unit}`],
-      ["Min to max", `${value(made.low)} to ${value(made.high)}${in_unit}`],
-      ["Box RL × AP × SI", `${made.box_mm.map((mm) => mm.toFixed(1)).join(" × ")} mm`],
+      ["Volume", `${formatMl(measurement.volume_ml)}  (${measurement.voxels.toLocaleString("en")} voxels)`],
+      ["Mean ± SD", `${value(measurement.mean)} ± ${value(measurement.sd)}${suffix}`],
+      ["Min to max", `${value(measurement.low)} to ${value(measurement.high)}${suffix}`],
+      ["Box RL × AP × SI", `${measurement.box_mm.map((mm) => mm.toFixed(1)).join(" × ")} mm`],
     ];
     const rows = facts.map(([name, text]) => h("div.fact", {}, h("span.muted", { text: name }), h("span", { text })));
-    const lines = made.diameters.map((each) => this.diameterRow(each));
+    const lines = measurement.diameters.map((diameter) => this.diameterRow(diameter));
     refill(this.body, ...rows, h("h2", { text: "Longest diameter × across" }), ...lines);
     this.drawPlot();
   }
 
-  diameterRow(each) {
-    const { name, w } = PLANES[each.plane];
-    const number = this.viewer.geometry.toRas(each.ends[0])[w] + 1;
+  diameterRow(diameter) {
+    const { name, w } = PLANES[diameter.plane];
+    const number = this.viewer.geometry.toRas(diameter.ends[0])[w] + 1;
     return h(
       "button.diameter",
-      { type: "button", title: "Go to this slice", "data-plane": each.plane, onclick: () => this.goTo(each) },
+      { type: "button", title: "Go to this slice", "data-plane": diameter.plane, onclick: () => this.goTo(diameter) },
       h("span.muted", { text: name }),
-      h("span", { text: `${each.length_mm.toFixed(1)} × ${each.across_mm.toFixed(1)} mm` }),
+      h("span", { text: `${diameter.length_mm.toFixed(1)} × ${diameter.across_mm.toFixed(1)} mm` }),
       h("span.muted", { text: `slice ${number}` }),
     );
   }
@@ -96,14 +96,14 @@ export class MeasurePanel {
     this.viewer.setCrosshair(this.viewer.geometry.nearest(this.viewer.geometry.toRas(middle)));
   }
 
-  /** The diameters, on the slices they lie on. */
+  /** Draw the diameters on their slices. */
   drawOver(context, plane) {
-    if (!this.shown || !this.made) return;
-    const found = this.made.diameters.find((each) => each.plane === plane.plane);
-    if (!found) return;
+    if (!this.shown || !this.measurement) return;
+    const diameter = this.measurement.diameters.find((item) => item.plane === plane.plane);
+    if (!diameter) return;
     const { geometry } = this.viewer;
-    if (geometry.toRas(found.ends[0])[plane.axes.w] !== plane.index) return;
-    for (const [ends, colour] of [[found.across_ends, ACROSS], [found.ends, LINE]]) {
+    if (geometry.toRas(diameter.ends[0])[plane.axes.w] !== plane.index) return;
+    for (const [ends, colour] of [[diameter.across_ends, ACROSS], [diameter.ends, LINE]]) {
       const [[x0, y0], [x1, y1]] = ends.map((end) => plane.toScreen(geometry.toRas(end)));
       for (const [width, style] of [[4, "rgba(0, 0, 0, 0.6)"], [1.75, colour]]) {
         context.strokeStyle = style;
@@ -118,7 +118,7 @@ export class MeasurePanel {
 
   /** Areas from the first to the last slice, in the order of the page's slice numbers. */
   get series() {
-    const areas = this.made?.areas.find((each) => each.plane === this.plane.value);
+    const areas = this.measurement?.areas.find(({ plane }) => plane === this.plane.value);
     if (!areas) return null;
     const { w } = PLANES[this.plane.value];
     const { flips, shape } = this.viewer.geometry;
@@ -158,9 +158,9 @@ export class MeasurePanel {
     this.viewer.setSlice(this.plane.value, series.first + Math.max(0, Math.min(series.mm2.length - 1, at)));
   }
 
-  /** The crosshair has moved. */
+  /** Redraw the plot after the crosshair has moved. */
   follow() {
-    if (this.shown && this.made) this.drawPlot();
+    if (this.shown && this.measurement) this.drawPlot();
   }
 }
 

@@ -1,4 +1,4 @@
-/** A button that opens a list of things to do or choose. */
+/** A button that opens a menu of commands and choices. */
 
 import { h, iconButton } from "./dom.js";
 
@@ -6,16 +6,16 @@ import { h, iconButton } from "./dom.js";
  * @typedef {object} Item
  * @property {string} label
  * @property {string} [id] its data-id
- * @property {string} [key] the key that does the same
+ * @property {string} [key] its keyboard shortcut
  * @property {boolean} [disabled]
- * @property {string} [why] it cannot be chosen, in a sentence
- * @property {boolean} [checked] of a choice: whether it is on
- * @property {boolean} [begins] whether a line stands above it
+ * @property {string} [why] why it is disabled, in a sentence
+ * @property {boolean} [checked] whether a choice is on; undefined for a command
+ * @property {boolean} [begins] whether it has a separator above it
  * @property {() => void} [onclick]
- * @property {HTMLElement} [element] shown instead of a button
+ * @property {HTMLElement} [element] content to show in place of a button
  */
 export class Menu {
-  /** @param {{icon: string, label: string, text?: string, id: string, class?: string, items: () => Item[]}} options items are asked for whenever it opens */
+  /** @param {{icon: string, label: string, text?: string, id: string, class?: string, items: () => Item[]}} options `items` is called each time the menu opens */
   constructor(options) {
     this.items = options.items;
     this.list = h("div.menu-list", { role: "menu", "aria-label": options.label, hidden: true, onkeydown: (event) => this.step(event) });
@@ -30,7 +30,7 @@ export class Menu {
     this.list.replaceChildren(...this.items().map((item) => this.row(item)));
     this.list.hidden = false;
     this.button.setAttribute("aria-expanded", "true");
-    // Never beyond the window's edge.
+    // Shift the list left if it would cross the window's edge.
     this.list.style.left = "0";
     const over = this.list.getBoundingClientRect().right - (window.innerWidth - 8);
     this.list.style.left = `${Math.min(0, -over)}px`;
@@ -70,7 +70,7 @@ export class Menu {
       return this.close();
     }
     const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    event.stopPropagation(); // keys of the page are not meant
+    event.stopPropagation(); // keep the page's key bindings from handling it
     if (!by) return undefined;
     event.preventDefault();
     const { buttons } = this;

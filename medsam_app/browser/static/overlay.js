@@ -1,6 +1,6 @@
-/** What is drawn above the picture: crosshair, prompts, marks and the scale bar. */
+/** Drawing on top of the picture: crosshair, prompts, orientation marks and scale bar. */
 
-/** Blue and orange of a palette that colour-blind people tell apart; + and - say it without colour. */
+/** Blue and orange of a colour-blind safe palette; + and - mark the sign without colour. */
 export const POSITIVE = "#4aa8ff";
 export const NEGATIVE = "#ff9a3c";
 
@@ -28,7 +28,7 @@ export function drawCrosshair(context, plane) {
   context.stroke();
 }
 
-/** Corners on the screen of a box given by RAS voxel indices; null where the slice misses it. */
+/** Corners on the screen of a box in RAS voxel indices; null if the slice does not meet it. */
 export function boxOnScreen(plane, box) {
   const { w } = plane.axes;
   if (plane.index < Math.min(box.lower[w], box.upper[w]) - 0.5) return null;
@@ -40,7 +40,7 @@ export function boxOnScreen(plane, box) {
   return { x0, y0, x1, y1 };
 }
 
-/** Boxes of the selected object, the one being drawn, and handles where one may be pulled. */
+/** Draw the boxes of the selected object and the draft, with handles for resizing. */
 export function drawBoxes(context, plane) {
   const { viewer } = plane;
   const editable = viewer.mode === "box";
@@ -70,7 +70,7 @@ export function drawBoxes(context, plane) {
   }
 }
 
-/** Points on this slice as filled circles with + or -, those one or two slices away as faint rings. */
+/** Draw points on this slice as filled circles with + or -, points one or two slices away as faint rings. */
 export function drawPoints(context, plane) {
   for (const { xyz, positive, unmet, hot, pending } of plane.viewer.visiblePoints()) {
     const distance = Math.abs(Math.round(xyz[plane.axes.w]) - plane.index);
@@ -111,7 +111,7 @@ export function drawPoints(context, plane) {
   }
 }
 
-/** What is special about a plane, on a dark ground under its name: row 0, 1, ..., with a padlock where asked for. */
+/** Draw a badge with a note about a plane below its name, in row 0, 1, ..., optionally with a padlock. */
 export function drawBadge(context, text, row = 0, padlock = false) {
   context.save();
   context.font = `600 12px ${FONT}`;
@@ -149,7 +149,7 @@ function label(context, text, x, y, align, colour = LABEL) {
   context.fillText(text, x, y);
 }
 
-/** Name and slice of the plane, marks at its edges, and a scale bar. */
+/** Draw the plane's name and slice number, orientation marks at its edges, and a scale bar. */
 export function drawLabels(context, plane) {
   const { viewer, width, height } = plane;
   const marks = viewer.geometry.planeMarks(plane.plane);
@@ -164,7 +164,7 @@ export function drawLabels(context, plane) {
   context.font = `12px ${FONT}`;
   const place = `${plane.index + 1} / ${plane.sliceCount}`;
   label(context, place, 20 + nameWidth, 16, "left", MUTED);
-  const clear = 20 + nameWidth + context.measureText(place).width + 14; // beside the name where there is little room
+  const clear = 20 + nameWidth + context.measureText(place).width + 14; // right of the name and number in a narrow plane
   context.font = `600 13px ${FONT}`;
   label(context, marks.top, Math.max(width / 2, clear), 14, "center", "#ffd479");
   const { scale } = plane.transform;

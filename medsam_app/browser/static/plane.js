@@ -1,8 +1,8 @@
 /**
- * One plane: picture and masks on one canvas, crosshair, prompts and marks on another above it.
+ * One plane of two canvases: picture and masks below, crosshair, prompts and marks above.
  *
- * Moving the crosshair redraws only the canvas that changed. The plane knows nothing of the server: it
- * reads the viewer's state and reports what the pointer does (see pointer.js).
+ * Moving the crosshair redraws only the canvas that changed. A plane never contacts the server: it reads the
+ * viewer's state; pointer.js handles its pointer events.
  */
 
 import { h } from "./dom.js";
@@ -45,7 +45,7 @@ export class PlaneView {
     this.painted = "";
   }
 
-  /** Take a new volume: allocate the slice's pixels, forget zoom and pan. */
+  /** Prepare for a new volume: allocate the slice's pixels, reset zoom and pan. */
   reset() {
     const { shape } = this.viewer.geometry;
     this.columns = shape[this.axes.u];
@@ -70,7 +70,7 @@ export class PlaneView {
     this.viewer.requestDraw();
   }
 
-  /** Follow the size of the element; canvases have one pixel per device pixel. */
+  /** Resize the canvases to the element, with one pixel per device pixel. */
   resize() {
     const box = this.element.getBoundingClientRect();
     const ratio = window.devicePixelRatio || 1;
@@ -93,7 +93,7 @@ export class PlaneView {
     return this.viewer.geometry.shape[this.axes.w];
   }
 
-  /** Screen pixels per voxel along u and v, and the left and top edge of the slice. */
+  /** Scale in CSS pixels per voxel (sx, sy) and per mm (scale), and the left and top edge of the slice. */
   get transform() {
     const { spacing } = this.viewer.geometry;
     const su = spacing[this.axes.u];
@@ -114,7 +114,7 @@ export class PlaneView {
     return [left + (this.columns - 0.5 - xyz[this.axes.u]) * sx, top + (this.rows - 0.5 - xyz[this.axes.v]) * sy];
   }
 
-  /** RAS voxel indices (fractional) under a screen position; the third is the slice shown. */
+  /** RAS voxel indices (fractional) under a screen position, on the slice shown. */
   toVoxel(x, y) {
     const { sx, sy, left, top } = this.transform;
     const xyz = [0, 0, 0];
@@ -124,7 +124,7 @@ export class PlaneView {
     return xyz;
   }
 
-  /** Enlarge by a factor, keeping the voxel under (x, y) where it is. */
+  /** Zoom by a factor; the voxel under (x, y) stays in place. */
   zoomAt(factor, x, y) {
     const before = this.toVoxel(x, y);
     this.zoom = Math.max(MIN_ZOOM, Math.min(MAX_ZOOM, this.zoom * factor));
@@ -141,7 +141,7 @@ export class PlaneView {
     this.dirtyOverlay = false;
   }
 
-  /** Bring the slice's pixels up to date: those of one slice, or of a slab. */
+  /** Update the pixels of the slice or slab. */
   paintSlice() {
     const { image, projection } = this.viewer;
     const [from, to] = projection.on ? projection.range(this.plane, this.index) : [this.index, this.index];
@@ -150,7 +150,7 @@ export class PlaneView {
     if (state === this.painted) return;
     if (!projection.on) image.paint(this.plane, this.index, this.pixels);
     else {
-      // Kept: another window of the same slab is quick.
+      // Cache the projection: changing the window of the same slab is then fast.
       if (this.slab?.image !== image || this.slab.id !== slab) this.slab = { image, id: slab, values: project(image, this.plane, from, to, projection.kind) };
       image.paintValues(this.slab.values, this.pixels);
     }
@@ -171,7 +171,7 @@ export class PlaneView {
     context.drawImage(this.slice, left, top, this.columns * sx, this.rows * sy);
     if (!view.masksHidden) this.drawMasks(context);
     this.viewer.heat.draw(context, this);
-    for (const each of this.viewer.overlays) each.drawUnder?.(context, this);
+    for (const layer of this.viewer.overlays) layer.drawUnder?.(context, this);
     this.thumb.style.top = `${(100 * (this.sliceCount - 1 - this.index)) / Math.max(1, this.sliceCount - 1)}%`;
   }
 
@@ -185,7 +185,7 @@ export class PlaneView {
       const x = left + du * sx;
       const y = top + dv * sy;
       context.imageSmoothingEnabled = false;
-      context.globalAlpha = this.viewer.recoloured ? 0 : view.opacity; // one colouring at a time
+      context.globalAlpha = this.viewer.recoloured ? 0 : view.opacity; // never two colourings on top of each other
       context.drawImage(drawing.fill, x, y, drawing.fill.width * sx, drawing.fill.height * sy);
       context.globalAlpha = 1;
       if (!view.outline) continue;
@@ -202,7 +202,7 @@ export class PlaneView {
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     context.clearRect(0, 0, this.width, this.height);
     if (this.viewer.view.crosshair || this.viewer.keyboard.plane) drawCrosshair(context, this);
-    for (const each of this.viewer.overlays) each.drawOver?.(context, this);
+    for (const layer of this.viewer.overlays) layer.drawOver?.(context, this);
     drawBoxes(context, this);
     this.viewer.edit.draw(context, this);
     drawPoints(context, this);

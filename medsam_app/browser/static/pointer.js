@@ -1,13 +1,13 @@
 /**
- * What the pointer does on a plane.
+ * Pointer input on a plane.
  *
- * Left button: what the mode says. Right: window and level. Middle, or left with the space bar held:
+ * Left button: depends on the mode. Right: window and level. Middle, or left with the space bar held:
  * pan. Wheel: scroll; with Ctrl (or a pinch): zoom. Two fingers: pan and zoom.
  */
 
 import { boxOnScreen } from "./overlay.js";
 
-/** A press that moves less than this is a click. */
+/** A press that moves fewer pixels than this is a click. */
 const CLICK_PIXELS = 4;
 const GRAB_PIXELS = 7;
 const WHEEL_PIXELS = 60;
@@ -30,7 +30,7 @@ export function listen(plane) {
     overlay.focus({ preventScroll: true });
     overlay.setPointerCapture(event.pointerId);
     const [x, y] = position(event);
-    if (event.button === 0 && viewer.mode !== "navigate" && !viewer.spaceHeld && viewer.cine.elsewhere) return viewer.cine.refuse();
+    if (event.button === 0 && viewer.mode !== "navigate" && !viewer.spaceHeld && viewer.cine.onOtherFrame) return viewer.cine.refuse();
     if (event.pointerType === "touch") {
       fingers.set(event.pointerId, [x, y]);
       if (fingers.size === 2) {
@@ -133,7 +133,7 @@ function panDrag(plane, x, y) {
   };
 }
 
-/** Right to widen, up to darken: a full pane is the range that was shown at first. */
+/** Change the window: right widens it, down raises its centre. 400 pixels are the larger of the initial and the current width. */
 function windowDrag(plane, x, y) {
   const { viewer } = plane;
   const { low, high } = viewer.image;
@@ -179,7 +179,7 @@ function pinch(plane, fingers) {
   };
 }
 
-/** The side or corner of a box of the selected object that lies under the pointer. */
+/** The side or corner of a box of the selected object under the pointer, or null. */
 function grab(plane, x, y) {
   for (const { box, index, draft } of plane.viewer.visibleBoxes()) {
     const frame = !draft && boxOnScreen(plane, box);
@@ -197,10 +197,10 @@ function grab(plane, x, y) {
   return null;
 }
 
-/** Pull a side of a box that is there, or draw a new one on this slice. */
+/** Resize the box under the pointer, or draw a new one on this slice. */
 function boxDrag(plane, x, y) {
-  const held = grab(plane, x, y);
-  return held ? boxResize(plane, held, x, y) : boxDraw(plane, x, y);
+  const grip = grab(plane, x, y);
+  return grip ? boxResize(plane, grip, x, y) : boxDraw(plane, x, y);
 }
 
 function boxDraw(plane, x, y) {
@@ -228,8 +228,8 @@ function boxDraw(plane, x, y) {
 function boxResize(plane, { box, index, sides }, x, y) {
   const { viewer, axes } = plane;
   let edited = null;
-  // Reversed axes: the left and top sides are the upper corner. A thin box has both sides under the
-  // pointer; the first movement says which of them is meant.
+  // Axes are reversed: the left and top sides belong to the upper corner. If both sides of a thin box are under
+  // the pointer, the direction of the first movement selects one.
   const pull = (axis, towardsUpper, towardsLower, moved, value) => {
     if (!towardsUpper && !towardsLower) return;
     const upper = towardsUpper && towardsLower ? moved < 0 : towardsUpper;

@@ -1,9 +1,9 @@
-/** Slabs: the largest, smallest or mean intensity of several slices instead of one slice. */
+/** Slab projections: maximum, minimum or mean intensity over several slices. */
 
 import { PLANES } from "./geometry.js";
 import { drawBadge } from "./overlay.js";
 
-/** [kind, name, what stands on the plane] */
+/** [kind, name in the menu, label on the plane] */
 export const KINDS = [
   ["off", "Single slices", ""],
   ["max", "Maximum (MIP)", "MIP"],
@@ -58,7 +58,7 @@ export class Projection {
 }
 
 /**
- * Intensities of a slab, both axes reversed like the picture.
+ * Project a slab; both axes are reversed like the picture.
  * @param {{data: ArrayLike<number>, shape: number[]}} image
  * @param {"max"|"min"|"mean"} kind
  * @returns {Float32Array} width x height

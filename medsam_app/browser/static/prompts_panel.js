@@ -1,4 +1,4 @@
-/** The prompts of the selected object. */
+/** List of the prompts of the selected object. */
 
 import { h, icon, iconButton, refill } from "./dom.js";
 
@@ -52,12 +52,12 @@ export class PromptsPanel {
     );
   }
 
-  /** The slice that all of a prompt lies on, where its text does not say it. */
+  /** Name of the slice that contains the whole prompt; empty if there is none or the text already names it. */
   slice(prompt) {
     if (prompt.kind === "point" || prompt.kind === "mask" || prompt.locked) return "";
     const corners = prompt.coordinates ?? [prompt.lower, prompt.upper];
     const { axes } = this.viewer.geometry;
-    const axis = [axes[2], axes[1], axes[0]].find((each) => corners.every((ijk) => Math.round(ijk[each]) === Math.round(corners[0][each])));
+    const axis = [axes[2], axes[1], axes[0]].find((candidate) => corners.every((ijk) => Math.round(ijk[candidate]) === Math.round(corners[0][candidate])));
     return axis === undefined ? "" : this.viewer.edit.words({ axis, index: Math.round(corners[0][axis]) });
   }
 

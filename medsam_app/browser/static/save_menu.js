@@ -1,4 +1,4 @@
-/** Saving: the mask in one of several formats, prompts, measurements, a picture, or everything at once. */
+/** Menu for saving the mask in one of several formats, prompts, measurements, a picture, or all of them. */
 
 import { h, iconButton } from "./dom.js";
 import { Menu } from "./menu.js";
@@ -10,31 +10,31 @@ const FORMATS = [
   ["mha", "MetaImage", ".mha"],
   ["dicom-seg", "DICOM segmentation", ".seg.dcm"],
 ];
-/** Where the browser keeps the format that was chosen last. */
-const KEPT = "medsam-mask-format";
+/** Key of the last chosen format in localStorage. */
+const STORAGE_KEY = "medsam-mask-format";
 
 export class SaveMenu {
   /** @param {import("./viewer.js").Viewer} viewer */
   constructor(viewer) {
     this.viewer = viewer;
-    this.refused = ""; // why no DICOM segmentation can be saved of a DICOM volume
+    this.refused = ""; // why a DICOM volume cannot be saved as a DICOM segmentation; empty if it can
     this.button = iconButton({ icon: "save", text: "Save", label: "Save the mask", key: "Ctrl S", id: "save-mask", class: "primary", onclick: () => this.saveMask() });
     this.menu = new Menu({ icon: "more", label: "What to save, and how", id: "save-menu", class: "primary", items: () => this.items() });
     this.element = h("div.joined", {}, this.button, this.menu.element);
   }
 
-  /** The format chosen last, where this volume can have it. */
+  /** The format chosen last if this volume supports it, else NIfTI. */
   get format() {
-    const kept = localStorage.getItem(KEPT);
-    return this.formats.some(([format]) => format === kept) ? kept : "nifti";
+    const stored = localStorage.getItem(STORAGE_KEY);
+    return this.formats.some(([format]) => format === stored) ? stored : "nifti";
   }
 
-  /** DICOM segmentations refer to slices, which only a DICOM series has, and not every one names them. */
+  /** Formats for this volume. DICOM segmentations need a DICOM series whose slices they can refer to. */
   get formats() {
     return FORMATS.filter(([format]) => format !== "dicom-seg" || (this.viewer.volume?.dicom && !this.refused));
   }
 
-  /** Another volume is open: ask whether a DICOM segmentation can be saved of it. */
+  /** After a volume is opened, ask the server whether it can be saved as a DICOM segmentation. */
   async setVolume() {
     const { volume, api } = this.viewer;
     this.refused = "";
@@ -58,8 +58,8 @@ export class SaveMenu {
 
   items() {
     const { viewer, hasMask } = this;
-    const chosen = this.formats;
-    const offered = FORMATS.filter((each) => chosen.includes(each) || (viewer.volume.dicom && each[0] === "dicom-seg"));
+    const supported = this.formats;
+    const offered = FORMATS.filter((entry) => supported.includes(entry) || (viewer.volume.dicom && entry[0] === "dicom-seg"));
     const prompts = viewer.state.objects.some((object) => object.prompts.length);
     return [
       ...offered.map(([format, name, ending]) => ({
@@ -75,9 +75,9 @@ export class SaveMenu {
   }
 
   async saveMask(format = this.format) {
-    await this.viewer.queue; // what was clicked before is in the file
+    await this.viewer.queue; // include all earlier clicks in the file
     if (!this.hasMask) return this.viewer.toasts.show("There is no mask to save yet; click inside an object first.", "warning");
-    localStorage.setItem(KEPT, format);
+    localStorage.setItem(STORAGE_KEY, format);
     this.update();
     return this.save(`mask?${new URLSearchParams({ format })}`);
   }
@@ -99,6 +99,6 @@ export class SaveMenu {
   async saveScreenshot() {
     const { viewer } = this;
     if (!viewer.image) return;
-    viewer.toasts.show(`Saved ${viewer.api.keep(await screenshot(viewer), `${viewer.volume.name}_view.png`)}`);
+    viewer.toasts.show(`Saved ${viewer.api.saveFile(await screenshot(viewer), `${viewer.volume.name}_view.png`)}`);
   }
 }

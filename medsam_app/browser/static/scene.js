@@ -1,7 +1,7 @@
 /**
- * What the viewer looks at: volume, crosshair, window, objects and prompts that are to be seen.
+ * Display state of the viewer: volume, crosshair, window, visible objects and prompts.
  *
- * Nothing here asks the server anything.
+ * Nothing in this module sends a request to the server.
  */
 
 import { Progress, Toasts, openHelp } from "./dialogs.js";
@@ -46,7 +46,7 @@ export class Scene {
     this.maximised = null;
     this.spaceHeld = false;
 
-    /** What else draws on the planes: each has drawOver(context, plane), drawUnder, or both. */
+    /** Additional layers of the planes, with a method drawOver(context, plane), drawUnder, or both. */
     this.overlays = [];
     this.heat = new Heat(this);
     this.projection = new Projection(this);
@@ -86,7 +86,7 @@ export class Scene {
     });
   }
 
-  /** Draw what is due at once, not in the next frame. */
+  /** Draw all pending changes now, not in the next animation frame. */
   drawNow() {
     for (const plane of Object.values(this.planes)) plane.draw();
     this.surface.draw();
@@ -97,7 +97,7 @@ export class Scene {
     this.surface.requestDraw();
   }
 
-  /** Whether something else than the objects' colours lies over the picture. */
+  /** Whether the picture is covered by a colouring other than the objects' masks. */
   get recoloured() {
     return this.heat.shown || this.sidebar.compare.showing;
   }
@@ -140,7 +140,7 @@ export class Scene {
     return boxes;
   }
 
-  // ---- looking -----------------------------------------------------------------------------------
+  // ---- view --------------------------------------------------------------------------------------
 
   setCrosshair(xyz) {
     const before = this.crosshair;
@@ -168,7 +168,7 @@ export class Scene {
     this.scroll(this.active, steps);
   }
 
-  /** The pointer is over a plane (or over none). */
+  /** Update after the pointer moved over a plane, or left it (`plane` null). */
   hover(plane, x, y) {
     this.pointer = plane ? { plane, x, y } : null;
     if (plane) this.active = plane.plane;
@@ -193,7 +193,7 @@ export class Scene {
     for (const plane of Object.values(this.planes)) plane.invalidate(false);
   }
 
-  /** Voxel under the pointer, RAS indices, or null. */
+  /** RAS indices of the voxel under the pointer, or null. */
   get voxelAtPointer() {
     if (!this.pointer || !this.image) return null;
     const xyz = this.pointer.plane.toVoxel(this.pointer.x, this.pointer.y);
@@ -211,8 +211,8 @@ export class Scene {
     if (!this.volume) return [];
     const [low, high] = this.volume.window;
     const [minimum, maximum] = this.volume.range;
-    const own = [["Auto", (low + high) / 2, high - low], ["Full range", (minimum + maximum) / 2, maximum - minimum]];
-    return this.volume.ct ? [...CT_PRESETS, ...own] : own;
+    const volumePresets = [["Auto", (low + high) / 2, high - low], ["Full range", (minimum + maximum) / 2, maximum - minimum]];
+    return this.volume.ct ? [...CT_PRESETS, ...volumePresets] : volumePresets;
   }
 
   applyPreset(index) {
@@ -268,9 +268,9 @@ export class Scene {
     for (const plane of Object.values(this.planes)) plane.invalidate(false);
   }
 
-  setSpaceHeld(held) {
-    this.spaceHeld = held;
-    this.root.classList.toggle("panning", held);
+  setSpaceHeld(isHeld) {
+    this.spaceHeld = isHeld;
+    this.root.classList.toggle("panning", isHeld);
   }
 
   setDraft(box, index) {
@@ -278,7 +278,7 @@ export class Scene {
     this.redrawOverlays();
   }
 
-  /** Close what is open. @returns {boolean} whether there was something */
+  /** Leave the enlarged plane. @returns {boolean} whether one was enlarged */
   escape() {
     if (document.querySelector("dialog[open]")) return false;
     if (!this.maximised) return false;

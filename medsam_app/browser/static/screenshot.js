@@ -1,15 +1,15 @@
-/** A picture of what is shown: the planes as they are, with the case's name and the window below them. */
+/** Screenshot of the planes with the name of the volume and the window below them. */
 
 const FOOT = 30;
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
 
 /**
- * All planes that are shown, or the enlarged one, as PNG.
+ * Render all visible planes, or the enlarged one, as PNG.
  * @param {import("./viewer.js").Viewer} viewer
  * @returns {Promise<Blob>}
  */
 export function screenshot(viewer) {
-  viewer.surface.requestDraw(); // a picture in space is gone once it was shown
+  viewer.surface.requestDraw(); // WebGL discards its buffer after showing it
   viewer.drawNow();
   const stage = viewer.stage.firstChild.getBoundingClientRect();
   const ratio = window.devicePixelRatio || 1;

@@ -1,4 +1,4 @@
-/** The column at the right: the volume, its objects, and panels about the selected one. */
+/** Right column: the volume, its objects, and panels about the selected object. */
 
 import { ComparePanel } from "./compare_panel.js";
 import { choiceText } from "./dialogs.js";
@@ -64,7 +64,7 @@ export class Sidebar {
     );
   }
 
-  /** Where the server has folders, the sample is only what the page begins with. */
+  /** Button to open a volume, shown while the sample is open on a server with folders. */
   invitation() {
     const { volume, hello } = this.viewer;
     if (volume.source.source !== "sample" || !hello.roots.length) return [];
@@ -73,7 +73,7 @@ export class Sidebar {
     return [h("button.primary.invitation", { type: "button", "data-id": "open-root", title: `This is the sample. ${text}: a volume, or all of them as a worklist`, onclick: () => this.viewer.chooseVolume() }, icon("open"), h("span", { text }))];
   }
 
-  /** The series, frame or channel that is open, and the others of the same source. */
+  /** Selector of the series, frame or channel among those of the same source. */
   partChoice(option, choices) {
     const chosen = String(this.viewer.volume.source[option]);
     const rows = choices.map(([value, text]) => h("option", { value, text: choiceText(option, value, text, choices.length), selected: value === chosen }));
@@ -125,7 +125,7 @@ export class Sidebar {
     );
   }
 
-  /** A field of an object that looks like text until it is edited. */
+  /** Input for a field of an object that looks like text until it is edited. */
   editable(object, kind, label, commit) {
     const value = String(object[kind]);
     const input = h(`input.editable.${kind}`, { type: "text", value, "aria-label": label, title: label, maxLength: kind === "label" ? 5 : 80, autocomplete: "off", spellcheck: false });
@@ -140,7 +140,7 @@ export class Sidebar {
       delete input.dataset.editing;
       const text = input.value.trim();
       const done = text && text !== value ? commit(text) : undefined;
-      // What was refused does not stay there as if it held.
+      // Show the stored value again, so that a refused one does not remain.
       Promise.resolve(done).then(() => (input.value = String(this.viewer.state.objects.find(({ id }) => id === object.id)?.[kind] ?? value)));
     });
     return input;

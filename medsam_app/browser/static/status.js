@@ -1,4 +1,4 @@
-/** The line at the foot: where the pointer is, in voxels and millimetres, and what is there. */
+/** Status line: position of the pointer in voxels and millimetres, intensity and objects there. */
 
 import { h } from "./dom.js";
 
@@ -28,7 +28,7 @@ export class StatusLine {
     this.hint.textContent = this.hint.title = byKeys ? BY_KEYS : HINTS[viewer.mode];
   }
 
-  /** What is at RAS voxel indices, in words, and the objects there. */
+  /** Texts about the voxel at RAS indices, and the objects there. */
   at(xyz) {
     const { viewer } = this;
     const ijk = viewer.geometry.toFile(xyz);

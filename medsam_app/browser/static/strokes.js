@@ -1,9 +1,9 @@
-/** Drags that draw: strokes of the brush, scribbles, lassos, and points that are moved. See pointer.js. */
+/** Drag handlers (see pointer.js) for brush strokes, scribbles, lassos, and moving points. */
 
 export const FIRST_RADIUS = 4;
-/** A press that moves less than this moves no point. */
+/** A press that moves fewer pixels than this does not move a point. */
 const CLICK_PIXELS = 4;
-/** The server takes no more corners than this of one line. */
+/** Maximum number of corners in one line; the server refuses more. */
 const MOST_CORNERS = 1900;
 
 /** A line that follows the pointer on one slice. */
@@ -20,7 +20,7 @@ function line(plane, x, y, kind, positive) {
       if (Math.hypot(px - lastX, py - lastY) < step || stroke.points.length >= MOST_CORNERS) return;
       [lastX, lastY] = [px, py];
       const xyz = plane.toVoxel(px, py);
-      xyz[plane.axes.w] = stroke.index; // also when the wheel turned meanwhile
+      xyz[plane.axes.w] = stroke.index; // also if the slice was changed during the drag
       stroke.points.push(xyz);
       plane.invalidate(false);
     },
@@ -54,7 +54,7 @@ export function lassoDrag(plane, x, y, positive) {
   };
 }
 
-/** Pull a point of the selected object to another place on this slice. */
+/** Move a point of the selected object on this slice. */
 export function pointDrag(plane, x, y, index) {
   const { viewer } = plane;
   const { edit } = viewer;

@@ -1,8 +1,8 @@
 /**
- * The surfaces of the objects in space, with the three slices among them.
+ * 3D view of the objects' surfaces together with the three slices.
  *
- * Millimetres of the patient (RAS) go straight to the graphics card; the view is parallel, so that lengths
- * at any depth compare. Drag turns, wheel zooms, right drag moves, a click on a surface moves the crosshair.
+ * The graphics card receives coordinates in mm (RAS). The projection is parallel, so that lengths can be compared
+ * at any depth. Drag rotates, wheel zooms, right drag pans, a click on a surface moves the crosshair.
  */
 
 import { h } from "./dom.js";
@@ -13,7 +13,7 @@ import { frontView, hitPoint, multiply, project, turn } from "./surface_view.js"
 const CLICK_PIXELS = 4;
 const MOST_MESHES = 24;
 const FONT = '600 13px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
-/** Ends of the patient's axes. */
+/** Letters and directions of the patient's axes. */
 const LETTERS = [["R", [1, 0, 0]], ["L", [-1, 0, 0]], ["A", [0, 1, 0]], ["P", [0, -1, 0]], ["S", [0, 0, 1]], ["I", [0, 0, -1]]];
 
 export class SurfaceView {
@@ -22,8 +22,8 @@ export class SurfaceView {
     this.viewer = viewer;
     this.on = false;
     this.planesShown = true;
-    this.meshes = new Map(); // by key of the mask
-    this.last = new Map(); // by object, the key of the mesh shown last
+    this.meshes = new Map(); // mask key to mesh
+    this.last = new Map(); // object id to the key of its last mesh
     this.loading = null;
     this.camera = null;
     this.picture = h("canvas.picture", { "aria-hidden": "true" });
@@ -47,17 +47,17 @@ export class SurfaceView {
 
   begin() {
     const painter = Painter.on(this.picture);
-    if (!painter) this.say("This browser shows no 3D here: WebGL 2 is switched off or missing. The planes work without it.");
-    this.picture.addEventListener("webglcontextlost", () => this.say("The graphics card gave up the 3D view; reload the page to see it again."));
+    if (!painter) this.showMessage("This browser shows no 3D here: WebGL 2 is switched off or missing. The planes work without it.");
+    this.picture.addEventListener("webglcontextlost", () => this.showMessage("The graphics card gave up the 3D view; reload the page to see it again."));
     return painter;
   }
 
-  say(text) {
+  showMessage(text) {
     this.message.textContent = text;
     this.message.hidden = !text;
   }
 
-  /** Another volume: nothing of the last one holds. */
+  /** Drop all meshes and the camera for a new volume. */
   reset() {
     for (const mesh of this.meshes.values()) this.painter?.drop(mesh);
     this.meshes.clear();
@@ -66,7 +66,7 @@ export class SurfaceView {
     this.requestDraw();
   }
 
-  /** Objects and masks may have changed: ask for the surfaces that are missing, one after the other. */
+  /** After objects or masks have changed, load missing surfaces one at a time. */
   update() {
     if (!this.on || !this.painter || !this.viewer.geometry) return;
     this.requestDraw();
@@ -95,7 +95,7 @@ export class SurfaceView {
     }
   }
 
-  /** The mesh of each visible object; while a new one is on its way, the one before. */
+  /** The mesh of each visible object; while a new one is loading, the previous one. */
   visible() {
     const { state, view } = this.viewer;
     if (view.masksHidden) return [];
@@ -123,7 +123,7 @@ export class SurfaceView {
     this.camera = { centre, radius, rotation: frontView(), zoom: 1, pan: [0, 0] };
   }
 
-  /** What the shaders need: pixels per mm and the rest of the view. */
+  /** Camera with the scale in CSS pixels per mm and the size of the pane, as the shaders need it. */
   get view() {
     if (!this.camera) this.fit();
     const { radius, zoom } = this.camera;
@@ -167,7 +167,7 @@ export class SurfaceView {
     this.drawLetters(context, view);
   }
 
-  /** The edges of the volume, two ends each. */
+  /** Edges of the volume: two end points in mm per edge. */
   frame() {
     const { corners } = this;
     const edges = [];
@@ -184,7 +184,7 @@ export class SurfaceView {
     return lines;
   }
 
-  /** Corners of a slice in mm: top left, top right, bottom left, bottom right of its picture. */
+  /** Corners of a slice in mm: top left, top right, bottom left, bottom right of the picture. */
   sliceCorners(plane) {
     const { u, v, w } = PLANES[plane.plane];
     const { shape } = this.viewer.geometry;

@@ -1,4 +1,4 @@
-/** Surfaces, slices and lines drawn by WebGL 2. */
+/** WebGL 2 renderer for surfaces, slices and lines. */
 
 const VERTEX = `#version 300 es
 uniform mat3 rotation;
@@ -16,7 +16,7 @@ void main() {
   at = place;
   gl_Position = vec4(seen.xy * scale.xy + pan, -seen.z * scale.z, 1.0);
 }`;
-/** kind 0: a lit surface; 1: a slice, dark parts see-through; 2: a line. */
+/** kind 0: a lit surface; 1: a slice with transparent dark parts; 2: a line. */
 const FRAGMENT = `#version 300 es
 precision highp float;
 uniform int kind;
@@ -41,7 +41,7 @@ void main() {
 }`;
 
 export class Painter {
-  /** A painter on a canvas, or null where there is no WebGL 2. */
+  /** Create a painter for a canvas; null without WebGL 2. */
   static on(canvas) {
     const gl = canvas.getContext("webgl2", { antialias: true, alpha: false });
     return gl && new Painter(gl);
@@ -50,13 +50,13 @@ export class Painter {
   constructor(gl) {
     this.gl = gl;
     this.program = build(gl);
-    this.at = Object.fromEntries(["rotation", "centre", "scale", "pan", "kind", "colour"].map((name) => [name, gl.getUniformLocation(this.program, name)]));
+    this.uniforms = Object.fromEntries(["rotation", "centre", "scale", "pan", "kind", "colour"].map((name) => [name, gl.getUniformLocation(this.program, name)]));
     this.quad = this.arrays();
     this.segments = this.arrays();
     this.textures = new Map();
   }
 
-  /** Vertices of a few floats each that change all the time: position, and place on a picture. */
+  /** Vertex array for data that changes with every draw: position (3 floats) and texture coordinates (2 floats). */
   arrays() {
     const { gl } = this;
     const array = gl.createVertexArray();
@@ -71,17 +71,17 @@ export class Painter {
     return { array, buffer };
   }
 
-  /** Put a surface on the card. @param {{vertices: Float32Array, triangles: Uint32Array}} mesh */
+  /** Upload a mesh to the graphics card. @param {{vertices: Float32Array, triangles: Uint32Array}} mesh */
   take(mesh) {
     const { gl } = this;
     const array = gl.createVertexArray();
     gl.bindVertexArray(array);
-    const buffers = [mesh.vertices, normals(mesh)].map((values, place) => {
+    const buffers = [mesh.vertices, normals(mesh)].map((values, location) => {
       const buffer = gl.createBuffer();
       gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
       gl.bufferData(gl.ARRAY_BUFFER, values, gl.STATIC_DRAW);
-      gl.enableVertexAttribArray(place);
-      gl.vertexAttribPointer(place, 3, gl.FLOAT, false, 0, 0);
+      gl.enableVertexAttribArray(location);
+      gl.vertexAttribPointer(location, 3, gl.FLOAT, false, 0, 0);
       return buffer;
     });
     const order = gl.createBuffer();
@@ -96,37 +96,37 @@ export class Painter {
     this.gl.deleteVertexArray(mesh.array);
   }
 
-  /** Clear, and look from where `view` says; see SurfaceView.view. */
+  /** Clear the canvas and set the camera; see SurfaceView.view. */
   begin(view) {
-    const { gl, at } = this;
+    const { gl, uniforms } = this;
     gl.viewport(0, 0, gl.canvas.width, gl.canvas.height);
     gl.clearColor(0.02, 0.027, 0.04, 1);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
     gl.enable(gl.DEPTH_TEST);
     gl.useProgram(this.program);
-    gl.uniformMatrix3fv(at.rotation, true, view.rotation.flat());
-    gl.uniform3fv(at.centre, view.centre);
-    gl.uniform3f(at.scale, (2 * view.scale) / view.width, (2 * view.scale) / view.height, 0.5 / view.radius);
-    gl.uniform2f(at.pan, (2 * view.pan[0]) / view.width, (-2 * view.pan[1]) / view.height);
+    gl.uniformMatrix3fv(uniforms.rotation, true, view.rotation.flat());
+    gl.uniform3fv(uniforms.centre, view.centre);
+    gl.uniform3f(uniforms.scale, (2 * view.scale) / view.width, (2 * view.scale) / view.height, 0.5 / view.radius);
+    gl.uniform2f(uniforms.pan, (2 * view.pan[0]) / view.width, (-2 * view.pan[1]) / view.height);
   }
 
   mesh(mesh, colour, selected) {
-    const { gl, at } = this;
+    const { gl, uniforms } = this;
     const rgb = [1, 3, 5].map((n) => parseInt(colour.slice(n, n + 2), 16) / 255);
-    gl.uniform1i(at.kind, 0);
-    gl.uniform3fv(at.colour, rgb.map((value) => (selected ? value : value * 0.82)));
+    gl.uniform1i(uniforms.kind, 0);
+    gl.uniform3fv(uniforms.colour, rgb.map((value) => (selected ? value : value * 0.82)));
     gl.bindVertexArray(mesh.array);
     gl.drawElements(gl.TRIANGLES, mesh.triangles.length, gl.UNSIGNED_INT, 0);
   }
 
-  /** A plane's slice, its dark parts see-through. @param {number[][]} corners as sliceCorners gives them */
+  /** Draw a plane's slice with transparent dark parts. @param {number[][]} corners see SurfaceView.sliceCorners */
   slice(plane, corners) {
-    const { gl, at } = this;
+    const { gl, uniforms } = this;
     plane.paintSlice();
     this.texture(plane);
-    const places = [[0, 0], [1, 0], [0, 1], [1, 1]];
-    this.fill(this.quad, corners, places);
-    gl.uniform1i(at.kind, 1);
+    const textureCoordinates = [[0, 0], [1, 0], [0, 1], [1, 1]];
+    this.fill(this.quad, corners, textureCoordinates);
+    gl.uniform1i(uniforms.kind, 1);
     gl.enable(gl.BLEND);
     gl.blendFunc(gl.SRC_ALPHA, gl.ONE_MINUS_SRC_ALPHA);
     gl.depthMask(false);
@@ -135,31 +135,31 @@ export class Painter {
     gl.disable(gl.BLEND);
   }
 
-  /** @param {number[][]} ends two a line, in mm */
+  /** Draw lines. @param {number[][]} ends two end points in mm per line */
   lines(ends, colour) {
-    const { gl, at } = this;
+    const { gl, uniforms } = this;
     this.fill(this.segments, ends, []);
-    gl.uniform1i(at.kind, 2);
-    gl.uniform3fv(at.colour, colour);
+    gl.uniform1i(uniforms.kind, 2);
+    gl.uniform3fv(uniforms.colour, colour);
     gl.drawArrays(gl.LINES, 0, ends.length);
   }
 
-  fill({ array, buffer }, points, places) {
+  fill({ array, buffer }, points, textureCoordinates) {
     const { gl } = this;
-    const values = new Float32Array(points.flatMap((point, n) => [...point, ...(places[n] ?? [0, 0])]));
+    const values = new Float32Array(points.flatMap((point, n) => [...point, ...(textureCoordinates[n] ?? [0, 0])]));
     gl.bindVertexArray(array);
     gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
     gl.bufferData(gl.ARRAY_BUFFER, values, gl.DYNAMIC_DRAW);
   }
 
-  /** The picture of a plane's slice, sent again only when it is another one. */
+  /** Bind the texture of a plane's slice; it is uploaded again only if the slice has changed. */
   texture(plane) {
     const { gl } = this;
-    let kept = this.textures.get(plane.plane);
-    if (!kept) this.textures.set(plane.plane, (kept = { texture: gl.createTexture(), canvas: null, painted: "" }));
-    gl.bindTexture(gl.TEXTURE_2D, kept.texture);
-    if (kept.canvas === plane.slice && kept.painted === plane.painted) return;
-    Object.assign(kept, { canvas: plane.slice, painted: plane.painted });
+    let entry = this.textures.get(plane.plane);
+    if (!entry) this.textures.set(plane.plane, (entry = { texture: gl.createTexture(), canvas: null, painted: "" }));
+    gl.bindTexture(gl.TEXTURE_2D, entry.texture);
+    if (entry.canvas === plane.slice && entry.painted === plane.painted) return;
+    Object.assign(entry, { canvas: plane.slice, painted: plane.painted });
     gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, plane.slice);
     for (const [name, value] of [[gl.TEXTURE_WRAP_S, gl.CLAMP_TO_EDGE], [gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE], [gl.TEXTURE_MIN_FILTER, gl.LINEAR], [gl.TEXTURE_MAG_FILTER, gl.LINEAR]]) {
       gl.texParameteri(gl.TEXTURE_2D, name, value);
@@ -176,12 +176,12 @@ function build(gl) {
     if (!gl.getShaderParameter(shader, gl.COMPILE_STATUS)) throw new Error(gl.getShaderInfoLog(shader));
     gl.attachShader(program, shader);
   }
-  ["position", "normal", "place"].forEach((name, place) => gl.bindAttribLocation(program, place, name));
+  ["position", "normal", "place"].forEach((name, location) => gl.bindAttribLocation(program, location, name));
   gl.linkProgram(program);
   return program;
 }
 
-/** Directions outwards at the vertices: the mean of the triangles around each, larger ones counting more. */
+/** Outward normals at the vertices: sum of the normals of the adjacent triangles, weighted by area. */
 function normals({ vertices, triangles }) {
   const out = new Float32Array(vertices.length);
   for (let n = 0; n < triangles.length; n += 3) {

@@ -1,16 +1,16 @@
-/** Panels in one place, of which one is shown. */
+/** Tabs: one of several panels is shown at a time. */
 
 import { h } from "./dom.js";
 
 /**
  * @typedef {object} Panel
  * @property {string} id
- * @property {string} title what its tab says
+ * @property {string} title text of its tab
  * @property {HTMLElement} element
- * @property {() => void} update draw what the viewer holds now; called while the panel is shown
+ * @property {() => void} update draw the viewer's current state; called while the panel is shown
  */
 export class Tabs {
-  /** @param {string} label for screen readers @param {Panel[]} panels the first one is shown @param {() => void} [onselect] another one is shown */
+  /** @param {string} label for screen readers @param {Panel[]} panels the first one is shown at first @param {() => void} [onselect] called when another one is shown */
   constructor(label, panels, onselect = () => {}) {
     this.onselect = onselect;
     this.panels = panels;
@@ -48,7 +48,7 @@ export class Tabs {
     this.shown.update();
   }
 
-  /** Arrows go from tab to tab, as people expect of tabs. */
+  /** Move between tabs with the arrow keys. */
   step(event) {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!by) return;

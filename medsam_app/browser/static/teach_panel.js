@@ -1,16 +1,16 @@
-/** Teaching an adapter on the accepted cases: a button, how far it is, and whether the result is used. */
+/** Panel for finetuning an adapter on the accepted cases: start, progress, and use of the result. */
 
 import { h, icon } from "./dom.js";
 
-/** Milliseconds between looks while something is under way. */
-const LOOK = 3000;
+/** Milliseconds between status requests while a job is running. */
+const POLL_INTERVAL = 3000;
 const RUNNING = ["teaching", "measuring"];
 
 export class TeachPanel {
   /** @param {import("./worklist.js").Worklist} worklist */
   constructor(worklist) {
     this.worklist = worklist;
-    this.said = null;
+    this.status = null;
     this.brief = h("small", {});
     this.text = h("p", { role: "status", "data-id": "teach-said" });
     this.using = h("p.hint", { "data-id": "teach-using" });
@@ -36,19 +36,19 @@ export class TeachPanel {
     );
   }
 
-  /** Ask how it stands; again soon while it runs. */
+  /** Request the status; repeated while a job is running. */
   async load() {
     clearTimeout(this.timer);
     if (!this.worklist.where) return;
     const log = !this.log.hidden && this.element.open;
-    this.take(await this.worklist.ask("worklist/teaching", this.worklist.where, { log }).catch(() => this.said));
+    this.take(await this.worklist.ask("worklist/teaching", this.worklist.where, { log }).catch(() => this.status));
   }
 
-  take(said) {
-    this.said = said;
+  take(status) {
+    this.status = status;
     this.draw();
     clearTimeout(this.timer);
-    if (RUNNING.includes(said?.stage)) this.timer = setTimeout(() => this.load(), LOOK);
+    if (RUNNING.includes(status?.stage)) this.timer = setTimeout(() => this.load(), POLL_INTERVAL);
   }
 
   /** @param {"start"|"cancel"|"resume"|"use"|"drop"} what */
@@ -69,31 +69,31 @@ export class TeachPanel {
   }
 
   draw() {
-    const { said } = this;
-    if (!said) return;
-    const { stage } = said;
+    const { status } = this;
+    if (!status) return;
+    const { stage } = status;
     const running = RUNNING.includes(stage);
-    const percent = Math.round(100 * said.progress);
+    const percent = Math.round(100 * status.progress);
     const words = { teaching: `Teaching, ${percent} %`, measuring: "Measuring on cases kept apart", offered: "Offered", "no better": "Not better", failed: "Failed", cancelled: "Stopped", interrupted: "Interrupted" };
-    this.brief.textContent = words[stage] ?? `${said.usable} to learn from`;
-    const few = said.usable < said.fewest;
-    const aside = this.worklist.data.counts.accepted > said.usable ? " Single series or frames of a file are not learned from." : "";
-    const begin = few ? `It takes ${said.fewest} accepted cases; there are ${said.usable}.${aside}` : `${said.usable} accepted cases to learn from; some are kept apart to measure on.`;
-    this.text.textContent = running ? `${words[stage]}. You may go on, or close the page.` : said.message || begin;
-    this.using.textContent = said.in_use ? `In use: ${said.in_use}` : "";
-    this.using.hidden = !said.in_use;
+    this.brief.textContent = words[stage] ?? `${status.usable} to learn from`;
+    const tooFew = status.usable < status.fewest;
+    const note = this.worklist.data.counts.accepted > status.usable ? " Single series or frames of a file are not learned from." : "";
+    const introduction = tooFew ? `It takes ${status.fewest} accepted cases; there are ${status.usable}.${note}` : `${status.usable} accepted cases to learn from; some are kept apart to measure on.`;
+    this.text.textContent = running ? `${words[stage]}. You may go on, or close the page.` : status.message || introduction;
+    this.using.textContent = status.in_use ? `In use: ${status.in_use}` : "";
+    this.using.hidden = !status.in_use;
     this.track.hidden = !running;
     this.bar.classList.toggle("unknown", stage === "measuring");
     this.bar.style.width = stage === "measuring" ? "" : `${percent}%`;
     this.track.setAttribute("aria-valuenow", String(percent));
     this.length.hidden = this.start.hidden = running;
-    this.start.disabled = few;
-    this.use.hidden = stage !== "offered" || said.used;
+    this.start.disabled = tooFew;
+    this.use.hidden = stage !== "offered" || status.used;
     this.cancel.hidden = !running;
     this.resume.hidden = !["cancelled", "interrupted"].includes(stage);
-    this.drop.hidden = !said.in_use;
+    this.drop.hidden = !status.in_use;
     this.showLog.hidden = !stage;
-    if (said.log !== null) this.log.textContent = said.log;
+    if (status.log !== null) this.log.textContent = status.log;
     this.log.scrollTop = this.log.scrollHeight;
   }
 }

@@ -1,6 +1,6 @@
-/** Light or dark: as the system has it, unless somebody said otherwise here; remembered. */
+/** Light or dark theme: follows the system unless the user has chosen one; the choice is stored. */
 
-const KEPT = "medsam-theme";
+const STORAGE_KEY = "medsam-theme";
 const CHOICES = ["system", "light", "dark"];
 const WORDS = { system: "as the system", light: "light", dark: "dark" };
 
@@ -16,21 +16,21 @@ export class Theme {
   /** "system", "light" or "dark". */
   get choice() {
     try {
-      const kept = localStorage.getItem(KEPT);
-      return CHOICES.includes(kept) ? kept : "system";
+      const stored = localStorage.getItem(STORAGE_KEY);
+      return CHOICES.includes(stored) ? stored : "system";
     } catch {
-      return this.chosen ?? "system"; // nothing may be stored
+      return this.chosen ?? "system"; // storage is not allowed
     }
   }
 
-  /** Colours: the next choice. @returns {string} what is shown now, in words */
+  /** Switch to the next choice. @returns {string} a message with the new choice */
   next() {
     const choice = CHOICES[(CHOICES.indexOf(this.choice) + 1) % CHOICES.length];
     this.chosen = choice;
     try {
-      localStorage.setItem(KEPT, choice);
+      localStorage.setItem(STORAGE_KEY, choice);
     } catch {
-      // It holds until the page is left.
+      // Without storage the choice lasts until the page is closed.
     }
     this.apply();
     return `Colours: ${WORDS[choice]}`;

@@ -1,4 +1,4 @@
-/** The bar on top: opening, modes, undo, window, masks, saving. */
+/** Toolbar: opening, modes, undo, window, masks, saving. */
 
 import { h, iconButton } from "./dom.js";
 import { SaveMenu } from "./save_menu.js";
@@ -49,7 +49,7 @@ export class Toolbar {
     this.heat = iconButton({ icon: "heat", label: "Where the model is in doubt", key: "D", id: "heat", onclick: () => viewer.heat.toggle() });
     this.lines = iconButton({ icon: "target", label: "Crosshair lines", key: "R", onclick: () => viewer.toggle("crosshair") });
     this.save = new SaveMenu(viewer);
-    this.looks = new ViewMenu(viewer);
+    this.viewMenu = new ViewMenu(viewer);
     this.element = h(
       "header.toolbar",
       { role: "toolbar", "aria-label": "Tools" },
@@ -58,7 +58,7 @@ export class Toolbar {
       h("div.group", {}, this.undo, this.redo, this.fine),
       h("div.group.window", {}, this.preset, h("label", { text: "L" }, this.level), h("label", { text: "W" }, this.width)),
       h("div.group", {}, this.hide, this.outline, this.heat, this.opacity),
-      h("div.group", {}, this.lines, iconButton({ icon: "fit", label: "Fit the planes", key: "F", onclick: () => viewer.fit() }), this.looks.element),
+      h("div.group", {}, this.lines, iconButton({ icon: "fit", label: "Fit the planes", key: "F", onclick: () => viewer.fit() }), this.viewMenu.element),
       h("div.spacer"),
       h("div.group.last", {}, this.save.element),
       iconButton({ icon: "theme", label: "Light or dark", key: "G", id: "theme", onclick: () => viewer.nextTheme() }),

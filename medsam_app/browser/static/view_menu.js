@@ -1,4 +1,4 @@
-/** What the planes show, and whether the surfaces are shown beside them. */
+/** Menu for projections in the planes and for the 3D view of the surfaces. */
 
 import { h } from "./dom.js";
 import { Menu } from "./menu.js";

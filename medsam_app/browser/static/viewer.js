@@ -1,8 +1,8 @@
 /**
- * The viewer: a scene, and what the user asks of the server.
+ * The viewer: a scene with all requests to the server.
  *
- * Looking (scrolling, zoom, pan, window) never leaves the browser; that is scene.js. Editing sends one
- * request; its answer is the new state with the masks that this page does not hold yet.
+ * Viewing (scrolling, zoom, pan, window) needs no request; see scene.js. An edit sends one request. The response
+ * is the new state with the masks that this page does not have yet.
  */
 
 import { Api } from "./api.js";
@@ -28,11 +28,11 @@ export class Viewer extends Scene {
     this.worklist = new Worklist(this);
     root.append(this.worklist.element);
     this.listenToDrops();
-    // A list that was chosen from with the mouse does not take the next key, which is a hotkey.
+    // After a choice with the mouse, move focus away from the list, so that the next key is a shortcut again.
     root.addEventListener("change", ({ target }) => target.matches("select") && !this.keyboard.last && target.blur());
   }
 
-  /** Connect, and show the volume that the session holds or the one the server was started with. */
+  /** Connect, and show the volume of the session or the one that the server was started with. */
   async start() {
     await this.guard(async () => {
       this.hello = await this.api.connect();
@@ -45,7 +45,7 @@ export class Viewer extends Scene {
     return this;
   }
 
-  // ---- editing: each sends one request -----------------------------------------------------------
+  // ---- editing: one request per method -----------------------------------------------------------
 
   clickPoint(xyz, positive) {
     if (!this.geometry.contains(xyz)) return this.outside();
@@ -66,13 +66,13 @@ export class Viewer extends Scene {
     return this.act({ do: "replace_prompt", object: this.state.selected, index, prompt }, "Segmenting");
   }
 
-  /** Delete a prompt of the selected object, wherever it stands once those before it are done. */
+  /** Delete a prompt of the selected object, even if earlier actions in the queue change its index. */
   deletePrompt(index) {
-    const wanted = this.selected?.prompts[index];
+    const prompt = this.selected?.prompts[index];
     const object = this.state.selected;
     return this.act(() => {
       const prompts = this.state.objects.find(({ id }) => id === object)?.prompts ?? [];
-      const at = [index, ...prompts.keys()].find((n) => samePrompt(prompts[n], wanted));
+      const at = [index, ...prompts.keys()].find((n) => samePrompt(prompts[n], prompt));
       return at === undefined ? null : { do: "delete_prompt", object, index: at };
     }, "Segmenting");
   }
@@ -129,19 +129,19 @@ export class Viewer extends Scene {
   }
 
   /**
-   * Do one thing after the other: clicks made while the server thinks wait for their turn. An action that
-   * depends on the state is given as a function, called when its turn has come; it may find nothing to do.
+   * Queue an action: actions run one at a time, in order. An action that depends on the state is passed as a
+   * function, which is called when its turn comes and may return null to do nothing.
    */
   act(action, what) {
-    const { volume } = this; // what is meant for one volume is not done to the next
+    const { volume } = this; // do not apply the action to a volume opened later
     const run = () =>
       volume === this.volume &&
       this.watch(what, async () => {
-        const now = typeof action === "function" ? action() : action;
-        if (!now) return;
+        const request = typeof action === "function" ? action() : action;
+        if (!request) return;
         const { objects } = this.state;
-        this.take(await this.api.act(now, this.masks.keys(), volume.opened));
-        this.sidebar.labels.tell(objects);
+        this.take(await this.api.act(request, this.masks.keys(), volume.opened));
+        this.sidebar.labels.reportAdded(objects);
       });
     this.queue = this.queue.then(run);
     return this.queue;
@@ -180,23 +180,23 @@ export class Viewer extends Scene {
   }
 
   /**
-   * Open what the user picked or dropped: prompts are replayed, anything else is a volume.
+   * Open files that the user picked or dropped: a prompt file is replayed, anything else is a volume.
    * @param {{name: string, files: File[], folder: boolean}} incoming
    */
   receive({ name, files, folder }) {
-    const { upload_bytes: most, upload_files: mostFiles, extensions } = this.hello;
+    const { upload_bytes: maxBytes, upload_files: maxFiles, extensions } = this.hello;
     const [file] = files;
     if (!file) return this.toasts.show(`There are no files in ${name}.`, "error");
-    if (files.length > mostFiles) {
-      return this.toasts.show(`${name} holds more than ${mostFiles} files; choose the folder of one series or study.`, "error");
+    if (files.length > maxFiles) {
+      return this.toasts.show(`${name} holds more than ${maxFiles} files; choose the folder of one series or study.`, "error");
     }
-    if (files.reduce((sum, each) => sum + each.size, 0) > most) {
-      return this.toasts.show(`${name} is larger than the ${formatBytes(most)} that this server takes.`, "error");
+    if (files.reduce((sum, { size }) => sum + size, 0) > maxBytes) {
+      return this.toasts.show(`${name} is larger than the ${formatBytes(maxBytes)} that this server takes.`, "error");
     }
     const ending = (end) => file.name.toLowerCase().endsWith(end);
     if (files.length === 1 && ending(".json")) return this.replay(file);
     return this.openInTurn(async () => {
-      // A volume by itself goes as it is; a file that is none as well, for the server to say so.
+      // Send a single-file volume unchanged. Also send a file of unknown type, so that the server reports the error.
       const alone = files.length === 1 && (extensions.some(ending) || !(folder || (await isDicom(file))));
       const what = alone ? `Uploading ${name}` : `Uploading ${name} (${files.length} files)`;
       const onProgress = (fraction) => this.progress.update(what, fraction);
@@ -217,7 +217,7 @@ export class Viewer extends Scene {
     return this.openInTurn(() => this.openNow(source));
   }
 
-  /** Open another series or frame of the same source; false where the user would rather not. */
+  /** Open another series or frame of the same source. @returns {Promise<boolean>} false if the user cancelled */
   async reopen(changes) {
     const { source } = this.volume;
     if (this.state.objects.some((object) => object.prompts.length)) {
@@ -225,12 +225,12 @@ export class Viewer extends Scene {
       if (!sure) return false;
     }
     if (this.worklist.current) await this.worklist.openCase(this.worklist.current, changes);
-    // The frames of another series are its own.
+    // Frame and channel numbers do not carry over to another series.
     else await this.open({ ...source, ...("series" in changes ? { frame: null, channel: null } : {}), ...changes });
     return true;
   }
 
-  /** Open one volume after the other: an upload replaces the last. Clicks do not wait for that. */
+  /** Queue the opening of a volume, since an upload replaces the previous one. Clicks do not wait for it. */
   openInTurn(work) {
     this.opening = this.opening.then(() => this.guard(work));
     return this.opening;
@@ -238,8 +238,8 @@ export class Viewer extends Scene {
 
   /**
    * @param {object} source
-   * @param {(source: object) => Promise<{volume: object}>} [ask] asks the server to open it
-   * @param {string} [name] what it is called
+   * @param {(source: object) => Promise<{volume: object}>} [ask] requests the server to open it
+   * @param {string} [name] name to show
    */
   async openNow(source, ask = (chosen) => this.api.open(chosen), name = source.name ?? source.path?.split("/").pop() ?? this.volume?.name ?? "") {
     for (;;) {
@@ -259,7 +259,7 @@ export class Viewer extends Scene {
 
   async show({ volume, frame }) {
     const buffer = await this.api.voxels(volume.bytes, (fraction) => this.progress.update("Loading the volume", fraction));
-    // All at once from here: picture, objects and masks are of one volume, whoever clicks meanwhile.
+    // No `await` after this one: picture, objects and masks must belong to one volume at all times.
     frame ??= await this.api.act({ do: "look" }, [], volume.opened);
     this.masks.clear();
     this.volume = volume;
@@ -275,13 +275,13 @@ export class Viewer extends Scene {
     this.surface.reset();
     this.sidebar.compare.clear(false);
     this.applyPreset(0);
-    this.voice.tell("volume", `${volume.name} is open`);
+    this.voice.announce("volume", `${volume.name} is open`);
     this.take(frame);
     this.root.dataset.ready = "true";
     this.guard(() => this.toolbar.save.setVolume());
   }
 
-  /** Take the server's answer: the session's state, and masks not held yet. */
+  /** Apply a response of the server: the session's state, and new masks. */
   take(frame) {
     for (const header of frame.masks) this.masks.put(new Mask(header, header.bits));
     this.state = frame.state;
@@ -300,7 +300,7 @@ export class Viewer extends Scene {
 
   // ---- errors and progress -----------------------------------------------------------------------
 
-  /** Run something; what goes wrong becomes a message. */
+  /** Run an operation and show its error, if any, as a message. */
   async guard(work) {
     this.busy += 1;
     this.root.classList.add("busy");
@@ -321,21 +321,21 @@ export class Viewer extends Scene {
   }
 
   /**
-   * Run something on the server and show how far it is.
-   * @param {boolean} [asked] whether the user did it: then messages about what was done before go
+   * Run an operation on the server and show its progress.
+   * @param {boolean} [byUser] whether the user started it; then messages of earlier operations are removed
    */
-  watch(what, work, asked = true) {
+  watch(what, work, byUser = true) {
     return this.guard(async () => {
       this.progress.update(what, null, 700);
       const timer = setInterval(async () => {
         const { text, fraction } = await this.api.progress().catch(() => ({}));
         if (this.busy && text) this.progress.update(text, fraction);
       }, 900);
-      const told = asked ? this.toasts.shown : [];
+      const earlier = byUser ? this.toasts.shown : [];
       try {
-        const done = await work();
-        for (const toast of told) toast.remove(); // they were about what was done before
-        return done;
+        const result = await work();
+        for (const toast of earlier) toast.remove();
+        return result;
       } finally {
         clearInterval(timer);
       }
@@ -343,13 +343,13 @@ export class Viewer extends Scene {
   }
 }
 
-/** Whether two prompts of a state are the same one, honoured or not. */
+/** Whether two prompts are equal, apart from whether the mask honours them. */
 function samePrompt(one, other) {
   const content = ({ unmet, ...rest }) => JSON.stringify(rest);
   return Boolean(one && other) && content(one) === content(other);
 }
 
-/** Build the viewer inside an element of the page. */
+/** Create and start the viewer inside an element of the page. */
 export async function mount(element) {
   const viewer = new Viewer(element);
   window.medsamViewer = viewer;

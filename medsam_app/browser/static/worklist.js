@@ -1,8 +1,8 @@
 /**
- * The worklist at the left: the cases of a folder, how far each is, and the way from one to the next.
+ * Worklist in the left column: the cases of a folder, their states, and navigation between them.
  *
- * The server keeps every change of a case before it answers, so a page that loses its server asks for the case
- * again as soon as there is one.
+ * The server stores every change of a case before it responds. So a page that loses its server waits for it to
+ * return and opens the case again.
  */
 
 import { formatWhen, h, icon, iconButton } from "./dom.js";
@@ -11,14 +11,14 @@ import { askConflict, askEmpty, askName } from "./worklist_dialogs.js";
 
 const MARKS = { new: "○", "in progress": "◐", "to review": "◎", accepted: "●", skipped: "–" };
 const STATES = Object.keys(MARKS);
-const OPEN = ["new", "in progress"];
-/** Rows that are drawn at a time. */
+const UNFINISHED = ["new", "in progress"];
+/** Maximum number of rows drawn at a time. */
 const MOST_ROWS = 1000;
-const KEPT = "medsam-worklist";
-const WHO = "medsam-who";
-/** Milliseconds between looks at what others did, and between tries to find a server again. */
-const LOOK = 10_000;
-const RETRY = 1500;
+const STORAGE_KEY = "medsam-worklist";
+const NAME_KEY = "medsam-who";
+/** Milliseconds between requests for changes by other users, and between attempts to reconnect. */
+const REFRESH_INTERVAL = 10_000;
+const RETRY_INTERVAL = 1500;
 
 export class Worklist {
   /** @param {import("./viewer.js").Viewer} viewer */
@@ -26,16 +26,16 @@ export class Worklist {
     this.viewer = viewer;
     this.where = null; // {root, path} of the folder
     this.data = { stamp: "", folder: "", counts: {}, cases: [] };
-    this.current = null; // name of the case that is open
-    this.bound = null; // of the one that was asked for last, until it is open
+    this.current = null; // name of the open case
+    this.requested = null; // {name} of the case requested last, until it is open
     this.version = 0;
-    this.asking = false;
+    this.resolving = false;
     this.heading = h("h2", {});
     this.filter = h("select", { "aria-label": "Show cases of", "data-id": "worklist-filter", onchange: () => this.draw() });
     this.search = h("input", { type: "search", placeholder: "Search", "aria-label": "Search for a case", "data-id": "worklist-search", oninput: () => this.draw(), onkeydown: (event) => event.key === "Enter" && this.openFound() });
     this.list = h("ul", { "aria-label": "Cases", onkeydown: (event) => this.walk(event) });
     this.more = h("p.hint", { hidden: true });
-    this.left = h("p.hint", { hidden: true, "data-id": "left-out", title: "Files such as x_seg.nii.gz beside x.nii.gz, or those of labelsTr beside imagesTr. Open their own folder as a worklist to go through them." });
+    this.leftOut = h("p.hint", { hidden: true, "data-id": "left-out", title: "Files such as x_seg.nii.gz beside x.nii.gz, or those of labelsTr beside imagesTr. Open their own folder as a worklist to go through them." });
     this.unread = h("p.hint", { hidden: true, "data-id": "unread", title: "Folders that the server may not look into, archives for which it has no room, and names that are not UTF-8." });
     this.counts = h("p.counts", { role: "status" });
     const step = (name, label, key, by) => iconButton({ icon: name, label, key, class: "plain", id: `case-${name}`, onclick: () => this.step(by) });
@@ -54,17 +54,17 @@ export class Worklist {
       h("div.find", {}, this.filter, this.search),
       this.list,
       this.more,
-      this.left,
+      this.leftOut,
       this.unread,
       this.counts,
       this.buttons,
       this.teach.element,
     );
-    // Who clicks in the picture has done searching: keys are the picture's again.
+    // A click in the picture moves focus away from the search field, so that keys are shortcuts again.
     viewer.stage.addEventListener("pointerdown", () => this.element.contains(document.activeElement) && document.activeElement.blur(), true);
-    // A button that was clicked with the mouse does not take the next Enter, which accepts.
+    // A button clicked with the mouse loses focus, so that the next Enter accepts the case.
     this.element.addEventListener("click", (event) => event.detail && document.activeElement.matches("button") && document.activeElement.blur());
-    setInterval(() => this.where && !document.hidden && !viewer.busy && this.refresh().catch(() => {}), LOOK);
+    setInterval(() => this.where && !document.hidden && !viewer.busy && this.refresh().catch(() => {}), REFRESH_INTERVAL);
   }
 
   get api() {
@@ -77,69 +77,69 @@ export class Worklist {
 
   // ---- opening -----------------------------------------------------------------------------------
 
-  /** Open a folder of the server, and its first case that is not done. */
+  /** Open a folder of the server, and its first unfinished case. */
   openFolder(root, path) {
     return this.viewer.guard(async () => {
       await this.introduce();
       await this.load({ root, path }, true);
       this.toggle(true);
-      const first = this.data.cases.find((each) => OPEN.includes(each.state) && !each.missing && !each.problem);
+      const first = this.data.cases.find((entry) => UNFINISHED.includes(entry.state) && !entry.missing && !entry.problem);
       if (first) await this.openCase(first.name);
     });
   }
 
-  /** Take up the worklist of this tab. @returns {Promise<boolean>} whether a case is open then */
+  /** Resume the worklist of this tab. @returns {Promise<boolean>} whether a case was opened */
   async resume(hello) {
     this.hello(hello);
-    const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
-    if (!kept) return false;
+    const stored = JSON.parse(sessionStorage.getItem(STORAGE_KEY) ?? "null");
+    if (!stored) return false;
     try {
-      await this.load(kept.where);
+      await this.load(stored.where);
       this.toggle(true);
-      if (!kept.current || (hello.volume && hello.case !== kept.current)) return false;
-      if (hello.case === kept.current) await this.viewer.show(hello);
-      else await this.openNow(kept.current);
+      if (!stored.current || (hello.volume && hello.case !== stored.current)) return false;
+      if (hello.case === stored.current) await this.viewer.show(hello);
+      else await this.openNow(stored.current);
       return true;
     } catch (error) {
-      sessionStorage.removeItem(KEPT);
+      sessionStorage.removeItem(STORAGE_KEY);
       this.viewer.toasts.show(error.message, "error");
       return false;
     }
   }
 
-  /** What the server says of itself: who is logged in. */
+  /** Apply the server's greeting: the login name, if any. */
   hello(hello) {
     this.login = hello.login;
-    this.api.who = this.login ?? localStorage.getItem(WHO) ?? "";
+    this.api.who = this.login ?? localStorage.getItem(NAME_KEY) ?? "";
   }
 
-  /** Ask for a name once, where nobody is logged in. */
+  /** Ask for the user's name once if the server has no login. */
   async introduce() {
-    if (this.login || localStorage.getItem(WHO) !== null) return;
+    if (this.login || localStorage.getItem(NAME_KEY) !== null) return;
     const name = await askName(this.viewer.root);
-    localStorage.setItem(WHO, name);
+    localStorage.setItem(NAME_KEY, name);
     this.api.who = name;
   }
 
   async load(where, refresh = false) {
     this.take(await this.ask("worklist", where, { refresh }));
     this.where = where;
-    this.keep();
+    this.store();
     this.teach.load();
   }
 
-  keep() {
-    if (this.where) sessionStorage.setItem(KEPT, JSON.stringify({ where: this.where, current: this.current }));
+  store() {
+    if (this.where) sessionStorage.setItem(STORAGE_KEY, JSON.stringify({ where: this.where, current: this.current }));
   }
 
-  /** Open a case when all that was clicked before is done. @param {object} [part] such as {frame: 2} */
+  /** Open a case after all queued actions are done. @param {object} [part] such as {frame: 2} */
   openCase(name, part = {}) {
     const { viewer } = this;
-    const bound = (this.bound = { name });
+    const request = (this.requested = { name });
     viewer.queue = viewer.queue.then(async () => {
-      if (this.bound !== bound) return; // another one was asked for since
+      if (this.requested !== request) return; // another case has been requested since
       await viewer.watch("Reading the volume", () => this.openNow(name, part));
-      if (this.bound === bound) this.bound = null;
+      if (this.requested === request) this.requested = null;
     });
     return viewer.queue;
   }
@@ -148,29 +148,29 @@ export class Worklist {
     return this.viewer.openNow({ ...this.where, name, ...part }, (chosen) => this.ask("worklist/case", chosen));
   }
 
-  /** Open the first case that the search found. */
+  /** Open the first search result. */
   openFound() {
     const [first] = this.rows();
     this.search.blur();
     if (first) this.openCase(first.name);
   }
 
-  /** The case before or after in the list as it is shown. */
+  /** Open the previous (-1) or next (1) case of the filtered list. */
   step(by) {
     const rows = this.rows();
-    const from = this.bound?.name ?? this.current;
-    const at = rows.findIndex((each) => each.name === from);
+    const from = this.requested?.name ?? this.current;
+    const at = rows.findIndex((entry) => entry.name === from);
     const next = at < 0 ? rows[0] : rows[at + by];
     if (next) return this.openCase(next.name);
     return this.viewer.toasts.show(by > 0 ? "That is the last case of the list." : "That is the first case of the list.");
   }
 
-  /** Say how far the open case is, and go on. */
+  /** Set the state of the open case, and open the next unfinished one. */
   async judge(state) {
     const { viewer, current: name } = this;
     if (!name) return this.where && viewer.toasts.show("No case is open; choose one from the list.");
     await viewer.queue;
-    if (this.current !== name) return undefined; // it was said of another case
+    if (this.current !== name) return undefined; // another case has been opened meanwhile
     const empty = !viewer.state.objects.some((object) => object.mask);
     if (state === "accepted" && empty && !(await askEmpty(viewer.root, name))) return undefined;
     viewer.queue = viewer.queue.then(() =>
@@ -178,8 +178,8 @@ export class Worklist {
         this.take(await this.ask("worklist/state", { ...this.where, name, state, version: this.version, empty }));
         viewer.toasts.show(`${name}: ${state}`);
         this.teach.load();
-        const open = this.data.cases.filter((each) => OPEN.includes(each.state) && !each.missing && !each.problem);
-        const next = open.find((each) => each.name > name) ?? open[0];
+        const open = this.data.cases.filter((entry) => UNFINISHED.includes(entry.state) && !entry.missing && !entry.problem);
+        const next = open.find((entry) => entry.name > name) ?? open[0];
         if (next) await this.openNow(next.name);
         else viewer.toasts.show("Every case of the list is done.");
       }),
@@ -187,7 +187,7 @@ export class Worklist {
     return viewer.queue;
   }
 
-  // ---- what the server says ----------------------------------------------------------------------
+  // ---- responses of the server -------------------------------------------------------------------
 
   async refresh() {
     const answer = await this.ask("worklist", this.where, { stamp: this.data.stamp });
@@ -200,32 +200,32 @@ export class Worklist {
     this.draw();
   }
 
-  /** How the open case stands, with every state of the session. */
-  follow(said) {
+  /** Follow the open case; called with every new state of the session. */
+  follow(caseState) {
     const before = `${this.current} ${this.version}`;
-    this.current = said?.name ?? null;
-    this.version = said?.version ?? 0;
+    this.current = caseState?.name ?? null;
+    this.version = caseState?.version ?? 0;
     if (!this.where) return;
     if (`${this.current} ${this.version}` !== before) {
-      this.keep();
+      this.store();
       this.draw();
       this.refresh().catch(() => {});
     }
-    if (said?.conflict) this.settle(said.problem);
-    else if (said?.problem) this.viewer.toasts.show(`This is not kept yet. ${said.problem}`, "error");
+    if (caseState?.conflict) this.settle(caseState.problem);
+    else if (caseState?.problem) this.viewer.toasts.show(`This is not kept yet. ${caseState.problem}`, "error");
   }
 
-  /** Somebody else changed the case: theirs or mine? */
+  /** Let the user resolve a conflict with changes by another user. */
   async settle(sentence) {
-    if (this.asking) return;
-    this.asking = true;
-    const keep = await askConflict(this.viewer.root, sentence);
-    this.asking = false;
-    if (keep) await this.viewer.guard(() => this.ask("worklist/resolve", { keep }));
-    if (keep) await this.viewer.act({ do: "look" }, "Opening the case");
+    if (this.resolving) return;
+    this.resolving = true;
+    const choice = await askConflict(this.viewer.root, sentence);
+    this.resolving = false;
+    if (choice) await this.viewer.guard(() => this.ask("worklist/resolve", { keep: choice }));
+    if (choice) await this.viewer.act({ do: "look" }, "Opening the case");
   }
 
-  /** The server is gone, or knows this page no more: wait for one and open the case again. */
+  /** If the server is gone or has lost this session, reconnect and open the case again. @returns {boolean} whether it handled the error */
   lost(error) {
     if (!this.where || ![0, 401].includes(error.status)) return false;
     this.reconnecting ??= this.reconnect().finally(() => (this.reconnecting = null));
@@ -238,7 +238,7 @@ export class Worklist {
     let hello = null;
     while (!hello) {
       hello = await this.api.connect().catch(() => null);
-      if (!hello) await new Promise((done) => setTimeout(done, RETRY));
+      if (!hello) await new Promise((done) => setTimeout(done, RETRY_INTERVAL));
     }
     viewer.hello = hello;
     viewer.sidebar.setModel(hello);
@@ -260,52 +260,52 @@ export class Worklist {
   rows() {
     const text = this.search.value.trim().toLowerCase();
     const state = this.filter.value;
-    return this.data.cases.filter((each) => (!state || each.state === state) && (!text || each.name.toLowerCase().includes(text)));
+    return this.data.cases.filter((entry) => (!state || entry.state === state) && (!text || entry.name.toLowerCase().includes(text)));
   }
 
   draw() {
-    const { counts, cases, folder, left_out: left, unread } = this.data;
+    const { counts, cases, folder, left_out: leftOut, unread } = this.data;
     this.heading.textContent = this.heading.title = folder;
     const chosen = this.filter.value;
     const option = (value, text) => h("option", { value, text, selected: value === chosen });
     this.filter.replaceChildren(option("", `All ${cases.length}`), ...STATES.map((state) => option(state, `${state[0].toUpperCase()}${state.slice(1)} ${counts[state]}`)));
     const rows = this.rows();
-    const at = Math.max(0, rows.findIndex((each) => each.name === this.current));
+    const at = Math.max(0, rows.findIndex((entry) => entry.name === this.current));
     const start = Math.max(0, Math.min(at - MOST_ROWS / 2, rows.length - MOST_ROWS));
     const focused = this.list.contains(document.activeElement) ? document.activeElement.dataset.case : null;
-    this.list.replaceChildren(...rows.slice(start, start + MOST_ROWS).map((each) => this.row(each)));
+    this.list.replaceChildren(...rows.slice(start, start + MOST_ROWS).map((entry) => this.row(entry)));
     this.more.hidden = rows.length > 0 && rows.length <= MOST_ROWS;
     this.more.textContent = rows.length ? `${rows.length - MOST_ROWS} more; search for them.` : "No such case.";
-    this.left.hidden = !left;
-    this.left.textContent = left === 1 ? "1 label file beside its image is left out." : `${left} label files beside their images are left out.`;
+    this.leftOut.hidden = !leftOut;
+    this.leftOut.textContent = leftOut === 1 ? "1 label file beside its image is left out." : `${leftOut} label files beside their images are left out.`;
     this.unread.hidden = !unread;
     this.unread.textContent = `${unread} that cannot be read ${unread === 1 ? "is" : "are"} left out.`;
     this.counts.textContent = `${counts.accepted} of ${cases.length} accepted`;
     this.list.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
-    if (focused) [...this.list.querySelectorAll("button")].find((each) => each.dataset.case === focused)?.focus();
+    if (focused) [...this.list.querySelectorAll("button")].find((entry) => entry.dataset.case === focused)?.focus();
     for (const button of this.buttons.children) button.disabled = !this.current;
   }
 
-  row(each) {
-    const bad = each.missing ? "The file is not there any more" : each.problem;
-    const told = [each.state, each.who, formatWhen(each.changed)].filter(Boolean).join(" · ");
+  row(entry) {
+    const problem = entry.missing ? "The file is not there any more" : entry.problem;
+    const details = [entry.state, entry.who, formatWhen(entry.changed)].filter(Boolean).join(" · ");
     return h(
       "li",
       {},
       h(
         `button.case`,
         {
-          type: "button", "data-case": each.name, "data-state": each.state, title: [each.name, told, bad].filter(Boolean).join("\n"),
-          "aria-current": each.name === this.current ? "true" : null, onclick: () => this.openCase(each.name),
+          type: "button", "data-case": entry.name, "data-state": entry.state, title: [entry.name, details, problem].filter(Boolean).join("\n"),
+          "aria-current": entry.name === this.current ? "true" : null, onclick: () => this.openCase(entry.name),
         },
-        h("span.mark", { "aria-hidden": "true", text: MARKS[each.state] }),
-        h("span.what", {}, h("span.name", { text: each.name }), h("small", { text: told })),
-        bad ? h("span.alert", {}, icon("warning")) : null,
+        h("span.mark", { "aria-hidden": "true", text: MARKS[entry.state] }),
+        h("span.what", {}, h("span.name", { text: entry.name }), h("small", { text: details })),
+        problem ? h("span.alert", {}, icon("warning")) : null,
       ),
     );
   }
 
-  /** Arrows go from row to row. */
+  /** Move between rows with the arrow keys. */
   walk(event) {
     const by = { ArrowUp: -1, ArrowDown: 1 }[event.key];
     if (!by) return;

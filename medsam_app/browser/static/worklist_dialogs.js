@@ -1,9 +1,9 @@
-/** What the worklist asks: a name, what becomes of two people's work, whether a case is meant to be empty. */
+/** Dialogs of the worklist: the user's name, conflicting changes, and empty cases. */
 
 import { dialog } from "./dialogs.js";
 import { h } from "./dom.js";
 
-/** Ask with buttons. @returns {Promise<string|null>} the value of the button, null when it was closed */
+/** Ask a question with one button per choice. @returns {Promise<string|null>} value of the button; null if the dialog was closed */
 function choose(parent, title, sentence, choices) {
   return new Promise((resolve) => {
     let chosen = null;
@@ -17,18 +17,18 @@ function choose(parent, title, sentence, choices) {
   });
 }
 
-/** @returns {Promise<"mine"|"theirs"|null>} */
+/** Ask which version of a conflicting case to keep. @returns {Promise<"mine"|"theirs"|null>} */
 export function askConflict(parent, sentence) {
   return choose(parent, "Somebody else changed this case", sentence, [["theirs", "Take theirs"], ["mine", "Keep mine as a newer version"]]);
 }
 
-/** @returns {Promise<boolean>} */
+/** Ask whether to accept a case without any mask. @returns {Promise<boolean>} */
 export async function askEmpty(parent, name) {
   const sentence = `Nothing is segmented in ${name}. Is that right?`;
   return (await choose(parent, "Accept an empty case?", sentence, [["empty", "Accept as empty"]])) === "empty";
 }
 
-/** Ask for the name that work is signed with; an empty one is a name too. @returns {Promise<string>} */
+/** Ask for the name that the user's work is signed with; it may be empty. @returns {Promise<string>} */
 export function askName(parent) {
   return new Promise((resolve) => {
     const field = h("input.editable", { type: "text", maxLength: 60, "aria-label": "Your name", "data-id": "who", autocomplete: "name" });
