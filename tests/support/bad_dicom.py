@@ -63,7 +63,7 @@ def _(folder):
     load_volume(nifti(folder / "cine.nii.gz", voxels((*SHAPE, 3))))
 
 
-@case("a frame that is not there")
+@case("a frame that does not exist")
 def _(folder):
     load_volume(nifti(folder / "cine.nii.gz", voxels((*SHAPE, 3))), frame=3)
 
@@ -73,12 +73,12 @@ def _(folder):
     load_volume(nifti(folder / "vector.nii.gz", voxels((*SHAPE, 1, 2), "float32")))
 
 
-@case("a channel that is not there")
+@case("a channel that does not exist")
 def _(folder):
     load_volume(nifti(folder / "scan.nii.gz"), channel=1)
 
 
-@case("a series chosen of a file that is not DICOM")
+@case("a series of a file that is not DICOM")
 def _(folder):
     load_volume(nifti(folder / "scan.nii.gz"), series="1")
 
@@ -105,7 +105,7 @@ def _(folder):
     load_volume(folder)
 
 
-@case("a series that is not there", SeriesChoice)
+@case("a series that does not exist", SeriesChoice)
 def _(folder):
     load_volume(write_series(folder, slices()), series="7")
 
@@ -141,7 +141,7 @@ def _(folder):
     load_volume(folder)
 
 
-@case("slice positions that come back unevenly (two series mixed)")
+@case("slice positions that repeat unevenly (two series mixed)")
 def _(folder):
     write_series(folder, slices())
     write_series(folder, slices(2), distances=[2, 4], first=6)
@@ -160,7 +160,7 @@ def _(folder):
     load_volume(write_series(folder, slices(1)) / "000.dcm")
 
 
-@case("a DICOM slice that is cut short")
+@case("a truncated DICOM slice")
 def _(folder):
     damaged(write_series(folder, slices()) / "003.dcm", 0.5)
     load_volume(folder)
@@ -197,7 +197,7 @@ def _(folder):
     load_volume(write_enhanced(folder / "scan.dcm", slices(), places=[0, 2, 4, 8, 10, 12]))
 
 
-@case("a multi-frame file whose frames lie askew")
+@case("a multi-frame file with mixed frame orientations")
 def _(folder):
     load_volume(
         write_enhanced(folder / "scan.dcm", slices(3), orientations=[AXIAL, AXIAL, (0, 1, 0, 0, 0, -1)])

@@ -54,7 +54,7 @@ def _(folder):
     load_volume(damaged(nifti(folder / "scan.nii.gz", noise), 0.6))
 
 
-@case("a .nii.gz of which only a few bytes are left")
+@case("a .nii.gz truncated to a few bytes")
 def _(folder):
     load_volume(damaged(nifti(folder / "scan.nii.gz"), 0.05))
 
@@ -103,7 +103,7 @@ def _(folder):
     load_volume(path)
 
 
-@case("an .mhd that points to a file elsewhere")
+@case("an .mhd that refers to a file outside its folder")
 def _(folder):
     path = itk(folder / "scan.mhd", voxels())
     load_volume(text(path, path.read_text().replace("scan.raw", "../secret.raw")))

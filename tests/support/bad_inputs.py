@@ -41,7 +41,7 @@ def sentence(item: BadInput) -> str:
 
 def page() -> str:
     """docs/errors.md."""
-    text = "# What a bad input is told\n\n"
+    text = "# Error messages for bad input\n\n"
     text += "Written by `python -m tests.support.bad_inputs > docs/errors.md`; every row is run as a test.\n"
     for title, module in (
         ("Files", bad_files),

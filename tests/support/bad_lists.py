@@ -26,7 +26,7 @@ def _(folder):
     find_cases(text(folder / "cases.csv", "picture,label\na.nii,b.nii\n"))
 
 
-@case("a description of a dataset that is no JSON", DatasetError)
+@case("a dataset.json that is not JSON", DatasetError)
 def _(folder):
     text(folder / "dataset.json", "{")
     find_cases(folder)
@@ -37,7 +37,7 @@ def _(folder):
     Worklist(folder, place=folder / "nowhere")
 
 
-@case("a worklist that is no database", WorklistError)
+@case("a worklist that is not a database", WorklistError)
 def _(folder):
     text(folder / DATABASE, "no database " * 500)
     Worklist(folder)
@@ -56,7 +56,7 @@ def _(folder):
     Worklist(folder).save_work("b", "{}", seen=0)
 
 
-@case("work on a case that somebody else changed meanwhile", WorklistConflict)
+@case("work on a case that another user has changed", WorklistConflict)
 def _(folder):
     nifti(folder / "scan.nii.gz")
     worklist = Worklist(folder)

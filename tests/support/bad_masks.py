@@ -33,7 +33,7 @@ def _(folder):
     load_mask(nifti(folder / "mask.nii.gz"), Grid(SHAPE, AFFINE * [[-1], [1], [1], [1]]))
 
 
-@case("a mask that lies elsewhere", GridMismatch)
+@case("a mask at another position", GridMismatch)
 def _(folder):
     load_mask(nifti(folder / "mask.nii.gz"), Grid(SHAPE, AFFINE + 12 * np.eye(4, k=3)))
 
@@ -109,7 +109,7 @@ def _(folder):
     save_dicom_seg(np.ones(SHAPE, bool), volume, folder / "mask.dcm")
 
 
-@case("a DICOM segmentation with another ending", SaveError)
+@case("a DICOM segmentation with another file extension", SaveError)
 def _(folder):
     save_dicom_seg(np.ones((8, 9, 6), bool), scan(folder), folder / "mask.seg")
 
@@ -136,7 +136,7 @@ def _(folder):
     save_dicom_seg(np.ones((8, 9, 6), bool), volume, folder / "mask.dcm")
 
 
-@case("a DICOM segmentation with a colour that is none", SaveError)
+@case("a DICOM segmentation with an invalid colour", SaveError)
 def _(folder):
     save_dicom_seg(np.ones((8, 9, 6), bool), scan(folder), folder / "mask.dcm", colours={1: "reddish"})
 
@@ -147,6 +147,6 @@ def _(folder):
     read_dicom_seg(path, Grid((8, 9, 6), AFFINE))
 
 
-@case("a slice where a DICOM segmentation is wanted")
+@case("a slice in place of a DICOM segmentation")
 def _(folder):
     read_dicom_seg(write_series(folder, slices()) / "000.dcm", Grid((8, 9, 6), AFFINE))

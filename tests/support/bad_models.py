@@ -81,17 +81,17 @@ def _(folder):
         download.download(MODELS["sam_vit_b"])
 
 
-@case("a file in place of a download that is not there", ModelError)
+@case("a file for an installation that does not exist", ModelError)
 def _(folder):
     download.install(MODELS["sam_vit_b"], folder / "sam_vit_b_01ec64.pth")
 
 
-@case("a file in place of a download that is cut short", ModelError)
+@case("a file for an installation that is truncated", ModelError)
 def _(folder):
     download.install(MODELS["sam_vit_b"], text(folder / "sam_vit_b_01ec64.pth", "PK"))
 
 
-@case("another model's file in place of a download", ModelError)
+@case("a file for an installation that belongs to another model", ModelError)
 def _(folder):
     other = folder / "sam.pth"
     with other.open("wb") as file:
@@ -99,14 +99,14 @@ def _(folder):
     download.install(MODELS["sam_vit_b"], other)
 
 
-@case("a file in place of a download that is of the right size and holds something else", ModelError)
+@case("a file for an installation with the right size and other contents", ModelError)
 def _(folder):
     entry = replace(MODELS["sam_vit_b"], checkpoint=replace(MODELS["sam_vit_b"].checkpoint, size=100))
     with without_weights(folder):
         download.install(entry, text(folder / "sam_vit_b_01ec64.pth", "hello" * 20))
 
 
-@case("a file in place of the embedded weights", ModelError)
+@case("a file for an installation of the embedded weights", ModelError)
 def _(folder):
     download.install(MODELS["sam3d_tiny"], folder / "mine.safetensors")
 
@@ -128,7 +128,7 @@ def sam_vit_l(folder: Path) -> Path:
     return saved(folder / "sam_vit_l.pth", held | {"image_encoder.neck.0.weight": torch.zeros(())})
 
 
-@case("--weights that are not there", ModelError)
+@case("--weights that do not exist", ModelError)
 def _(folder):
     load_model(weights=folder / "mine.pth")
 
@@ -162,12 +162,12 @@ def _(folder):
     load_model(weights=text(folder / "mine.pth", ""))
 
 
-@case("--weights that are cut short", ModelError)
+@case("--weights that are truncated", ModelError)
 def _(folder):
     load_model(weights=damaged(saved(folder / "mine.pth", {"a": torch.zeros(1000)}), 0.5))
 
 
-@case("--weights as safetensors that are cut short", ModelError)
+@case("--weights as truncated safetensors", ModelError)
 def _(folder):
     path = folder / "mine.safetensors"
     save_file({"a": torch.zeros(1000)}, path)
@@ -189,7 +189,7 @@ def _(folder):
     load_model(weights=text(folder / "mine.pth", "version https://git-lfs.github.com/spec/v1\n"))
 
 
-@case("--weights with Python objects beside them", ModelError)
+@case("--weights with additional Python objects", ModelError)
 def _(folder):
     load_model(weights=saved(folder / "mine.pth", {"a": torch.zeros(1), "path": Path("here")}))
 
@@ -230,7 +230,7 @@ def rewritten(folder: Path, **header: object) -> Path:
     return path
 
 
-@case("an adapter that is not there", AdapterError)
+@case("an adapter that does not exist", AdapterError)
 def _(folder):
     Adapter.load(folder / "liver.safetensors", small_model("sam3d_tiny"))
 
@@ -240,7 +240,7 @@ def _(folder):
     Adapter.load(adapter_file(folder), small_model("sam3d_vit_b"))
 
 
-@case("an adapter that is cut short", AdapterError)
+@case("a truncated adapter", AdapterError)
 def _(folder):
     Adapter.load(damaged(adapter_file(folder), 0.6), small_model("sam3d_tiny"))
 
@@ -287,23 +287,23 @@ def _(folder):
 # labels without a click
 
 
-@case("labels without a click, and no adapter", AdapterError)
+@case("automatic mode without an adapter", AdapterError)
 def _(folder):
     predictor = VolumePredictor(small_model("sam3d_tiny"))
     predictor.set_volume(Volume.from_array(np.zeros((4, 4, 4)), np.eye(4)))
     predictor.predict_labels()
 
 
-@case("labels without a click, of an adapter that was taught none", AdapterError)
+@case("automatic mode with an adapter without learned labels", AdapterError)
 def _(folder):
     chosen_labels("liver", AdapterCard(), ())
 
 
-@case("a label without a click that the adapter was not taught", AdapterError)
+@case("automatic mode with a label that the adapter has not learned", AdapterError)
 def _(folder):
     chosen_labels("organs", AdapterCard(labels={1: "liver", 2: "spleen"}), (1, 2), ["splen"])
 
 
-@case("labels without a click, of an adapter without a spacing", AdapterError)
+@case("automatic mode with an adapter without a spacing", AdapterError)
 def _(folder):
     spacing_of("liver", AdapterCard())

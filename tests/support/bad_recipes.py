@@ -48,7 +48,7 @@ def _(folder):
     start(folder, windows=[[20, 1]])
 
 
-@case("training on labelled volumes without any", SettingsError)
+@case("training on labelled volumes without --data", SettingsError)
 def _(folder):
     start(folder, shares={"real": 1})
 
@@ -63,7 +63,7 @@ def _(folder):
     start(folder, shares={"real": 1}, data=folder)
 
 
-@case("training on label maps of heads without any")
+@case("training on head label maps that do not exist")
 def _(folder):
     start(folder, shares={"heads": 1}, data=folder)
 
@@ -79,19 +79,19 @@ def _(folder):
     start(folder, weights=folder / "other.safetensors")
 
 
-@case("training one part without weights for the rest", SettingsError)
+@case("training one component without weights for the others", SettingsError)
 def _(folder):
     start(folder, only="decoder.quality")
 
 
-@case("going on with a run of another recipe", SettingsError)
+@case("resuming a run of another recipe", SettingsError)
 def _(folder):
     (folder / "run").mkdir()
     text(folder / "run" / "recipe.json", json.dumps(SETTINGS | {"learning_rate": 0.002}))
     start(folder)
 
 
-@case("going on with a run that is damaged", ModelError)
+@case("resuming a damaged run", ModelError)
 def _(folder):
     (folder / "run").mkdir()
     text(folder / "run" / "state.safetensors", '{"step": 1, "seconds": 2.0}')

@@ -62,7 +62,7 @@ def test_the_code_in_the_page_runs(
     assert np.array_equal(saved.affine, nib.load(scan).affine)
     labels = np.asanyarray(saved.dataobj)
     assert set(np.unique(labels)) == {0, 1}  # the box was undone
-    assert (labels == 1).sum() == names["found"]["objects"][0]["voxels"] > 0
+    assert (labels == 1).sum() == names["answer"]["objects"][0]["voxels"] > 0
     assert labels[24, 22, 12] == 1 and labels[3, 3, 3] == 0
     assert Path(names["mask"]).name == "scan_mask.nii.gz"
     assert len(service.workspaces) == before
