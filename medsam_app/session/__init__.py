@@ -1,1 +1,1 @@
-"""One person's work on one volume: objects with prompts, undo, and files that replay it."""
+"""Work of one user on one volume: objects with prompts, undo, and prompt files."""

@@ -27,13 +27,18 @@ FORMAT = "medsam_app case"
 
 
 def measure_all(session: Session, known: Mapping[str, Measurement] | None = None) -> dict[str, Measurement]:
-    """Return the measurements of objects with a mask, by id, reusing known ones."""
-    found = dict(known or {})
-    for each in session.objects:
-        made = session.prediction(each.id) if each.id not in found else None
-        if made is not None:
-            found[each.id] = measure(made.patch, session.volume.array, session.volume.grid)
-    return found
+    """Return the measurements of all objects with a mask by object id.
+
+    Args:
+        session: session whose objects are measured.
+        known: measurements that are reused, by object id.
+    """
+    measurements = dict(known or {})
+    for item in session.objects:
+        prediction = session.prediction(item.id) if item.id not in measurements else None
+        if prediction is not None:
+            measurements[item.id] = measure(prediction.patch, session.volume.array, session.volume.grid)
+    return measurements
 
 
 def save_case(
@@ -46,34 +51,39 @@ def save_case(
     measured: Mapping[str, Measurement] | None = None,
     screenshot: bytes | None = None,
 ) -> Path:
-    """Write a case as a .zip, prove it by reading it back, then give it its name.
+    """Write a case as a .zip, verify it by reading it back, then rename it to its final name.
 
-    It holds `<name>_mask` in the requested format; where masks overlap, each object's own in `objects/`;
-    `<name>.prompts.json`; `measurements.csv` and `areas.csv` (columns: `medsam_app.measure.measurements`);
-    `screenshot.png` where there is one; and `about.json`: versions, image, model, adapter, objects, and the
-    SHA-256 of every other file.
+    Contents of the .zip:
+        `<name>_mask` in the requested format,
+        `objects/` with one mask per object, if masks overlap,
+        `<name>.prompts.json`,
+        `measurements.csv` and `areas.csv` (columns: `medsam_app.measure.measurements`),
+        `screenshot.png`, if given,
+        `about.json`: versions, image, model, adapter, objects, and the SHA-256 of every other file.
 
     Args:
-        session: whose objects have masks.
-        path: ends in .zip.
-        name: of the case.
-        format: of the masks, one of `medsam_app.io.formats.MASK_SUFFIXES`.
-        unit: of the intensities, for the table.
-        measured: measurements that are known already, by object.
-        screenshot: a PNG.
+        session: session with at least one mask.
+        path: target; ends in .zip.
+        name: name of the case.
+        format: format of the masks, one of `medsam_app.io.formats.MASK_SUFFIXES`.
+        unit: unit of the intensities, for the table.
+        measured: measurements that are reused, by object id.
+        screenshot: PNG file.
 
     Raises:
         SaveError: there is no mask, or a file could not be written or did not read back as written.
-        SettingsError: no such format.
+        SettingsError: the format is unknown.
     """
     ending = ending_of(format)
-    masks = {each.id: session.prediction(each.id) for each in session.objects}
+    masks = {item.id: session.prediction(item.id) for item in session.objects}
     if not any(masks.values()):
         raise SaveError("There is no mask to save yet; click inside an object first.")
     volume, case = session.volume, plain_name(name)
-    known = measure_all(session, measured)
-    rows = [(each.label, each.name, known[each.id]) for each in session.objects if each.id in known]
-    colours = {each.label: each.colour for each in session.objects}
+    measurements = measure_all(session, measured)
+    rows = [
+        (item.label, item.name, measurements[item.id]) for item in session.objects if item.id in measurements
+    ]
+    colours = {item.label: item.colour for item in session.objects}
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".case-") as contents:
         folder = Path(contents)
         names = session.label_names
@@ -82,11 +92,11 @@ def save_case(
         )
         if session.overlaps():
             (folder / "objects").mkdir()
-            for each in session.objects:
-                if (made := masks[each.id]) is None:
+            for item in session.objects:
+                if (prediction := masks[item.id]) is None:
                     continue
-                own = folder / "objects" / f"{each.label}_{plain_name(each.name)}{ending}"
-                save_labels(made.mask, volume, own, names={1: each.name}, colours={1: each.colour})
+                target = folder / "objects" / f"{item.label}_{plain_name(item.name)}{ending}"
+                save_labels(prediction.mask, volume, target, names={1: item.name}, colours={1: item.colour})
         session.save_prompts(folder / f"{case}.prompts.json")
         (folder / "measurements.csv").write_text(object_table(rows, unit=unit), encoding="utf-8")
         (folder / "areas.csv").write_text(area_table(rows), encoding="utf-8")
@@ -100,7 +110,7 @@ def save_case(
                 with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
                     for file in [*files, folder / "about.json"]:
                         archive.write(file, _inner(file, folder))
-                _prove(draft, about["files"])
+                _verify(draft, about["files"])
         except OSError as error:
             raise SaveError(
                 f"'{path.name}' could not be written ({error.strerror or error}); free some space or save "
@@ -117,8 +127,8 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _prove(draft: Path, files: Mapping[str, str]) -> None:
-    """Hold the .zip against the files that were to be in it."""
+def _verify(draft: Path, files: Mapping[str, str]) -> None:
+    """Check the .zip against the SHA-256 of the files that it must hold."""
     with zipfile.ZipFile(draft) as archive:
         for name, expected in files.items():
             if hashlib.sha256(archive.read(name)).hexdigest() != expected:
@@ -126,7 +136,7 @@ def _prove(draft: Path, files: Mapping[str, str]) -> None:
 
 
 def _about(session: Session, name: str) -> dict[str, Any]:
-    """Return the contents of about.json: everything that produced the masks."""
+    """Return the contents of about.json: a record of everything that determines the masks."""
     volume, model = session.volume, session.identity
     adapter = (
         {"id": model.adapter_id, "sha256": model.adapter_sha256} if model and model.adapter_sha256 else None
@@ -151,8 +161,8 @@ def _about(session: Session, name: str) -> dict[str, Any]:
         "adapter": adapter,
         "settings": asdict(session.settings),
         "objects": [
-            {"label": each.label, "name": each.name, "colour": each.colour, "prompts": len(each.prompts)}
-            for each in session.objects
+            {"label": item.label, "name": item.name, "colour": item.colour, "prompts": len(item.prompts)}
+            for item in session.objects
         ],
     }
 

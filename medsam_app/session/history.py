@@ -9,21 +9,21 @@ State = TypeVar("State")
 
 
 def now() -> str:
-    """UTC in ISO 8601."""
+    """Return the current time, UTC in ISO 8601."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 class History(Generic[State]):
-    """States one after another, and a position among them.
+    """Sequence of states and a current position in it.
 
     Args:
-        start: the state before any change.
+        start: state before the first change.
     """
 
     def __init__(self, start: State) -> None:
         self._states = [start]
-        self._changes: list[str] = []  # one between every two states
-        self._times: list[str] = []  # as many
+        self._changes: list[str] = []  # change i leads from state i to state i + 1
+        self._times: list[str] = []  # time of each change
         self._position = 0
 
     @property
@@ -32,11 +32,11 @@ class History(Generic[State]):
         return self._states[self._position]
 
     def push(self, state: State, change: str) -> None:
-        """Enter a new state; undone states can no longer be redone.
+        """Append a new state; undone states can no longer be redone.
 
         Args:
-            state: immutable.
-            change: in words, what led to it.
+            state: new state; immutable.
+            change: description of the change that led to it.
         """
         del self._states[self._position + 1 :], self._changes[self._position :]
         del self._times[self._position :]
@@ -46,7 +46,7 @@ class History(Generic[State]):
         self._position += 1
 
     def past(self) -> list[tuple[State, str, str]]:
-        """All states up to this one, the oldest first, each with the change that led to it and its time."""
+        """Return the states up to the current one, oldest first, with the change and time of each."""
         end = self._position
         return list(
             zip(self._states[: end + 1], ["", *self._changes[:end]], ["", *self._times[:end]], strict=True)

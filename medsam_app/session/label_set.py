@@ -1,6 +1,7 @@
 """Label sets: the named objects of a task, read from a file.
 
-CSV with a line of titles, or JSON: a list of objects, or an object with that list as 'labels'.
+A label set is a CSV file with a header line, or a JSON file. The JSON holds a list of objects, or an object
+with that list under 'labels'. Example:
 
     name,label,colour,may_overlap
     liver,1,#e69f00,no
@@ -26,14 +27,14 @@ from medsam_app.session.objects import (
 )
 
 COLUMNS = ("name", "label", "colour", "may_overlap")
-#: More labels, or more bytes, than this are no label set.
+#: Largest number of labels and largest file size in bytes.
 MOST_LABELS, MOST_BYTES = 1000, 1 << 20
 _YES, _NO = ("yes", "true", "1", "y", ""), ("no", "false", "0", "n")
 
 
 @dataclass(frozen=True)
 class Label:
-    """Object of a label set; fields as for `SegmentedObject`."""
+    """Label of a label set; fields as in `SegmentedObject`."""
 
     name: str
     label: int
@@ -42,12 +43,12 @@ class Label:
 
 
 def read_label_set(path: Path) -> tuple[Label, ...]:
-    """The labels of a file, in its order.
+    """Read the labels of a file, in the order of the file.
 
-    Labels without a value are numbered, and those without a colour get one of the palette.
+    Labels without a value are numbered. Labels without a colour get one from the palette.
 
     Raises:
-        SettingsError: it cannot be read or is no label set; the sentence says where it is wrong.
+        SettingsError: the file cannot be read or is not a label set; the message gives the place.
     """
     try:
         if path.stat().st_size > MOST_BYTES:
@@ -59,27 +60,27 @@ def read_label_set(path: Path) -> tuple[Label, ...]:
         ) from None
     if not rows or len(rows) > MOST_LABELS:
         raise SettingsError(f"{path.name} holds {len(rows)} labels; a label set has 1 to {MOST_LABELS}.")
-    made: list[SegmentedObject] = []
+    objects: list[SegmentedObject] = []
     for number, (where, row) in enumerate(rows, start=1):
         try:
-            made.append(_label(row, number, made, rows))
+            objects.append(_label(row, number, objects, rows))
         except SettingsError as error:
             raise SettingsError(f"{path.name}, {where}: {error}") from None
-    return tuple(Label(each.name, each.label, each.colour, each.may_overlap) for each in made)
+    return tuple(Label(item.name, item.label, item.colour, item.may_overlap) for item in objects)
 
 
-def next_label(labels: Sequence[Label], others: Sequence[SegmentedObject]) -> Label | None:
-    """The first label of a set whose name and value none of the others has."""
-    names, values = {each.name for each in others}, {each.label for each in others}
-    return next((each for each in labels if each.name not in names and each.label not in values), None)
+def next_label(labels: Sequence[Label], existing: Sequence[SegmentedObject]) -> Label | None:
+    """Return the first label of a set whose name and value no object uses, or None."""
+    names, values = {item.name for item in existing}, {item.label for item in existing}
+    return next((label for label in labels if label.name not in names and label.label not in values), None)
 
 
 def _json(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     try:
-        held = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError):
         raise SettingsError(f"{path.name} is not JSON; write it again, or give a CSV table.") from None
-    rows = held.get("labels") if isinstance(held, dict) else held
+    rows = data.get("labels") if isinstance(data, dict) else data
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise SettingsError(f"{path.name} is no label set: it must be a list of objects, each with a 'name'.")
     return [(f"label {n}", row) for n, row in enumerate(rows, start=1)]
@@ -95,22 +96,23 @@ def _table(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
 def _label(
     row: Mapping[str, Any],
     number: int,
-    others: Sequence[SegmentedObject],
+    existing: Sequence[SegmentedObject],
     rows: Sequence[tuple[str, Mapping[str, Any]]],
 ) -> SegmentedObject:
     unknown = [str(key) for key in row if key not in COLUMNS]
     if unknown:
         raise SettingsError(f"'{unknown[0][:40]}' is not one of {', '.join(COLUMNS)}.")
-    given = {key: str(value).strip() for key, value in row.items() if value is not None}
-    name = checked_name(given.get("name", ""), others)
-    text = given.get("label", "")
+    fields = {key: str(value).strip() for key, value in row.items() if value is not None}
+    name = checked_name(fields.get("name", ""), existing)
+    text = fields.get("label", "")
     if not text:
-        taken = {str(each.get("label") or "").strip() for _, each in rows} | {str(o.label) for o in others}
+        taken = {str(entry.get("label") or "").strip() for _, entry in rows}
+        taken |= {str(item.label) for item in existing}
         text = next(str(n) for n in range(number, number + 2 * MOST_LABELS) if str(n) not in taken)
-    label = checked_label(int(text) if text.isdecimal() and len(text) < 9 else 0, others)
-    colour = given.get("colour", "")
-    colour = checked_colour(colour) if colour else next_colour([each.colour for each in others])
-    may = given.get("may_overlap", "").lower()
-    if may not in (*_YES, *_NO):
-        raise SettingsError(f"may_overlap is 'yes' or 'no'; got '{may[:20]}'.")
-    return SegmentedObject(id=str(number), name=name, label=label, colour=colour, may_overlap=may in _YES)
+    label = checked_label(int(text) if text.isdecimal() and len(text) < 9 else 0, existing)
+    colour = fields.get("colour", "")
+    colour = checked_colour(colour) if colour else next_colour([item.colour for item in existing])
+    overlap = fields.get("may_overlap", "").lower()
+    if overlap not in (*_YES, *_NO):
+        raise SettingsError(f"may_overlap is 'yes' or 'no'; got '{overlap[:20]}'.")
+    return SegmentedObject(id=str(number), name=name, label=label, colour=colour, may_overlap=overlap in _YES)

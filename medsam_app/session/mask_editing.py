@@ -1,7 +1,7 @@
-"""Changing an object's mask by hand: brush, lasso, tools, locked slices, another object's mask.
+"""Manual editing of an object's mask: brush, lasso, tools, locked slices, merging.
 
-Each change becomes a `Paint`, which is a prompt like any other: one step of the history, written to prompt
-files, deleted by itself where it was wrong. Locked voxels are never part of it.
+Each edit becomes a `Paint` prompt. Like any other prompt it is one step of the history, is written to prompt
+files and can be deleted individually. It never contains locked voxels.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from medsam_app.session.session import Session
 from medsam_app.session.strokes import brush_stroke, lasso
 
 Tool = Literal["fill holes", "keep largest", "smooth", "grow", "shrink", "interpolate"]
-#: Millimetres that a tool or a brush may be given.
+#: Largest radius of a brush and largest distance of a tool, in mm.
 MOST_MM = 100.0
-#: Names of slices across the RAS axes.
+#: Names of the slices perpendicular to the RAS axes.
 _PLANES = ("sagittal", "coronal", "axial")
 
 
@@ -38,11 +38,11 @@ def paint(
     positive: bool = True,
     axis: int | None = None,
 ) -> SegmentedObject:
-    """Draw on an object's mask with a brush, or erase; arguments as for `brush_stroke`.
+    """Draw on an object's mask with a brush, or erase; see `brush_stroke` for the arguments.
 
     Raises:
-        PromptError: it draws nothing.
-        SettingsError: a radius out of range.
+        PromptError: the stroke draws nothing.
+        SettingsError: the radius is out of range.
     """
     _check_mm("The brush's radius", radius)
     drawn = brush_stroke(points, radius, session.grid, axis=axis)
@@ -52,10 +52,10 @@ def paint(
 def draw_lasso(
     session: Session, object_id: str, points: Sequence[Sequence[float]], *, axis: int, positive: bool = True
 ) -> SegmentedObject:
-    """Fill or erase the inside of a lasso; arguments as for `lasso`.
+    """Fill or erase the inside of a lasso; see `lasso` for the arguments.
 
     Raises:
-        PromptError: it draws nothing.
+        PromptError: the lasso draws nothing.
     """
     drawn = lasso(points, session.grid, axis=axis)
     return _draw(session, object_id, drawn, positive, "lasso" if positive else "lasso, erasing")
@@ -70,29 +70,30 @@ def use_tool(
     axis: int | None = None,
     index: int | None = None,
 ) -> SegmentedObject:
-    """Change an object's mask by a tool of `mask_tools`.
+    """Change an object's mask with a tool of `mask_tools`.
 
     Args:
-        session: whose object it is.
+        session: session of the object.
         object_id: the object.
-        tool: which.
-        mm: how far 'smooth', 'grow' and 'shrink' go.
-        axis, index: the one slice that is changed; without, all of the mask. 'interpolate' takes the axis
-            across the slices: of locked ones where there are two or more, else of all that are not empty.
+        tool: the tool.
+        mm: distance in mm, for 'smooth', 'grow' and 'shrink'.
+        axis, index: slice to change; the whole mask by default. 'interpolate' needs only the axis
+            perpendicular to the slices. Its key slices are the locked slices if there are two or more,
+            otherwise all slices that are not empty.
 
     Raises:
-        PromptError: there is no mask, or nothing to change, or nothing would be left.
-        SettingsError: millimetres out of range.
+        PromptError: there is no mask, the mask would not change, or it would be empty.
+        SettingsError: the distance is out of range.
     """
     _check_mm(f"'{tool}'", mm)
-    owner, made = session.get(object_id), session.prediction(object_id)
-    if made is None or not made.voxels:
+    owner, prediction = session.get(object_id), session.prediction(object_id)
+    if prediction is None or not prediction.voxels:
         raise PromptError(f"'{owner.name}' has no mask yet; click inside it or paint it first.")
     reach = {"grow": mm, "smooth": 3 * mm}.get(tool, 0.0)
-    room = np.ceil(reach / session.grid.spacing).astype(int) + 1
-    low = _index(np.maximum(np.asarray(made.patch.start) - room, 0))
-    high = _index(np.minimum(np.asarray(made.patch.stop) + room, session.grid.shape))
-    before = Patch(low, made.patch.within((low, high)))
+    padding = np.ceil(reach / session.grid.spacing).astype(int) + 1
+    low = _index(np.maximum(np.asarray(prediction.patch.start) - padding, 0))
+    high = _index(np.minimum(np.asarray(prediction.patch.stop) + padding, session.grid.shape))
+    before = Patch(low, prediction.patch.within((low, high)))
     after = Patch(low, _apply(tool, before, session, owner, mm, axis, index))
     if not after.mask.any():
         raise PromptError(f"Nothing would be left of '{owner.name}'; give fewer millimetres.")
@@ -113,9 +114,9 @@ def _apply(
     if tool == "interpolate":
         if axis is None:
             raise PromptError("Interpolation goes along an axis; say which.")
-        keys = [at - start[axis] for across, at in locked_slices(owner) if across == axis]
+        keys = [position - start[axis] for across, position in locked_slices(owner) if across == axis]
         return mask_tools.interpolate(mask, spacing, axis, keys if len(keys) > 1 else ())
-    made: dict[str, Callable[[NDArray[np.bool_], list[float]], NDArray[np.bool_]]] = {
+    tools: dict[str, Callable[[NDArray[np.bool_], list[float]], NDArray[np.bool_]]] = {
         "fill holes": lambda mask, _: mask_tools.fill_holes(mask),
         "keep largest": lambda mask, _: keep_largest(mask),
         "smooth": lambda mask, step: mask_tools.smooth(mask, step, mm),
@@ -123,43 +124,43 @@ def _apply(
         "shrink": lambda mask, step: mask_tools.grow(mask, step, -mm),
     }
     if axis is None or index is None:
-        return made[tool](mask, spacing)
-    after, at = mask.copy(), index - start[axis]
-    if 0 <= at < mask.shape[axis]:
-        place = tuple(at if n == axis else slice(None) for n in range(3))
-        after[place] = made[tool](mask[place], [step for n, step in enumerate(spacing) if n != axis])
+        return tools[tool](mask, spacing)
+    after, position = mask.copy(), index - start[axis]
+    if 0 <= position < mask.shape[axis]:
+        plane = tuple(position if n == axis else slice(None) for n in range(3))
+        after[plane] = tools[tool](mask[plane], [step for n, step in enumerate(spacing) if n != axis])
     return after
 
 
 def merge(session: Session, object_id: str, other_id: str) -> SegmentedObject:
-    """Add the mask of another object, which is deleted; one step of the history.
+    """Add the mask of another object and delete that object, as one step of the history.
 
     Raises:
-        PromptError: one of them does not exist or has no mask, or both are the same.
+        PromptError: an object does not exist or has no mask, or both are the same object.
     """
-    owner, other, own, theirs = _pair(session, object_id, other_id)
-    change = _paint(session, owner, theirs.without(own), Patch.empty(), f"merge {other.name}")
-    return session.absorb(owner.id, other.id, change)
+    owner, absorbed, mask, absorbed_mask = _pair(session, object_id, other_id)
+    change = _paint(session, owner, absorbed_mask.without(mask), Patch.empty(), f"merge {absorbed.name}")
+    return session.absorb(owner.id, absorbed.id, change)
 
 
 def subtract(session: Session, object_id: str, other_id: str) -> SegmentedObject:
-    """Take the mask of another object, which stays, from an object's.
+    """Subtract the mask of another object from an object's mask; the other object is unchanged.
 
     Raises:
-        PromptError: as `merge`, or they share no voxel.
+        PromptError: see `merge`, or the masks share no voxel.
     """
-    owner, other, own, theirs = _pair(session, object_id, other_id)
-    return _change(session, owner, own, own.without(theirs), f"subtract {other.name}")
+    owner, subtracted, mask, subtracted_mask = _pair(session, object_id, other_id)
+    return _change(session, owner, mask, mask.without(subtracted_mask), f"subtract {subtracted.name}")
 
 
 def set_lock(session: Session, object_id: str, axis: int, index: int, locked: bool) -> SegmentedObject:
-    """Lock a slice of an object as it is, or unlock it: nothing changes a locked voxel.
+    """Lock a slice of an object in its current state, or unlock it. Locked voxels never change.
 
     Args:
-        session: whose object it is.
+        session: session of the object.
         object_id: the object.
-        axis, index: the slice, in the file's voxels.
-        locked: which of both.
+        axis, index: voxel axis perpendicular to the slice, and index along it.
+        locked: whether to lock or unlock.
 
     Raises:
         PromptError: there is no such slice.
@@ -167,26 +168,26 @@ def set_lock(session: Session, object_id: str, axis: int, index: int, locked: bo
     grid, owner = session.grid, session.get(object_id)
     if not (0 <= axis < 3 and 0 <= index < grid.shape[axis]):
         raise PromptError(f"There is no slice {index} across axis {axis} in an image of shape {grid.shape}.")
-    held = [
+    locks = [
         n
-        for n, each in enumerate(owner.prompts)
-        if isinstance(each, Paint) and slice_of_lock(each) == (axis, index)
+        for n, prompt in enumerate(owner.prompts)
+        if isinstance(prompt, Paint) and slice_of_lock(prompt) == (axis, index)
     ]
-    if locked == bool(held):
+    if locked == bool(locks):
         return owner
     if not locked:
-        return session.delete_prompt(object_id, held[-1])
+        return session.delete_prompt(object_id, locks[-1])
     first, stop = [0, 0, 0], list(grid.shape)
     first[axis], stop[axis] = index, index + 1
-    start, made = _index(first), session.prediction(object_id)
-    mask = (Patch.empty() if made is None else made.patch).within((start, _index(stop)))
+    start, prediction = _index(first), session.prediction(object_id)
+    mask = (Patch.empty() if prediction is None else prediction.patch).within((start, _index(stop)))
     what = f"lock {slice_words(session, axis, index)}"
     parts = [Bits.from_patch(Patch(start, part), grid.shape) for part in (mask, ~mask)]
     return session.add_prompt(object_id, Paint(what=what, inside=parts[0], outside=parts[1], locked=True))
 
 
 def slice_words(session: Session, axis: int, index: int) -> str:
-    """A slice as the page counts it: 'axial slice 13'."""
+    """Return the name and number of a slice as the page shows them: 'axial slice 13'."""
     ras = session.grid.ras
     at = ras.axes.index(axis)
     shown = ras.shape[at] - index if ras.flips[at] else index + 1
@@ -194,7 +195,7 @@ def slice_words(session: Session, axis: int, index: int) -> str:
 
 
 def slice_of_lock(prompt: Paint) -> tuple[int, int] | None:
-    """Axis and index of the slice that a prompt locks; None where it locks none."""
+    """Return the axis and index of the slice that a prompt locks, or None."""
     if not prompt.locked:
         return None
     boxes = [bits for bits, _ in prompt.parts]
@@ -204,38 +205,38 @@ def slice_of_lock(prompt: Paint) -> tuple[int, int] | None:
 
 
 def locked_slices(owner: SegmentedObject) -> list[tuple[int, int]]:
-    """Axis and index of an object's locked slices, in order."""
-    found = {slice_of_lock(each) for each in owner.prompts if isinstance(each, Paint)}
-    return sorted(place for place in found if place is not None)
+    """Return the axis and index of each locked slice of an object, in order."""
+    slices = {slice_of_lock(prompt) for prompt in owner.prompts if isinstance(prompt, Paint)}
+    return sorted(locked for locked in slices if locked is not None)
 
 
 def _draw(session: Session, object_id: str, drawn: Patch, positive: bool, what: str) -> SegmentedObject:
-    owner, none = session.get(object_id), Patch.empty()
+    owner, nothing = session.get(object_id), Patch.empty()
     if not positive and session.prediction(object_id) is None:
         raise PromptError(f"'{owner.name}' has no mask yet; there is nothing to erase.")
-    made = _paint(session, owner, *((drawn, none) if positive else (none, drawn)), what)
-    if made is None:
+    prompt = _paint(session, owner, *((drawn, nothing) if positive else (nothing, drawn)), what)
+    if prompt is None:
         raise PromptError(f"All that was drawn on is locked for '{owner.name}'; unlock the slice first.")
-    return session.add_prompt(object_id, made)
+    return session.add_prompt(object_id, prompt)
 
 
 def _change(
     session: Session, owner: SegmentedObject, before: Patch, after: Patch, what: str
 ) -> SegmentedObject:
-    made = _paint(session, owner, after.without(before), before.without(after), what)
-    if made is None and before.difference(after) is not None:
+    prompt = _paint(session, owner, after.without(before), before.without(after), what)
+    if prompt is None and before.difference(after) is not None:
         raise PromptError(
             f"All that would change of '{owner.name}' ({what}) is locked; unlock the slice first."
         )
-    if made is None:
+    if prompt is None:
         raise PromptError(f"There is nothing to change: the mask of '{owner.name}' stays as it is ({what}).")
-    return session.add_prompt(owner.id, made)
+    return session.add_prompt(owner.id, prompt)
 
 
 def _paint(
     session: Session, owner: SegmentedObject, inside: Patch, outside: Patch, what: str
 ) -> Paint | None:
-    """Return the voxels as a prompt, without locked ones; None if none is left."""
+    """Return the voxels as a prompt, without locked voxels; None if all are locked."""
     shape = session.grid.shape
     locks = [prompt for prompt in owner.prompts if isinstance(prompt, Paint) and prompt.locked]
     locked = Layer(locks, shape).locked
@@ -248,16 +249,16 @@ def _paint(
 def _pair(
     session: Session, object_id: str, other_id: str
 ) -> tuple[SegmentedObject, SegmentedObject, Patch, Patch]:
-    """Two objects and their masks."""
+    """Return two objects and their masks."""
     owner, other = session.get(object_id), session.get(other_id)
     if owner.id == other.id:
         raise PromptError(f"'{owner.name}' cannot be combined with itself; choose another object.")
     masks = []
-    for each in (owner, other):
-        made = session.prediction(each.id)
-        if made is None or not made.voxels:
-            raise PromptError(f"'{each.name}' has no mask yet; click inside it or paint it first.")
-        masks.append(made.patch)
+    for item in (owner, other):
+        prediction = session.prediction(item.id)
+        if prediction is None or not prediction.voxels:
+            raise PromptError(f"'{item.name}' has no mask yet; click inside it or paint it first.")
+        masks.append(prediction.patch)
     return owner, other, masks[0], masks[1]
 
 

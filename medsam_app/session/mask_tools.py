@@ -1,7 +1,7 @@
-"""Tools that change a mask as a whole: holes, parts, outline, size, and slices that are missing.
+"""Mask tools: fill holes, smooth, grow, shrink, and interpolate slices.
 
-All take boolean arrays of two or three axes and give new ones of the same shape. Beyond the array nothing is
-known, and nothing changes because of it: a mask that is cut off there is not shrunk from that side.
+All functions take boolean arrays of two or three axes and return new arrays of the same shape. Voxels outside
+the array are unknown and have no effect: a mask that ends at the border is not shrunk from that side.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 Mask = NDArray[np.bool_]
-#: Millimetres that rounding may take from a distance.
+#: Tolerance for rounding of distances, in mm.
 _SLACK = 1e-3
 
 
@@ -27,9 +27,9 @@ def smooth(mask: Mask, spacing: Sequence[float], mm: float) -> Mask:
     """Return the mask with a smoother outline, without parts narrower than about twice `mm`.
 
     Args:
-        mask: what is smoothed.
+        mask: mask to smooth.
         spacing: voxel size in mm along its axes.
-        mm: standard deviation of the Gaussian; the outline is where half of the weight is inside.
+        mm: standard deviation of the Gaussian; the outline is where the filtered mask is 0.5.
     """
     sigma = [mm / step for step in spacing]
     return ndimage.gaussian_filter(mask.astype(np.float32), sigma, mode="nearest", truncate=3) > 0.5
@@ -38,74 +38,74 @@ def smooth(mask: Mask, spacing: Sequence[float], mm: float) -> Mask:
 def grow(mask: Mask, spacing: Sequence[float], mm: float) -> Mask:
     """Return the mask grown by `mm`; a negative number shrinks it.
 
-    Distances are between middles of voxels, so a mask does not grow across slices that are farther apart.
+    Distances are between voxel centres, so a mask does not grow into slices that are farther apart than `mm`.
 
     Args:
-        mask: what grows.
+        mask: mask to grow.
         spacing: voxel size in mm along its axes.
-        mm: how far.
+        mm: distance in mm.
     """
     if mm < 0:
         return ~grow(~mask, spacing, -mm)
     if not mask.any():
         return mask.copy()
-    return mask | (_away(mask, spacing) <= mm + _SLACK)
+    return mask | (_distance(mask, spacing) <= mm + _SLACK)
 
 
 def interpolate(mask: Mask, spacing: Sequence[float], axis: int, keys: Sequence[int] = ()) -> Mask:
     """Return the mask with missing slices interpolated from their neighbours.
 
-    Of two neighbouring key slices the signed distances to the outlines are averaged, by nearness. Where both
-    hold one part each, it is moved on the way from the one's middle to the other's, so that an oblique vessel
-    does not break.
+    The signed distances to the outlines of two neighbouring key slices are averaged, weighted by proximity.
+    If both slices hold a single component, the components are shifted along the line between their centres,
+    so that an oblique vessel stays connected.
 
     Args:
         mask: (i, j, k).
         spacing: voxel size in mm along (i, j, k).
-        axis: the axis across the slices.
-        keys: slices to go by, whose neighbours between them are all recomputed; by default those that hold
-            any voxel, so that gaps are closed.
+        axis: the axis perpendicular to the slices.
+        keys: indices of the key slices; all slices between them are recomputed. By default all slices that
+            are not empty, so that gaps are closed.
     """
-    out = np.moveaxis(mask.copy(), axis, 0)
-    drawn = [int(n) for n in np.flatnonzero(out.any(axis=(1, 2)))]
-    known = sorted(set(drawn) & set(keys)) if len(keys) else drawn
-    within = [step for n, step in enumerate(spacing) if n != axis]
-    for first, last in pairwise(known):
+    result = np.moveaxis(mask.copy(), axis, 0)
+    filled = [int(n) for n in np.flatnonzero(result.any(axis=(1, 2)))]
+    key_slices = sorted(set(filled) & set(keys)) if len(keys) else filled
+    plane_spacing = [step for n, step in enumerate(spacing) if n != axis]
+    for first, last in pairwise(key_slices):
         if last - first < 2:
             continue
-        ends = [(_signed_distance(out[n], within), _middle(out[n])) for n in (first, last)]
-        for between in range(first + 1, last):
-            out[between] = _blend(ends, (between - first) / (last - first))
-    return np.moveaxis(out, 0, axis)
+        ends = [(_signed_distance(result[n], plane_spacing), _centre(result[n])) for n in (first, last)]
+        for index in range(first + 1, last):
+            result[index] = _blend(ends, (index - first) / (last - first))
+    return np.moveaxis(result, 0, axis)
 
 
 def _blend(ends: Sequence[tuple[NDArray[np.float32], NDArray[np.float64] | None]], share: float) -> Mask:
-    (a, from_), (b, to) = ends
-    if from_ is not None and to is not None:
-        middle = (1 - share) * from_ + share * to
-        a = ndimage.shift(a, middle - from_, order=1, mode="nearest")
-        b = ndimage.shift(b, middle - to, order=1, mode="nearest")
+    (a, centre_a), (b, centre_b) = ends
+    if centre_a is not None and centre_b is not None:
+        centre = (1 - share) * centre_a + share * centre_b
+        a = ndimage.shift(a, centre - centre_a, order=1, mode="nearest")
+        b = ndimage.shift(b, centre - centre_b, order=1, mode="nearest")
     return (1 - share) * a + share * b < 0
 
 
-def _middle(mask: Mask) -> NDArray[np.float64] | None:
-    """The centre of a mask's one part; None where it has several."""
+def _centre(mask: Mask) -> NDArray[np.float64] | None:
+    """Return the centre of the mask if it has a single component, else None."""
     _, count = ndimage.label(mask, structure=np.ones((3, 3)))
     return np.array(ndimage.center_of_mass(mask)) if count == 1 else None
 
 
 def _signed_distance(mask: Mask, spacing: Sequence[float]) -> NDArray[np.float32]:
-    """Distance in mm to the nearest voxel on the other side: below 0 inside, above 0 outside."""
+    """Return the signed distance in mm to the outline: below 0 inside, above 0 outside."""
     if mask.all():
         return np.full(mask.shape, -np.inf, dtype=np.float32)
-    return _away(mask, spacing) - _away(~mask, spacing)
+    return _distance(mask, spacing) - _distance(~mask, spacing)
 
 
-def _away(mask: Mask, spacing: Sequence[float]) -> NDArray[np.float32]:
-    """Distance in mm to the nearest voxel of a mask that has some, 0 inside."""
+def _distance(mask: Mask, spacing: Sequence[float]) -> NDArray[np.float32]:
+    """Return the distance in mm to the nearest voxel of a mask that is not empty, 0 inside."""
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     image.SetSpacing([float(step) for step in reversed(spacing)])
-    far = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
-    return np.maximum(sitk.GetArrayFromImage(far), 0)
+    distance = sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True)
+    return np.maximum(sitk.GetArrayFromImage(distance), 0)

@@ -1,4 +1,4 @@
-"""The objects of a volume as they are and were: selecting, undo and redo, and each one's own past."""
+"""Objects of a volume and their history: selection, undo, redo, history per object."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class HistoryStep:
     """A change of one object's prompts.
 
     Attributes:
-        number: where it stands in the history, to go back to what it led to.
-        change: in words.
+        number: position in the history, for `go_back`.
+        change: description of the change.
         time: UTC in ISO 8601.
-        now: whether the object is as this step left it.
+        now: whether the object has the prompts that it had after this step.
     """
 
     number: int
@@ -30,10 +30,10 @@ class HistoryStep:
 
 
 class ObjectHistory:
-    """States of the objects of a grid. Safe to call from several threads.
+    """Objects on a grid and their earlier states. Safe to call from several threads.
 
     Args:
-        grid: prompts must lie on it.
+        grid: grid of the volume; all prompts must be inside it.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -43,34 +43,34 @@ class ObjectHistory:
         self._selected: str | None = None
         self._last_id = 0
 
-    # Looking
+    # Queries
 
     @property
     def objects(self) -> tuple[SegmentedObject, ...]:
-        """The objects, in the order they were added."""
+        """Objects, in the order they were added."""
         with self._lock:
             return self._history.state
 
     @property
     def selected(self) -> SegmentedObject | None:
-        """The object that the next click belongs to."""
+        """Selected object, to which the next click belongs."""
         with self._lock:
-            return next((each for each in self.objects if each.id == self._selected), None)
+            return next((item for item in self.objects if item.id == self._selected), None)
 
     def get(self, object_id: str) -> SegmentedObject:
-        """The object of an id.
+        """Return the object with an id.
 
         Raises:
-            PromptError: there is none (any more).
+            PromptError: there is no such object.
         """
         return self.objects[self._index(object_id)]
 
     def select(self, object_id: str) -> SegmentedObject:
-        """Choose the object that the next click belongs to. Not a step of the history."""
+        """Select the object to which the next click belongs. This is not a step of the history."""
         with self._lock:
-            found = self.get(object_id)
-            self._selected = found.id
-            return found
+            item = self.get(object_id)
+            self._selected = item.id
+            return item
 
     # History
 
@@ -86,13 +86,13 @@ class ObjectHistory:
 
     @property
     def undo_text(self) -> str | None:
-        """The change that `undo` would take back, such as 'add positive click to liver'."""
+        """Change that `undo` would revert, such as 'add positive click to liver', or None."""
         with self._lock:
             return self._history.undo_text
 
     @property
     def redo_text(self) -> str | None:
-        """The change that `redo` would make again."""
+        """Change that `redo` would repeat, or None."""
         with self._lock:
             return self._history.redo_text
 
@@ -111,42 +111,44 @@ class ObjectHistory:
             PromptError: there is no such object.
         """
         with self._lock:
-            now, before, found = self.get(object_id).prompts, None, []
+            now, before, steps = self.get(object_id).prompts, None, []
             for number, (objects, change, time) in enumerate(self._history.past()):
-                held = next((each for each in objects if each.id == object_id), None)
-                if held is not None and (before is None or held.prompts != before.prompts):
-                    found.append(HistoryStep(number, change, time, held.prompts == now))
-                before = held
-            return found
+                item = next((item for item in objects if item.id == object_id), None)
+                if item is not None and (before is None or item.prompts != before.prompts):
+                    steps.append(HistoryStep(number, change, time, item.prompts == now))
+                before = item
+            return steps
 
     def go_back(self, object_id: str, number: int) -> SegmentedObject:
-        """Give an object the prompts it had after a step, as a new step; others stay as they are.
+        """Restore the prompts that an object had after a step, as a new step of the history.
+
+        Other objects are unchanged.
 
         Raises:
-            PromptError: there is no such object, or it was not there then.
+            PromptError: there is no such object, or it did not exist after that step.
         """
         with self._lock:
             old, past = self.get(object_id), self._history.past()
             objects, change, _ = past[number] if 0 <= number < len(past) else ((), "", "")
-            held = next((each for each in objects if each.id == object_id), None)
-            if held is None:
+            state = next((item for item in objects if item.id == object_id), None)
+            if state is None:
                 raise PromptError(f"'{old.name}' was not there at step {number}; choose a step of its own.")
-            changed = replace(old, prompts=held.prompts, times=held.times)
+            changed = replace(old, prompts=state.prompts, times=state.times)
             return self._swap(changed, f"take {old.name} back to '{change}'")
 
-    # Inside
+    # Private
 
     def _index(self, object_id: str) -> int:
-        for at, each in enumerate(self.objects):
-            if each.id == object_id:
-                return at
-        known = ", ".join(f"'{each.id}' ({each.name})" for each in self.objects) or "none"
+        for index, item in enumerate(self.objects):
+            if item.id == object_id:
+                return index
+        known = ", ".join(f"'{item.id}' ({item.name})" for item in self.objects) or "none"
         raise PromptError(f"There is no object '{object_id}'; objects here: {known}.")
 
     def _swap(self, changed: SegmentedObject, change: str) -> SegmentedObject:
         if changed != self.get(changed.id):
             self._history.push(
-                tuple(changed if each.id == changed.id else each for each in self.objects), change
+                tuple(changed if item.id == changed.id else item for item in self.objects), change
             )
         return changed
 
@@ -155,10 +157,10 @@ class ObjectHistory:
             before = self.objects
             if not move():
                 return False
-            # What came back or changed is what the person now looks at.
-            touched = [each for each in self.objects if each not in before]
-            if touched:
-                self._selected = touched[-1].id
+            # Select what was restored or changed, because the user looks at it now.
+            changed = [item for item in self.objects if item not in before]
+            if changed:
+                self._selected = changed[-1].id
             elif self.selected is None:
                 self._selected = self.objects[-1].id if self.objects else None
             return True

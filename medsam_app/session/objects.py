@@ -12,8 +12,8 @@ from medsam_app.prompts.types import AnyPrompt, Box, Paint, Point, Scribble, loc
 
 LARGEST_LABEL = 65535
 LONGEST_NAME = 100
-#: Okabe and Ito's colours, then Tol's 'muted' and 'bright': people with any colour vision tell the first
-#: ones apart, and all stand out on grey.
+#: Colours of Okabe and Ito, then Tol's 'muted' and 'bright'. The first ones are distinguishable with any
+#: colour vision, and all are visible on grey.
 PALETTE = (
     "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#88ccee", "#ddcc77",
     "#44aa99", "#cc6677", "#999933", "#aa4499", "#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677",
@@ -25,14 +25,14 @@ class SegmentedObject:
     """One object of a volume with its prompts.
 
     Attributes:
-        id: never given twice in a session.
-        name: what it is called; unique in a session.
-        label: its value in the label map, 1 to 65535; unique in a session.
+        id: identifier, never reused in a session.
+        name: name; unique in a session.
+        label: value in the label map, 1 to 65535; unique in a session.
         colour: '#rrggbb'.
-        prompts: in the order they were given.
-        times: when each prompt was given, UTC in ISO 8601; as many as there are prompts.
-        may_overlap: whether it may share voxels with any other object. Two of which neither may share none:
-            the session's `overlap` says which of them has a voxel of both.
+        prompts: prompts, in the order they were given.
+        times: time of each prompt, UTC in ISO 8601; as many as prompts.
+        may_overlap: whether it may share voxels with all other objects. Two objects that may not overlap
+            share no voxel; the session's `overlap` decides which of them owns a voxel of both masks.
     """
 
     id: str
@@ -45,50 +45,58 @@ class SegmentedObject:
 
     @property
     def has_start(self) -> bool:
-        """Whether a prompt says where the object is: negative clicks alone do not."""
+        """Whether a prompt locates the object; negative clicks alone do not."""
         return any(locates_object(prompt) for prompt in self.prompts)
 
 
 def next_colour(taken: Sequence[str]) -> str:
-    """The first colour of the palette that is not taken; beyond it, hues far from one another."""
+    """Return the first unused colour of the palette, or a distinct hue if all of them are used."""
     for colour in PALETTE:
         if colour not in taken:
             return colour
     number = 0
     while True:
-        # Steps of the golden ratio fill the circle of hues evenly, however many there are.
+        # Steps of the golden ratio spread any number of hues evenly over the circle.
         hue, level = (number * 0.6180339887) % 1, 0.95 - 0.2 * (number % 3)
-        red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.65, level))
+        red, green, blue = (round(255 * value) for value in colorsys.hsv_to_rgb(hue, 0.65, level))
         colour = f"#{red:02x}{green:02x}{blue:02x}"
         if colour not in taken:
             return colour
         number += 1
 
 
-def checked_name(name: str, others: Sequence[SegmentedObject]) -> str:
-    """The name without spaces around it; `SettingsError` when it is none or one of the others has it."""
+def checked_name(name: str, existing: Sequence[SegmentedObject]) -> str:
+    """Return a name without spaces around it.
+
+    Raises:
+        SettingsError: the name is invalid, or one of the existing objects has it.
+    """
     name = name.strip()
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
         raise SettingsError(
             f"An object's name has 1 to {LONGEST_NAME} printable characters; got {name[:LONGEST_NAME]!r}."
         )
-    if name in {each.name for each in others}:
+    if name in {item.name for item in existing}:
         raise SettingsError(f"There is already an object named '{name}'; give another name.")
     return name
 
 
-def checked_label(label: int, others: Sequence[SegmentedObject]) -> int:
-    """The label value; `SettingsError` when it is none or one of the others has it."""
+def checked_label(label: int, existing: Sequence[SegmentedObject]) -> int:
+    """Return a label value.
+
+    Raises:
+        SettingsError: the label value is invalid, or one of the existing objects has it.
+    """
     if isinstance(label, bool) or not isinstance(label, int) or not 1 <= label <= LARGEST_LABEL:
         raise SettingsError(f"A label value is a whole number from 1 to {LARGEST_LABEL}; got {label!r}.")
-    for each in others:
-        if each.label == label:
-            raise SettingsError(f"Label value {label} belongs to '{each.name}' already; give another one.")
+    for item in existing:
+        if item.label == label:
+            raise SettingsError(f"Label value {label} belongs to '{item.name}' already; give another one.")
     return label
 
 
 def checked_colour(colour: str) -> str:
-    """The colour in lower case; `SettingsError` when it is none."""
+    """Return a colour in lower case; raise `SettingsError` if it is invalid."""
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
         raise SettingsError(
             f"A colour is written '#rrggbb' in hexadecimal, such as '#e69f00'; got {colour!r}."
@@ -97,7 +105,7 @@ def checked_colour(colour: str) -> str:
 
 
 def checked_index(owner: SegmentedObject, index: int) -> int:
-    """The index of a prompt; `PromptError` when there is none of that index."""
+    """Return the index of a prompt; raise `PromptError` if there is no prompt with that index."""
     if not 0 <= index < len(owner.prompts):
         raise PromptError(
             f"'{owner.name}' has {len(owner.prompts)} prompts, numbered from 0; there is no prompt {index}."
@@ -106,7 +114,7 @@ def checked_index(owner: SegmentedObject, index: int) -> int:
 
 
 def prompt_words(prompt: AnyPrompt) -> str:
-    """Describe a prompt for a menu."""
+    """Return a description of a prompt for a menu."""
     if isinstance(prompt, Point):
         return "positive click" if prompt.positive else "negative click"
     if isinstance(prompt, Paint):

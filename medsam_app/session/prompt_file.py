@@ -37,39 +37,39 @@ if TYPE_CHECKING:
 SUFFIX = ".prompts.json"
 FORMAT: str = PromptFile.model_fields["format"].default
 VERSIONS = (1, 2)
-#: No more problems than this are spelled out in one message.
+#: Largest number of problems listed in one message.
 MOST_PROBLEMS = 12
 KINDS = ("point", "scribble", "box", "mask", "paint")
 
 
-class Described(Protocol):
-    """What a prompt file records of a session."""
+class RecordedSession(Protocol):
+    """Attributes of a session that a prompt file records."""
 
     @property
     def volume(self) -> Volume:
-        """The image."""
+        """Image."""
 
     @property
     def identity(self) -> ModelIdentity | None:
-        """The model that makes the masks."""
+        """Identity of the model that predicts the masks."""
 
     @property
     def settings(self) -> SessionSettings:
-        """What else decides the masks."""
+        """Settings that affect the masks."""
 
     @property
     def objects(self) -> Sequence[SegmentedObject]:
-        """The objects with their prompts."""
+        """Objects with their prompts."""
 
 
 @dataclass(frozen=True)
 class Replay:
-    """A prompt file that was read for an image.
+    """Contents of a prompt file for an image.
 
     Attributes:
-        objects: with prompts in voxel indices.
-        settings: the settings they were made with.
-        notes: sentences for the user: why the masks may differ from those of the time of writing.
+        objects: objects with prompts in voxel indices.
+        settings: settings of the session that wrote the file.
+        notes: sentences for the user: why the masks may differ from the original masks.
     """
 
     objects: Sequence[SegmentedObject]
@@ -77,7 +77,7 @@ class Replay:
     notes: Sequence[str]
 
 
-def save_prompt_file(session: Described, path: str | Path) -> Path:
+def save_prompt_file(session: RecordedSession, path: str | Path) -> Path:
     """Write the objects and prompts of a session.
 
     The file is written under a temporary name, read back, compared, and then renamed.
@@ -86,17 +86,17 @@ def save_prompt_file(session: Described, path: str | Path) -> Path:
         SaveError: the file could not be written, or did not read back as written.
     """
     path = Path(path)
-    written = _describe(session, path)
-    text = _as_text(written)
+    contents = _describe(session, path)
+    text = _as_text(contents)
 
-    def prove(draft: Path) -> None:
-        if read_prompt_file(draft) != written:
+    def verify(draft: Path) -> None:
+        if read_prompt_file(draft) != contents:
             raise SaveError(
                 f"The prompt file {path} did not read back as written; nothing was changed there."
             )
 
     try:
-        write_whole(path, text, prove=prove)
+        write_whole(path, text, prove=verify)
     except OSError as error:
         raise SaveError(
             f"The prompt file {path} could not be written: {error.strerror or error}; "
@@ -107,7 +107,7 @@ def save_prompt_file(session: Described, path: str | Path) -> Path:
     return path
 
 
-def prompt_text(session: Described, folder: Path) -> str:
+def prompt_text(session: RecordedSession, folder: Path) -> str:
     """Return the prompt file of a session as text, with paths relative to a folder."""
     return _as_text(_describe(session, folder / f"work{SUFFIX}"))
 
@@ -117,10 +117,10 @@ def _as_text(file: PromptFile) -> str:
 
 
 def read_prompt_file(path: str | Path) -> PromptFile:
-    """Read and check a prompt file, not yet against an image.
+    """Read and validate a prompt file, without an image.
 
     Raises:
-        PromptFileError: it cannot be read, or with every problem of its contents.
+        PromptFileError: the file cannot be read or is invalid; the message lists the problems.
     """
     path = Path(path)
     try:
@@ -130,17 +130,17 @@ def read_prompt_file(path: str | Path) -> PromptFile:
 
 
 def parse_prompt_file(text: str | bytes, *, title: str) -> PromptFile:
-    """Check the text of a prompt file, not yet against an image.
+    """Validate the text of a prompt file, without an image.
 
     Args:
-        text: UTF-8.
-        title: of the text in error messages.
+        text: text in UTF-8.
+        title: title of the text in error messages.
 
     Raises:
-        PromptFileError: with every problem of the contents.
+        PromptFileError: the text is invalid; the message lists the problems.
     """
     try:
-        # Read as a text file is: '\r' alone ends a line, too, in the line numbers of messages.
+        # Universal newlines: a single '\r' also ends a line in the line numbers of messages.
         raw = text.encode() if isinstance(text, str) else text
         text = io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8").read()
     except UnicodeDecodeError:
@@ -202,14 +202,14 @@ def replay_on(
 
     Args:
         file: contents of the prompt file.
-        volume: the image; its shape, affine and voxels must be those the prompts were given on.
-        title: of the file in error messages.
-        name: of the file in notes.
-        identity: of the model that will make the masks; None if no model will.
+        volume: image; it must have the shape, affine and voxels of the image in the file.
+        title: title of the file in error messages.
+        name: name of the file in notes.
+        identity: identity of the model that will predict the masks; None without a model.
         other_image: accept an image on the same grid whose voxels differ.
 
     Raises:
-        PromptFileError: it belongs to another image, or holds prompts that make no sense.
+        PromptFileError: the file belongs to another image, or holds invalid prompts.
     """
     notes = _compare_image(file.image, volume, title=title, name=name, other_image=other_image)
     objects, problems = read_objects(file.objects, volume.grid)
@@ -220,33 +220,35 @@ def replay_on(
 
 
 def _compare_model(file: PromptFile, identity: ModelIdentity | None, name: str) -> list[str]:
-    """Return notes on a model or adapter other than that of the prompt file."""
-    notes, written = [], file.model
+    """Return notes if the model or adapter differs from that of the prompt file."""
+    notes, recorded = [], file.model
     if (
-        written is not None
+        recorded is not None
         and identity is not None
-        and (written.id, written.sha256) != (identity.model_id, identity.weights_sha256)
+        and (recorded.id, recorded.sha256) != (identity.model_id, identity.weights_sha256)
     ):
-        same = written.id == identity.model_id
-        other = f"other weights of {written.id}" if same else f"model {written.id}"
-        notes.append(f"{name} was written with {other}, not {identity.model_id} as here: masks may differ.")
+        same = recorded.id == identity.model_id
+        description = f"other weights of {recorded.id}" if same else f"model {recorded.id}"
+        notes.append(
+            f"{name} was written with {description}, not {identity.model_id} as here: masks may differ."
+        )
     adapter = (identity.adapter_id, identity.adapter_sha256) if identity is not None else ("", "")
-    before = (file.adapter.id, file.adapter.sha256) if file.adapter is not None else ("", "")
-    if before[1] != adapter[1]:
-        then = f"the adapter {before[0]}" if before[1] else "no adapter"
+    recorded_adapter = (file.adapter.id, file.adapter.sha256) if file.adapter is not None else ("", "")
+    if recorded_adapter[1] != adapter[1]:
+        then = f"the adapter {recorded_adapter[0]}" if recorded_adapter[1] else "no adapter"
         now = f"{adapter[0]} is on" if adapter[1] else "none is on"
         notes.append(f"{name} was written with {then}, and here {now}: masks may differ.")
     return notes
 
 
-def _describe(session: Described, path: Path) -> PromptFile:
+def _describe(session: RecordedSession, path: Path) -> PromptFile:
     volume, identity = session.volume, session.identity
     source = volume.source
     relative = None
     if source is not None:
         try:
             relative = Path(os.path.relpath(Path(source).resolve(), path.parent.resolve())).as_posix()
-        except ValueError:  # on another drive there is no relative path
+        except ValueError:  # no relative path to another drive
             relative = Path(source).resolve().as_posix()
     image = ImageEntry(
         path=relative,
@@ -270,14 +272,14 @@ def _describe(session: Described, path: Path) -> PromptFile:
         model=model,
         adapter=adapter,
         settings=settings_entry(session.settings),
-        objects=tuple(object_entry(each) for each in session.objects),
+        objects=tuple(object_entry(item) for item in session.objects),
     )
 
 
 def _compare_image(
     image: ImageEntry, volume: Volume, *, title: str, name: str, other_image: bool
 ) -> list[str]:
-    """Return notes on an image that is accepted although it is another one."""
+    """Return a note if another image is accepted; raise `PromptFileError` if it is not."""
     difference = image.grid.difference(volume.grid)
     if difference is not None:
         raise PromptFileError(
@@ -296,26 +298,26 @@ def _compare_image(
 
 
 def _readable(problem: ErrorDetails, data: Any) -> str:
-    """One of pydantic's errors in words: where, and what is wrong."""
+    """Return an error of pydantic as text: the place and the problem."""
     where: list[str] = []
-    at = data
+    node = data
     for step in problem["loc"]:
         if isinstance(step, int):
             what = where.pop().rstrip("s") if where else "entry"
             where.append(f"{what} {step + 1}")
-        elif not (step in KINDS and isinstance(at, dict) and at.get("kind") == step):
+        elif not (step in KINDS and isinstance(node, dict) and node.get("kind") == step):
             where.append(str(step))
-        if isinstance(at, dict):
-            at = at.get(step, at)
-        elif isinstance(at, list) and isinstance(step, int) and step < len(at):
-            at = at[step]
+        if isinstance(node, dict):
+            node = node.get(step, node)
+        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
+            node = node[step]
     message = {
         "extra_forbidden": "is not a field of this format",
         "missing": "is missing",
         "too_long": "has too many entries",
     }.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
-    got = problem.get("input")
-    shown = f" (got {str(got)[:40]!r})" if isinstance(got, str | int | float | None) else ""
+    value = problem.get("input")
+    shown = f" (got {str(value)[:40]!r})" if isinstance(value, str | int | float | None) else ""
     return f"{', '.join(where) or 'file'}: {message}{shown}"
 
 

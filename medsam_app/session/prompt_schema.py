@@ -1,7 +1,7 @@
 """Schema of prompt files, versions 1 and 2.
 
-Every field is checked on reading and unknown ones are refused, so that a misspelt word is not a
-silently ignored one.
+Every field is validated on reading. Unknown fields are refused, so that a misspelt name is an error and not
+silently ignored.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Space = Literal["voxel", "world"]
 
 
-class _Part(BaseModel):
+class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class ImageEntry(_Part):
-    """The image that the prompts were given on.
+class ImageEntry(_Model):
+    """Image of the prompts.
 
     Attributes:
-        path: relative to the prompt file where possible, with '/'; None for an image that is no file.
-        name: the last part of the path.
+        path: relative to the prompt file if possible, with '/'; None if the image is not a file.
+        name: last part of the path.
         shape: voxels along (i, j, k).
         affine: 4 rows, voxel indices to mm in RAS+.
-        sha256: `Volume.fingerprint`, of the voxels and the affine.
-        series, frame, channel: which part of a file with several; as for `load_volume`.
+        sha256: hash of the voxels and the affine; see `Volume.fingerprint`.
+        series, frame, channel: part of the file; see `load_volume`.
     """
 
     path: str | None
@@ -68,23 +68,23 @@ class ImageEntry(_Part):
         return Grid(self.shape, np.asarray(self.affine, dtype=np.float64))
 
 
-class WeightsEntry(_Part):
-    """A model or an adapter: its name and the hash of its weights."""
+class WeightsEntry(_Model):
+    """Name of a model or adapter, and hash of its weights."""
 
     id: str
     sha256: str
 
 
-class SettingsEntry(_Part):
-    """The session's settings; see `SessionSettings`. A file may leave out those that have their default."""
+class SettingsEntry(_Model):
+    """Settings of the session; see `SessionSettings`. A file may omit fields with default values."""
 
     overlap: Overlap = "later"
     refine: bool = True
     by_label: bool = False
 
 
-class PointEntry(_Part):
-    """A click; coordinates are voxel indices (i, j, k), or mm in RAS+ when `space` is 'world'."""
+class PointEntry(_Model):
+    """Click; coordinates are voxel indices (i, j, k), or mm in RAS+ if `space` is 'world'."""
 
     kind: Literal["point"]
     coordinates: Coordinates
@@ -93,8 +93,8 @@ class PointEntry(_Part):
     time: datetime | None = None
 
 
-class ScribbleEntry(_Part):
-    """A line; see `Scribble`. `space` as for a click."""
+class ScribbleEntry(_Model):
+    """Scribble; see `Scribble`. Coordinates are as in `PointEntry`."""
 
     kind: Literal["scribble"]
     coordinates: tuple[Coordinates, ...] = Field(min_length=1, max_length=2000)
@@ -103,8 +103,8 @@ class ScribbleEntry(_Part):
     time: datetime | None = None
 
 
-class BoxEntry(_Part):
-    """A box by two opposite corners, both inside; flat along one axis: a box on a slice."""
+class BoxEntry(_Model):
+    """Box given by two opposite corners, both inside. A box on a slice is flat along one axis."""
 
     kind: Literal["box"]
     lower: Coordinates
@@ -113,8 +113,8 @@ class BoxEntry(_Part):
     time: datetime | None = None
 
 
-class MaskEntry(_Part):
-    """A mask; see `MaskPrompt`."""
+class MaskEntry(_Model):
+    """Mask; see `MaskPrompt`."""
 
     kind: Literal["mask"]
     shape: Index
@@ -125,7 +125,7 @@ class MaskEntry(_Part):
     time: datetime | None = None
 
 
-class BitsEntry(_Part):
+class BitsEntry(_Model):
     """Voxels of the volume; see `Bits`."""
 
     shape: Index
@@ -134,7 +134,7 @@ class BitsEntry(_Part):
     packed: str
 
 
-class PaintEntry(_Part):
+class PaintEntry(_Model):
     """Painted voxels; see `Paint`."""
 
     kind: Literal["paint"]
@@ -150,8 +150,8 @@ Entry = PointEntry | ScribbleEntry | BoxEntry | MaskEntry | PaintEntry
 PromptEntry = Annotated[Entry, Field(discriminator="kind")]
 
 
-class ObjectEntry(_Part):
-    """An object and its prompts, in the order they were given."""
+class ObjectEntry(_Model):
+    """Object and its prompts, in the order they were given."""
 
     id: str = Field(min_length=1, max_length=LONGEST_NAME)
     name: str = Field(min_length=1, max_length=LONGEST_NAME)
@@ -161,7 +161,7 @@ class ObjectEntry(_Part):
     may_overlap: bool = True
 
 
-class PromptFile(_Part):
+class PromptFile(_Model):
     """Prompt file. Version 2 added scribbles, paint and objects that may not overlap."""
 
     format: Literal["medsam_app prompts"] = "medsam_app prompts"
@@ -175,34 +175,34 @@ class PromptFile(_Part):
 
 
 def needed_version(objects: Sequence[SegmentedObject]) -> Literal[1, 2]:
-    """The lowest version that can say all about some objects, so that older programs read what they can."""
-    new = any(isinstance(prompt, Scribble | Paint) for each in objects for prompt in each.prompts)
-    return 2 if new or not all(each.may_overlap for each in objects) else 1
+    """Return the lowest version that can represent the objects, for compatibility with older programs."""
+    has_new_prompts = any(isinstance(prompt, Scribble | Paint) for item in objects for prompt in item.prompts)
+    return 2 if has_new_prompts or not all(item.may_overlap for item in objects) else 1
 
 
 def written_form(file: PromptFile) -> dict[str, Any]:
-    """A file as JSON, without fields that its version does not know."""
+    """Return a file as JSON values, without fields that its version does not have."""
     data = file.model_dump(mode="json")
     if file.version == 1:
-        for each in data["objects"]:
-            del each["may_overlap"]
+        for item in data["objects"]:
+            del item["may_overlap"]
     return data
 
 
 def settings_entry(settings: SessionSettings) -> SettingsEntry:
-    """Settings as they are written; one that the format does not know is an error."""
+    """Return settings in the form of the file; a setting without a field in the format is an error."""
     return SettingsEntry.model_validate(asdict(settings))
 
 
 def read_settings(entry: SettingsEntry) -> SessionSettings:
-    """Settings of a file as a session has them."""
+    """Return the settings of a file in the form of the session."""
     return SessionSettings(overlap=entry.overlap, refine=entry.refine, by_label=entry.by_label)
 
 
 def object_entry(owner: SegmentedObject) -> ObjectEntry:
-    """An object as it is written."""
+    """Return an object in the form of the file."""
     times = [datetime.fromisoformat(text.replace("Z", "+00:00")) if text else None for text in owner.times]
-    prompts = tuple(_entry(prompt, time) for prompt, time in zip(owner.prompts, times, strict=True))
+    prompts = tuple(_prompt_entry(prompt, time) for prompt, time in zip(owner.prompts, times, strict=True))
     return ObjectEntry(
         id=owner.id,
         name=owner.name,
@@ -213,7 +213,7 @@ def object_entry(owner: SegmentedObject) -> ObjectEntry:
     )
 
 
-def _entry(prompt: AnyPrompt, time: datetime | None) -> Entry:
+def _prompt_entry(prompt: AnyPrompt, time: datetime | None) -> Entry:
     if isinstance(prompt, Point | Scribble):
         sign: Literal["positive", "negative"] = "positive" if prompt.positive else "negative"
         if isinstance(prompt, Scribble):
@@ -228,29 +228,33 @@ def _entry(prompt: AnyPrompt, time: datetime | None) -> Entry:
 
 
 def read_objects(entries: tuple[ObjectEntry, ...], grid: Grid) -> tuple[list[SegmentedObject], list[str]]:
-    """The objects of a file on a grid, and every problem found, in words."""
+    """Return the objects of a file on a grid, and all problems as text."""
     objects, problems = [], []
-    for what in ("id", "name", "label"):
+    for attribute in ("id", "name", "label"):
         values = [
-            getattr(entry, what).strip() if what == "name" else getattr(entry, what) for entry in entries
+            getattr(entry, attribute).strip() if attribute == "name" else getattr(entry, attribute)
+            for entry in entries
         ]
         for value in sorted({value for value in values if values.count(value) > 1}):
-            problems.append(f"{values.count(value)} objects have the {what} {value!r}; each needs its own")
+            problems.append(
+                f"{values.count(value)} objects have the {attribute} {value!r}; each needs its own"
+            )
     for entry in entries:
         prompts: list[AnyPrompt] = []
         if not entry.name.strip() or not entry.name.isprintable():
             problems.append(f"the name {entry.name!r} has no printable characters, or others")
-        for number, written in enumerate(entry.prompts, start=1):
+        for number, prompt_entry in enumerate(entry.prompts, start=1):
             try:
-                prompt = _prompt(written, grid)
-                # The numbering of `check_prompts` starts at the prompt that it is given.
+                prompt = _prompt(prompt_entry, grid)
+                # `check_prompts` gets a single prompt and calls it prompt 1; that number is removed below.
                 check_prompts([prompt], grid)
                 prompts.append(prompt)
             except PromptError as error:
-                said = str(error).rstrip(".").removeprefix("Prompt 1, ").removeprefix("Prompt 1 ")
-                problems.append(f"object '{entry.name}', prompt {number}: {said}")
+                message = str(error).rstrip(".").removeprefix("Prompt 1, ").removeprefix("Prompt 1 ")
+                problems.append(f"object '{entry.name}', prompt {number}: {message}")
         times = tuple(
-            each.time.isoformat().replace("+00:00", "Z") if each.time else "" for each in entry.prompts
+            prompt_entry.time.isoformat().replace("+00:00", "Z") if prompt_entry.time else ""
+            for prompt_entry in entry.prompts
         )
         objects.append(
             SegmentedObject(
@@ -268,26 +272,28 @@ def read_objects(entries: tuple[ObjectEntry, ...], grid: Grid) -> tuple[list[Seg
 
 def _prompt(entry: Entry, grid: Grid) -> AnyPrompt:
     if isinstance(entry, PointEntry):
-        at = voxel_of(entry.coordinates, grid) if entry.space == "world" else entry.coordinates
-        return Point(coordinates=at, positive=entry.sign == "positive")
+        position = voxel_of(entry.coordinates, grid) if entry.space == "world" else entry.coordinates
+        return Point(coordinates=position, positive=entry.sign == "positive")
     if isinstance(entry, ScribbleEntry):
         line = (
-            [voxel_of(at, grid) for at in entry.coordinates] if entry.space == "world" else entry.coordinates
+            [voxel_of(position, grid) for position in entry.coordinates]
+            if entry.space == "world"
+            else entry.coordinates
         )
         return Scribble(coordinates=tuple(line), positive=entry.sign == "positive")
     if isinstance(entry, BoxEntry):
         if entry.space == "world":
             return world_box(entry.lower, entry.upper, grid)
         return Box(lower=entry.lower, upper=entry.upper)
-    given = entry.model_dump(exclude={"space", "time"})
-    prompt = Paint(**given) if isinstance(entry, PaintEntry) else MaskPrompt(**given)
+    fields = entry.model_dump(exclude={"space", "time"})
+    prompt = Paint(**fields) if isinstance(entry, PaintEntry) else MaskPrompt(**fields)
     parts = [prompt] if isinstance(prompt, MaskPrompt) else [bits for bits, _ in prompt.parts]
     for bits in parts:
         if not all(0 <= a < b <= n for a, b, n in zip(bits.start, bits.stop, bits.shape, strict=True)):
             raise PromptError(
                 f"its box from {bits.start} to {bits.stop} does not lie in its shape {bits.shape}"
             )
-    # Before unpacking: only a mask of the image's own size is worth its memory.
+    # Check before unpacking: a mask that does not have the shape of the image must not use memory.
     check_prompts([prompt], grid)
     try:
         for bits in parts:
@@ -298,13 +304,13 @@ def _prompt(entry: Entry, grid: Grid) -> AnyPrompt:
 
 
 def voxel_of(world: Coordinates, grid: Grid) -> Coordinates:
-    """Voxel indices of a place in mm. Noise of the last digits is rounded away."""
+    """Return the voxel indices of a position in mm, rounded to remove numerical noise."""
     i, j, k = (round(float(value), 6) + 0.0 for value in grid.to_voxel(world))
     return i, j, k
 
 
 def world_box(lower: Coordinates, upper: Coordinates, grid: Grid) -> Box:
-    """The box along the voxel axes that holds all 8 corners of a box along the world axes."""
+    """Return the box along the voxel axes that holds all 8 corners of a box along the world axes."""
     ends = list(zip(lower, upper, strict=True))
     corners = np.array([voxel_of((x, y, z), grid) for x in ends[0] for y in ends[1] for z in ends[2]])
     low, high = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()

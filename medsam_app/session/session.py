@@ -1,8 +1,8 @@
-"""One person's work on one volume: objects with prompts, and the masks they make.
+"""Work of one user on one volume: objects with prompts, and their masks.
 
-A session's state is a tuple of immutable objects, so undo and redo only go back and forth among states.
-Masks are no part of the state: each is a pure function of the volume, the model and the prompts,
-and the predictor remembers what the prompts before gave.
+The state of a session is a tuple of immutable objects, so undo and redo only select another state. Masks are
+not part of the state: each mask is a pure function of the volume, the model and the prompts. The predictor
+caches the results of earlier prompts.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ if TYPE_CHECKING:  # these import torch, which a session does not need
     from medsam_app.predict.predictor import VolumePredictor
     from medsam_app.predict.uncertainty import Doubt
 
-#: Prompts, whether refined, label and adapter: everything a mask depends on.
-_Asked = tuple[tuple[AnyPrompt, ...], bool, int | None, str]
+#: Prompts, whether to refine, label and adapter hash: everything that a mask depends on.
+_MaskKey = tuple[tuple[AnyPrompt, ...], bool, int | None, str]
 
 
 class Session(ObjectEditor):
     """Objects of one volume and their masks. Safe to call from several threads.
 
     Args:
-        volume: what is segmented.
-        predictor: makes the masks; without one, prompts can be edited and saved but not run.
+        volume: volume to segment.
+        predictor: predicts the masks; without one, prompts can be edited and saved, but there are no masks.
         overlap: which object owns a voxel of two masks in the label map; see `SessionSettings`.
-        refine: whether outlines of large objects are drawn in tiles; by default as the predictor does.
+        refine: whether the outlines of large objects are refined in tiles; by default as in the predictor.
 
     Attributes:
-        settings: what else decides the masks; replaced as a whole, and not part of the history.
+        settings: further settings that affect the masks; replaced as a whole, and not part of the history.
 
     Raises:
-        SettingsError: an unknown `overlap`.
+        SettingsError: `overlap` is unknown.
     """
 
     def __init__(
@@ -73,136 +73,144 @@ class Session(ObjectEditor):
         self.predictor = predictor
         if predictor is not None:
             predictor.set_volume(volume)
-        #: By object: the prompts, whether refined, the label and the adapter, and what they gave.
-        self._predictions: dict[str, tuple[_Asked, MaskPrediction]] = {}
-        #: By object: its own mask, the masks of objects with priority, and the remainder.
-        self._apart: dict[str, tuple[MaskPrediction, list[MaskPrediction], MaskPrediction]] = {}
+        #: By object id: mask key and mask, before other objects are subtracted.
+        self._predictions: dict[str, tuple[_MaskKey, MaskPrediction]] = {}
+        #: By object id: its mask, the masks of objects with priority, and the difference.
+        self._differences: dict[str, tuple[MaskPrediction, list[MaskPrediction], MaskPrediction]] = {}
 
     def prediction(self, object_id: str, *, progress: Progress | None = None) -> MaskPrediction | None:
-        """The mask of an object: of its prompts, and without what belongs to others that it may not overlap.
+        """Return the mask of an object, without voxels of objects that it may not overlap.
+
+        Args:
+            object_id: the object.
+            progress: called with a sentence and the fraction done.
 
         Returns:
-            None while nothing says where it is.
+            The mask, or None if no prompt locates the object.
 
         Raises:
-            PromptError: no such object, or the session has no predictor.
+            PromptError: there is no such object, or the session has no predictor.
         """
-        own = self._own(object_id, progress)
-        if own is None:
+        prediction = self._predict(object_id, progress)
+        if prediction is None:
             return None
-        others = [self._own(each.id, progress) for each in self._gives_way_to(object_id)]
-        masks = [mask for mask in others if mask is not None]
+        predictions = [self._predict(item.id, progress) for item in self._objects_with_priority(object_id)]
+        masks = [mask for mask in predictions if mask is not None]
         if not masks:
-            return own
-        known = self._apart.get(object_id)
-        if known is None or known[0] is not own or known[1] != masks:
-            known = (own, masks, without(own, masks, self.get(object_id).prompts))
-            self._apart[object_id] = known
-        return known[2]
+            return prediction
+        cached = self._differences.get(object_id)
+        if cached is None or cached[0] is not prediction or cached[1] != masks:
+            cached = (prediction, masks, without(prediction, masks, self.get(object_id).prompts))
+            self._differences[object_id] = cached
+        return cached[2]
 
-    def given_up(self, object_id: str) -> int:
-        """Voxels that an object leaves to others that it may not overlap."""
-        own, left = self._own(object_id, None), self.prediction(object_id)
-        return 0 if own is None or left is None else own.voxels - left.voxels
+    def subtracted_voxels(self, object_id: str) -> int:
+        """Return the number of voxels that an object loses to objects that it may not overlap."""
+        before, after = self._predict(object_id, None), self.prediction(object_id)
+        return 0 if before is None or after is None else before.voxels - after.voxels
 
-    def made_of(self, object_id: str) -> Hashable:
-        """Equal where an object's mask is the same."""
-        objects, settings = [self.get(object_id), *self._gives_way_to(object_id)], self.settings
-        return tuple((each.prompts, settings.refine, settings.by_label and each.label) for each in objects)
+    def mask_key(self, object_id: str) -> Hashable:
+        """Return a key of an object's mask: equal keys mean equal masks."""
+        objects, settings = [self.get(object_id), *self._objects_with_priority(object_id)], self.settings
+        return tuple((item.prompts, settings.refine, settings.by_label and item.label) for item in objects)
 
-    def _gives_way_to(self, object_id: str) -> list[SegmentedObject]:
-        """The objects whose voxels are not this object's; see `SegmentedObject.may_overlap`."""
-        objects, asked = self.objects, self.get(object_id)
-        at = objects.index(asked)
-        stronger = objects[at + 1 :] if self.settings.overlap == "later" else objects[:at]
-        return [] if asked.may_overlap else [each for each in stronger if not each.may_overlap]
+    def _objects_with_priority(self, object_id: str) -> list[SegmentedObject]:
+        """Return the objects whose masks are subtracted from an object's mask.
 
-    def _own(self, object_id: str, progress: Progress | None) -> MaskPrediction | None:
+        See `SegmentedObject.may_overlap`.
+        """
+        objects, target = self.objects, self.get(object_id)
+        index = objects.index(target)
+        priority = objects[index + 1 :] if self.settings.overlap == "later" else objects[:index]
+        return [] if target.may_overlap else [item for item in priority if not item.may_overlap]
+
+    def _predict(self, object_id: str, progress: Progress | None) -> MaskPrediction | None:
+        """Return the mask of an object's prompts, from the cache if possible."""
         with self._lock:
-            asked, refine = self.get(object_id), self.settings.refine
-            known = self._predictions.get(object_id)
+            target, refine = self.get(object_id), self.settings.refine
+            cached = self._predictions.get(object_id)
         adapter = self.predictor.model.adapter_sha256 if self.predictor is not None else ""
-        if not asked.has_start:
+        if not target.has_start:
             return None
-        label = self._learned_label(asked)
-        wanted = (asked.prompts, refine, label, adapter)
-        if known is not None and known[0] == wanted:
-            return known[1]
+        label = self._learned_label(target)
+        key = (target.prompts, refine, label, adapter)
+        if cached is not None and cached[0] == key:
+            return cached[1]
         if self.predictor is None:
             raise PromptError("This session has no model to make masks with; give it a predictor.")
-        # Outside the lock: readers of the objects do not wait for the model.
-        made = self.predictor.predict_prompts(asked.prompts, label=label, refine=refine, progress=progress)
+        # Outside the lock, so that readers of the objects do not wait for the model.
+        prediction = self.predictor.predict_prompts(
+            target.prompts, label=label, refine=refine, progress=progress
+        )
         with self._lock:
-            self._predictions[object_id] = (wanted, made)
-            for gone in self._predictions.keys() - {each.id for each in self.objects}:
-                del self._predictions[gone]  # made again where it comes back
-        return made
+            self._predictions[object_id] = (key, prediction)
+            for deleted in self._predictions.keys() - {item.id for item in self.objects}:
+                del self._predictions[deleted]  # predicted again if undo restores the object
+        return prediction
 
     def doubt(self, object_id: str) -> Doubt | None:
-        """Return the uncertainty of an object's mask; None without a prompt that locates it.
+        """Return the uncertainty of an object's mask, or None if no prompt locates the object.
 
         Raises:
-            PromptError, SettingsError: as `prediction` and `VolumePredictor.variants`.
+            PromptError, SettingsError: see `prediction` and `VolumePredictor.variants`.
         """
         from medsam_app.predict.core.paint_layer import Layer
         from medsam_app.predict.uncertainty import doubt_of  # torch
 
-        made, asked = self.prediction(object_id), self.get(object_id)
-        if made is None or self.predictor is None:
+        prediction, target = self.prediction(object_id), self.get(object_id)
+        if prediction is None or self.predictor is None:
             return None
-        variants, roi = self.predictor.variants(asked.prompts, label=self._learned_label(asked))
+        variants, roi = self.predictor.variants(target.prompts, label=self._learned_label(target))
         grid, painted = self.volume.grid, None
-        if any(isinstance(prompt, Paint) for prompt in asked.prompts):
-            painted = Layer(asked.prompts, grid.shape).painted
-        return doubt_of(variants, roi, made.patch, grid, settled=painted)
+        if any(isinstance(prompt, Paint) for prompt in target.prompts):
+            painted = Layer(target.prompts, grid.shape).painted
+        return doubt_of(variants, roi, prediction.patch, grid, settled=painted)
 
     @property
     def nbytes(self) -> int:
-        """Memory of masks, painted voxels and what the predictor remembers, in bytes; not the volume's."""
+        """Memory of the masks, the painted voxels and the predictor's cache in bytes, without the volume."""
         with self._lock:
-            masks = sum(made.nbytes for _, made in self._predictions.values())
-            drawn = sum(_packed(prompt) for each in self.objects for prompt in each.prompts)
-        return masks + drawn + (0 if self.predictor is None else self.predictor.nbytes)
+            masks = sum(mask.nbytes for _, mask in self._predictions.values())
+            painted = sum(_packed(prompt) for item in self.objects for prompt in item.prompts)
+        return masks + painted + (0 if self.predictor is None else self.predictor.nbytes)
 
-    def _learned_label(self, asked: SegmentedObject) -> int | None:
-        """The label that an object is looked for as, None for anything."""
+    def _learned_label(self, target: SegmentedObject) -> int | None:
+        """Return the label value to segment an object as, or None for any object."""
         if not self.settings.by_label or self.predictor is None:
             return None
-        return asked.label if asked.label in self.predictor.learned else None
+        return target.label if target.label in self.predictor.learned else None
 
     def label_map(self, *, progress: Progress | None = None) -> NDArray[np.unsignedinteger]:
-        """Return the (i, j, k) label values of all objects, 0 elsewhere.
+        """Return the (i, j, k) label map of all objects, in the smallest unsigned type that holds the labels.
 
-        See `settings.overlap` for voxels of two objects.
-
-        Of the smallest unsigned type that holds the labels.
+        0 is the background. `settings.overlap` decides the label of voxels of two objects.
         """
         objects = self.objects
-        most = max((each.label for each in objects), default=0)
-        out = np.zeros(self.volume.grid.shape, dtype=np.min_scalar_type(most))
-        for each in objects if self.settings.overlap == "later" else reversed(objects):
-            made = self.prediction(each.id, progress=progress)
-            if made is not None:
-                out[made.patch.slices][made.patch.mask] = each.label
+        largest = max((item.label for item in objects), default=0)
+        out = np.zeros(self.volume.grid.shape, dtype=np.min_scalar_type(largest))
+        for item in objects if self.settings.overlap == "later" else reversed(objects):
+            prediction = self.prediction(item.id, progress=progress)
+            if prediction is not None:
+                out[prediction.patch.slices][prediction.patch.mask] = item.label
         return out
 
     @property
     def label_names(self) -> dict[int, str]:
         """Name of each label value."""
-        return {each.label: each.name for each in self.objects}
+        return {item.label: item.name for item in self.objects}
 
     def overlaps(self) -> list[tuple[SegmentedObject, SegmentedObject, int]]:
-        """Pairs of objects whose masks share voxels, and how many; the earlier object comes first."""
-        found = []
+        """Return pairs of overlapping objects, earlier object first, and the number of shared voxels."""
+        pairs = []
         for first, second in combinations(self.objects, 2):
             shared = _shared_voxels(self.prediction(first.id), self.prediction(second.id))
             if shared:
-                found.append((first, second, shared))
-        return found
+                pairs.append((first, second, shared))
+        return pairs
 
     @property
     def identity(self) -> ModelIdentity | None:
-        """Identity of the model that makes the masks; None without a predictor."""
+        """Identity of the model that predicts the masks; None without a predictor."""
         return None if self.predictor is None else ModelIdentity.of(self.predictor.model)
 
     def save_prompts(self, path: str | Path) -> Path:
@@ -210,32 +218,35 @@ class Session(ObjectEditor):
         return save_prompt_file(self, path)
 
     def read_prompts(self, path: str | Path, *, other_image: bool = False) -> Replay:
-        """Read a prompt file for this image and this model; see `load_prompts`. Changes nothing."""
+        """Read a prompt file for this image and this model, without changing the session.
+
+        See `load_prompts`.
+        """
         return open_prompt_file(path, self.volume, identity=self.identity, other_image=other_image)
 
     def parse_prompts(self, text: str | bytes, *, title: str, name: str) -> Replay:
-        """Read the text of a prompt file for this image and this model. Changes nothing.
+        """Parse the text of a prompt file for this image and this model, without changing the session.
 
         Args:
-            text: UTF-8.
-            title: of the text in error messages.
-            name: of the text in notes.
+            text: text in UTF-8.
+            title: title of the text in error messages.
+            name: name of the text in notes.
 
         Raises:
-            PromptFileError: it cannot be read or does not belong to this image.
+            PromptFileError: the text is invalid or does not belong to this image.
         """
         file = parse_prompt_file(text, title=title)
         return replay_on(file, self.volume, title=title, name=name, identity=self.identity)
 
     def load_prompts(self, path: str | Path, *, other_image: bool = False) -> list[str]:
-        """Put the objects of a prompt file in the place of all, as one step of the history.
+        """Replace all objects by those of a prompt file, as one step of the history.
 
         Args:
-            path: the prompt file.
-            other_image: accept a file that was made on another image of the same grid.
+            path: prompt file.
+            other_image: accept a file for another image on the same grid.
 
         Returns:
-            Sentences for the user: why masks may differ from those of the time of writing.
+            Sentences for the user: why the masks may differ from the original masks.
 
         Raises:
             PromptFileError: the file cannot be read or does not belong to this image.
@@ -245,11 +256,11 @@ class Session(ObjectEditor):
         return list(replay.notes)
 
     def replay(self, replay: Replay, *, change: str) -> None:
-        """Put the objects and settings of a prompt file in the place of all.
+        """Replace all objects and settings by those of a prompt file.
 
         Args:
-            replay: as `read_prompts` returns it.
-            change: in words, for undo.
+            replay: result of `read_prompts`.
+            change: description of the change, for undo.
         """
         with self._lock:
             self.replace_objects(replay.objects, change=change)
@@ -257,7 +268,7 @@ class Session(ObjectEditor):
 
 
 def _packed(prompt: AnyPrompt) -> int:
-    """Bytes of the voxels that a prompt holds."""
+    """Return the number of bytes of the voxels that a prompt holds."""
     if isinstance(prompt, Paint):
         return sum(len(bits.packed) for bits, _ in prompt.parts)
     return len(prompt.packed) if isinstance(prompt, MaskPrompt) else 0
@@ -268,11 +279,17 @@ def _shared_voxels(a: MaskPrediction | None, b: MaskPrediction | None) -> int:
 
 
 def without(
-    own: MaskPrediction, others: Sequence[MaskPrediction], prompts: Sequence[AnyPrompt]
+    mask: MaskPrediction, subtracted: Sequence[MaskPrediction], prompts: Sequence[AnyPrompt]
 ) -> MaskPrediction:
-    """A mask without the voxels of others; the prompts say which are unmet then."""
+    """Return a mask without the voxels of other masks.
+
+    Args:
+        mask: the mask.
+        subtracted: masks to subtract.
+        prompts: prompts of the object, to find those that the result does not meet.
+    """
     from medsam_app.predict.core.constraints import unmet_prompts  # torch
 
-    patch = own.patch.without(*(other.patch for other in others))
-    unmet = unmet_prompts(patch, prompts, own.grid.shape) if len(prompts) else ()
-    return replace(own, patch=patch, unmet=unmet)
+    patch = mask.patch.without(*(item.patch for item in subtracted))
+    unmet = unmet_prompts(patch, prompts, mask.grid.shape) if len(prompts) else ()
+    return replace(mask, patch=patch, unmet=unmet)

@@ -1,4 +1,4 @@
-"""Settings of a session that decide its masks besides the prompts and the model."""
+"""Settings of a session that affect its masks."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Literal
 
 from medsam_app.errors import SettingsError
 
-#: Which object a voxel belongs to where masks overlap: the later one in the list, or the earlier one.
+#: Which object owns a voxel of two masks: the later or the earlier one in the list.
 Overlap = Literal["later", "earlier"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionSettings:
-    """Settings that decide the label map besides the volume, the model and the prompts.
+    """Settings that affect the label map, in addition to the volume, the model and the prompts.
 
-    Fields have no defaults: code that builds settings from another form, such as a prompt file, has to name
-    all of them.
+    Fields have no defaults: code that builds settings from another form, such as a prompt file, must name all
+    of them.
 
     Attributes:
         overlap: which object owns a voxel of two masks. Objects are layers in the order of the list: with
-            'later' the later one covers the earlier, so that a lesion drawn after its organ is visible;
-            with 'earlier' it is the other way round.
-        refine: whether outlines of objects that are large for the model's window are drawn in tiles.
-        by_label: whether an object whose label value the adapter in use has learned is segmented as that
-            label, and not as any object that the prompts may mean.
+            'later' the later one covers the earlier one, so that a lesion drawn after its organ is visible;
+            with 'earlier' the earlier one covers the later one.
+        refine: whether the outlines of objects that are large for the model's window are refined in tiles.
+        by_label: whether an object whose label value the adapter has learned is segmented as that label,
+            instead of as the object that the prompts suggest.
 
     Raises:
-        SettingsError: an unknown `overlap`.
+        SettingsError: `overlap` is unknown.
     """
 
     overlap: Overlap

@@ -1,6 +1,6 @@
 """Voxels of brush strokes and lassos.
 
-Places are voxel indices (i, j, k) of the file and may lie outside the volume, where they draw nothing.
+Positions are voxel indices (i, j, k) of the file. They may be outside the volume, where they draw nothing.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from medsam_app.grid.geometry import Grid
 from medsam_app.grid.patch import Patch, box_slices
 from medsam_app.prompts.types import Scribble
 
-#: Millimetres that rounding may take from a distance.
+#: Tolerance for rounding of distances, in mm.
 _SLACK = 1e-3
 
 
 def brush_stroke(points: ArrayLike, radius: float, grid: Grid, *, axis: int | None = None) -> Patch:
-    """The voxels that a brush goes over.
+    """Return the voxels that a brush stroke covers.
 
     Args:
-        points: (N, 3) corners of the stroke.
-        radius: of the brush, in mm; voxels on the line itself are drawn however small it is.
-        grid: the volume's grid.
-        axis: the stroke is drawn on the slice across this axis that it begins on; None for a ball.
+        points: (N, 3) corners of the stroke, voxel indices (i, j, k).
+        radius: radius of the brush in mm; voxels on the line itself are always drawn.
+        grid: grid of the volume.
+        axis: axis perpendicular to the slice on which the stroke begins, to draw on that slice only; None for
+            a ball.
 
     Raises:
-        PromptError: nothing of it lies in the volume.
+        PromptError: the stroke is outside the volume.
     """
-    corners = _within_reach(points, grid)
+    corners = _clipped(points, grid)
     spacing, last = grid.spacing, np.asarray(grid.shape) - 1
     reach = radius / spacing
     if axis is not None:
@@ -47,50 +48,59 @@ def brush_stroke(points: ArrayLike, radius: float, grid: Grid, *, axis: int | No
         stop = np.clip(np.ceil(np.maximum(a, b) + reach).astype(int) + 1, low, high + 1)
         if (first >= stop).any():
             continue
-        part = mask[box_slices(first, stop, low)]
-        part |= _near(a, b, first, stop, spacing) <= (radius + _SLACK) ** 2
+        region = mask[box_slices(first, stop, low)]
+        region |= _squared_distances(a, b, first, stop, spacing) <= (radius + _SLACK) ** 2
     on_line = Scribble(coordinates=tuple(map(tuple, corners.tolist()))).voxels(grid.shape)
-    inside = ((on_line >= low) & (on_line <= high)).all(axis=1) & _beside(on_line, corners)
+    inside = ((on_line >= low) & (on_line <= high)).all(axis=1) & _in_box(on_line, corners)
     mask[tuple((on_line[inside] - low).T)] = True
     return Patch((int(low[0]), int(low[1]), int(low[2])), mask)
 
 
-def _within_reach(points: ArrayLike, grid: Grid) -> NDArray[np.float64]:
-    """(N, 3) corners, those far outside the volume pulled in: no hand draws there."""
+def _clipped(points: ArrayLike, grid: Grid) -> NDArray[np.float64]:
+    """Return (N, 3) corners; those far outside the volume are moved closer, to limit the work."""
     shape = np.asarray(grid.shape, dtype=float)
     return np.clip(np.asarray(points, dtype=float).reshape(-1, 3), -shape, 2 * shape)
 
 
-def _beside(voxels: NDArray[np.intp], corners: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which voxels of a line were not only pulled in from outside the volume."""
+def _in_box(voxels: NDArray[np.intp], corners: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return (N,) whether voxels of a line are in the box of its corners, and not moved into the volume."""
     return ((voxels >= corners.min(axis=0) - 0.5) & (voxels <= corners.max(axis=0) + 0.5)).all(axis=1)
 
 
-def _near(
+def _squared_distances(
     a: NDArray, b: NDArray, first: NDArray[np.int_], stop: NDArray[np.int_], spacing: NDArray
 ) -> NDArray[np.float64]:
-    """Squared distance in mm of the voxels from `first` to `stop` to the line from a to b."""
-    axes = [(np.arange(x, y) - c) * mm for x, y, c, mm in zip(first, stop, a, spacing, strict=True)]
+    """Return the squared distances in mm² of the voxels in [first, stop) to the segment from a to b.
+
+    Args:
+        a, b: (3,) ends of the segment, voxel indices (i, j, k).
+        first, stop: (3,) range of the voxels; `stop` is excluded.
+        spacing: (3,) voxel size in mm along (i, j, k).
+    """
+    axes = [
+        (np.arange(start, end) - origin) * mm
+        for start, end, origin, mm in zip(first, stop, a, spacing, strict=True)
+    ]
     u, v, w = axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :]
     line = (b - a) * spacing
     length = float(line @ line)
     along = (u * line[0] + v * line[1] + w * line[2]) / length if length else np.zeros(1)
-    at = np.clip(along, 0, 1)
-    return (u - at * line[0]) ** 2 + (v - at * line[1]) ** 2 + (w - at * line[2]) ** 2
+    nearest = np.clip(along, 0, 1)
+    return (u - nearest * line[0]) ** 2 + (v - nearest * line[1]) ** 2 + (w - nearest * line[2]) ** 2
 
 
 def lasso(points: ArrayLike, grid: Grid, *, axis: int) -> Patch:
-    """The voxels of a slice whose middles a closed line goes around, however often it crosses itself.
+    """Return the voxels of a slice whose centres are inside a closed line, which may cross itself.
 
     Args:
-        points: (N, 3) corners of the line; its end is joined to its beginning.
-        grid: the volume's grid.
-        axis: the axis across the slice; which one, the first point says.
+        points: (N, 3) corners of the line, voxel indices (i, j, k); its end is joined to its beginning.
+        grid: grid of the volume.
+        axis: axis perpendicular to the slice; the first point determines the slice.
 
     Raises:
-        PromptError: nothing of the volume lies within.
+        PromptError: no voxel of the volume is inside.
     """
-    corners = _within_reach(points, grid)
+    corners = _clipped(points, grid)
     index = int(np.floor(corners[0, axis] + 0.5))
     u, v = (n for n in range(3) if n != axis)
     line = corners[:, [u, v]]
@@ -98,7 +108,7 @@ def lasso(points: ArrayLike, grid: Grid, *, axis: int) -> Patch:
     high = np.minimum(np.floor(line.max(axis=0)), np.array(grid.shape)[[u, v]] - 1).astype(int)
     if (low > high).any() or not 0 <= index < grid.shape[axis]:
         raise PromptError("That lasso holds no voxel of the image; draw around at least one.")
-    inside = _around(line, np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1))
+    inside = _winds_around(line, np.arange(low[0], high[0] + 1), np.arange(low[1], high[1] + 1))
     if not inside.any():
         raise PromptError("That lasso holds no voxel of the image; draw around at least one.")
     start = [0, 0, 0]
@@ -106,10 +116,13 @@ def lasso(points: ArrayLike, grid: Grid, *, axis: int) -> Patch:
     return Patch((start[0], start[1], start[2]), np.expand_dims(inside, axis))
 
 
-def _around(
+def _winds_around(
     line: NDArray[np.float64], rows: NDArray[np.int_], columns: NDArray[np.int_]
 ) -> NDArray[np.bool_]:
-    """(rows, columns) whether a closed line winds around a place, by the crossings to its right."""
+    """Return (rows, columns) whether a closed line winds around each position.
+
+    The winding number of a position is the signed number of crossings to its left.
+    """
     following = np.roll(line, -1, axis=0)
     inside = np.zeros((len(rows), len(columns)), dtype=bool)
     for n, row in enumerate(rows):
@@ -119,8 +132,8 @@ def _around(
         if not cut.any():
             continue
         a, b = line[cut], following[cut]
-        where = a[:, 1] + (row - a[:, 0]) / (b[:, 0] - a[:, 0]) * (b[:, 1] - a[:, 1])
-        order = np.argsort(where)
+        crossings = a[:, 1] + (row - a[:, 0]) / (b[:, 0] - a[:, 0]) * (b[:, 1] - a[:, 1])
+        order = np.argsort(crossings)
         winding = np.concatenate([[0], np.where(up[cut], 1, -1)[order].cumsum()])
-        inside[n] = winding[np.searchsorted(where[order], columns, side="right")] != 0
+        inside[n] = winding[np.searchsorted(crossings[order], columns, side="right")] != 0
     return inside

@@ -1,4 +1,4 @@
-"""Label sets: read from CSV and JSON alike, and what is wrong is said with its line."""
+"""Label sets: equal results from CSV and JSON, and errors with line numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medsam_app.session.label_set import Label, read_label_set
 from medsam_app.session.objects import PALETTE
 
 CSV = "name,label,colour,may_overlap\nliver,7,#AABBCC,no\nlesion,,,\n veins ,1,#000000,Yes\n"
-WANTED = (
+EXPECTED = (
     Label("liver", 7, "#aabbcc", False),
     Label("lesion", 2, PALETTE[0], True),
     Label("veins", 1, "#000000", True),
@@ -24,20 +24,20 @@ def write(folder, name: str, text: str):
     return path
 
 
-def test_csv_and_json_say_the_same(tmp_path):
-    assert read_label_set(write(tmp_path, "a.csv", CSV)) == WANTED
-    assert read_label_set(write(tmp_path, "b.csv", CSV.replace(",", ";"))) == WANTED
+def test_csv_and_json_give_the_same_labels(tmp_path):
+    assert read_label_set(write(tmp_path, "a.csv", CSV)) == EXPECTED
+    assert read_label_set(write(tmp_path, "b.csv", CSV.replace(",", ";"))) == EXPECTED
     rows = [
         {"name": "liver", "label": 7, "colour": "#aabbcc", "may_overlap": False},
         {"name": "lesion"},
         {"name": "veins", "label": 1, "colour": "#000000"},
     ]
-    for held in (rows, {"labels": rows}):
-        assert read_label_set(write(tmp_path, "c.json", json.dumps(held))) == WANTED
+    for content in (rows, {"labels": rows}):
+        assert read_label_set(write(tmp_path, "c.json", json.dumps(content))) == EXPECTED
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("a.csv", "name,label\nliver,1\nliver,2\n", "line 3: There is already an object named 'liver'"),
         ("a.csv", "name,label\nliver,1\nspleen,1\n", "line 3: Label value 1 belongs to 'liver'"),
@@ -53,12 +53,12 @@ def test_csv_and_json_say_the_same(tmp_path):
         ("a.csv", "name\n" + "x" * (2 << 20), "larger than"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path, name, text, said):
+def test_invalid_label_sets_are_refused_with_a_message(tmp_path, name, text, message):
     with pytest.raises(SettingsError) as caught:
         read_label_set(write(tmp_path, name, text))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="cannot be read"):
         read_label_set(tmp_path / "none.csv")

@@ -1,4 +1,4 @@
-"""Changing masks by hand: what was drawn holds, locked slices stay, every step goes back and is replayed."""
+"""Manual mask editing: strokes persist, locked slices are unchanged, all steps can be undone and replayed."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from medsam_app.session.session import Session
 
 SHAPE = (30, 26, 18)
 #: Oblique, flipped and anisotropic.
-TURN = np.array([[-np.cos(0.3), np.sin(0.3), 0], [np.sin(0.3), np.cos(0.3), 0], [0, 0, -1]])
+ROTATION = np.array([[-np.cos(0.3), np.sin(0.3), 0], [np.sin(0.3), np.cos(0.3), 0], [0, 0, -1]])
 AFFINE = np.eye(4)
-AFFINE[:3, :3], AFFINE[:3, 3] = TURN * (1.5, 1.2, 3.0), (12, -8, 20)
+AFFINE[:3, :3], AFFINE[:3, 3] = ROTATION * (1.5, 1.2, 3.0), (12, -8, 20)
 MIDDLE = (15, 13, 9)
 
 
 def ball_volume() -> Volume:
-    at = np.indices(SHAPE)
-    ball = sum(((a - m) * mm) ** 2 for a, m, mm in zip(at, MIDDLE, (1.5, 1.2, 3.0), strict=True)) < 12**2
+    indices = np.indices(SHAPE)
+    ball = sum(((a - m) * mm) ** 2 for a, m, mm in zip(indices, MIDDLE, (1.5, 1.2, 3.0), strict=True)) < 12**2
     noise = np.random.default_rng(0).integers(-8, 8, SHAPE, np.int16)
     return Volume(array=np.where(ball, 200, 20).astype(np.int16) + noise, grid=Grid(SHAPE, AFFINE))
 
@@ -47,108 +47,110 @@ def predictor() -> VolumePredictor:
 
 @pytest.fixture
 def session(predictor) -> Session:
-    made = Session(ball_volume(), predictor)
-    made.add_object("ball")
-    made.add_prompt("o1", Point(coordinates=MIDDLE))
-    return made
+    new_session = Session(ball_volume(), predictor)
+    new_session.add_object("ball")
+    new_session.add_prompt("o1", Point(coordinates=MIDDLE))
+    return new_session
 
 
 def mask(session: Session, object_id: str = "o1") -> np.ndarray:
-    made = session.prediction(object_id)
-    return np.zeros(SHAPE, bool) if made is None else made.mask
+    prediction = session.prediction(object_id)
+    return np.zeros(SHAPE, bool) if prediction is None else prediction.mask
 
 
-def test_what_was_drawn_holds_against_later_clicks(session):
+def test_strokes_persist_after_later_clicks(session):
     before = mask(session)
     mask_editing.paint(session, "o1", [(3, 4, 2), (6, 4, 2)], radius=3)
     mask_editing.draw_lasso(
         session, "o1", [(15, 0, 9), (30, 0, 9), (30, 26, 9), (15, 26, 9)], axis=2, positive=False
     )
-    assert [each.what for each in session.get("o1").prompts[1:]] == ["brush", "lasso, erasing"]
+    assert [prompt.what for prompt in session.get("o1").prompts[1:]] == ["brush", "lasso, erasing"]
     drawn = mask(session)
     assert drawn[3:7, 4, 2].all() and not drawn[15:, :, 9].any()
     assert (drawn ^ before)[:, :, 9][:15].sum() == 0
     session.add_prompt("o1", Point(coordinates=(10, 13, 9)))
     assert mask(session)[3:7, 4, 2].all() and not mask(session)[15:, :, 9].any()
-    # The newest word wins, at once and as one step.
+    # The newest prompt has priority, immediately and as one step of the history.
     session.add_prompt("o1", Point(coordinates=(5, 4, 2), positive=False))
     assert not mask(session)[5, 4, 2] and not session.prediction("o1").unmet[2:]
     session.undo()
     assert mask(session)[3:7, 4, 2].all()
 
 
-def test_a_click_on_a_thin_shell_frees_it_only_nearby():
-    at = np.stack(np.indices((40, 40, 40)), axis=-1)
-    far = np.linalg.norm(at - (20, 20, 20), axis=-1)
-    shell = (far > 13) & (far < 16)
+def test_a_negative_click_on_a_thin_shell_clears_only_its_vicinity():
+    indices = np.stack(np.indices((40, 40, 40)), axis=-1)
+    distance = np.linalg.norm(indices - (20, 20, 20), axis=-1)
+    shell = (distance > 13) & (distance < 16)
     paint = Paint(what="grow", inside=Bits.from_patch(Patch((0, 0, 0), shell), shell.shape))
     layer = Layer([paint, Point(coordinates=(34, 20, 20), positive=False)], shell.shape)
-    left = layer.painted.to_array(shell.shape)
-    reach = np.linalg.norm(np.argwhere(shell & ~left) - (34, 20, 20), axis=1).max()
-    assert 4 < reach < 10 and left.sum() > 0.8 * shell.sum()
-    blob = Paint(what="brush", inside=Bits.from_patch(Patch((0, 0, 0), far < 13), shell.shape))
+    remaining = layer.painted.to_array(shell.shape)
+    reach = np.linalg.norm(np.argwhere(shell & ~remaining) - (34, 20, 20), axis=1).max()
+    assert 4 < reach < 10 and remaining.sum() > 0.8 * shell.sum()
+    blob = Paint(what="brush", inside=Bits.from_patch(Patch((0, 0, 0), distance < 13), shell.shape))
     layer = Layer([blob, Point(coordinates=(26, 20, 20), positive=False)], shell.shape)
-    assert not layer.painted.to_array(shell.shape).any()  # half-way out is deep enough for all of a ball
+    assert not layer.painted.to_array(
+        shell.shape
+    ).any()  # a click half-way to the surface of a solid ball clears all of it
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_nothing_changes_a_locked_slice(session, axis):
+def test_locked_slices_never_change(session, axis):
     index = MIDDLE[axis]
     mask_editing.set_lock(session, "o1", axis, index, True)
     assert mask_editing.locked_slices(session.get("o1")) == [(axis, index)]
-    held = mask(session).take(index, axis=axis)
+    locked = mask(session).take(index, axis=axis)
     mask_editing.paint(session, "o1", [(5, 5, 5), (25, 20, 14)], radius=6)
     mask_editing.paint(session, "o1", [MIDDLE], radius=5, positive=False)
     mask_editing.use_tool(session, "o1", "grow", mm=3)
-    off = [2, 2, 2]
-    off[axis] = index - 2
-    session.add_prompt("o1", Point(coordinates=tuple(off), positive=False))
-    assert (mask(session).take(index, axis=axis) == held).all()
-    off[axis] = index
-    for prompt in (Point(coordinates=tuple(off)), Scribble(coordinates=((2, 2, 2), MIDDLE))):
+    position = [2, 2, 2]
+    position[axis] = index - 2
+    session.add_prompt("o1", Point(coordinates=tuple(position), positive=False))
+    assert (mask(session).take(index, axis=axis) == locked).all()
+    position[axis] = index
+    for prompt in (Point(coordinates=tuple(position)), Scribble(coordinates=((2, 2, 2), MIDDLE))):
         with pytest.raises(PromptError, match="locked"):
             session.add_prompt("o1", prompt)
     with pytest.raises(PromptError, match="locked"):
-        session.replace_prompt("o1", 0, Point(coordinates=tuple(off)))
+        session.replace_prompt("o1", 0, Point(coordinates=tuple(position)))
     with pytest.raises(PromptError, match="locked"):
-        mask_editing.paint(session, "o1", [tuple(off)], radius=2, axis=axis)
+        mask_editing.paint(session, "o1", [tuple(position)], radius=2, axis=axis)
     mask_editing.set_lock(session, "o1", axis, index, False)
-    # What was drawn across it while it was locked does not come up afterwards.
-    assert (mask(session).take(index, axis=axis) ^ held).mean() < 0.05
-    session.add_prompt("o1", Point(coordinates=tuple(off)))
-    assert mask(session)[tuple(off)]
+    # Strokes across the slice while it was locked do not appear after unlocking.
+    assert (mask(session).take(index, axis=axis) ^ locked).mean() < 0.05
+    session.add_prompt("o1", Point(coordinates=tuple(position)))
+    assert mask(session)[tuple(position)]
 
 
-def test_a_lock_is_named_as_the_page_counts(session):
+def test_the_undo_text_of_a_lock_has_the_slice_number_of_the_page(session):
     mask_editing.set_lock(session, "o1", 2, 3, True)  # k runs against superior: the page's slice 15 of 18
     assert session.undo_text == "lock axial slice 15 on ball"
     with pytest.raises(PromptError, match="no slice 40"):
         mask_editing.set_lock(session, "o1", 0, 40, True)
 
 
-def test_tools_give_their_masks_and_say_when_there_is_nothing_to_do(session):
+def test_tools_apply_their_function_and_refuse_to_do_nothing(session):
     from medsam_app.session import mask_tools
 
     spacing = session.grid.spacing
     mask_editing.paint(session, "o1", [MIDDLE], radius=4, positive=False)
     mask_editing.paint(session, "o1", [(2, 2, 2)], radius=2)
-    for tool, wanted in (
+    for tool, function in (
         ("fill holes", lambda m: mask_tools.fill_holes(m)),
         ("keep largest", lambda m: keep_largest(m)),
         ("grow", lambda m: mask_tools.grow(m, spacing, 2.0)),
         ("smooth", lambda m: mask_tools.smooth(m, spacing, 2.0)),
         ("shrink", lambda m: mask_tools.grow(m, spacing, -2.0)),
     ):
-        expected = wanted(mask(session))
+        expected = function(mask(session))
         mask_editing.use_tool(session, "o1", tool, mm=2.0)
         assert (mask(session) == expected).all(), tool
     before = session.objects
-    for tool, mm, error, words in (
+    for tool, mm, error, message in (
         ("fill holes", 1, PromptError, "nothing to change"),
         ("shrink", 60, PromptError, "Nothing would be left"),
         ("grow", 1000, SettingsError, "to 100 mm"),
     ):
-        with pytest.raises(error, match=words):
+        with pytest.raises(error, match=message):
             mask_editing.use_tool(session, "o1", tool, mm=mm)
     session.add_object("empty")
     with pytest.raises(PromptError, match="no mask yet"):
@@ -158,7 +160,7 @@ def test_tools_give_their_masks_and_say_when_there_is_nothing_to_do(session):
     assert session.objects[0] == before[0]
 
 
-def test_a_tool_on_one_slice_changes_no_other(session):
+def test_a_tool_on_one_slice_changes_no_other_slice(session):
     before = mask(session)
     mask_editing.use_tool(session, "o1", "grow", mm=3, axis=1, index=13)
     changed = np.flatnonzero((mask(session) ^ before).any(axis=(0, 2)))
@@ -168,7 +170,7 @@ def test_a_tool_on_one_slice_changes_no_other(session):
         mask_editing.use_tool(session, "o1", "grow", mm=3, axis=1, index=13)
 
 
-def test_interpolation_fills_gaps_or_goes_by_locked_slices(predictor):
+def test_interpolation_fills_gaps_or_uses_locked_slices_as_keys(predictor):
     session = Session(ball_volume(), predictor)
     session.add_object("drawn")
     for k in (3, 11):
@@ -188,34 +190,34 @@ def test_interpolation_fills_gaps_or_goes_by_locked_slices(predictor):
 def test_merging_and_subtracting_objects(session):
     session.add_object("other")
     mask_editing.paint(session, "o2", [(22, 13, 9)], radius=8)
-    own, theirs, steps = mask(session), mask(session, "o2"), len(session.steps("o1"))
+    mask_1, mask_2, steps = mask(session), mask(session, "o2"), len(session.steps("o1"))
     mask_editing.subtract(session, "o1", "o2")
-    assert (mask(session) == (own & ~theirs)).all() and (mask(session, "o2") == theirs).all()
+    assert (mask(session) == (mask_1 & ~mask_2)).all() and (mask(session, "o2") == mask_2).all()
     mask_editing.merge(session, "o1", "o2")
-    assert (mask(session) == (own | theirs)).all() and len(session.objects) == 1
+    assert (mask(session) == (mask_1 | mask_2)).all() and len(session.objects) == 1
     assert session.undo_text == "merge other into ball" and len(session.steps("o1")) == steps + 2
     session.undo()
-    assert (mask(session, "o2") == theirs).all()
+    assert (mask(session, "o2") == mask_2).all()
     for bad in ("o1", "nobody"):
         with pytest.raises(PromptError):
             mask_editing.merge(session, "o1", bad)
 
 
-def test_an_object_goes_back_alone(session):
-    one = mask(session)
+def test_going_back_changes_one_object_only(session):
+    earlier = mask(session)
     session.add_object("other")
     mask_editing.paint(session, "o2", [(22, 13, 9)], radius=8)
     mask_editing.paint(session, "o1", [(3, 4, 2)], radius=3)
     session.rename("o1", "renamed")
     mask_editing.use_tool(session, "o1", "grow", mm=2)
-    other = session.get("o2")
+    second = session.get("o2")
     steps = session.steps("o1")
     assert [step.change for step in steps] == [
         "add ball", "add positive click to ball", "brush on ball", "grow 2 mm on renamed",
     ]  # fmt: skip
     assert [step.now for step in steps] == [False, False, False, True] and all(step.time for step in steps)
     session.go_back("o1", steps[1].number)
-    assert (mask(session) == one).all() and session.get("o2") == other
+    assert (mask(session) == earlier).all() and session.get("o2") == second
     assert session.get("o1").name == "renamed"
     assert [step.now for step in session.steps("o1")] == [False, True, False, False, True]
     session.undo()
@@ -225,47 +227,51 @@ def test_an_object_goes_back_alone(session):
 
 
 @pytest.mark.slow
-def test_random_work_undone_and_done_again_is_the_same(session):
-    """Whatever is done in whatever order: undo gives every earlier mask back, redo every later one."""
-    draw = random.Random(3)
+def test_random_edits_are_undone_and_redone_exactly(session):
+    """After any sequence of edits, undo restores every earlier mask and redo every later one."""
+    rng = random.Random(3)
     session.add_object("other")
 
-    def anywhere():
-        return tuple(draw.randrange(n) for n in SHAPE)
+    def voxel():
+        return tuple(rng.randrange(n) for n in SHAPE)
 
-    doings = [
-        lambda o: session.add_prompt(o, Point(coordinates=anywhere(), positive=draw.random() < 0.6)),
-        lambda o: session.add_prompt(o, Scribble(coordinates=(anywhere(), anywhere()))),
-        lambda o: session.add_prompt(o, Box(lower=anywhere(), upper=anywhere())),
-        lambda o: session.delete_prompt(o, draw.randrange(4)),
-        lambda o: session.replace_prompt(o, draw.randrange(4), Point(coordinates=anywhere())),
+    edits = [
+        lambda o: session.add_prompt(o, Point(coordinates=voxel(), positive=rng.random() < 0.6)),
+        lambda o: session.add_prompt(o, Scribble(coordinates=(voxel(), voxel()))),
+        lambda o: session.add_prompt(o, Box(lower=voxel(), upper=voxel())),
+        lambda o: session.delete_prompt(o, rng.randrange(4)),
+        lambda o: session.replace_prompt(o, rng.randrange(4), Point(coordinates=voxel())),
         lambda o: mask_editing.paint(
-            session, o, [anywhere(), anywhere()], radius=draw.uniform(0.5, 6), positive=draw.random() < 0.6
+            session,
+            o,
+            [voxel(), voxel()],
+            radius=rng.uniform(0.5, 6),
+            positive=rng.random() < 0.6,
         ),
-        lambda o: mask_editing.draw_lasso(session, o, [anywhere() for _ in range(5)], axis=draw.randrange(3)),
-        lambda o: mask_editing.use_tool(session, o, draw.choice(["grow", "shrink", "smooth"]), mm=2),
-        lambda o: mask_editing.use_tool(session, o, draw.choice(["fill holes", "keep largest"])),
-        lambda o: mask_editing.use_tool(session, o, "interpolate", axis=draw.randrange(3)),
-        lambda o: mask_editing.set_lock(session, o, 2, draw.randrange(18), draw.random() < 0.7),
+        lambda o: mask_editing.draw_lasso(session, o, [voxel() for _ in range(5)], axis=rng.randrange(3)),
+        lambda o: mask_editing.use_tool(session, o, rng.choice(["grow", "shrink", "smooth"]), mm=2),
+        lambda o: mask_editing.use_tool(session, o, rng.choice(["fill holes", "keep largest"])),
+        lambda o: mask_editing.use_tool(session, o, "interpolate", axis=rng.randrange(3)),
+        lambda o: mask_editing.set_lock(session, o, 2, rng.randrange(18), rng.random() < 0.7),
         lambda o: mask_editing.subtract(session, o, "o2"),
         lambda o: mask_editing.merge(session, "o1", "o2"),
-        lambda o: session.set_may_overlap(o, draw.random() < 0.5),
+        lambda o: session.set_may_overlap(o, rng.random() < 0.5),
         lambda o: session.go_back(o, session.steps(o)[0].number),
     ]
-    seen = [(session.objects, session.label_map())]
+    states = [(session.objects, session.label_map())]
     for _ in range(40):
         try:
-            draw.choice(doings)(draw.choice(session.objects).id)
+            rng.choice(edits)(rng.choice(session.objects).id)
         except (PromptError, SettingsError):
-            assert session.objects == seen[-1][0]  # what is refused changes nothing
+            assert session.objects == states[-1][0]  # a refused edit changes nothing
             continue
-        if session.objects != seen[-1][0]:
-            seen.append((session.objects, session.label_map()))
-    assert len(seen) > 15
-    for objects, labels in reversed(seen[:-1]):
+        if session.objects != states[-1][0]:
+            states.append((session.objects, session.label_map()))
+    assert len(states) > 15
+    for objects, labels in reversed(states[:-1]):
         assert session.undo()
         assert session.objects == objects and (session.label_map() == labels).all()
-    for objects, labels in seen[1:]:
+    for objects, labels in states[1:]:
         assert session.redo()
         assert session.objects == objects and (session.label_map() == labels).all()
 
@@ -273,21 +279,21 @@ def test_random_work_undone_and_done_again_is_the_same(session):
 def test_objects_that_may_not_overlap_share_no_voxel(session):
     lesion = session.add_object("lesion", may_overlap=True)
     organ = session.add_object("organ", may_overlap=False)
-    for each in (lesion, organ):
-        mask_editing.paint(session, each.id, [(20, 13, 9)], radius=8)
-    whole = mask(session)
-    assert session.given_up("o1") == 0
+    for item in (lesion, organ):
+        mask_editing.paint(session, item.id, [(20, 13, 9)], radius=8)
+    full = mask(session)
+    assert session.subtracted_voxels("o1") == 0
     session.set_may_overlap("o1", False)
-    theirs = mask(session, organ.id)
-    assert (whole & theirs).any() and (mask(session) == (whole & ~theirs)).all()
-    assert session.given_up("o1") == (whole & theirs).sum()
-    assert (mask(session, lesion.id) == theirs).all()  # which may
+    organ_mask = mask(session, organ.id)
+    assert (full & organ_mask).any() and (mask(session) == (full & ~organ_mask)).all()
+    assert session.subtracted_voxels("o1") == (full & organ_mask).sum()
+    assert (mask(session, lesion.id) == organ_mask).all()  # the lesion may overlap
     assert {(a.name, b.name) for a, b, _ in session.overlaps()} == {("lesion", "organ")}
     session.settings = replace(session.settings, overlap="earlier")
-    assert (mask(session) == whole).all() and not (mask(session, organ.id) & whole).any()
+    assert (mask(session) == full).all() and not (mask(session, organ.id) & full).any()
 
 
-def test_scribbles_are_honoured_all_along(session):
+def test_masks_satisfy_scribbles_along_their_whole_length(session):
     line = Scribble(coordinates=((6, 13, 9), (8, 20, 9), (15, 22, 6)))
     session.add_prompt("o1", line)
     assert mask(session)[tuple(line.voxels(SHAPE).T)].all()
@@ -302,7 +308,7 @@ def test_scribbles_are_honoured_all_along(session):
 
 
 def filled(session: Session) -> None:
-    """One of every kind that version 1 of prompt files did not know."""
+    """Add a prompt of every kind that is new in version 2 of prompt files."""
     session.add_prompt("o1", Scribble(coordinates=((10, 13, 9), (20, 13, 9.5))))
     mask_editing.paint(session, "o1", [(3, 4, 2), (6, 4, 2)], radius=3)
     mask_editing.set_lock(session, "o1", 2, 12, True)
@@ -313,7 +319,7 @@ def filled(session: Session) -> None:
 
 
 @pytest.mark.slow
-def test_prompt_files_hold_all_of_it_and_the_command_line_replays_them(session, tmp_path, predictor):
+def test_prompt_files_hold_all_edits_and_the_command_line_replays_them(session, tmp_path, predictor):
     volume_path = save_mask(session.volume.array.astype(np.uint8), session.volume, tmp_path / "ball.nii.gz")
     session = Session(load_volume(volume_path), predictor)
     session.add_object("ball")
@@ -322,12 +328,12 @@ def test_prompt_files_hold_all_of_it_and_the_command_line_replays_them(session, 
     filled(session)
     path = session.save_prompts(tmp_path / "ball.prompts.json")
     assert json.loads(path.read_text())["version"] == 2
-    again = Session(session.volume, predictor)
-    again.load_prompts(path)
-    assert [(e.prompts, e.may_overlap) for e in again.objects] == [
-        (e.prompts, e.may_overlap) for e in session.objects
+    reopened = Session(session.volume, predictor)
+    reopened.load_prompts(path)
+    assert [(item.prompts, item.may_overlap) for item in reopened.objects] == [
+        (item.prompts, item.may_overlap) for item in session.objects
     ]
-    assert (again.label_map() == session.label_map()).all()
+    assert (reopened.label_map() == session.label_map()).all()
     out = tmp_path / "out.nii.gz"
     run = CliRunner().invoke(
         cli.app, ["segment", str(volume_path), "-o", str(out), "--prompts", str(path), "--no-refine"]
@@ -337,7 +343,7 @@ def test_prompt_files_hold_all_of_it_and_the_command_line_replays_them(session, 
     assert (saved == session.label_map()).all()
 
 
-def test_versions_that_are_not_known_are_refused(session, tmp_path):
+def test_unknown_versions_are_refused(session, tmp_path):
     path = session.save_prompts(tmp_path / "a.prompts.json")
     path.write_text(path.read_text().replace('"version": 1', '"version": 3'))
     with pytest.raises(PromptFileError, match="versions 1 and 2"):
@@ -345,7 +351,7 @@ def test_versions_that_are_not_known_are_refused(session, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_replays_them(session, tmp_path: Path, predictor):
+def test_a_batch_replays_prompt_files(session, tmp_path: Path, predictor):
     volume_path = save_mask(session.volume.array.astype(np.uint8), session.volume, tmp_path / "ball.nii.gz")
     session = Session(load_volume(volume_path), predictor)
     session.add_object("ball")
@@ -355,5 +361,5 @@ def test_a_folder_replays_them(session, tmp_path: Path, predictor):
     out = tmp_path / "masks"
     run = CliRunner().invoke(cli.app, ["segment", str(tmp_path), str(out), "--no-refine"])
     assert run.exit_code == 0, run.output
-    (made,) = out.rglob("*.nii.gz")
-    assert (load_mask(made, session.grid) == session.label_map()).all()
+    (path,) = out.rglob("*.nii.gz")
+    assert (load_mask(path, session.grid) == session.label_map()).all()

@@ -1,4 +1,4 @@
-"""Tools that change a whole mask: true in millimetres, the same on every grid, and their own inverses."""
+"""Mask tools: distances in mm, independence of the axis order, and inverses."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ def ball(radius: float, shape=(40, 60, 24), middle=(20, 30, 12), spacing=SPACING
 
 
 @pytest.mark.parametrize("mm", [0.5, 2.0, 7.0])
-def test_growing_is_the_distance_in_mm(mm):
+def test_growing_equals_thresholding_the_distance_in_mm(mm):
     mask = ball(9) & (np.random.default_rng(0).random((40, 60, 24)) > 0.4)
-    away = ndimage.distance_transform_edt(~mask, sampling=SPACING)
-    assert (grow(mask, SPACING, mm) == (away <= mm)).all()
+    distance = ndimage.distance_transform_edt(~mask, sampling=SPACING)
+    assert (grow(mask, SPACING, mm) == (distance <= mm)).all()
     depth = ndimage.distance_transform_edt(mask, sampling=SPACING)
     assert (grow(mask, SPACING, -mm) == (depth > mm)).all()
 
 
-def test_growing_a_point_gives_a_ball_and_shrinking_is_growing_the_rest():
+def test_growing_a_point_gives_a_ball_and_shrinking_grows_the_background():
     point = np.zeros((40, 60, 24), bool)
     point[20, 30, 12] = True
     assert (grow(point, SPACING, 6) == ball(6)).all()
     mask = ball(10)
     assert (grow(mask, SPACING, -3) == ~grow(~mask, SPACING, 3)).all()
     assert (grow(grow(mask, SPACING, -3), SPACING, 3) <= mask).all()
-    # What ends at the image's face is not shrunk from there, and nothing grows out of nothing.
+    # A mask is not shrunk at the border of the image, and an empty mask stays empty.
     assert grow(np.ones((5, 5, 5), bool), SPACING, -2).all()
     assert not grow(np.zeros((5, 5, 5), bool), SPACING, 2).any()
 
 
 @pytest.mark.parametrize("axes", [(1, 2, 0), (2, 0, 1)])
 @pytest.mark.parametrize("flip", [0, 2])
-def test_every_order_of_axes_gives_the_same(axes, flip):
+def test_tools_do_not_depend_on_axis_order_and_direction(axes, flip):
     mask = ball(9) & ~ball(4, middle=(20, 34, 12))
     turned, spacing = np.flip(mask.transpose(axes), flip), [SPACING[a] for a in axes]
     for tool in (
@@ -64,36 +64,36 @@ def test_holes_parts_and_smoothness():
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_missing_slices_come_back(axis):
+def test_missing_slices_are_interpolated(axis):
     mask = ball(14, middle=(20, 30, 12))
-    drawn = mask & False
-    place = [slice(None)] * 3
-    place[axis] = slice(None, None, (4, 6, 2)[axis])
-    drawn[tuple(place)] = mask[tuple(place)]
-    filled = interpolate(drawn, SPACING, axis)
-    first, last = np.flatnonzero(drawn.any(axis=tuple(n for n in range(3) if n != axis)))[[0, -1]]
-    between = np.moveaxis(mask, axis, 0)[first : last + 1]
-    got = np.moveaxis(filled, axis, 0)[first : last + 1]
-    assert 2 * (between & got).sum() / (between.sum() + got.sum()) > 0.94
-    assert (filled[tuple(place)] == drawn[tuple(place)]).all()
+    sparse = mask & False
+    planes = [slice(None)] * 3
+    planes[axis] = slice(None, None, (4, 6, 2)[axis])
+    sparse[tuple(planes)] = mask[tuple(planes)]
+    filled = interpolate(sparse, SPACING, axis)
+    first, last = np.flatnonzero(sparse.any(axis=tuple(n for n in range(3) if n != axis)))[[0, -1]]
+    expected = np.moveaxis(mask, axis, 0)[first : last + 1]
+    actual = np.moveaxis(filled, axis, 0)[first : last + 1]
+    assert 2 * (expected & actual).sum() / (expected.sum() + actual.sum()) > 0.94
+    assert (filled[tuple(planes)] == sparse[tuple(planes)]).all()
     assert (interpolate(filled, SPACING, axis) == filled).all()
 
 
 def test_an_oblique_vessel_does_not_break():
     disc = np.hypot(*np.ogrid[-9:10, -9:10]) <= 4
-    drawn = np.zeros((11, 60, 19), bool)
-    drawn[0, 2:21, :], drawn[10, 34:53, :] = disc, disc  # apart by more than its width
-    filled = interpolate(drawn, (1, 1, 1), 0)
+    sparse = np.zeros((11, 60, 19), bool)
+    sparse[0, 2:21, :], sparse[10, 34:53, :] = disc, disc  # shifted by more than the diameter
+    filled = interpolate(sparse, (1, 1, 1), 0)
     for n in range(11):
         assert filled[n].sum() == pytest.approx(disc.sum(), rel=0.2)
         assert ndimage.center_of_mass(filled[n])[0] == pytest.approx(11 + 3.2 * n, abs=0.6)
 
 
-def test_only_what_lies_between_keys_is_made_anew():
+def test_only_slices_between_keys_are_recomputed():
     mask = np.zeros((9, 20, 20), bool)
     mask[:, 5:15, 5:15] = True
     mask[2], mask[6] = False, False
     mask[2, 8:12, 8:12] = mask[6, 8:12, 8:12] = True
-    made = interpolate(mask, (1, 1, 1), 0, keys=(2, 6))
-    assert (made[2:7] == mask[2]).all()
-    assert (made[:2] == mask[:2]).all() and (made[7:] == mask[7:]).all()
+    result = interpolate(mask, (1, 1, 1), 0, keys=(2, 6))
+    assert (result[2:7] == mask[2]).all()
+    assert (result[:2] == mask[:2]).all() and (result[7:] == mask[7:]).all()

@@ -1,4 +1,4 @@
-"""Prompt files: the same prompts and the same mask come back, and what is wrong is said in full."""
+"""Prompt files: exact round trips of prompts and masks, and complete error messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medsam_app.session.prompt_file import open_prompt_file, read_prompt_file
 from medsam_app.session.prompt_schema import voxel_of, world_box
 from medsam_app.session.session import Session
 
-# Oblique, left-handed and anisotropic: every mistake of axes shows.
+# Oblique, left-handed and anisotropic, so that any mix-up of axes is visible.
 AFFINE = np.array([[-1.9, 0.3, 0.2, 31.0], [0.25, 1.4, -0.4, -20.0], [0.1, 0.5, 2.9, 7.5], [0, 0, 0, 1]])
 SHAPE = (26, 24, 18)
 
@@ -40,7 +40,7 @@ def predictor():
 
 
 def filled(session: Session) -> Session:
-    """Two objects with prompts of every kind."""
+    """Add two objects with prompts of every kind."""
     ball, corner = session.add_object("ball", label=300, colour="#123456"), session.add_object("corner 角")
     session.add_prompt(ball.id, Box(lower=(5, 6, 4), upper=(17, 18, 14)))
     session.add_prompt(ball.id, Point(coordinates=(11.25, 12, 9)))
@@ -65,22 +65,22 @@ def edited(path: Path, change) -> Path:
     return path
 
 
-def test_everything_comes_back(written):
+def test_objects_and_settings_are_read_back(written):
     path, session = written
-    again = Session(ball_volume())
-    assert again.load_prompts(path) == []
-    assert again.objects == session.objects
-    assert again.settings == session.settings
-    assert again.undo_text == "open case.prompts.json"
-    assert again.add_object().id not in {each.id for each in session.objects}
-    assert [each.name for each in path.parent.iterdir()] == [path.name]  # no temporary file is left
+    reopened = Session(ball_volume())
+    assert reopened.load_prompts(path) == []
+    assert reopened.objects == session.objects
+    assert reopened.settings == session.settings
+    assert reopened.undo_text == "open case.prompts.json"
+    assert reopened.add_object().id not in {item.id for item in session.objects}
+    assert [file.name for file in path.parent.iterdir()] == [path.name]  # no temporary file remains
 
 
-def test_writing_what_was_read_changes_nothing(written, tmp_path):
+def test_reading_and_writing_gives_the_same_file(written, tmp_path):
     path, session = written
-    again = Session(session.volume)
-    again.load_prompts(path)
-    assert again.save_prompts(tmp_path / "again.prompts.json").read_text() == path.read_text()
+    reopened = Session(session.volume)
+    reopened.load_prompts(path)
+    assert reopened.save_prompts(tmp_path / "again.prompts.json").read_text() == path.read_text()
 
 
 @pytest.mark.slow
@@ -91,20 +91,20 @@ def test_replay_gives_the_same_mask_bit_for_bit(predictor, tmp_path):
     labels = session.label_map()
     assert set(np.unique(labels)) == {0, 1, 300}
     path = session.save_prompts(tmp_path / "a.prompts.json")
-    fresh = Session(ball_volume(), VolumePredictor(device="cpu"))  # nothing of the first is cached here
+    fresh = Session(ball_volume(), VolumePredictor(device="cpu"))  # a new predictor with an empty cache
     assert fresh.load_prompts(path) == []
     np.testing.assert_array_equal(fresh.label_map(), labels)
-    assert [fresh.prediction(each.id).score for each in fresh.objects] == [
-        session.prediction(each.id).score for each in session.objects
+    assert [fresh.prediction(item.id).score for item in fresh.objects] == [
+        session.prediction(item.id).score for item in session.objects
     ]
 
 
-def test_opening_is_one_step_back(written):
+def test_opening_is_one_step_of_the_history(written):
     path, _ = written
     session = Session(ball_volume())
-    mine = session.add_object("mine")
+    item = session.add_object("mine")
     session.load_prompts(path)
-    assert session.undo() and session.objects == (mine,)
+    assert session.undo() and session.objects == (item,)
 
 
 def test_file_names_the_image_relative_to_itself(tmp_path):
@@ -113,7 +113,7 @@ def test_file_names_the_image_relative_to_itself(tmp_path):
     image = tmp_path / "images" / "case.nii.gz"
     mask = np.zeros(SHAPE, np.uint8)
     mask[3:5, 3:5, 3:5] = 1
-    save_mask(mask, ball_volume(), image)  # any image will do
+    save_mask(mask, ball_volume(), image)
     session = Session(load_volume(image))
     path = session.save_prompts(tmp_path / "out" / "case.prompts.json")
     assert read_prompt_file(path).image.path == "../images/case.nii.gz"
@@ -122,22 +122,22 @@ def test_file_names_the_image_relative_to_itself(tmp_path):
 def test_world_coordinates_are_converted(written):
     path, session = written
     grid = session.volume.grid
-    at = grid.to_world((11, 12, 9)).tolist()
+    position = grid.to_world((11, 12, 9)).tolist()
 
     def change(data):
         data["objects"][0]["prompts"] = [
-            {"kind": "point", "coordinates": at, "sign": "negative", "space": "world"},
+            {"kind": "point", "coordinates": position, "sign": "negative", "space": "world"},
             {"kind": "point", "coordinates": [1, 2, 3], "sign": "positive", "space": "voxel"},
         ]
 
-    read = open_prompt_file(edited(path, change), session.volume)
-    first, second = read.objects[0].prompts
+    replay = open_prompt_file(edited(path, change), session.volume)
+    first, second = replay.objects[0].prompts
     np.testing.assert_allclose(first.coordinates, (11, 12, 9), atol=1e-6)
     assert not first.positive and second == Point(coordinates=(1, 2, 3))
-    assert read.objects[0].times == ("", "")
+    assert replay.objects[0].times == ("", "")
 
 
-def test_world_box_holds_all_of_the_box():
+def test_world_box_contains_the_whole_box():
     grid = Grid(SHAPE, AFFINE)
     lower, upper = (5.0, -8.0, 20.0), (15.0, 4.0, 34.0)
     box = world_box(lower, upper, grid)
@@ -150,7 +150,7 @@ def test_world_box_holds_all_of_the_box():
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
@@ -166,10 +166,10 @@ def test_world_box_holds_all_of_the_box():
         (b"[" * 100_000, "not JSON"),
     ],
 )
-def test_what_is_no_prompt_file_is_said(tmp_path, content, said):
+def test_other_files_are_refused_with_a_message(tmp_path, content, message):
     path = tmp_path / "x.prompts.json"
     path.write_bytes(content)
-    with pytest.raises(PromptFileError, match=said) as caught:
+    with pytest.raises(PromptFileError, match=message) as caught:
         read_prompt_file(path)
     assert "\n" not in str(caught.value)
 
@@ -194,7 +194,7 @@ def test_every_problem_is_listed_at_once(written):
 
     with pytest.raises(PromptFileError) as caught:
         read_prompt_file(edited(path, change))
-    said = str(caught.value)
+    message = str(caught.value)
     for expected in (
         "7 problems",
         "image, sha256:",
@@ -205,11 +205,11 @@ def test_every_problem_is_listed_at_once(written):
         "object 2, prompt 1:",
         "colour: is not a field of this format (got 'red')",
     ):
-        assert expected in said, said
-    assert "\n" not in said
+        assert expected in message, message
+    assert "\n" not in message
 
 
-def test_no_message_is_endless(written):
+def test_messages_list_a_limited_number_of_problems(written):
     path, _ = written
 
     def change(data):
@@ -220,7 +220,7 @@ def test_no_message_is_endless(written):
         read_prompt_file(edited(path, change))
 
 
-def test_prompts_that_make_no_sense_are_all_listed(written):
+def test_all_invalid_prompts_are_listed(written):
     path, session = written
 
     def change(data):
@@ -232,10 +232,10 @@ def test_prompts_that_make_no_sense_are_all_listed(written):
 
     with pytest.raises(PromptFileError) as caught:
         open_prompt_file(edited(path, change), session.volume)
-    said = str(caught.value)
+    message = str(caught.value)
     point = "object 'ball', prompt 2: a point at (99, 1, 1)"
     for expected in ("5 problems", "name 'ball'", "label 300", point, "prompt 4", "prompt 1: A mask"):
-        assert expected in said, said
+        assert expected in message, message
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_failed_load_changes_nothing(written):
 
 
 @pytest.mark.parametrize(
-    ("shape", "affine", "said"),
+    ("shape", "affine", "message"),
     [
         ((26, 24, 17), AFFINE, "shape"),
         (SHAPE, AFFINE + np.eye(4, k=3) * 5, "mm away"),
@@ -276,14 +276,14 @@ def test_failed_load_changes_nothing(written):
         (SHAPE, AFFINE @ np.diag([-1, 1, 1, 1]), "orientation"),
     ],
 )
-def test_another_grid_is_refused_whatever_is_said(written, shape, affine, said):
+def test_another_grid_is_always_refused(written, shape, affine, message):
     path, _ = written
     other = Volume.from_array(np.zeros(shape, np.float32) + np.arange(shape[2]), affine)
-    with pytest.raises(PromptFileError, match=said):
+    with pytest.raises(PromptFileError, match=message):
         open_prompt_file(path, other, other_image=True)
 
 
-def test_other_voxels_need_a_word(written):
+def test_other_voxels_need_an_option(written):
     path, _ = written
     with pytest.raises(PromptFileError, match=r"same grid but other voxels.*--other-image"):
         open_prompt_file(path, ball_volume(seed=1))
@@ -307,7 +307,7 @@ def test_other_models_are_noted(written):
     assert session.settings.refine is False
 
 
-def test_unwritable_places_are_said(written, tmp_path):
+def test_unwritable_paths_are_refused_with_a_message(written, tmp_path):
     _, session = written
     with pytest.raises(SaveError, match="could not be written"):
         session.save_prompts(tmp_path / "nowhere" / "x.prompts.json")

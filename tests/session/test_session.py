@@ -1,4 +1,4 @@
-"""Sessions: every change can be taken back, nothing wrong gets in, and masks follow the prompts."""
+"""Sessions: undo of every change, refusal of invalid input, and masks of the prompts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 
 
 def small_volume() -> Volume:
-    """Two bright balls in the dark, 32 x 28 x 20."""
+    """Return a volume of 32 x 28 x 20 voxels with two bright balls."""
     i, j, k = np.ogrid[:32, :28, :20]
     array = np.random.default_rng(0).normal(0, 8, (32, 28, 20))
     array[((i - 9) ** 2 + (j - 13) ** 2 + (k - 10) ** 2) < 36] += 150
@@ -51,7 +51,7 @@ def test_session_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_an_object_is_the_next_of_the_label_set_that_nobody_has(session):
+def test_a_new_object_is_the_first_unused_label_of_the_label_set(session):
     session.labels = (Label("liver", 7, "#d55e00", False), Label("lesion", 9, "#56b4e9"))
     first = session.add_object()
     assert (first.name, first.label, first.colour, first.may_overlap) == ("liver", 7, "#d55e00", False)
@@ -63,20 +63,20 @@ def test_an_object_is_the_next_of_the_label_set_that_nobody_has(session):
 
 
 def test_defaults_are_distinct(session):
-    made = [session.add_object() for _ in range(40)]
-    for what in ("id", "name", "label", "colour"):
-        assert len({getattr(each, what) for each in made}) == 40
-    assert [each.label for each in made[:3]] == [1, 2, 3]
-    assert made[0].colour == PALETTE[0]
-    assert session.selected == made[-1]
+    objects = [session.add_object() for _ in range(40)]
+    for attribute in ("id", "name", "label", "colour"):
+        assert len({getattr(item, attribute) for item in objects}) == 40
+    assert [item.label for item in objects[:3]] == [1, 2, 3]
+    assert objects[0].colour == PALETTE[0]
+    assert session.selected == objects[-1]
 
 
-def test_free_label_and_colour_are_used_again(session):
+def test_free_labels_and_colours_are_reused(session):
     first, _second = session.add_object(), session.add_object()
     session.delete_object(first.id)
     third = session.add_object()
     assert (third.label, third.colour) == (first.label, first.colour)
-    assert third.id != first.id and third.name not in {each.name for each in session.objects[:-1]}
+    assert third.id != first.id and third.name not in {item.name for item in session.objects[:-1]}
 
 
 def test_colours_never_run_out():
@@ -93,7 +93,7 @@ def test_labels_out_of_range_are_refused(session, label):
     assert session.objects == () and not session.can_undo
 
 
-def test_what_belongs_to_another_is_refused(session):
+def test_names_and_labels_in_use_are_refused(session):
     liver, lesion = session.add_object("liver", label=5), session.add_object("lesion", label=65535)
     before = session.objects
     for call in (
@@ -114,12 +114,12 @@ def test_what_belongs_to_another_is_refused(session):
         with pytest.raises(SettingsError):
             call()
     assert session.objects == before
-    assert session.rename(liver.id, "liver").name == "liver"  # its own name is no clash
+    assert session.rename(liver.id, "liver").name == "liver"  # an object may keep its name
 
 
-def test_click_outside_is_a_message_and_changes_nothing(session):
-    it = session.add_object()
-    session.add_prompt(it.id, CLICK)
+def test_clicks_outside_are_refused_and_change_nothing(session):
+    item = session.add_object()
+    session.add_prompt(item.id, CLICK)
     session.undo()
     before = (session.objects, session.undo_text, session.redo_text)
     for prompt in (
@@ -128,39 +128,39 @@ def test_click_outside_is_a_message_and_changes_nothing(session):
         MaskPrompt.from_array(np.ones((3, 3, 3))),
     ):
         with pytest.raises(PromptError, match="image"):
-            session.add_prompt(it.id, prompt)
-    assert (session.objects, session.undo_text, session.redo_text) == before  # redo survives, too
+            session.add_prompt(item.id, prompt)
+    assert (session.objects, session.undo_text, session.redo_text) == before  # redo is still possible
 
 
-def test_unknown_objects_and_prompts_are_named(session):
-    it = session.add_object("liver")
+def test_unknown_objects_and_prompts_are_refused(session):
+    item = session.add_object("liver")
     with pytest.raises(PromptError, match=r"no object 'o9'.*'o1' \(liver\)"):
         session.add_prompt("o9", CLICK)
-    session.add_prompt(it.id, CLICK)
+    session.add_prompt(item.id, CLICK)
     for index in (1, -1):
         with pytest.raises(PromptError, match="1 prompts"):
-            session.delete_prompt(it.id, index)
+            session.delete_prompt(item.id, index)
 
 
 def test_any_prompt_can_be_deleted_or_moved(session):
-    it = session.add_object()
+    item = session.add_object()
     clicks = [Point(coordinates=(n, 1, 1)) for n in range(5)]
     for click in clicks:
-        session.add_prompt(it.id, click)
-    session.delete_prompt(it.id, 2)
-    assert session.get(it.id).prompts == (*clicks[:2], *clicks[3:])
+        session.add_prompt(item.id, click)
+    session.delete_prompt(item.id, 2)
+    assert session.get(item.id).prompts == (*clicks[:2], *clicks[3:])
     moved = Point(coordinates=(9, 9, 9), positive=False)
-    session.replace_prompt(it.id, 0, moved)
-    assert session.get(it.id).prompts == (moved, clicks[1], *clicks[3:])
-    assert len(session.get(it.id).times) == 4
+    session.replace_prompt(item.id, 0, moved)
+    assert session.get(item.id).prompts == (moved, clicks[1], *clicks[3:])
+    assert len(session.get(item.id).times) == 4
     session.undo()
     session.undo()
-    assert session.get(it.id).prompts == tuple(clicks)
-    session.clear(it.id)
-    assert session.get(it.id).prompts == () and session.undo_text == f"clear {it.name}"
+    assert session.get(item.id).prompts == tuple(clicks)
+    session.clear(item.id)
+    assert session.get(item.id).prompts == () and session.undo_text == f"clear {item.name}"
 
 
-def test_undo_and_redo_say_what_they_do_and_select_what_changed(session):
+def test_undo_and_redo_describe_and_select_the_change(session):
     liver, spleen = session.add_object("liver"), session.add_object("spleen")
     session.add_prompt(liver.id, CLICK)
     session.select(spleen.id)
@@ -168,7 +168,7 @@ def test_undo_and_redo_say_what_they_do_and_select_what_changed(session):
     assert session.undo()
     assert session.selected.id == liver.id and session.redo_text == "add positive click to liver"
     session.delete_object(liver.id)
-    assert not session.can_redo  # a new change ends what could be redone
+    assert not session.can_redo  # a new change discards the undone ones
     assert session.selected.id == spleen.id
     session.undo()
     assert session.selected.id == liver.id
@@ -179,12 +179,12 @@ def test_nothing_to_undo(session):
     assert session.undo_text is None and session.redo_text is None
 
 
-def test_doing_nothing_is_no_step(session):
-    it = session.add_object("liver", colour="#AABBCC")
+def test_changes_without_effect_are_not_steps(session):
+    item = session.add_object("liver", colour="#AABBCC")
     steps = session.undo_text
-    session.rename(it.id, "liver")
-    session.set_colour(it.id, "#aabbcc")
-    session.clear(it.id)
+    session.rename(item.id, "liver")
+    session.set_colour(item.id, "#aabbcc")
+    session.clear(item.id)
     assert session.undo_text == steps
 
 
@@ -193,27 +193,27 @@ def test_any_sequence_of_changes_is_undone_and_redone_exactly(session, seed):
     rng = random.Random(seed)
 
     def change():
-        ids = [each.id for each in session.objects]
+        ids = [item.id for item in session.objects]
         kinds = ["add", "click", "click", "click", "box", "rename", "label", "colour", "delete", "drop"]
         kind = rng.choice(kinds)
         if kind == "add" or not ids:
             return session.add_object()
-        it = session.get(rng.choice(ids))
+        item = session.get(rng.choice(ids))
         place = (rng.uniform(0, 31), rng.uniform(0, 27), rng.uniform(0, 19))
         if kind == "box":
-            return session.add_prompt(it.id, Box(lower=place, upper=(5, 5, 5)))
+            return session.add_prompt(item.id, Box(lower=place, upper=(5, 5, 5)))
         if kind == "rename":
-            return session.rename(it.id, f"name {rng.random()}")
+            return session.rename(item.id, f"name {rng.random()}")
         if kind == "label":
-            free = set(range(1, 200)) - {each.label for each in session.objects}
-            return session.set_label(it.id, rng.choice(sorted(free)))
+            free = set(range(1, 200)) - {item.label for item in session.objects}
+            return session.set_label(item.id, rng.choice(sorted(free)))
         if kind == "colour":
-            return session.set_colour(it.id, f"#{rng.randrange(1 << 24):06x}")
+            return session.set_colour(item.id, f"#{rng.randrange(1 << 24):06x}")
         if kind == "delete":
-            return session.delete_object(it.id)
-        if kind == "drop" and it.prompts:
-            return session.delete_prompt(it.id, rng.randrange(len(it.prompts)))
-        return session.add_prompt(it.id, Point(coordinates=place, positive=rng.random() < 0.5))
+            return session.delete_object(item.id)
+        if kind == "drop" and item.prompts:
+            return session.delete_prompt(item.id, rng.randrange(len(item.prompts)))
+        return session.add_prompt(item.id, Point(coordinates=place, positive=rng.random() < 0.5))
 
     states = [session.objects]
     for _ in range(60):
@@ -240,14 +240,14 @@ def test_threads_do_not_lose_changes(session):
         thread.start()
     for thread in threads:
         thread.join()
-    assert [len(each.prompts) for each in session.objects] == [50] * 4
+    assert [len(item.prompts) for item in session.objects] == [50] * 4
     steps = 0
     while session.undo():
         steps += 1
     assert steps == 204
 
 
-def test_history_forgets_only_what_was_undone():
+def test_history_discards_only_undone_states():
     history = History(0)
     for n in (1, 2, 3):
         history.push(n, f"to {n}")
@@ -258,39 +258,39 @@ def test_history_forgets_only_what_was_undone():
     assert not history.undo() and history.state == 0
 
 
-def test_without_a_start_there_is_no_mask(predictor):
+def test_without_a_locating_prompt_there_is_no_mask(predictor):
     session = Session(small_volume(), predictor)
-    it = session.add_object()
-    assert session.prediction(it.id) is None
-    session.add_prompt(it.id, Point(coordinates=(9, 13, 10), positive=False))
-    assert session.prediction(it.id) is None
+    item = session.add_object()
+    assert session.prediction(item.id) is None
+    session.add_prompt(item.id, Point(coordinates=(9, 13, 10), positive=False))
+    assert session.prediction(item.id) is None
     assert session.label_map().max() == 0
 
 
-def test_without_a_model_the_message_says_so(session):
-    it = session.add_object()
-    session.add_prompt(it.id, CLICK)
+def test_without_a_model_there_is_a_message(session):
+    item = session.add_object()
+    session.add_prompt(item.id, CLICK)
     with pytest.raises(PromptError, match="no model"):
-        session.prediction(it.id)
+        session.prediction(item.id)
 
 
-def test_undo_brings_the_same_mask_back_without_encoding(predictor):
+def test_undo_restores_the_mask_without_encoding(predictor):
     session = Session(small_volume(), predictor)
-    it = session.add_object()
-    session.add_prompt(it.id, CLICK)
-    first = session.prediction(it.id)
-    session.add_prompt(it.id, Point(coordinates=(14, 13, 10), positive=False))
-    second = session.prediction(it.id)
+    item = session.add_object()
+    session.add_prompt(item.id, CLICK)
+    first = session.prediction(item.id)
+    session.add_prompt(item.id, Point(coordinates=(14, 13, 10), positive=False))
+    second = session.prediction(item.id)
     assert first.mask[9, 13, 10] and not second.mask[14, 13, 10]
     session.undo()
-    again = session.prediction(it.id)
-    np.testing.assert_array_equal(again.mask, first.mask)
-    assert again.encoded == 0 and again.score == first.score
+    restored = session.prediction(item.id)
+    np.testing.assert_array_equal(restored.mask, first.mask)
+    assert restored.encoded == 0 and restored.score == first.score
     session.redo()
-    np.testing.assert_array_equal(session.prediction(it.id).mask, second.mask)
+    np.testing.assert_array_equal(session.prediction(item.id).mask, second.mask)
 
 
-def test_later_objects_lie_over_earlier_ones(predictor):
+def test_later_objects_cover_earlier_ones(predictor):
     volume = small_volume()
     whole, part = np.zeros(volume.shape, bool), np.zeros(volume.shape, bool)
     whole[4:15, 8:19, 5:16] = True
@@ -308,6 +308,6 @@ def test_later_objects_lie_over_earlier_ones(predictor):
         assert (first.name, second.name, shared) == ("organ", "lesion", part.sum())
 
 
-def test_overlap_is_one_of_two(session):
+def test_unknown_overlap_is_refused(session):
     with pytest.raises(SettingsError, match="'later' or 'earlier'"):
         Session(session.volume, overlap="both")  # type: ignore[arg-type]

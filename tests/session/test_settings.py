@@ -1,4 +1,4 @@
-"""Settings of a session: one value that is complete wherever it is copied."""
+"""Settings of a session: a value that is always complete."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def session() -> Session:
 @pytest.mark.parametrize("settings", ALL)
 def test_prompt_files_hold_all_settings(settings: SessionSettings, tmp_path: Path) -> None:
     assert read_settings(settings_entry(settings)) == settings
-    written, again = session(), session()
+    written, reopened = session(), session()
     written.settings = settings
-    again.load_prompts(written.save_prompts(tmp_path / "a.prompts.json"))
-    assert again.settings == settings
+    reopened.load_prompts(written.save_prompts(tmp_path / "a.prompts.json"))
+    assert reopened.settings == settings
 
 
-def test_fields_of_the_file_are_those_of_the_session() -> None:
+def test_file_and_session_have_the_same_fields() -> None:
     assert list(SettingsEntry.model_fields) == [field.name for field in fields(SessionSettings)]
     assert read_settings(SettingsEntry()) == DEFAULTS == session().settings
 
 
-def test_settings_that_the_format_does_not_know_are_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    def more(settings: Any) -> dict[str, Any]:
+def test_settings_missing_in_the_format_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_another_field(settings: Any) -> dict[str, Any]:
         return asdict(settings) | {"smooth": True}
 
-    monkeypatch.setattr("medsam_app.session.prompt_schema.asdict", more)
+    monkeypatch.setattr("medsam_app.session.prompt_schema.asdict", with_another_field)
     with pytest.raises(ValidationError, match="smooth"):
         settings_entry(DEFAULTS)
 
 
-def test_settings_are_a_value() -> None:
+def test_settings_are_immutable_and_hashable() -> None:
     with pytest.raises(FrozenInstanceError):
         DEFAULTS.refine = False  # type: ignore[misc]
     with pytest.raises(SettingsError, match="overlap must be 'later' or 'earlier'; got 'both'"):
@@ -59,10 +59,10 @@ def test_settings_are_a_value() -> None:
     assert hash(replace(DEFAULTS)) == hash(DEFAULTS)
 
 
-def test_undo_leaves_settings_alone() -> None:
-    mine = session()
-    mine.add_object("organ")
-    mine.settings = replace(mine.settings, refine=False, overlap="earlier")
-    before = mine.settings
-    assert mine.undo() and mine.settings == before
-    assert mine.redo() and mine.settings == before
+def test_undo_does_not_change_settings() -> None:
+    edited = session()
+    edited.add_object("organ")
+    edited.settings = replace(edited.settings, refine=False, overlap="earlier")
+    before = edited.settings
+    assert edited.undo() and edited.settings == before
+    assert edited.redo() and edited.settings == before

@@ -249,7 +249,7 @@ def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | 
                 "volume_ml": prediction.volume_ml if prediction is not None else 0.0,
                 "score": prediction.score if prediction is not None else 0.0,
                 "may_overlap": item.may_overlap,
-                "given_up_ml": session.given_up(item.id) * session.volume.grid.voxel_volume_ml,
+                "given_up_ml": session.subtracted_voxels(item.id) * session.volume.grid.voxel_volume_ml,
                 "locks": [{"axis": axis, "index": index} for axis, index in locked_slices(item)],
             }
         )

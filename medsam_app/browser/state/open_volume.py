@@ -70,8 +70,8 @@ class OpenVolume:
         for item in self.session.objects:
             prediction = self.session.prediction(item.id, progress=progress)
             if prediction is not None:
-                made_of = self.session.made_of(item.id)
-                key = self._keys.setdefault(made_of, f"v{self.number}m{len(self._keys)}")
+                mask_key = self.session.mask_key(item.id)
+                key = self._keys.setdefault(mask_key, f"v{self.number}m{len(self._keys)}")
                 masks[item.id] = (key, prediction)
         return masks
 
