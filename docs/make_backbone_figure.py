@@ -1,4 +1,4 @@
-"""Draws docs/images/backbone.png: python docs/make_backbone_figure.py"""
+"""Draw docs/images/backbone.png: python docs/make_backbone_figure.py"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], text
 
 
 def path_of_a_window(axes: Axes) -> None:
-    """Upper half: what runs once a window, and what runs for every click."""
+    """Draw the upper half: steps that run once per window, and steps that run for every click."""
     axes.set_xlim(0, 13.2)
     axes.set_ylim(-0.35, 4.6)
     box(axes, 0.1, 2.7, 1.5, 1.2, "window\n128 x 128 x 128\nvoxels", "white")
@@ -69,7 +69,7 @@ def path_of_a_window(axes: Axes) -> None:
 
 
 def shifted_windows(axes: Axes) -> None:
-    """Lower left: windows on a plane of tokens, as they are and shifted by half their side."""
+    """Draw the lower left: windows on a plane of tokens, unshifted and shifted by half their side."""
     axes.set_title("windows of 8 tokens, every other block shifted by 4", fontsize=9, color=INK)
     for n in range(5):
         axes.plot([n * 8, n * 8], [0, 32], color=SOFT, lw=1)
@@ -92,7 +92,7 @@ def shifted_windows(axes: Axes) -> None:
 
 
 def wide_queries(axes: Axes) -> None:
-    """Lower right: how the bias of relative positions rides in the product of queries and keys."""
+    """Draw the lower right: the relative position bias as part of the product of queries and keys."""
     axes.set_title("relative positions without a matrix of biases", fontsize=9, color=INK)
     parts = (
         (0, 6.4, "q / 8", FROZEN),

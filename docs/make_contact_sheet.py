@@ -3,8 +3,8 @@
     medsam-app evaluate FOLDER --clicks 10 --csv SCORES
     python docs/make_contact_sheet.py FOLDER SCORES
 
-Two objects each, chosen by their Dice after five clicks, no two of one case; the truth is outlined in green
-and the mask in orange, in the slice across the patient that holds most of the object, cut to what is near it.
+Draws two objects per rank, chosen by their Dice after five clicks, from different cases. The ground truth is
+outlined in green and the mask in orange, in the axial slice with the largest part of the object, cropped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Object = tuple[str, str, str]
 
 
 def chosen(scores: Path, leave_out: list[str]) -> list[tuple[str, Object]]:
-    """(rank, (dataset, case, label)) of the objects to draw; of some datasets none."""
+    """Return (rank, (dataset, case, label)) of the objects to draw, without the datasets in `leave_out`."""
     found: dict[Object, float] = {}
     with scores.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -56,7 +56,7 @@ def chosen(scores: Path, leave_out: list[str]) -> list[tuple[str, Object]]:
 
 
 def slice_of(array: NDArray, grid: Grid, index: int) -> NDArray:
-    """A slice across the patient as radiologists look at it: anterior above, the right side on the left."""
+    """Return an axial slice in radiological convention: anterior at the top, the right side on the left."""
     return np.flip(grid.ras.from_file(array)[:, :, index].T, axis=1)
 
 

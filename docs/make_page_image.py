@@ -1,6 +1,6 @@
-"""Take the picture of the page that README shows: `python docs/make_page_image.py`.
+"""Take the screenshot of the page shown in README: `python docs/make_page_image.py`.
 
-Segments organs of the sample as a person does, with a box and a few clicks each. Needs chromium and
+Segments organs of the sample with a box and a few clicks each. Needs chromium and
 playwright.
 """
 
@@ -29,7 +29,7 @@ CLICK = "([ijk, positive]) => medsamViewer.clickPoint(medsamViewer.geometry.toRa
 
 
 def deepest(inside: np.ndarray, spacing: np.ndarray) -> list[int]:
-    """The voxel farthest from the border of a region."""
+    """Return the voxel farthest from the border of a region."""
     distance = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
     return [int(v) for v in np.unravel_index(distance.argmax(), distance.shape)]
 

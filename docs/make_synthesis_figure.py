@@ -1,6 +1,6 @@
-"""Draws docs/images/synthesis.png: python docs/make_synthesis_figure.py --data FOLDER
+"""Draw docs/images/synthesis.png: python docs/make_synthesis_figure.py --data FOLDER
 
-One row a source of training windows, one window a seed, the slice in which the target is largest.
+One row per source of training windows, one window per seed, each as the slice in which the target is largest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-#: Data sets whose licences (CC-BY-4.0, CC-BY-SA-4.0) allow a picture, with attribution beside it.
+#: Data sets whose licences (CC-BY-4.0, CC-BY-SA-4.0) allow a picture with attribution.
 PICTURED = {"totalseg_mr", "msd_hippocampus"}
 
 
@@ -41,7 +41,7 @@ def sources(data: Path | None) -> dict[str, Source]:
 
 
 def show(axes: Axes, window: Window) -> None:
-    """The slice with most of the target, and the target's outline."""
+    """Draw the slice with the largest part of the target, and the target's outline."""
     areas = torch.stack([window.target.movedim(axis, 0).flatten(1).sum(1) for axis in range(3)])
     axis, at = divmod(int(areas.argmax()), areas.shape[1])
     image, valid, target = (
@@ -51,7 +51,7 @@ def show(axes: Axes, window: Window) -> None:
     image = np.where(valid, image, np.nan)
     axes.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower")
     axes.contour(target, levels=[0.5], colors="#ff7f0e", linewidths=0.8)
-    axes.set_facecolor("#c5d3e0")  # what lies beyond the volume
+    axes.set_facecolor("#c5d3e0")  # outside the volume
     axes.set_xticks([])
     axes.set_yticks([])
 

@@ -1,7 +1,7 @@
-"""Record the tour that README shows: `python docs/make_tour.py`. Needs chromium and playwright.
+"""Record the tour shown in README: `python docs/make_tour.py`. Needs chromium and playwright.
 
-A worklist of three phantoms is opened; the liver is clicked, mended and painted, its doubt looked at and its
-size measured, and the case accepted. Every picture is the page as it is then.
+The tour opens a worklist of three phantoms, clicks and corrects the liver, shows its uncertainty, erases a
+part, undoes that, measures the object and accepts the case. Every picture is a screenshot of the page.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class Tour:
         return x, y
 
     def save(self, path: Path) -> None:
-        first, *rest = [each.quantize(COLOURS, dither=Image.Dither.NONE) for each in self.pictures]
+        first, *rest = [picture.quantize(COLOURS, dither=Image.Dither.NONE) for picture in self.pictures]
         first.save(path, save_all=True, append_images=rest, duration=self.milliseconds, loop=0, optimize=True)
 
 
 def deepest(inside: np.ndarray, spacing: np.ndarray) -> list[int]:
-    """The voxel farthest from the border of a region."""
+    """Return the voxel farthest from the border of a region."""
     distance = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
     return [int(v) for v in np.unravel_index(distance.argmax(), distance.shape)]
 

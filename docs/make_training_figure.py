@@ -1,4 +1,4 @@
-"""Draw what training time and parts of the training are worth: python docs/make_training_figure.py TABLE
+"""Draw the effect of training time and of parts of the training: python docs/make_training_figure.py TABLE
 
 TABLE is what `benchmarks/ablation.py --csv` has written. On the left the Dice of the whole recipe on windows
 around `dev` objects by processor time, with the line through the short runs against the logarithm of time
@@ -31,7 +31,7 @@ def dice_of(row: dict[str, str]) -> NDArray[np.float64]:
 
 
 def draw_curve(axes: plt.Axes, runs: list[dict[str, str]], embedded: list[dict[str, str]]) -> None:
-    """Dice by minutes; runs are of the whole recipe, embedded are given weights."""
+    """Draw Dice by minutes for runs of the whole recipe and for the embedded weights."""
     runs = sorted(runs, key=lambda row: float(row["minutes"]))
     minutes = np.array([float(row["minutes"]) for row in runs])
     dice = np.stack([dice_of(row) for row in runs])
@@ -60,7 +60,7 @@ def draw_curve(axes: plt.Axes, runs: list[dict[str, str]], embedded: list[dict[s
 
 
 def draw_bars(axes: plt.Axes, rows: list[dict[str, str]], whole: dict[str, str]) -> None:
-    """Difference to the whole recipe at the same time."""
+    """Draw the difference to the whole recipe at the same training time."""
     place = np.arange(len(rows))
     for column, (number, colour) in enumerate(zip(ROUNDS, COLOURS, strict=True)):
         change = [dice_of(row)[column] - dice_of(whole)[column] for row in rows]

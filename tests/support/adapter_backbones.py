@@ -1,4 +1,4 @@
-"""Backbones that adapters are tried on, small: Sam3D, SAM's ViT in 3D, SAM's own, one like SAM-Med2D's."""
+"""Small backbones for tests of adapters: Sam3D, SAM's ViT in 3D, SAM itself, and one like SAM-Med2D's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medsam_app.models.vit3d import Vit3d
 
 
 class CubeAttention(nn.Module):
-    """Attention over (B, H, W, D, C) with the names that SAM's has."""
+    """Attention over (B, H, W, D, C) with the parameter names of SAM."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class CubeBlock(nn.Module):
 
 
 class CubeVit(nn.Module):
-    """A stack of blocks on (B, H, W, D, C), for the formulas of single parts."""
+    """Stack of blocks on (B, H, W, D, C), for checking the formulas of single components."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class CubeVit(nn.Module):
 
 
 class AdaptedBlock(Block):
-    """SAM's block with an adapter of its own beside the MLP, as SAM-Med2D has it."""
+    """SAM's block with a built-in adapter parallel to the MLP, as in SAM-Med2D."""
 
     def __init__(self) -> None:
         super().__init__(32, 2)
@@ -81,7 +81,7 @@ class AdaptedBlock(Block):
 
 
 def build_sam3d() -> Sam3D:
-    """`build_sam3d_tiny`, smaller still."""
+    """Build an even smaller `sam3d_tiny`."""
     widths = (8, 8, 16, 32)
     encoder = ImageEncoder(widths=widths, depth=2, heads=2, adapter_dim=8)
     decoder = Decoder3D(widths=widths, dim=32, heads=2, depth=1, candidates=2)
@@ -89,7 +89,7 @@ def build_sam3d() -> Sam3D:
 
 
 def build_sam() -> Sam:
-    """segment_anything's own model, small, with a windowed and a global block."""
+    """Build a small model of `segment_anything`, with a windowed and a global block."""
     encoder = ImageEncoderViT(
         img_size=64,
         embed_dim=32,
@@ -109,7 +109,7 @@ def build_sam() -> Sam:
 
 
 def build_sam_med2d() -> Sam:
-    """The same with blocks that have adapters of their own."""
+    """Build the same model with blocks that have built-in adapters."""
     sam = build_sam()
     sam.image_encoder.blocks = nn.ModuleList(AdaptedBlock() for _ in range(2))
     return sam
@@ -139,7 +139,7 @@ class Backbone:
     also: tuple[str, str]
 
     def make(self, seed: int = 0) -> nn.Module:
-        """A fresh model whose norms and biases are not the ones and zeros they start with."""
+        """Return a new model with random norms and biases in place of the initial ones and zeros."""
         torch.manual_seed(seed)
         model = self.build().eval()
         with torch.no_grad():
@@ -193,7 +193,7 @@ BACKBONES = [SAM3D, VIT_3D, SAM, MED2D]
 
 
 def hooks_of(model: nn.Module) -> Iterator[str]:
-    """Every hook of a model, by module."""
+    """Return every hook of a model, by module."""
     for name, module in model.named_modules():
         for table, held in vars(module).items():
             if table.endswith("_hooks") and held:

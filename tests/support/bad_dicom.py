@@ -1,4 +1,4 @@
-"""Bad images: the wrong kind, and DICOM that is no volume."""
+"""Bad images: unsupported kinds, and DICOM files that do not form a volume."""
 
 from __future__ import annotations
 

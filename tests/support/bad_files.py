@@ -1,4 +1,4 @@
-"""Bad files: not images, cut short, impossible headers."""
+"""Bad files: not images, truncated, or with impossible headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every bad input and the sentence it gets.
+"""All bad inputs and their error messages.
 
 `python -m tests.support.bad_inputs > docs/errors.md` writes the page; a test keeps it up to date.
 """
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def sentence(item: BadInput) -> str:
-    """The message of a case, without the folder it ran in."""
+    """Return the error message of a case, without the path of its folder."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "folder"
         folder.mkdir()
@@ -40,7 +40,7 @@ def sentence(item: BadInput) -> str:
 
 
 def page() -> str:
-    """docs/errors.md."""
+    """Return the text of docs/errors.md."""
     text = "# Error messages for bad input\n\n"
     text += "Written by `python -m tests.support.bad_inputs > docs/errors.md`; every row is run as a test.\n"
     for title, module in (

@@ -1,4 +1,4 @@
-"""What the tables of bad inputs are made with."""
+"""Helpers for the tables of bad inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 
 @dataclass(frozen=True)
 class BadInput:
-    """One case: `run(folder)` makes the input in an empty folder and opens or saves it."""
+    """One case: `run(folder)` creates the input in an empty folder and opens or saves it."""
 
     what: str
     kind: type[MedsamError]
@@ -44,7 +44,7 @@ def voxels(shape: tuple[int, ...] = SHAPE, dtype: str = "int16") -> np.ndarray:
 
 
 def nifti(path: Path, array: np.ndarray | None = None, **header: object) -> Path:
-    """Write a NIfTI file and then set fields of its header as they are, valid or not."""
+    """Write a NIfTI file, then set fields of its header without validation."""
     array = voxels() if array is None else array
     image = nib.Nifti1Image(array, AFFINE, dtype=array.dtype)
     plain = image.to_bytes()
@@ -63,7 +63,7 @@ def itk(path: Path, array: np.ndarray, *, vector: bool = False, compress: bool =
 
 
 def damaged(path: Path, keep: float) -> Path:
-    """Cut a file off."""
+    """Truncate a file."""
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     return path
 

@@ -1,4 +1,4 @@
-"""Datasets in which no case is found, and worklists that cannot be used."""
+"""Datasets without usable cases, and worklists that cannot be opened."""
 
 from __future__ import annotations
 

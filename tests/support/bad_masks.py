@@ -1,4 +1,4 @@
-"""Bad masks, to read and to save."""
+"""Bad masks for reading and for saving."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def _(folder):
 
 
 def without_weights(folder: Path) -> patch.dict:
-    """A folder of downloads that is empty, and no proxy."""
+    """Set an empty folder of downloads and no proxy."""
     return patch.dict(os.environ, MEDSAM_APP_HOME=str(folder / "home"), NO_PROXY="*", no_proxy="*")
 
 
@@ -120,12 +120,12 @@ def saved(path: Path, held: object) -> Path:
 
 
 def sam_vit_l(folder: Path) -> Path:
-    """The names and shapes of SAM's ViT-L, in a file of no size."""
+    """Write a checkpoint with the names and shapes of SAM's ViT-L that takes almost no space."""
     with torch.device("meta"):
         state = Vit3d(**asdict(VIT_SHAPES["vit_l"])).state_dict()
-    held = {f"image_encoder.{key}": torch.zeros(()).expand(value.shape) for key, value in state.items()}
-    held = {key: value for key, value in held.items() if "depth_embed" not in key}
-    return saved(folder / "sam_vit_l.pth", held | {"image_encoder.neck.0.weight": torch.zeros(())})
+    tensors = {f"image_encoder.{key}": torch.zeros(()).expand(value.shape) for key, value in state.items()}
+    tensors = {key: value for key, value in tensors.items() if "depth_embed" not in key}
+    return saved(folder / "sam_vit_l.pth", tensors | {"image_encoder.neck.0.weight": torch.zeros(())})
 
 
 @case("--weights that do not exist", ModelError)
@@ -208,13 +208,13 @@ def _(folder):
 
 
 def small_model(name: str) -> Sam3D:
-    """A small network under a name and a hash of weights."""
+    """Return a small network with a name and a hash derived from it."""
     sha256 = hashlib.sha256(name.encode()).hexdigest()
     return prepare(build_sam3d(), name=name, sha256=sha256, device=torch.device("cpu"))
 
 
 def adapter_file(folder: Path) -> Path:
-    """An adapter of `small_model('sam3d_tiny')`, all of its tensors one half."""
+    """Save an adapter of `small_model('sam3d_tiny')` with all tensors filled with 0.5."""
     adapter = Adapter.create("lora", small_model("sam3d_tiny"), rank=2)
     for parameter in adapter.parameters():
         torch.nn.init.constant_(parameter, 0.5)
@@ -222,7 +222,7 @@ def adapter_file(folder: Path) -> Path:
 
 
 def rewritten(folder: Path, **header: object) -> Path:
-    """That file with fields of its header changed."""
+    """Save that file with changed fields in its header."""
     path = adapter_file(folder)
     with safe_open(path, framework="pt") as file:
         strings = file.metadata()

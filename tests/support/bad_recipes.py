@@ -1,4 +1,4 @@
-"""Bad recipes, and runs that cannot begin or go on."""
+"""Bad recipes, and training runs that cannot start or resume."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SETTINGS = {"steps": 2, "shares": {"synthetic": 1}, "windows": [[16, 1]], "learn
 
 
 def start(folder: Path, *, data: Path | None = None, weights: Path | None = None, **more: object) -> None:
-    """Run the command with the recipe above, some settings otherwise."""
+    """Run the command with the recipe above and some changed settings."""
     recipe = text(folder / "recipe.json", json.dumps(SETTINGS | more))
     pretrain(recipe, out=folder / "run", data=data, weights=weights, device="cpu", tensorboard=False)
 

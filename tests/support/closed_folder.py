@@ -1,4 +1,4 @@
-"""Folders that may not be looked into: tests may run as root, for whom permissions say nothing."""
+"""Folders that cannot be listed; simulated, since permissions have no effect for root."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 
 def close(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
-    """Let the system refuse to list these folders."""
+    """Make listing these folders fail."""
     closed = {str(folder) for folder in folders}
 
     def guarded(list_it: Callable[..., Any]) -> Callable[..., Any]:

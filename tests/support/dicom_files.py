@@ -25,7 +25,7 @@ def write_slice(
     number: int = 1,
     **tags: object,
 ) -> Path:
-    """Write one slice: `pixels` (rows, columns) uint16, or (rows, columns, 3) uint8 for colours."""
+    """Write one slice: `pixels` (rows, columns) uint16, or (rows, columns, 3) uint8 for RGB."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = tags.pop("sop_class", CTImageStorage)
     meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -69,7 +69,7 @@ def write_series(
     first: int = 0,
     **options: object,
 ) -> Path:
-    """Write (i, j, k) uint16 voxels, one file a slice, at `distances` mm along the normal (2 mm steps)."""
+    """Write (i, j, k) uint16 voxels, one file per slice, at `distances` mm along the normal (2 mm steps)."""
     folder.mkdir(parents=True, exist_ok=True)
     normal = np.cross(orientation[:3], orientation[3:])
     distances = [2.0 * k for k in range(array.shape[2])] if distances is None else distances

@@ -1,4 +1,4 @@
-"""Series of every kind to save segmentations on, and label maps for them."""
+"""DICOM series of every kind for segmentations, and label maps for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLIPPED = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 def labels_for(shape: tuple[int, ...], count: int = 3, seed: int = 1) -> np.ndarray:
-    """A label map in which no slice or label is like another, and one slice is empty."""
+    """Return a label map in which all slices and labels differ, and one slice is empty."""
     labels = np.random.default_rng(seed).integers(0, count + 1, shape).astype(np.uint8)
     labels[:, :, 1] = 0
     labels[:, :, 3][labels[:, :, 3] == 2] = 0
@@ -44,7 +44,7 @@ def tilted(folder: Path) -> Volume:
 
 
 def uneven(folder: Path) -> Volume:
-    """Slices as far beside the grid as the loader takes them."""
+    """Write slices as far off the grid as the loader accepts."""
     write_series(folder, VOXELS, distances=[0, 3.1, 6.0, 9.1, 12], **PLACE)
     return load_volume(folder)
 

@@ -14,13 +14,13 @@ SPACING = (1.0, 1.0, 2.0)
 
 
 def ball(centre: tuple[float, ...], radius: float) -> NDArray[np.bool_]:
-    """Voxels within a radius in mm of a point in mm."""
+    """Return the voxels within a radius in mm of a point in mm."""
     axes = [np.arange(n) * mm - c for n, mm, c in zip(SHAPE, SPACING, centre, strict=True)]
     return sum(np.meshgrid(*[a**2 for a in axes], indexing="ij")) < radius**2
 
 
 def two_balls(seed: int = 0) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.float64]]:
-    """Image, labels and affine: two bright balls and a speck of 8 voxels in noise, oblique."""
+    """Return image, labels and an oblique affine: two bright balls and a speck of 8 voxels in noise."""
     rng = np.random.default_rng(seed)
     labels = np.zeros(SHAPE, dtype=np.uint8)
     labels[ball((12, 18, 20), 8)] = 1
@@ -34,7 +34,7 @@ def two_balls(seed: int = 0) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDAr
 
 
 def write_folder(folder: Path, *, cases: int = 2, broken: bool = False) -> Path:
-    """A dataset 'balls' (CT) with so many cases, 'one' (MR) with one, both split 'dev'.
+    """Write a dataset 'balls' (CT) with `cases` cases and 'one' (MR) with one, both with split 'dev'.
 
     Args:
         folder: made here.

@@ -90,7 +90,7 @@ def case(folder: Path) -> Write:
     session.add_object("ball")
     session.add_prompt("o1", Point(coordinates=(15, 15, 10)))
     random = np.random.default_rng(0)
-    # The archive is by far larger than any file in it, so that a limit of size can hit the archive alone.
+    # The archive is much larger than any file in it, so that a size limit can apply to the archive alone.
     return lambda size: save_case(
         session, folder / "case.zip", name="case", screenshot=random.bytes(20_000 + 100 * size)
     )

@@ -1,4 +1,4 @@
-"""The command line in processes of its own, forked from one that has torch, MONAI and gradio imported.
+"""Command line in child processes, forked from one that has already imported torch, MONAI and gradio.
 
 Importing them takes some 20 seconds of processor time, which most tests of killed and interrupted processes
 would otherwise spend on every process. Apart from that, the processes are ordinary: they have their own
@@ -38,7 +38,7 @@ _CONTEXT.set_forkserver_preload(
 
 
 def _main(arguments: list[str], out: str, err: str, environment: dict[str, str], folder: str | None) -> None:
-    """Run the command line; the first thing that the new process does."""
+    """Run the command line in the new process."""
     for path, stream in ((out, 1), (err, 2)):
         file = os.open(path, os.O_WRONLY | os.O_APPEND)
         os.dup2(file, stream)
@@ -91,28 +91,28 @@ class ForkedCli:
 
     @property
     def stdout(self) -> str:
-        """What it printed so far."""
+        """Standard output so far."""
         return self._files[0].read_text()
 
     @property
     def stderr(self) -> str:
-        """What it printed to the standard error so far."""
+        """Standard error so far."""
         return self._files[1].read_text()
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return the exit status once it has ended."""
+        """Wait for the end and return the exit status."""
         self._process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired("medsam-app", timeout or 0)
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Wait for its end and return what it printed."""
+        """Wait for the end and return the output."""
         self.wait(timeout)
         return self.stdout, self.stderr
 
     def line_with(self, word: str, *, timeout: float = 120) -> str:
-        """Return the first line of its output that holds a word, once it is printed."""
+        """Wait for the first line of output that contains a word, and return it."""
         end = time.monotonic() + timeout
         while time.monotonic() < end and self.returncode is None:
             for line in self.stdout.splitlines(keepends=True):
@@ -122,17 +122,17 @@ class ForkedCli:
         raise AssertionError(f"no line with '{word}': {self.stdout}{self.stderr}")
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal; nothing happens where it has ended."""
+        """Send a signal; does nothing if the process has ended."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         self.send_signal(signal.SIGKILL)
 
 
 def call_forked(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Return what a function of a test module returns in a forked process of its own."""
+    """Call a function of a test module in a forked process and return its result."""
     with _CONTEXT.Pool(1) as pool:
         return pool.apply(function, arguments)
 
@@ -152,7 +152,7 @@ def exit_status(function: Callable[..., object], *arguments: Any) -> int:
 def run_cli(
     arguments: Sequence[object], *, timeout: float = 300, environment: Mapping[str, str] | None = None
 ) -> ForkedCli:
-    """Run `medsam-app ARGUMENTS` to its end."""
+    """Run `medsam-app ARGUMENTS` and wait for its end."""
     process = ForkedCli(arguments, environment=environment)
     try:
         process.wait(timeout)

@@ -1,4 +1,4 @@
-"""Small labelled volumes, laid out as users have them."""
+"""Small labelled volumes in the folder layouts that users have."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 SHAPE = (12, 10, 8)
-#: Oblique, and running to the right, to the front and down.
+#: Oblique affine; axes to the right, anterior and inferior.
 OBLIQUE = np.eye(4)
 OBLIQUE[:3, :3] = np.array([[-0.8, 0.6, 0], [0.6, 0.8, 0], [0, 0, -1]]).T @ np.diag([1.0, 2.0, 3.0])
 OBLIQUE[:3, 3] = (11, -7, 40)
-#: Axes that run to the left and to the back.
+#: Affine with axes to the left and posterior.
 FLIPPED = np.diag([-1.0, -1.5, 2.0, 1.0])
 
 
 def image(seed: int) -> NDArray[np.int16]:
-    """(i, j, k) noise, bright where `labels` are."""
+    """Return (i, j, k) noise that is bright inside `labels`."""
     noise = np.random.default_rng(seed).normal(size=SHAPE) * 20
     return (noise + np.choose(labels(), [0, 300, 500])).astype(np.int16)
 
 
 def labels() -> NDArray[np.uint8]:
-    """(i, j, k) 144 voxels of 1 and 120 of 2."""
+    """Return an (i, j, k) label map with 144 voxels of 1 and 120 of 2."""
     array = np.zeros(SHAPE, dtype=np.uint8)
     array[1:5, 1:7, 1:7] = 1
     array[6:11, 2:8, 2:6] = 2
@@ -34,7 +34,7 @@ def labels() -> NDArray[np.uint8]:
 
 
 def save(path: Path, array: NDArray, affine: ArrayLike = OBLIQUE) -> Path:
-    """A NIfTI file; the folder is made."""
+    """Write a NIfTI file and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(array, np.asarray(affine)), path)
     return path
@@ -47,7 +47,7 @@ def save_json(path: Path, data: Any) -> Path:
 
 
 def decathlon(folder: Path, *, cases: int = 2) -> Path:
-    """As the Medical Segmentation Decathlon has it, with what macOS leaves in archives."""
+    """Write a folder of the Medical Segmentation Decathlon, with the hidden files of macOS archives."""
     for n in range(cases):
         save(folder / f"imagesTr/lump_{n}.nii.gz", image(n))
         save(folder / f"labelsTr/lump_{n}.nii.gz", labels())
@@ -61,7 +61,7 @@ def decathlon(folder: Path, *, cases: int = 2) -> Path:
 
 
 def nnunet(folder: Path, *, channels: int = 2) -> Path:
-    """As nnU-Net v2 has it: two cases."""
+    """Write a folder of nnU-Net v2 with two cases."""
     for case in ("lump_0001", "lump_0002"):
         for channel in range(channels):
             save(folder / f"imagesTr/{case}_{channel:04d}.nii.gz", image(int(case[-1]) + 10 * channel))
@@ -78,7 +78,7 @@ def nnunet(folder: Path, *, channels: int = 2) -> Path:
 
 
 def example(folder: Path) -> Path:
-    """The dataset of `docs/datasets.md`: five cases as nnU-Net v2 has them, of which three can be used."""
+    """Write the dataset of `docs/datasets.md`: five cases of nnU-Net v2, three of them usable."""
     nnunet(folder, channels=1)
     (folder / "dataset.json").unlink()
     for n in (3, 4, 5):

@@ -1,4 +1,4 @@
-"""A small dataset to teach on: two balls, of which labels are learned in seconds."""
+"""Small dataset for fine-tuning: two balls whose labels are learned in seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LABELS = {1: "larger ball", 2: "smaller ball"}
 
 
 def write_balls(folder: Path, *, cases: int = 4) -> Path:
-    """A folder of the Decathlon."""
+    """Write a folder in the layout of the Decathlon."""
     entries = []
     for n in range(cases):
         image, labels, affine = two_balls(n)
@@ -29,11 +29,11 @@ def write_balls(folder: Path, *, cases: int = 4) -> Path:
 
 
 def ball_cases(folder: Path, *, cases: int = 4) -> list[Case]:
-    """The cases of such a folder, which is made."""
+    """Write such a folder and return its cases."""
     return list(find_cases(write_balls(folder, cases=cases)).cases)
 
 
 def small_plan(**fields: Any) -> Plan:
-    """A plan of few and small steps."""
+    """Return a plan of few small steps."""
     plan = {"labels": LABELS, "spacing": 2.0, "window": (16, 16, 16), "steps": 4, "batch": 2, "held_out": 0.3}
     return make_plan(plan | fields)

@@ -1,4 +1,4 @@
-"""Volumes with a bright and a dark ball, and an adapter that was taught to find both."""
+"""Volumes with a bright and a dark ball, and an adapter trained to segment both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STEPS = 80
 def balls(
     shape: tuple[int, int, int], affine: NDArray[np.float64], *, seed: int = 0
 ) -> tuple[Volume, NDArray[np.uint8]]:
-    """A volume with noise, both balls at opposite places about its middle, and its label map.
+    """Return a noisy volume with both balls on opposite sides of its centre, and its label map.
 
     Args:
         shape: voxels along (i, j, k).
@@ -49,7 +49,7 @@ def balls(
 
 
 def taught(path: Path, *, steps: int = STEPS) -> Path:
-    """Teach an adapter on windows of such volumes and save it."""
+    """Train an adapter on windows of such volumes and save it."""
     torch.manual_seed(0)
     model = load_model("sam3d_tiny")
     assert isinstance(model, Sam3D)

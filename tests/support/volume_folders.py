@@ -1,4 +1,4 @@
-"""Folders of small volumes with a bright ball in each, and tables that say where it is."""
+"""Folders of small volumes with one bright ball each, and tables of the balls' positions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TURN = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
 
 
 def ball(seed: int) -> tuple[NDArray[np.int16], NDArray[np.bool_], tuple[int, int, int]]:
-    """(i, j, k) noise with a bright ball, the ball, and its middle."""
+    """Return (i, j, k) noise with a bright ball, the ball's mask, and its centre."""
     rng = np.random.default_rng(seed)
     i, j, k = (int(n // 2 + rng.integers(-3, 4)) for n in SHAPE)
     away = np.linalg.norm(
@@ -28,7 +28,7 @@ def ball(seed: int) -> tuple[NDArray[np.int16], NDArray[np.bool_], tuple[int, in
 
 
 def affine_of(seed: int) -> NDArray[np.float64]:
-    """(4, 4) axes of 1, 1 and 2 mm: as they are, flipped, oblique, or in another order."""
+    """Return a (4, 4) affine with spacing 1, 1 and 2 mm: plain, flipped, oblique, or with permuted axes."""
     steps = np.diag([1.0, 1.0, 2.0])
     turns = (np.eye(3), np.diag([-1.0, -1.0, 1.0]), TURN, np.roll(np.eye(3), 1, axis=0), -TURN[:, ::-1])
     affine = np.eye(4)
@@ -38,7 +38,7 @@ def affine_of(seed: int) -> NDArray[np.float64]:
 
 
 def write_volumes(folder: Path, names: Iterable[str]) -> Path:
-    """Write a volume of each name, each with its own ball and axes, and a table of clicks.
+    """Write one volume per name, each with its own ball and axes, and a table of clicks.
 
     Args:
         names: paths within the folder, with endings.
@@ -50,7 +50,7 @@ def write_volumes(folder: Path, names: Iterable[str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         if ".nii" in name:
             save(path, array, affine_of(seed))
-        else:  # saved as a label map is, whose values are small numbers
+        else:  # saved like a label map, with small numbers as values
             save_mask(array.clip(0), Volume.from_array(array, affine_of(seed)), path)
         rows += [f"{name},1,{i},{j},{k},1", f"{name},1,0,0,0,0"]
     table_of(folder).write_text("\n".join(rows) + "\n")
@@ -58,11 +58,11 @@ def write_volumes(folder: Path, names: Iterable[str]) -> Path:
 
 
 def table_of(folder: Path) -> Path:
-    """Where the table of a folder is."""
+    """Return the path of a folder's table."""
     return folder.with_name(f"{folder.name}_clicks.csv")
 
 
 def masks_in(folder: Path) -> dict[str, bytes]:
-    """Bytes of all masks under a folder, by path."""
+    """Return the bytes of all masks in a folder, by path."""
     found = sorted(path for path in folder.rglob("*.nii.gz") if not path.name.startswith("."))
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}

@@ -1,4 +1,4 @@
-"""A web server on this machine that misbehaves as it is told, one answer a request."""
+"""Local web server that misbehaves on demand, with one scripted response per request."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pathlib import Path
 
 import numpy as np
 
-#: What is done about one request: the handler, and the file that the server has.
+#: Response to one request, given the handler and the contents of the served file.
 Answer = Callable[[BaseHTTPRequestHandler, bytes], None]
 
-#: What it has in the tests: noise, of which pieces of a connection are a part.
+#: Served file: incompressible noise.
 CONTENT = np.random.default_rng(0).bytes(900_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Site:
-    """The server as a test sees it.
+    """A running server, as used by a test.
 
     Attributes:
         url: of its only file.
-        answers: what is done about the requests to come, in order; the last one about all after it.
-        ranges: the Range header of every request so far, '' where there was none.
+        answers: responses to the next requests, in order; the last one is repeated.
+        ranges: the Range header of every request so far, '' if it had none.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -50,7 +50,7 @@ class Site:
 
 @contextmanager
 def serving(content: bytes) -> Iterator[Site]:
-    """A site that runs in a thread."""
+    """Run a site in a thread."""
     site = Site(content)
     thread = threading.Thread(target=site.server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
@@ -74,13 +74,13 @@ def _head(handler: BaseHTTPRequestHandler, code: int, length: int | None, **head
 
 
 def whole(handler: BaseHTTPRequestHandler, content: bytes) -> None:
-    """All of the file, whatever part was asked for."""
+    """Send the whole file, ignoring a requested range."""
     _head(handler, 200, len(content))
     handler.wfile.write(content)
 
 
 def part(handler: BaseHTTPRequestHandler, content: bytes) -> None:
-    """The part that was asked for."""
+    """Send the requested range."""
     asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
     if asked is None:
         return whole(handler, content)
@@ -92,7 +92,7 @@ def part(handler: BaseHTTPRequestHandler, content: bytes) -> None:
 
 
 def cut(share: float) -> Answer:
-    """A connection that breaks after a share of the file."""
+    """Break the connection after a fraction of the file."""
 
     def answer(handler: BaseHTTPRequestHandler, content: bytes) -> None:
         _head(handler, 200, len(content))
@@ -102,34 +102,34 @@ def cut(share: float) -> Answer:
 
 
 def truncated(handler: BaseHTTPRequestHandler, content: bytes) -> None:
-    """Half of the file as if that were all, and no length."""
+    """Send half of the file as if it were complete, without a length."""
     _head(handler, 200, None)
     handler.wfile.write(content[: len(content) // 2])
 
 
 def shorter(handler: BaseHTTPRequestHandler, content: bytes) -> None:
-    """Half of the file as if that were all, with its length."""
+    """Send half of the file as if it were complete, with the half's length."""
     whole(handler, content[: len(content) // 2])
 
 
 def endless(handler: BaseHTTPRequestHandler, content: bytes) -> None:
-    """More than the file, and no length."""
+    """Send more than the file, without a length."""
     _head(handler, 200, None)
     handler.wfile.write(content * 3)
 
 
 def other(handler: BaseHTTPRequestHandler, content: bytes) -> None:
-    """Another file of the same size."""
+    """Send another file of the same size."""
     whole(handler, content[::-1])
 
 
 def page(handler: BaseHTTPRequestHandler, content: bytes) -> None:
-    """The page of a hotel's network instead of the file."""
+    """Send the login page of a captive portal instead of the file."""
     whole(handler, b"<html>Please sign in</html>")
 
 
 def status(code: int) -> Answer:
-    """A refusal."""
+    """Refuse the request."""
     return lambda handler, content: _head(handler, code, 0)
 
 
@@ -137,17 +137,17 @@ _released = threading.Event()
 
 
 def hang(handler: BaseHTTPRequestHandler, content: bytes) -> None:
-    """Half of the file, then nothing until the test is over."""
+    """Send half of the file, then stall until the test is over."""
     cut(0.5)(handler, content)
     handler.wfile.flush()
     _released.wait(30)
 
 
 def silence(handler: BaseHTTPRequestHandler, content: bytes) -> None:
-    """No answer until the test is over."""
+    """Stall until the test is over."""
     _released.wait(30)
 
 
 def left(folder: Path) -> list[str]:
-    """Names of the files that a download left in a folder."""
+    """Return the names of the files that a download left in a folder."""
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
