@@ -30,6 +30,7 @@ from medsam_app.models.slice_input import (
     stretch,
     stretch_nearest,
 )
+from medsam_app.models.slice_output import SliceCandidates, SliceEmbedding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,41 +67,6 @@ ARCHITECTURES: dict[str, SamSizes] = {
     "vit_l": SamSizes(embed_dim=1024, depth=24, heads=16, global_attn_indexes=(5, 11, 17, 23)),
     "vit_h": SamSizes(embed_dim=1280, depth=32, heads=16, global_attn_indexes=(7, 15, 23, 31)),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class SliceEmbedding:
-    """Output of the encoder for one slice; independent of prompts.
-
-    Attributes:
-        features: (1, C, h, w) encoder output.
-        fitted: rows and columns of the slice within the encoder's square.
-        size: rows and columns of the slice.
-    """
-
-    features: Tensor
-    fitted: tuple[int, int]
-    size: tuple[int, int]
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held, in bytes."""
-        return self.features.numel() * self.features.element_size()
-
-
-@dataclass(frozen=True, eq=False)
-class SliceCandidates:
-    """Mask candidates for the same prompts on a slice.
-
-    Attributes:
-        logits: (M, H, W) float32 at the slice's resolution; above 0 is inside.
-        low_res: (M, h, w) float32 logits at the decoder's resolution, for use as a mask prompt.
-        quality: (M,) predicted IoU.
-    """
-
-    logits: Tensor
-    low_res: Tensor
-    quality: Tensor
 
 
 @runtime_checkable
@@ -227,20 +193,49 @@ class SliceModel(nn.Module):
             multimask = self.variant.multimask
         if multimask is None:
             multimask = box is None and mask is None and points is not None and len(np.asarray(points)) == 1
-        sparse, dense = self.prompt_encoder(
-            points=clicks, boxes=corners, masks=None if mask is None else mask[None, None].to(self.device)
-        )
-        low_res, quality = self.mask_decoder(
+        masks = None if mask is None else mask[None, None].to(self.device)
+        low_res, quality = self._run_decoder(embedding, clicks, corners, masks, multimask=multimask)
+        return self._candidates(embedding, low_res[0], quality[0])
+
+    def _run_decoder(
+        self,
+        embedding: SliceEmbedding,
+        clicks: tuple[Tensor, Tensor] | None,
+        boxes: Tensor | None,
+        masks: Tensor | None,
+        *,
+        multimask: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode B sets of prompts, in pixels of the square.
+
+        Args:
+            embedding: result of `encode_slice`.
+            clicks: (B, N, 2) columns and rows, and (B, N) labels.
+            boxes: (B, 4) first column, first row, last column, last row.
+            masks: (B, 1, h, w) low-resolution logits.
+            multimask: whether to decode several candidates of each set.
+
+        Returns:
+            Logits (B, M, h, w) and predicted IoU (B, M).
+        """
+        sparse, dense = self.prompt_encoder(points=clicks, boxes=boxes, masks=masks)
+        return self.mask_decoder(
             image_embeddings=embedding.features,
             image_pe=self.prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=multimask,
         )
-        quality = quality[0] if self.variant.rates_masks else stability(low_res[0])
+
+    def _candidates(self, embedding: SliceEmbedding, low_res: Tensor, iou: Tensor) -> SliceCandidates:
+        """Return (M, h, w) low-resolution logits as candidates on the slice, and their quality."""
         h, w = embedding.fitted
-        fitted_logits = _resize(low_res, (self.variant.img_size, self.variant.img_size))[..., :h, :w]
-        return SliceCandidates(_resize(fitted_logits, embedding.size)[0], low_res[0], quality)
+        square = _resize(low_res[None], (self.variant.img_size, self.variant.img_size))[..., :h, :w]
+        return SliceCandidates(_resize(square, embedding.size)[0], low_res, self._quality(low_res, iou))
+
+    def _quality(self, low_res: Tensor, iou: Tensor) -> Tensor:
+        """Return the quality (M,) of (M, h, w) logits with the decoder's predicted IoU (M,)."""
+        return iou if self.variant.rates_masks else stability(low_res)
 
     def _to_square(self, points: ArrayLike, embedding: SliceEmbedding) -> Tensor:
         """Convert (N, 2) rows and columns of the slice to (1, N, 2) columns and rows of the square."""

@@ -18,7 +18,7 @@ from medsam_app.models import download as store
 from medsam_app.models import packaged
 from medsam_app.models.checkpoints import read_checkpoint
 from medsam_app.models.entry import Package
-from medsam_app.models.lite_medsam import LiteMedSam, build_lite_medsam
+from medsam_app.models.lite_medsam import BOX_SIDES, LiteMedSam, build_lite_medsam
 from medsam_app.models.load import load_model
 from medsam_app.models.sam2d import SliceSegmenter
 from medsam_app.models.slice_input import fit_longest_area
@@ -142,10 +142,11 @@ def _kind(module: object) -> str:
 
 
 def disc() -> tuple[np.ndarray, np.ndarray]:
-    """Return a (64, 48) slice of a bright disc, and the mask of the disc."""
+    """Return a (64, 48) slice of a bright disc with noise, and the mask of the disc."""
     rows, columns = np.mgrid[:64, :48]
     truth = (rows - 30) ** 2 + (columns - 20) ** 2 < 15**2
-    return (truth * 100 + 20).astype(np.int16), truth
+    noise = np.random.default_rng(0).normal(scale=10, size=truth.shape)
+    return (truth * 100 + 40 + noise).astype(np.int16), truth
 
 
 def dice(one: np.ndarray, other: np.ndarray) -> float:
@@ -193,6 +194,30 @@ def test_a_box_by_the_published_steps(weights: Path) -> None:
     torch.testing.assert_close(found.low_res, low_res[0])
     expected = torch.nn.functional.interpolate(low_res[..., :72], (64, 48), mode="bilinear")
     torch.testing.assert_close(found.logits, expected[0])
+
+
+@torch.inference_mode()
+def test_a_click_is_decoded_as_boxes_around_it(weights: Path) -> None:
+    model = build_lite_medsam(96)
+    model.load_state_dict(read_checkpoint(weights))
+    slice_, truth = disc()
+    embedding = model.encode_slice(slice_, window=(0, 200))
+    found = model.decode_slice(embedding, points=[(30, 20)], labels=[1])
+    assert found.logits.shape == (1, 64, 48)
+    assert dice(found.logits[0].numpy() > 0, truth) > 0.9
+    several = model.decode_slice(embedding, points=[(30, 20)], labels=[1], multimask=True)
+    assert several.logits.shape == (len(BOX_SIDES), 64, 48)
+    torch.testing.assert_close(several.logits[:1], found.logits)
+    box = model.decode_slice(embedding, box=(30 - 32 / 3, 20 - 32 / 3, 30 + 32 / 3, 20 + 32 / 3))  # a third
+    assert min((box.logits[0] - each).abs().max() for each in several.logits) < 1e-3
+    # The bounds of a mask that is given, with the positive clicks, are one more box.
+    mask = model.low_res(embedding, torch.from_numpy(truth * 20.0 - 10))
+    more = model.decode_slice(
+        embedding, points=[(30, 20), (14, 20)], labels=[1, 0], mask=mask, multimask=True
+    )
+    assert len(more.logits) == len(BOX_SIDES) + 1
+    best = more.logits[0].numpy() > 0
+    assert best[30, 20] and (not best[14, 20] or all((each > 0)[14, 20] for each in more.logits))
 
 
 def test_an_input_pixel_is_the_mean_of_its_area() -> None:
