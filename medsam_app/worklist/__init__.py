@@ -1,1 +1,1 @@
-"""Work through a folder case by case: a database of cases, and adapters trained on the accepted ones."""
+"""Worklist of a folder: database of cases, and adapters trained on accepted cases."""

@@ -1,7 +1,7 @@
 """Training examples of a worklist, and the adapter in use.
 
-Accepted cases are the examples. An adapter that was trained on them is copied next to the database once it
-is to be used, so that the next run of teaching leaves it alone.
+Accepted cases are the examples. An adapter that was trained on them is copied next to the database before it
+is used, so that the next teaching run does not overwrite it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from medsam_app.worklist.store import Worklist
 from medsam_app.worklist.teaching_job import Example
 
 ADAPTERS, IN_USE = "adapters", "in_use.json"
-#: Where a run of teaching has its files: hidden, since volumes are looked for in this folder.
+#: Folder of a teaching run; hidden, because its parent folder is scanned for volumes.
 TEACHING = ".medsam_app_teaching"
 
 
 class InUse(BaseModel):
-    """The adapter that a worklist uses.
+    """Record of the adapter that a worklist uses.
 
     Attributes:
-        file: its name in the folder of adapters; None where there is none any more.
-        who, since: who said so and when.
+        file: file name in the folder of adapters; None if no adapter is used.
+        who, since: user who chose it, and time, UTC in ISO 8601.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -44,12 +44,12 @@ class InUse(BaseModel):
 
 
 def examples(worklist: Worklist) -> tuple[list[Example], dict[int, str]]:
-    """Accepted cases that something is segmented in, and what their label values are called.
+    """Return the accepted cases with segmented objects, and the names of their label values.
 
-    Cases that are one series, frame or channel of several are left out: a list of files cannot name them. A
-    value that is called by several names has the most frequent one.
+    Cases that are one of several series, frames or channels of a file are left out, because a list of files
+    cannot identify them. A label value with several names gets the most frequent one.
     """
-    found: list[Example] = []
+    result: list[Example] = []
     names: dict[int, Counter[str]] = defaultdict(Counter)
     for case in worklist.cases(state="accepted"):
         mask, prompts = accepted_files(worklist, case.name)
@@ -58,19 +58,19 @@ def examples(worklist: Worklist) -> tuple[list[Example], dict[int, str]]:
             continue
         image, labels = worklist.folder / case.path, _labels(prompts)
         if labels and _is_whole(image, part):
-            found.append(Example(case=case.name, image=image, label=mask))
+            result.append(Example(case=case.name, image=image, label=mask))
             for value, name in labels.items():
                 names[value][name] += 1
-    return found, {value: count.most_common(1)[0][0] for value, count in sorted(names.items())}
+    return result, {value: count.most_common(1)[0][0] for value, count in sorted(names.items())}
 
 
 def _is_whole(image: Path, part: Mapping[str, Any]) -> bool:
-    """Return whether a part of a file is all that it has: not one frame or channel of several."""
+    """Return whether a part is the whole image, and not one of several frames or channels."""
     if part.get("frame") or part.get("channel"):
         return False
     try:
         format = find_format(image)
-        # The first of several has the number that the only one has.
+        # Number 0 may be the first of several frames or channels, or the only one.
         info = inspect(image, format) if format != "dicom" else None
     except MedsamError:
         return False
@@ -78,50 +78,51 @@ def _is_whole(image: Path, part: Mapping[str, Any]) -> bool:
 
 
 def _labels(prompts: Path) -> dict[int, str]:
-    """Label values of a prompt file's objects with their names; nothing where it cannot be read."""
+    """Return the label values and names of the objects in a prompt file; empty if it cannot be read."""
     try:
         objects = json.loads(prompts.read_text(encoding="utf-8"))["objects"]
-        return {int(each["label"]): str(each["name"]) for each in objects if each["prompts"]}
+        return {int(item["label"]): str(item["name"]) for item in objects if item["prompts"]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
 def adapter_of(worklist: Worklist) -> Path | None:
-    """The adapter that a worklist uses, or None."""
+    """Return the path of the adapter that a worklist uses, or None."""
     folder = worklist.path.parent / ADAPTERS
     try:
-        held = InUse.model_validate_json((folder / IN_USE).read_text(encoding="utf-8"))
+        record = InUse.model_validate_json((folder / IN_USE).read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return None
-    path = None if held.file is None else folder / Path(held.file).name
+    path = None if record.file is None else folder / Path(record.file).name
     return path if path is not None and path.is_file() else None
 
 
 def use_adapter(worklist: Worklist, adapter: Path | None, *, who: str = "") -> Path | None:
-    """Say which adapter a worklist uses from now on; where it is kept.
+    """Set the adapter that a worklist uses, and return the path of its copy.
 
     Args:
-        adapter: is copied; None for none.
-        who: says so.
+        worklist: the worklist.
+        adapter: file to copy; None for no adapter.
+        who: user who chose it.
 
     Raises:
-        AdapterError: it is no adapter.
-        SaveError: it could not be copied.
+        AdapterError: the file is not an adapter.
+        SaveError: the file could not be copied.
     """
-    folder, kept = worklist.path.parent / ADAPTERS, None
+    folder, copy = worklist.path.parent / ADAPTERS, None
     try:
         folder.mkdir(exist_ok=True)
         if adapter is not None:
             sha = read_header(adapter).sha256
-            kept = folder / f"taught-{datetime.now(UTC):%Y%m%d}-{sha[:8]}.safetensors"
-            if not kept.exists():
-                with replace_file(kept) as draft:
+            copy = folder / f"taught-{datetime.now(UTC):%Y%m%d}-{sha[:8]}.safetensors"
+            if not copy.exists():
+                with replace_file(copy) as draft:
                     shutil.copyfile(adapter, draft)
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        held = InUse(file=None if kept is None else kept.name, who=who, since=now)
-        write_whole(folder / IN_USE, held.model_dump_json(indent=1) + "\n")
+        record = InUse(file=None if copy is None else copy.name, who=who, since=now)
+        write_whole(folder / IN_USE, record.model_dump_json(indent=1) + "\n")
     except OSError as error:
         raise SaveError(
             f"The adapter could not be kept in '{folder}' ({error.strerror}); make room there and try again."
         ) from None
-    return kept
+    return copy

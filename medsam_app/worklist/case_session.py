@@ -1,7 +1,7 @@
-"""Work on one case of a worklist: kept after every change, reopened, accepted.
+"""Work on one case of a worklist: saving after every change, reopening, accepting.
 
-A case's session is written to the worklist as a prompt file. Masks follow from it and are made again when the
-case is opened; only those of accepted cases are files.
+The session of a case is saved in the worklist as a prompt file. Its masks are predicted again when the case
+is opened; only the masks of accepted cases are saved as files.
 """
 
 from __future__ import annotations
@@ -24,31 +24,36 @@ if TYPE_CHECKING:
     from medsam_app.session.session import Session
 
 MASK_SUFFIX = "_mask.nii.gz"
-#: What is kept of a session.
+#: Part of a session that is saved.
 _Contents = tuple[tuple[SegmentedObject, ...], SessionSettings]
-#: How the note of a mask that was written begins.
+#: Start of the event that records the writing of a mask.
 _WRITTEN = "mask of version"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why work is not kept: a sentence, and whether another user changed the case."""
+    """Reason why work is not saved.
+
+    Attributes:
+        sentence: message for the user.
+        conflict: whether another user changed the case.
+    """
 
     sentence: str
     conflict: bool
 
 
 class CaseWork:
-    """One case that a session works on.
+    """Case of a worklist that is open in a session.
 
     Args:
-        worklist: that it is in.
-        case: as it is when the session begins.
-        who: works on it.
+        worklist: worklist of the case.
+        case: the case at the start of the session.
+        who: the user.
 
     Attributes:
-        version: of the case that the session builds on.
-        problem: why the newest change is not kept; None where it is.
+        version: version of the case that the session is based on.
+        problem: reason why the newest change is not saved; None if it is saved.
     """
 
     def __init__(self, worklist: Worklist, case: WorklistCase, *, who: str = "") -> None:
@@ -57,16 +62,16 @@ class CaseWork:
         self.version = case.version
         self.who = who
         self.problem: Problem | None = None
-        self._kept: _Contents | None = None
+        self._saved: _Contents | None = None
 
     def restore(self, session: Session) -> list[str]:
-        """Give a session the newest work on the case, as what its history begins with.
+        """Load the newest work on the case into a session, as the start of its history.
 
         Args:
-            session: of the case's volume.
+            session: session of the case's volume.
 
         Returns:
-            Sentences for the user: why masks may differ, or why the work cannot be used.
+            Sentences for the user: why the masks may differ, or why the work cannot be used.
         """
         self.version, self.problem = self.worklist.case(self.name).version, None
         work, notes = self.worklist.work(self.name), []
@@ -82,23 +87,26 @@ class CaseWork:
                 notes = [f"The work on this case is kept but cannot be opened. {error}"]
         else:
             session.begin_with(())
-        self._kept = _contents(session)
+        self._saved = _contents(session)
         return notes
 
     def propose(self, session: Session, objects: Sequence[SegmentedObject]) -> None:
-        """Let a session begin with what a model found; it is kept with the first change or when accepted."""
+        """Start a session with objects found by a model.
+
+        They are saved with the first change, or when the case is accepted.
+        """
         session.begin_with(objects)
-        self._kept = _contents(session)
+        self._saved = _contents(session)
 
     def keep(self, session: Session, *, anyway: bool = False) -> None:
-        """Write what a session holds, unless it is written already; `problem` says whether that went well.
+        """Save the contents of a session if they changed; on failure, set `problem`.
 
         Args:
-            session: of the case.
-            anyway: also if another user changed the case: as a version after theirs.
+            session: session of the case.
+            anyway: save even if another user changed the case, as the next version.
         """
-        now = _contents(session)
-        if now == self._kept and self.problem is None and not anyway:
+        contents = _contents(session)
+        if contents == self._saved and self.problem is None and not anyway:
             return
         try:
             seen = self.worklist.case(self.name).version if anyway else self.version
@@ -112,33 +120,33 @@ class CaseWork:
         except WorklistError as error:
             self.problem = Problem(str(error), isinstance(error, WorklistConflict))
         else:
-            self._kept, self.problem = now, None
+            self._saved, self.problem = contents, None
 
     def accept(self, session: Session) -> WorklistCase:
-        """Write the case's mask and prompt file, then say that it is accepted.
+        """Write the mask and prompt file of the case, then set its state to 'accepted'.
 
         Raises:
-            WorklistError: what the session holds could not be kept; another user changed the case
-                (WorklistConflict); or the case's name leads out of the folder of masks.
-            SaveError: the files could not be written; the case is then as it was.
+            WorklistError: the session could not be saved, another user changed the case (WorklistConflict),
+                or the name of the case leads out of the folder of masks.
+            SaveError: the files could not be written; the case is unchanged.
         """
-        if self.worklist.work(self.name) is None:  # the objects are those the model proposed
-            self._kept = None
+        if self.worklist.work(self.name) is None:  # the objects are the proposal of the model
+            self._saved = None
         self.keep(session)
-        if self.problem is None:  # also who changed nothing may look at what is not the newest
+        if self.problem is None:  # without a change, too, the session may show an outdated version
             try:
                 self.worklist.check(self.name, seen=self.version)
             except WorklistConflict as error:
                 self.problem = Problem(str(error), conflict=True)
         if self.problem is not None:
-            now = self.worklist.case(self.name).version
+            version = self.worklist.case(self.name).version
             raise (
-                WorklistConflict(self.problem.sentence, version=now)
+                WorklistConflict(self.problem.sentence, version=version)
                 if self.problem.conflict
                 else WorklistError(self.problem.sentence)
             )
         mask, prompts = accepted_files(self.worklist, self.name)
-        self._check_ours(mask)
+        self._check_overwrite(mask)
         try:
             mask.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -147,15 +155,15 @@ class CaseWork:
             ) from None
         save_mask(session.label_map(), session.volume, mask, label_names=session.label_names)
         save_prompt_file(session, prompts)
-        self.worklist.tell(
+        self.worklist.record_event(
             self.name, f"{_WRITTEN} {self.version} written, made by {made_by(session)}", who=self.who
         )
         return self.worklist.set_state(self.name, "accepted", who=self.who, seen=self.version)
 
-    def _check_ours(self, mask: Path) -> None:
-        """Refuse to write over a mask that is none of the worklist's."""
-        ours = any(event.what.startswith(_WRITTEN) for event in self.worklist.events(self.name))
-        if mask.exists() and not ours:
+    def _check_overwrite(self, mask: Path) -> None:
+        """Refuse to overwrite a mask that the worklist did not write."""
+        written_here = any(event.what.startswith(_WRITTEN) for event in self.worklist.events(self.name))
+        if mask.exists() and not written_here:
             raise SaveError(
                 f"'{mask.parent.name}/{mask.name}' is there already and was not written by this worklist; "
                 "move it away, or start the server with --worklist and a folder for masks, and accept again."
@@ -166,7 +174,7 @@ def accepted_files(worklist: Worklist, name: str) -> tuple[Path, Path]:
     """Return the paths of the mask and the prompt file of an accepted case.
 
     Raises:
-        WorklistError: the name leads out of the folder of masks.
+        WorklistError: the name of the case leads out of the folder of masks.
     """
     files = worklist.masks / f"{name}{MASK_SUFFIX}", worklist.masks / f"{name}{SUFFIX}"
     inside = worklist.masks.resolve()
@@ -187,7 +195,7 @@ def made_by(session: Session) -> str:
 
 
 def chosen_part(work: Work | None) -> dict[str, Any]:
-    """Series, frame and channel of the image that work was done on, as `load_volume` takes them."""
+    """Return the series, frame and channel of the image of some work, as arguments of `load_volume`."""
     if work is None:
         return {}
     try:

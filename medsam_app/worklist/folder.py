@@ -15,23 +15,24 @@ def volumes_for(
 ) -> tuple[list[FoundVolume], list[FoundVolume]]:
     """Return the volumes under a folder that can be cases, and those that cannot.
 
-    The latter could not be read, or have names that are not text, which the database and the page cannot
-    handle.
+    The latter cannot be read, or have names that are not UTF-8, which the database and the page cannot
+    represent.
 
     Args:
-        leave_out: as for `find_volumes`.
+        folder: folder to scan.
+        leave_out: see `find_volumes`.
 
     Raises:
-        VolumeError: there is none that can.
+        VolumeError: no volume can be a case.
     """
     cases: list[FoundVolume] = []
-    others: list[FoundVolume] = []
-    for each in find_volumes(folder, leave_out=leave_out):
-        named = is_text(each.case, str(each.path.relative_to(folder)), each.series or "")
-        (cases if named and not each.unread else others).append(each)
+    unusable: list[FoundVolume] = []
+    for volume in find_volumes(folder, leave_out=leave_out):
+        has_valid_names = is_text(volume.case, str(volume.path.relative_to(folder)), volume.series or "")
+        (cases if has_valid_names and not volume.unread else unusable).append(volume)
     if not cases:
         raise VolumeError(
-            f"The folder '{folder}' holds no volume for a worklist: {len(others)} cannot be looked at, or "
+            f"The folder '{folder}' holds no volume for a worklist: {len(unusable)} cannot be looked at, or "
             "have names that are not UTF-8; change their permissions, or rename them."
         )
-    return cases, others
+    return cases, unusable

@@ -1,4 +1,4 @@
-"""Rows of a worklist: cases, versions of the work on them, and events."""
+"""Rows of the worklist database: cases, versions of their work, and events."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ STATES: tuple[State, ...] = get_args(State)
 
 @dataclass(frozen=True, kw_only=True)
 class WorklistCase:
-    """A case of the list.
+    """Case of a worklist.
 
     Attributes:
-        name: its path within the folder without the ending, with '/'; see `FoundVolume.case`.
-        path: of the volume, relative to the folder, with '/'.
+        name: path relative to the folder, without the ending, with '/'; see `FoundVolume.case`.
+        path: path of the volume, relative to the folder, with '/'.
         series: UID of a DICOM series, or None.
-        problem: a sentence where it is known already that it cannot be read.
-        missing: whether it was not found when the folder was looked through last.
-        state: how far it is.
-        version: grows by one with each change of its work.
-        who, changed: who changed it last and when, UTC in ISO 8601; empty if no user did.
+        problem: error message if the volume is known to be unreadable, else empty.
+        missing: whether the last scan of the folder did not find the volume.
+        state: progress of the work.
+        version: number of changes of the work.
+        who, changed: user and time of the last change, UTC in ISO 8601; empty if there is none.
     """
 
     name: str
@@ -40,10 +40,10 @@ class Work:
     """One version of the work on a case.
 
     Attributes:
-        version: of the case when this was written.
-        prompts: a prompt file, as text.
-        made_by: of what its masks were made, as text: model and adapter with their hashes.
-        who, changed: who wrote it and when.
+        version: version of the case.
+        prompts: prompt file, as text.
+        made_by: model and adapter of the masks with their hashes, as JSON.
+        who, changed: user and time of the change, UTC in ISO 8601.
     """
 
     version: int
@@ -55,7 +55,13 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened to a case."""
+    """Event in the history of a case.
+
+    Attributes:
+        name: name of the case.
+        what: description of the event.
+        who, changed: user and time of the event, UTC in ISO 8601.
+    """
 
     name: str
     what: str

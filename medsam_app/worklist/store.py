@@ -1,7 +1,8 @@
-"""The worklist of a folder: its cases, how far each is, and the work on it, kept in one SQLite file.
+"""Worklist of a folder: its cases, their states and their work, in one SQLite file.
 
-Several people and servers may have it open. What is written is there after a crash; a version number on each
-case tells a writer that another writer was faster. Paths are relative to the folder, so that it can be moved.
+Several users and servers may have it open. Committed changes survive a crash. The version number of a case
+reveals that another writer changed it first. Paths are relative to the folder, so that the folder can be
+moved.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from medsam_app.worklist.rows import STATES, Event, State, Work, WorklistCase
 DATABASE = ".medsam_app.sqlite"
 MASKS = "masks"
 VERSION = 1
-#: Versions of the work on a case that are kept.
-KEPT = 50
-#: Seconds to wait for another process's write.
+#: Number of versions of the work on a case that are stored.
+MOST_VERSIONS = 50
+#: Seconds to wait while another process writes.
 PATIENCE = 20.0
 
 _SCHEMA = """
@@ -50,16 +51,16 @@ class Worklist:
     """Cases of a folder. Safe to use from several threads and processes.
 
     Args:
-        folder: where the volumes are.
-        place: folder of the database; that of the volumes by default.
+        folder: folder of the volumes.
+        place: folder of the database; by default `folder`.
 
     Attributes:
-        left_out: label files that the last `refresh` left out.
-        unread: what else it left out, as `volumes_for`.
+        left_out: number of label files that the last `refresh` left out.
+        unread: number of volumes that it left out; see `volumes_for`.
 
     Raises:
-        VolumeError: no such folder.
-        WorklistError: the database cannot be opened, or is of a newer program.
+        VolumeError: the folder does not exist.
+        WorklistError: the database cannot be opened, or has the version of a newer program.
     """
 
     def __init__(self, folder: Path, *, place: Path | None = None) -> None:
@@ -72,7 +73,7 @@ class Worklist:
                 self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
             )
             self._connection.row_factory = sqlite3.Row
-            self._connection.execute("PRAGMA journal_mode = WAL")  # stays as it was where it cannot be
+            self._connection.execute("PRAGMA journal_mode = WAL")  # no effect where WAL is not possible
             self._connection.execute("PRAGMA foreign_keys = ON")
             self._prepare()
         except sqlite3.Error as error:
@@ -100,7 +101,7 @@ class Worklist:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction; what raises within leaves everything as it was.
+        """Run a transaction, which is rolled back on any error.
 
         Raises:
             WorklistError: the database could not be written.
@@ -120,10 +121,15 @@ class Worklist:
                     "may be written to and has room, and try again."
                 ) from None
 
-    # Looking
+    # Queries
 
     def cases(self, *, state: State | None = None, search: str = "") -> list[WorklistCase]:
-        """Cases in the order of their names, those of a state and with a text in their name if requested."""
+        """Return the cases in the order of their names.
+
+        Args:
+            state: state of the cases; all states by default.
+            search: text in the names of the cases, in any case.
+        """
         where, values = ["instr(lower(name), lower(?)) > 0"], [search]
         if state is not None:
             where.append("state = ?")
@@ -132,10 +138,10 @@ class Worklist:
         return [_case(row) for row in rows]
 
     def case(self, name: str) -> WorklistCase:
-        """The case of a name.
+        """Return the case with a name.
 
         Raises:
-            WorklistError: there is none.
+            WorklistError: there is no such case.
         """
         rows = self._rows("SELECT * FROM cases WHERE name = ?", name)
         if not rows:
@@ -146,20 +152,20 @@ class Worklist:
 
     def counts(self) -> dict[State, int]:
         """Return the number of cases in each state."""
-        found = dict(map(tuple, self._rows("SELECT state, COUNT(*) FROM cases GROUP BY state")))
-        return {state: found.get(state, 0) for state in STATES}
+        counts = dict(map(tuple, self._rows("SELECT state, COUNT(*) FROM cases GROUP BY state")))
+        return {state: counts.get(state, 0) for state in STATES}
 
     def work(self, name: str) -> Work | None:
-        """The newest work on a case, or None."""
+        """Return the newest work on a case, or None."""
         return next(iter(self.works(name)), None)
 
     def works(self, name: str) -> list[Work]:
-        """All work on a case that is kept, newest first."""
+        """Return all stored work on a case, newest first."""
         rows = self._rows("SELECT * FROM work WHERE name = ? ORDER BY version DESC", name)
         return [Work(**{key: row[key] for key in row.keys() if key != "name"}) for row in rows]  # noqa: SIM118
 
     def stamp(self) -> str:
-        """A text that changes whenever something in the list does."""
+        """Return a text that changes with every change of the worklist."""
         (row,) = self._rows(
             "SELECT COUNT(*), SUM(version), SUM(missing), (SELECT MAX(number) FROM events) FROM cases"
         )
@@ -176,48 +182,55 @@ class Worklist:
         with self._lock:
             return self._connection.execute(query, values).fetchall()
 
-    # Changing
+    # Changes
 
     def refresh(self) -> int:
         """Scan the folder and return the number of cases.
 
-        New volumes become cases, missing ones are marked. Label maps next to their images are not cases
-        unless they have been worked on. Work is never deleted.
+        New volumes become cases. Cases without a volume are marked as missing. Label maps next to their
+        images are not cases, unless there is work on them. Work is never deleted.
 
         Raises:
             VolumeError: there is no volume in the folder, or none that can be a case.
         """
-        # Masks of this worklist, and of those of folders below.
+        # Masks of this worklist and of worklists in subfolders.
         masks = [self.masks]
         masks += [place / MASKS for place in walk_folders(self.folder) if exists(place / DATABASE)]
-        own = [path.resolve() for path in masks]
-        begun = {_real(self.folder / case.path) for case in self.cases() if case.changed}
+        mask_folders = [path.resolve() for path in masks]
+        labels_with_work = {_real(self.folder / case.path) for case in self.cases() if case.changed}
         labels = {
             path
-            for path in label_files(self.folder) - begun
-            if not any(path.is_relative_to(folder) for folder in own)
+            for path in label_files(self.folder) - labels_with_work
+            if not any(path.is_relative_to(folder) for folder in mask_folders)
         }
-        found, others = volumes_for(self.folder, leave_out=[*masks, *labels])
-        self.left_out, self.unread = len(labels), len(others)
-        closed = {each.path for each in others}
-        paths = [(case, self.folder / case.path) for case in self.cases()]
-        no_cases = [(case.path,) for case, path in paths if _real(path) in labels]
-        # A folder that cannot be read may still hold its cases.
-        gone = [(case.name,) for case, path in paths if closed.isdisjoint((path, *path.parents))]
-        rows = [
-            (each.case, each.path.relative_to(self.folder).as_posix(), each.series, as_text(each.problem))
-            for each in found
+        volumes, unusable = volumes_for(self.folder, leave_out=[*masks, *labels])
+        self.left_out, self.unread = len(labels), len(unusable)
+        unusable_paths = {volume.path for volume in unusable}
+        case_paths = [(case, self.folder / case.path) for case in self.cases()]
+        label_cases = [(case.path,) for case, path in case_paths if _real(path) in labels]
+        # Cases in a folder that cannot be read are not marked as missing, because they may still exist.
+        missing = [
+            (case.name,) for case, path in case_paths if unusable_paths.isdisjoint((path, *path.parents))
         ]
-        with self._writing() as connection:  # all is worked out: others wait for this
-            connection.executemany("DELETE FROM cases WHERE path = ? AND changed = ''", no_cases)
-            connection.executemany("UPDATE cases SET missing = 1 WHERE name = ?", gone)
+        rows = [
+            (
+                volume.case,
+                volume.path.relative_to(self.folder).as_posix(),
+                volume.series,
+                as_text(volume.problem),
+            )
+            for volume in volumes
+        ]
+        with self._writing() as connection:  # short: other writers wait for this
+            connection.executemany("DELETE FROM cases WHERE path = ? AND changed = ''", label_cases)
+            connection.executemany("UPDATE cases SET missing = 1 WHERE name = ?", missing)
             connection.executemany(
                 "INSERT INTO cases (name, path, series, problem) VALUES (?, ?, ?, ?) ON CONFLICT (name) "
                 "DO UPDATE SET path = excluded.path, series = excluded.series, "
                 "problem = excluded.problem, missing = 0",
                 rows,
             )
-        return len(found)
+        return len(volumes)
 
     @property
     def masks(self) -> Path:
@@ -225,21 +238,22 @@ class Worklist:
         return self.path.parent / MASKS
 
     def save_work(self, name: str, prompts: str, *, seen: int, who: str = "", made_by: str = "") -> int:
-        """Keep work on a case, which is in progress from then on unless a user reviews it.
+        """Save work on a case and set its state to 'in progress', unless it is 'to review'.
 
         Args:
-            name: of the case.
-            prompts: a prompt file, as text.
-            seen: version of the case that the work builds on.
-            who: who did it.
+            name: name of the case.
+            prompts: prompt file, as text.
+            seen: version of the case that the work is based on.
+            who: the user.
             made_by: see `Work`.
 
         Returns:
             The new version.
 
         Raises:
-            WorklistConflict: the case has another version: another user changed it. Nothing was written.
-            WorklistError: there is no such case, or it could not be written.
+            WorklistConflict: the case has another version, because another user changed it. Nothing was
+                written.
+            WorklistError: there is no such case, or the database could not be written.
         """
         with self._writing() as connection:
             case = self.case(name)
@@ -251,25 +265,30 @@ class Worklist:
                 "INSERT INTO work (name, version, prompts, made_by, who, changed) VALUES (?, ?, ?, ?, ?, ?)",
                 (name, version, prompts, made_by, who, now),
             )
-            connection.execute("DELETE FROM work WHERE name = ? AND version <= ?", (name, version - KEPT))
+            connection.execute(
+                "DELETE FROM work WHERE name = ? AND version <= ?", (name, version - MOST_VERSIONS)
+            )
             connection.execute(
                 "UPDATE cases SET version = ?, state = ?, who = ?, changed = ? WHERE name = ?",
                 (version, state, who, now, name),
             )
             if state != case.state:
-                self._tell(connection, name, state, who, now)
+                self._record_event(connection, name, state, who, now)
             return version
 
     def set_state(self, name: str, state: State, *, who: str = "", seen: int | None = None) -> WorklistCase:
-        """Say how far a case is.
+        """Set the state of a case.
 
         Args:
-            seen: version of the case that this is said of; None for any.
+            name: name of the case.
+            state: new state.
+            who: the user.
+            seen: expected version of the case; None for any version.
 
         Raises:
-            WorklistConflict: the case has another version than was seen.
-            WorklistError: there is no such case, or it could not be written.
-            SettingsError: no state.
+            WorklistConflict: the case has another version.
+            WorklistError: there is no such case, or the database could not be written.
+            SettingsError: the state is unknown.
         """
         with self._writing() as connection:
             case = self.case(name)
@@ -280,27 +299,27 @@ class Worklist:
                 connection.execute(
                     "UPDATE cases SET state = ?, who = ?, changed = ? WHERE name = ?", (state, who, now, name)
                 )
-                self._tell(connection, name, state, who, now)
+                self._record_event(connection, name, state, who, now)
             return self.case(name)
 
     def check(self, name: str, *, seen: int) -> None:
-        """Refuse work on another version of a case than there is.
+        """Check that a case has an expected version.
 
         Raises:
-            WorklistConflict: another user changed it.
+            WorklistConflict: the case has another version, because another user changed it.
             WorklistError: there is no such case.
         """
         case = self.case(name)
         if case.version != seen:
             raise _conflict(case)
 
-    def tell(self, name: str, what: str, *, who: str = "") -> None:
-        """Note that something happened to a case."""
+    def record_event(self, name: str, what: str, *, who: str = "") -> None:
+        """Record an event of a case."""
         with self._writing() as connection:
-            self._tell(connection, name, what, who, _now())
+            self._record_event(connection, name, what, who, _now())
 
     @staticmethod
-    def _tell(connection: sqlite3.Connection, name: str, what: str, who: str, now: str) -> None:
+    def _record_event(connection: sqlite3.Connection, name: str, what: str, who: str, now: str) -> None:
         values = (name, what, who, now)
         connection.execute("INSERT INTO events (name, what, who, changed) VALUES (?, ?, ?, ?)", values)
 

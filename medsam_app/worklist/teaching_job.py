@@ -1,10 +1,10 @@
 """Background training of an adapter on accepted cases, and the decision to offer it.
 
-One case in four is held out and never learned from. When the adapter is there, it and what is in use are
-clicked on these by the same careful person, each beginning with what it finds by itself, as a new case does
-on the page; it is offered only if it needs fewer clicks. Both steps are commands of this program (`finetune`,
-`evaluate`) in processes of their own, and what is known of them stands in files, so that neither a closed
-page nor a server that stops loses anything: it resumes where it stopped.
+One case in four is held out from training. The new adapter and the one in use are then evaluated on the
+held-out cases with the same simulated user. Each starts with the objects that it finds automatically, as in a
+new case on the page. The new adapter is offered only if it needs fewer clicks. Training and evaluation are
+commands of this program (`finetune`, `evaluate`) in separate processes. Their state is stored in files, so
+that nothing is lost when the page is closed or the server stops: the run can be resumed.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ Stage = Literal["teaching", "measuring", "offered", "no better", "failed", "canc
 #: Smallest number of accepted cases to train on.
 FEWEST = 4
 #: One case in this many is held out, starting with the second.
-KEPT_APART = 4
-#: Clicks that the measurement gives an object, and the Dice that they are counted to.
+HELD_OUT_EVERY = 4
+#: Number of clicks per object in the evaluation, and the Dice up to which they are counted.
 CLICKS, TARGET = 5, 0.85
 JOB, LOG = "job.json", "log.txt"
 _RUNNING = ("teaching", "measuring")
@@ -44,7 +44,7 @@ INTERRUPTED = "Teaching was interrupted when the server stopped; it can go on fr
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """An accepted case: its image and its label map."""
+    """Accepted case: its name, image and label map."""
 
     case: str
     image: Path
@@ -52,11 +52,11 @@ class Example:
 
 
 class Clicks(BaseModel):
-    """Clicks to a Dice of `TARGET` on the objects held out.
+    """Number of clicks to a Dice of `TARGET` on the held-out cases.
 
     Attributes:
-        mean: `CLICKS` + 1 counts for an object that never reaches it.
-        never: part of the objects that never do.
+        mean: mean over the objects; an object that does not reach the target counts as `CLICKS` + 1.
+        never: fraction of objects that do not reach the target.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -68,13 +68,13 @@ class TeachingState(BaseModel):
     """State of a teaching run, as stored in its folder.
 
     Attributes:
-        stage: how far it is.
-        began: UTC in ISO 8601.
-        minutes: of training.
-        learned, kept: names of the cases.
-        in_use: adapter that it is measured against, or None for the base.
-        before, after: clicks with what is in use and with the new adapter, when they were measured.
-        message: a sentence for the user.
+        stage: progress or result of the run.
+        began: start time, UTC in ISO 8601.
+        minutes: minutes of training.
+        learned, kept: names of the training cases and of the held-out cases.
+        in_use: adapter to compare with, or None for the base model.
+        before, after: clicks with the adapter in use and with the new adapter, once evaluated.
+        message: sentence for the user.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -93,12 +93,12 @@ class Teaching:
     """Teaching runs of one worklist, one at a time across all servers; thread-safe.
 
     Args:
-        folder: where lists, logs and adapters go; made when it is needed. Beside it is a file that is locked
-            while a run is under way.
-        model: name of the base.
-        weights: of the base, where it has others than its own.
-        device: where it runs.
-        options: more options of `medsam-app finetune`.
+        folder: folder of lists, logs and adapters; created when needed. A lock file next to it is locked
+            during a run.
+        model: name of the base model.
+        weights: weights of the base model, if not the default ones.
+        device: device of the processes.
+        options: further options of `medsam-app finetune`.
     """
 
     def __init__(
@@ -121,28 +121,28 @@ class Teaching:
         self._lock = RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: Thread | None = None
-        self._turn = FileLock(f"{self.folder}.lock", thread_local=False, timeout=0)
+        self._file_lock = FileLock(f"{self.folder}.lock", thread_local=False, timeout=0)
         self._job: TeachingState | None = None
 
     @property
     def job(self) -> TeachingState | None:
-        """The last run, or None; another server may have it under way."""
+        """State of the last run, or None; another server may be executing it."""
         with self._lock:
-            if not self._turn.is_locked:
+            if not self._file_lock.is_locked:
                 self._job = self._read()
                 if self._job is not None and self._job.stage in _RUNNING:
-                    with suppress(Timeout), self._turn:  # no process resumes it
-                        self._say("interrupted", INTERRUPTED)
+                    with suppress(Timeout), self._file_lock:  # no process executes the run any more
+                        self._set_stage("interrupted", INTERRUPTED)
             return self._job
 
     @property
     def running(self) -> bool:
         """Whether a run started by this process is in progress."""
-        return self._turn.is_locked
+        return self._file_lock.is_locked
 
     @property
     def adapter(self) -> Path:
-        """Path of the last run's adapter; exists once training has ended."""
+        """Path of the adapter of the last run; the file exists after training."""
         return self.folder / "taught.safetensors"
 
     def start(
@@ -153,16 +153,16 @@ class Teaching:
         in_use: Path | None = None,
         names: Mapping[int, str] | None = None,
     ) -> TeachingState:
-        """Start a run, replacing an earlier one.
+        """Start a run, which replaces the last one.
 
         Args:
             examples: accepted cases.
-            minutes: of training; loading and measuring come on top.
-            in_use: adapter that masks are made with now; None for the base alone.
-            names: of label values.
+            minutes: minutes of training, in addition to loading and evaluation.
+            in_use: adapter in use; None for the base model alone.
+            names: names of label values.
 
         Raises:
-            SettingsError: a run is under way, or the cases are too few.
+            SettingsError: a run is in progress, or there are too few cases.
         """
         with self._lock:
             if len(examples) < FEWEST:
@@ -170,51 +170,51 @@ class Teaching:
                     f"Teaching needs at least {FEWEST} accepted cases, one of them to measure on; got "
                     f"{len(examples)}: accept more."
                 )
-            with self._turn_taken():
+            with self._acquire_lock():
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self.folder.mkdir(parents=True)
-                learned, kept = self._write_cases(examples, names)
+                training, held_out = self._write_cases(examples, names)
                 job = TeachingState(
                     stage="teaching",
                     began=datetime.now(UTC).isoformat(timespec="seconds"),
                     minutes=minutes,
-                    learned=learned,
-                    kept=kept,
+                    learned=training,
+                    kept=held_out,
                     in_use=None if in_use is None else str(in_use.resolve()),
                 )
-                return self._go(job)
+                return self._launch(job)
 
     def resume(self) -> TeachingState:
         """Resume a run that was cancelled or interrupted.
 
         Raises:
-            SettingsError: there is none, or one is under way.
+            SettingsError: there is no such run, or one is in progress.
         """
         with self._lock:
             job = self.job
-            with self._turn_taken():
+            with self._acquire_lock():
                 if job is None or job.stage not in ("cancelled", "interrupted"):
                     raise SettingsError("There is no teaching to go on with; start it.")
-                return self._go(job)
+                return self._launch(job)
 
     def cancel(self) -> None:
-        """Stop the run; its progress is kept, and it can be resumed."""
+        """Stop the run; it can be resumed."""
         with self._lock:
             if self.running:
-                self._say("cancelled", "Teaching was stopped; it can go on from there.")
+                self._set_stage("cancelled", "Teaching was stopped; it can go on from there.")
                 self._stop()
 
     def close(self) -> None:
-        """Stop the run as the server ends."""
+        """Stop the run when the server stops."""
         with self._lock:
             if self.running and self._job is not None and self._job.stage in _RUNNING:
-                self._say("interrupted", INTERRUPTED)
+                self._set_stage("interrupted", INTERRUPTED)
                 self._stop()
         if self._thread is not None:
             self._thread.join(timeout=60)
 
     def progress(self) -> float:
-        """Which part of the training is behind, from 0 to 1."""
+        """Return the fraction of the training that is done, from 0 to 1."""
         job = self.job
         log = self.folder / "taught.run" / "log.jsonl"
         if job is None or not log.exists():
@@ -227,16 +227,22 @@ class Teaching:
         path = self.folder / LOG
         return "\n".join(path.read_text(errors="replace").splitlines()[-most:]) if path.exists() else ""
 
-    # Inside
+    # Private
 
     @contextmanager
-    def _turn_taken(self) -> Iterator[None]:
-        """Keep others from starting: until the run that is started within has ended, or none was."""
+    def _acquire_lock(self) -> Iterator[None]:
+        """Acquire the lock file for a run that is started in the context.
+
+        The run releases it when it ends; an error in the context releases it at once.
+
+        Raises:
+            SettingsError: a run is in progress, here or on another server.
+        """
         if self.running:
             raise SettingsError("Teaching is under way already; wait for it or stop it.")
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            self._turn.acquire()
+            self._file_lock.acquire()
         except Timeout:
             raise SettingsError(
                 "Another server teaches on this worklist; wait for it, or stop it there."
@@ -244,46 +250,48 @@ class Teaching:
         try:
             yield
         except BaseException:
-            self._turn.release()
+            self._file_lock.release()
             raise
 
     def _write_cases(
         self, examples: Sequence[Example], names: Mapping[int, str] | None
     ) -> tuple[list[str], list[str]]:
         """Write the list of cases and label names; return the names of training and held-out cases."""
-        ordered = sorted(examples, key=lambda each: each.case)
-        kept = ordered[1::KEPT_APART]
-        learned = [each for each in ordered if each not in kept]
+        ordered = sorted(examples, key=lambda example: example.case)
+        held_out = ordered[1::HELD_OUT_EVERY]
+        training = [example for example in ordered if example not in held_out]
         table = io.StringIO()
         rows = csv.writer(table)
         rows.writerow(("case", "image", "label", "split"))
-        for split, cases in (("train", learned), ("dev", kept)):
-            rows.writerows((each.case, each.image.resolve(), each.label.resolve(), split) for each in cases)
+        for split, cases in (("train", training), ("dev", held_out)):
+            rows.writerows(
+                (example.case, example.image.resolve(), example.label.resolve(), split) for example in cases
+            )
         write_whole(self.folder / "cases.csv", table.getvalue())
         if names:
-            known = {str(value): name for value, name in names.items()}
-            write_whole(self.folder / NAMES_FILE, json.dumps(known))
-        return [each.case for each in learned], [each.case for each in kept]
+            names_by_text = {str(value): name for value, name in names.items()}
+            write_whole(self.folder / NAMES_FILE, json.dumps(names_by_text))
+        return [example.case for example in training], [example.case for example in held_out]
 
-    def _go(self, job: TeachingState) -> TeachingState:
+    def _launch(self, job: TeachingState) -> TeachingState:
         self._job = job
-        self._say("teaching", "")
+        self._set_stage("teaching", "")
         self._thread = Thread(target=self._run, args=(job,), daemon=True)
         self._thread.start()
         return job
 
     def _run(self, job: TeachingState) -> None:
         try:
-            self._teach(job)
+            self._execute(job)
         finally:
             with self._lock:
-                self._turn.release()
+                self._file_lock.release()
 
-    def _teach(self, job: TeachingState) -> None:
-        """Train, measure and decide whether to offer the adapter."""
+    def _execute(self, job: TeachingState) -> None:
+        """Train, evaluate, and decide whether to offer the adapter."""
         cases = str(self.folder / "cases.csv")
         length = () if "--steps" in self.options else ("--minutes", str(job.minutes))
-        teach = [
+        arguments = [
             "finetune",
             cases,
             "-o",
@@ -294,37 +302,54 @@ class Teaching:
             *length,
             *self.options,
         ]
-        done = self.adapter.with_suffix(".html").exists() or self._command(teach)
-        if not done or not self._still("measuring"):
+        trained = self.adapter.with_suffix(".html").exists() or self._command(arguments)
+        if not trained or not self._enter_stage("measuring"):
             return
-        found = {}
+        clicks = {}
         for name, adapter in (("after", str(self.adapter)), ("before", job.in_use)):
             scores = self.folder / f"{name}.json"
-            measure = ["evaluate", cases, "--split", "dev", "--clicks", str(CLICKS), "--target", str(TARGET)]
-            measure += ["--first", "found", *self._model, "--no-distances"]
-            measure += ["--json", str(scores), "--overwrite"]
+            evaluation = [
+                "evaluate",
+                cases,
+                "--split",
+                "dev",
+                "--clicks",
+                str(CLICKS),
+                "--target",
+                str(TARGET),
+            ]
+            evaluation += ["--first", "found", *self._model, "--no-distances"]
+            evaluation += ["--json", str(scores), "--overwrite"]
             scores.unlink(missing_ok=True)
-            measure += [] if adapter is None else ["--adapter", adapter]
-            if not self._command(measure, makes=scores):
+            evaluation += [] if adapter is None else ["--adapter", adapter]
+            if not self._command(evaluation, makes=scores):
                 return
-            found[name] = _clicks(json.loads(scores.read_text()))
+            clicks[name] = _clicks(json.loads(scores.read_text()))
         with self._lock:
-            job.before, job.after = found["before"], found["after"]
+            job.before, job.after = clicks["before"], clicks["after"]
             better = job.after.mean < job.before.mean
-            said = (
+            sentence = (
                 f"The new adapter needs {job.after.mean:.1f} clicks to a Dice of {TARGET}, what is in use "
                 f"{job.before.mean:.1f}, on {len(job.kept)} case{'s' if len(job.kept) > 1 else ''} kept apart"
             )
-            self._say(*(("offered", f"{said}.") if better else ("no better", f"{said}: it is not offered.")))
+            self._set_stage(
+                *(("offered", f"{sentence}.") if better else ("no better", f"{sentence}: it is not offered."))
+            )
 
     def _command(self, arguments: Sequence[str], *, makes: Path | None = None) -> bool:
-        """Run a command of this program; whether it ended well, or skipped a case and made a file."""
+        """Run a command of this program in a process, and return whether it succeeded.
+
+        Args:
+            arguments: command and options.
+            makes: output file; if it exists, exit code 1 (some cases were skipped) also counts as success.
+        """
         with (self.folder / LOG).open("ab") as log:
             with self._lock:
                 if self._job is None or self._job.stage not in _RUNNING:
                     return False
                 self._process = subprocess.Popen(
-                    # Its input is ours: it stops when this process is gone, however that came.
+                    # The child stops when its standard input is closed, for example because this process is
+                    # killed.
                     [sys.executable, "-m", "medsam_app.cli.supervised", *arguments, *self._common],
                     stdin=subprocess.PIPE,
                     stdout=log,
@@ -332,29 +357,31 @@ class Teaching:
                     start_new_session=True,
                     cwd=self.folder,
                 )
-            with self._process:  # its input is closed when it has ended
+            with self._process:  # closes the standard input at the end
                 code = self._process.wait()
         with self._lock:
             self._process = None
             done = code == 0 or (code == 1 and makes is not None and makes.exists())
             if not done and self._job is not None and self._job.stage in _RUNNING:
-                said = [line for line in self.log().splitlines() if line.strip()][-1:]
-                self._say("failed", f"Teaching failed: {said[0] if said else 'the log says no more'}")
+                last_line = [line for line in self.log().splitlines() if line.strip()][-1:]
+                self._set_stage(
+                    "failed", f"Teaching failed: {last_line[0] if last_line else 'the log says no more'}"
+                )
             return done
 
-    def _still(self, stage: Stage) -> bool:
-        """Enter another stage unless the run was stopped."""
+    def _enter_stage(self, stage: Stage) -> bool:
+        """Enter the next stage and return True, unless the run was stopped."""
         with self._lock:
             if self._job is None or self._job.stage not in _RUNNING:
                 return False
-            self._say(stage, "")
+            self._set_stage(stage, "")
             return True
 
     def _stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
 
-    def _say(self, stage: Stage, message: str) -> None:
+    def _set_stage(self, stage: Stage, message: str) -> None:
         with self._lock:
             assert self._job is not None
             self._job.stage, self._job.message = stage, message
@@ -368,6 +395,9 @@ class Teaching:
 
 
 def _clicks(scores: dict[str, Any]) -> Clicks:
-    """Of the last method that is clicked: the one that is told the label, where the adapter knows it."""
-    reach = [each["reach"][0] for each in scores["summaries"] if each["reach"]][-1]
+    """Return the clicks of the last interactive method.
+
+    This is the method that is given the label, if the adapter has learned labels.
+    """
+    reach = [summary["reach"][0] for summary in scores["summaries"] if summary["reach"]][-1]
     return Clicks(mean=reach["clicks"]["value"], never=reach["never"])

@@ -88,9 +88,8 @@ def test_a_negative_click_on_a_thin_shell_clears_only_its_vicinity():
     assert 4 < reach < 10 and remaining.sum() > 0.8 * shell.sum()
     blob = Paint(what="brush", inside=Bits.from_patch(Patch((0, 0, 0), distance < 13), shell.shape))
     layer = Layer([blob, Point(coordinates=(26, 20, 20), positive=False)], shell.shape)
-    assert not layer.painted.to_array(
-        shell.shape
-    ).any()  # a click half-way to the surface of a solid ball clears all of it
+    # A click half-way to the surface of a solid ball clears all of it.
+    assert not layer.painted.to_array(shell.shape).any()
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -54,9 +54,8 @@ def test_extra_corners_on_a_line_change_nothing_and_thin_lines_have_no_gaps():
 
 
 def test_strokes_are_clipped_to_the_image():
-    assert (
-        to_mask(brush_stroke([(-2, 20, 10)], 6, GRID)) == (distance_to_line((-2, 20, 10), (-2, 20, 10)) <= 6)
-    ).all()
+    ball = distance_to_line((-2, 20, 10), (-2, 20, 10)) <= 6
+    assert (to_mask(brush_stroke([(-2, 20, 10)], 6, GRID)) == ball).all()
     with pytest.raises(PromptError, match="outside"):
         brush_stroke([(-20, 20, 10)], 6, GRID)
 

@@ -1,4 +1,4 @@
-"""What a worklist teaches from, and what changes when it uses an adapter."""
+"""Training examples of a worklist, and the effects of its adapter."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def service(folder: Path) -> Iterator[Service]:
-    made = Service(roots=[folder])
-    yield made
-    made.close()
+    new_service = Service(roots=[folder])
+    yield new_service
+    new_service.close()
 
 
 @pytest.fixture
@@ -47,38 +47,38 @@ def test_accepted_cases_are_the_examples(ada: User, service: Service, folder: Pa
     worklist = service.worklists.get(0, "data")
     for name in ("a", "b"):
         ada.open(name)
-        said = ada.click(12, 11, 10)
-        ada.act(do="change_object", object=said["state"]["selected"], name="ball <i>", label=5)
+        reply = ada.click(12, 11, 10)
+        ada.act(do="change_object", object=reply["state"]["selected"], name="ball <i>", label=5)
         assert ada.set_state(name, "accepted").status_code == 200
     assert examples(worklist)[1] == {5: "ball <i>"}
-    found = examples(worklist)[0]
-    assert [each.case for each in found] == ["a", "b"]
-    assert all(each.image.is_file() and each.label.is_file() for each in found)
-    # A frame of several is none, the first one either: a list of files cannot name it.
+    cases = examples(worklist)[0]
+    assert [example.case for example in cases] == ["a", "b"]
+    assert all(example.image.is_file() and example.label.is_file() for example in cases)
+    # One of several frames is not an example, not even the first: a list of files cannot identify it.
     frames = np.stack([nib.load(folder / "data/a.nii.gz").get_fdata(dtype=np.float32)] * 2, axis=-1)
     nib.save(nib.Nifti1Image(frames, np.eye(4)), folder / "data/moving.nii.gz")
     ada.list(refresh=True)
     assert ada.post("worklist/case", root=0, path="data", name="moving", frame=0).status_code == 200
     ada.click(12, 11, 10)
     assert ada.set_state("moving", "accepted").status_code == 200
-    assert [each.case for each in examples(worklist)[0]] == ["a", "b"]
+    assert [example.case for example in examples(worklist)[0]] == ["a", "b"]
     ada.open("b")
-    # What is empty, or accepted no more, teaches nothing.
+    # An empty case, or one that is no longer accepted, is not an example.
     ada.click(2, 2, 2, positive=False)
     ada.open(ODD)
     ada.set_state(ODD, "accepted", empty=True)
-    assert [each.case for each in examples(worklist)[0]] == ["a"]
-    said = ada.post("worklist/teaching", root=0, path="data").json()
-    assert (said["usable"], said["stage"], said["in_use"], said["log"]) == (1, "", "", None)
-    refused = ada.post("worklist/teach", root=0, path="data", what="start")
-    assert refused.status_code == 422 and "accepted cases" in refused.json()["error"]
+    assert [example.case for example in examples(worklist)[0]] == ["a"]
+    reply = ada.post("worklist/teaching", root=0, path="data").json()
+    assert (reply["usable"], reply["stage"], reply["in_use"], reply["log"]) == (1, "", "", None)
+    refusal = ada.post("worklist/teach", root=0, path="data", what="start")
+    assert refusal.status_code == 422 and "accepted cases" in refusal.json()["error"]
     for what in ("use", "resume"):
         assert ada.post("worklist/teach", root=0, path="data", what=what).status_code == 422
     assert ada.post("worklist/teach", root=0, path="data", what="rm -rf").status_code == 422
 
 
 @pytest.mark.slow
-def test_new_cases_begin_with_what_the_adapter_finds(
+def test_new_cases_start_with_the_objects_found_by_the_adapter(
     ada: User, service: Service, folder: Path, adapter_file: Path
 ) -> None:
     volume, labels = balls((46, 44, 22), np.diag([1.4, 1.4, 2.8, 1]))
@@ -88,7 +88,7 @@ def test_new_cases_begin_with_what_the_adapter_finds(
     worklist = service.worklists.get(0, "data")
     ada.open("b")
     ada.click(12, 11, 10)
-    # As if a run had ended with an offer.
+    # Write the files of a run that ended with an offer.
     run = service.teaching_runs.run_of(worklist)
     with pytest.raises(SettingsError, match="No adapter is offered"):
         service.teaching_runs.do(worklist, "use", minutes=1, who="")
@@ -96,47 +96,47 @@ def test_new_cases_begin_with_what_the_adapter_finds(
     run.adapter.write_bytes(adapter_file.read_bytes())
     job = TeachingState(stage="offered", began="", minutes=1, learned=[], kept=[])
     (run.folder / JOB).write_text(job.model_dump_json())
-    said = ada.post("worklist/teach", root=0, path="data", what="use").json()
-    kept = adapter_of(worklist)
-    assert kept is not None and kept.parent == folder / "data" / ADAPTERS
-    assert said["used"] and said["in_use"] == kept.stem
+    reply = ada.post("worklist/teach", root=0, path="data", what="use").json()
+    adapter = adapter_of(worklist)
+    assert adapter is not None and adapter.parent == folder / "data" / ADAPTERS
+    assert reply["used"] and reply["in_use"] == adapter.stem
 
     state = ada.open("a")["state"]
     ball = state["objects"][0]
-    assert [(each["label"], each["name"]) for each in state["objects"]] == list(NAMES.items())
-    assert [each["kind"] for each in ball["prompts"]] == ["mask"]
+    assert [(item["label"], item["name"]) for item in state["objects"]] == list(NAMES.items())
+    assert [item["kind"] for item in ball["prompts"]] == ["mask"]
     assert ball["volume_ml"] > 0 and not state["can_undo"]
-    # What nobody touched is no work yet; a click is.
+    # Untouched proposals are not saved as work; a click is.
     assert ada.row("a")["state"] == "new"
     ada.act(do="select", object=ball["id"])
     ada.click(*inside)
     assert ada.row("a")["version"] == 1
     made_by = json.loads(worklist.works("a")[0].made_by)
-    assert made_by["adapter"] == kept.stem and len(made_by["adapter_sha256"]) == 64
-    # A case that is accepted as it was found is kept too.
+    assert made_by["adapter"] == adapter.stem and len(made_by["adapter_sha256"]) == 64
+    # A case whose proposal is accepted without changes is also saved.
     ada.open(ODD)
     assert ada.set_state(ODD, "accepted").status_code == 200
     assert json.loads(worklist.works(ODD)[0].made_by) == made_by
-    # A case begun without the adapter keeps its prompts; that masks may differ is said.
-    found = ada.open("b")
-    assert [each["kind"] for each in found["state"]["objects"][0]["prompts"]] == ["point"]
-    assert any("no adapter" in message for message in found["messages"])
+    # A case started without the adapter keeps its prompts, with a note that masks may differ.
+    reply_b = ada.open("b")
+    assert [item["kind"] for item in reply_b["state"]["objects"][0]["prompts"]] == ["point"]
+    assert any("no adapter" in message for message in reply_b["messages"])
     assert json.loads(worklist.works("b")[0].made_by) == {
         key: value for key, value in made_by.items() if not key.startswith("adapter")
     }
 
 
 @pytest.mark.slow
-def test_an_adapter_that_does_not_fit_does_not_close_the_worklist(
+def test_a_damaged_adapter_does_not_block_the_worklist(
     ada: User, service: Service, adapter_file: Path
 ) -> None:
     worklist = service.worklists.get(0, "data")
-    kept = use_adapter(worklist, adapter_file, who="ada")
-    assert kept is not None
-    kept.write_bytes(kept.read_bytes()[:-100])
-    found = ada.open("a")
-    assert found["state"]["objects"] == []
-    assert any("masks are made without it" in message for message in found["messages"])
+    adapter = use_adapter(worklist, adapter_file, who="ada")
+    assert adapter is not None
+    adapter.write_bytes(adapter.read_bytes()[:-100])
+    reply = ada.open("a")
+    assert reply["state"]["objects"] == []
+    assert any("masks are made without it" in message for message in reply["messages"])
     assert use_adapter(worklist, None) is None and adapter_of(worklist) is None
     (worklist.path.parent / ADAPTERS / "in_use.json").write_text(
         '{"file": "../../x", "who": "", "since": ""}'

@@ -1,4 +1,4 @@
-"""The worklist of a folder: nothing is lost, whoever writes and whatever happens."""
+"""Worklist of a folder: no work is lost with several writers, crashes and errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medsam_app.errors import SettingsError, VolumeError, WorklistConflict, Work
 from medsam_app.io import archive
 from medsam_app.worklist import store as worklists
 from medsam_app.worklist.rows import STATES
-from medsam_app.worklist.store import DATABASE, KEPT, Worklist
+from medsam_app.worklist.store import DATABASE, MOST_VERSIONS, Worklist
 from tests.support.bad_kit import voxels
 from tests.support.closed_folder import close
 from tests.support.dicom_files import write_series
@@ -27,7 +27,7 @@ from tests.support.dicom_files import write_series
 NAMES = ["b.nii.gz", "a.nii.gz", "deep/er/c.nrrd", "deep/ein <b>Name</b> 'quoted\".mha"]
 CASES = ["a", "b", "deep/ein <b>Name</b> 'quoted\"", "deep/er/c"]
 ROOT = Path(__file__).parents[2]
-#: Saves work without end and says which version is safe.
+#: Program that saves work in a loop and prints each saved version.
 WRITER = """
 import sys
 from pathlib import Path
@@ -51,9 +51,9 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def worklist(folder: Path) -> Worklist:
-    made = Worklist(folder)
-    assert made.refresh() == len(NAMES)
-    return made
+    new_worklist = Worklist(folder)
+    assert new_worklist.refresh() == len(NAMES)
+    return new_worklist
 
 
 def test_cases_are_the_volumes_of_the_folder(worklist: Worklist, folder: Path) -> None:
@@ -69,24 +69,24 @@ def test_cases_are_the_volumes_of_the_folder(worklist: Worklist, folder: Path) -
     assert worklist.work("b") is not None
 
 
-def test_label_files_beside_images_are_no_cases(tmp_path: Path) -> None:
-    """In every layout that names tell, and never the only file of a name or one that was worked on."""
+def test_label_files_next_to_images_are_not_cases(tmp_path: Path) -> None:
+    """In every layout recognised by names; an only file of its name or one with work remains a case."""
     data = tmp_path / "data"
     images = ["a.nii.gz", "sub/imagesTr/b_0000.nii.gz", "sub/imagesTs/c_0000.nii.gz", "d_image.nrrd"]
     labels = ["a_seg.nii.gz", "a_mask.nii.gz", "sub/labelsTr/b.nii.gz", "d-label.nrrd", "e/listed.nii.gz"]
-    alone = ["e/volume.nii.gz", "f_seg.nii.gz", "sub/labelsTr/q.nii.gz"]
-    for name in (*images, *labels, *alone):
+    volumes = ["e/volume.nii.gz", "f_seg.nii.gz", "sub/labelsTr/q.nii.gz"]
+    for name in (*images, *labels, *volumes):
         path = data / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"not read yet")
     entry = {"image": "volume.nii.gz", "label": "listed.nii.gz"}
     (data / "e/dataset.json").write_text(json.dumps({"labels": {"1": "lump"}, "training": [entry]}))
     worklist = Worklist(data)
-    assert worklist.refresh() == len(images) + len(alone)
-    assert {case.path for case in worklist.cases()} == {*images, *alone}
+    assert worklist.refresh() == len(images) + len(volumes)
+    assert {case.path for case in worklist.cases()} == {*images, *volumes}
     assert worklist.left_out == len(labels)
 
-    # What came to have an image beside it goes, unless there is work on it.
+    # A label map that gets an image next to it is no case any more, unless there is work on it.
     worklist.save_work("f_seg", "work", seen=0)
     for name in ("f.nii.gz", "sub/imagesTr/q_0000.nii.gz"):
         (data / name).write_bytes(b"")
@@ -96,20 +96,20 @@ def test_label_files_beside_images_are_no_cases(tmp_path: Path) -> None:
     }  # fmt: skip
     assert not any(case.missing for case in worklist.cases()) and worklist.left_out == len(labels) + 1
 
-    # The folder of labels alone, and the worklist's own masks beside images.
+    # A folder with labels only, and masks of the worklist next to images.
     assert Worklist(data / "sub/labelsTr").refresh() == 2
     for name in ("images/x.nii.gz", "masks/images/x_mask.nii.gz", "masks/x.nii.gz"):
         path = tmp_path / "own" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
-    own = Worklist(tmp_path / "own")
-    assert own.refresh() == 1 and own.left_out == 0
+    second = Worklist(tmp_path / "own")
+    assert second.refresh() == 1 and second.left_out == 0
 
 
-def test_folders_that_may_not_be_looked_into_are_left_out(
+def test_unreadable_folders_are_left_out(
     worklist: Worklist, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They keep nobody from the rest, and what was known of them is not said to be gone."""
+    """Other folders are scanned, and cases in the unreadable ones are not marked as missing."""
     for name in ("s/images/x.nii.gz", "s/labels/x.nii.gz", "s/y.nii.gz", "s/y_seg.nii.gz"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"not read yet")
@@ -119,11 +119,11 @@ def test_folders_that_may_not_be_looked_into_are_left_out(
     (folder / "deep/er/c.nrrd").unlink()
     (folder / "b.nii.gz").unlink()
     (folder / "b.nii.gz").symlink_to(folder / "b.nii.gz")
-    with monkeypatch.context() as closed:
-        close(closed, folder / "deep/er", folder / "s/images")
+    with monkeypatch.context() as patch:
+        close(patch, folder / "deep/er", folder / "s/images")
         worklist.refresh()
     assert (worklist.left_out, worklist.unread) == (1, 2)
-    # Of the labels in the other folder nobody can tell now that they are such.
+    # The label maps cannot be recognised while their folder of images is unreadable.
     assert {case.path for case in worklist.cases()} == {
         *NAMES,
         "s/images/x.nii.gz",
@@ -136,7 +136,7 @@ def test_folders_that_may_not_be_looked_into_are_left_out(
     assert (worklist.left_out, worklist.unread) == (2, 0)
 
 
-def test_names_that_are_no_text_are_left_out(worklist: Worklist, folder: Path, tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8_are_left_out(worklist: Worklist, folder: Path, tmp_path: Path) -> None:
     odd = os.fsdecode(b"bild_\xfc")
     for name in (f"{odd}.nii.gz", f"{odd}/whole.nii.gz", "slices/1.dcm", f"slices/{odd}.dcm"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -151,10 +151,10 @@ def test_names_that_are_no_text_are_left_out(worklist: Worklist, folder: Path, t
         Worklist(alone).refresh()
 
 
-def test_what_there_is_no_room_to_unpack_is_not_called_damaged(
+def test_an_archive_without_space_to_unpack_is_not_called_damaged(
     worklist: Worklist, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is kept of it until it could be unpacked, nor is anything said to be gone."""
+    """It has no cases until it is unpacked once, and later none of them is marked as missing."""
     for number in (1, 2):
         array = voxels((8, 9, 4), "uint16")
         write_series(tmp_path / "p", array, series=f"1.2.{number}", first=10 * number, SeriesDescription="T")
@@ -163,29 +163,29 @@ def test_what_there_is_no_room_to_unpack_is_not_called_damaged(
     def full(path: Path, folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    def of_the_zip() -> list[tuple[str, str, bool]]:
-        found = [case for case in worklist.cases() if case.path == "packed.zip"]
-        return [(case.name, case.problem, case.missing) for case in found]
+    def archive_cases() -> list[tuple[str, str, bool]]:
+        cases = [case for case in worklist.cases() if case.path == "packed.zip"]
+        return [(case.name, case.problem, case.missing) for case in cases]
 
-    with monkeypatch.context() as filled:
-        filled.setattr(archive, "_extract", full)
+    with monkeypatch.context() as patch:
+        patch.setattr(archive, "_extract", full)
         assert worklist.refresh() == len(NAMES) and worklist.unread == 1
-        assert of_the_zip() == []
-    both = [("packed/T_1", "", False), ("packed/T_2", "", False)]
-    assert worklist.refresh() == len(NAMES) + 2 and of_the_zip() == both
+        assert archive_cases() == []
+    expected = [("packed/T_1", "", False), ("packed/T_2", "", False)]
+    assert worklist.refresh() == len(NAMES) + 2 and archive_cases() == expected
     monkeypatch.setattr(archive, "_extract", full)
-    assert worklist.refresh() == len(NAMES) and of_the_zip() == both
+    assert worklist.refresh() == len(NAMES) and archive_cases() == expected
 
 
-def test_others_write_while_a_folder_is_looked_through(
+def test_other_processes_can_write_during_a_scan(
     worklist: Worklist, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All paths are worked out before the list is written."""
+    """All paths are resolved before the database is locked."""
     monkeypatch.setattr(worklists, "PATIENCE", 0.0)
-    other, real, written = Worklist(folder), Path.resolve, []
+    second, real, written = Worklist(folder), Path.resolve, []
 
     def resolve(path: Path, strict: bool = False) -> Path:
-        other.tell("a", "seen")  # "could not be written" where the list is locked
+        second.record_event("a", "seen")  # "could not be written" where the list is locked
         written.append(path)
         return real(path, strict)
 
@@ -193,7 +193,7 @@ def test_others_write_while_a_folder_is_looked_through(
     assert worklist.refresh() == len(NAMES) and len(written) > len(NAMES)
 
 
-def test_states_who_and_when(worklist: Worklist) -> None:
+def test_states_record_user_and_time(worklist: Worklist) -> None:
     worklist.save_work("a", "{}", seen=0, who="ada")
     worklist.set_state("a", "accepted", who="bob")
     case = worklist.case("a")
@@ -210,15 +210,15 @@ def test_states_who_and_when(worklist: Worklist) -> None:
         worklist.set_state("q", "skipped")
 
 
-def test_the_later_of_two_writers_is_told(folder: Path, worklist: Worklist) -> None:
-    other = Worklist(folder)
+def test_the_later_of_two_writers_gets_a_conflict(folder: Path, worklist: Worklist) -> None:
+    second = Worklist(folder)
     assert worklist.save_work("a", "one", seen=0, who="ada") == 1
-    with pytest.raises(WorklistConflict, match="'a' was changed by ada") as told:
-        other.save_work("a", "two", seen=0, who="bob")
-    assert told.value.version == 1
-    kept = other.work("a")
-    assert kept is not None and kept.prompts == "one"
-    assert other.save_work("a", "two", seen=told.value.version, who="bob") == 2
+    with pytest.raises(WorklistConflict, match="'a' was changed by ada") as caught:
+        second.save_work("a", "two", seen=0, who="bob")
+    assert caught.value.version == 1
+    work = second.work("a")
+    assert work is not None and work.prompts == "one"
+    assert second.save_work("a", "two", seen=caught.value.version, who="bob") == 2
     assert [work.prompts for work in worklist.works("a")] == ["two", "one"]
 
 
@@ -229,8 +229,8 @@ def test_many_writers_at_once_lose_nothing(folder: Path, worklist: Worklist) -> 
         name = CASES[number % 4]
         while True:
             try:
-                mine = lists[number % 2]
-                return void(mine.save_work(name, str(number), seen=mine.case(name).version))
+                current = lists[number % 2]
+                return void(current.save_work(name, str(number), seen=current.case(name).version))
             except WorklistConflict:
                 continue
 
@@ -245,46 +245,48 @@ def void(_: object) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_writer_loses_at_most_what_it_was_writing(folder: Path, worklist: Worklist) -> None:
+def test_a_killed_writer_loses_at_most_the_last_version(folder: Path, worklist: Worklist) -> None:
     for _ in range(3):
-        run = subprocess.Popen(
+        writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
-        assert run.stdout is not None
-        said = [int(run.stdout.readline()) for _ in range(3)]
+        assert writer.stdout is not None
+        printed = [int(writer.stdout.readline()) for _ in range(3)]
         time.sleep(0.02)
-        os.kill(run.pid, signal.SIGKILL)
-        said += [int(line) for line in run.communicate()[0].splitlines() if line.strip().isdigit()]
-        again = Worklist(folder)
-        kept = again.work("a")
-        assert kept is not None and said[-1] <= kept.version <= said[-1] + 1
-        assert kept.prompts.startswith(f"prompts {kept.version} ") and again.case("a").version == kept.version
-        again.close()
+        os.kill(writer.pid, signal.SIGKILL)
+        printed += [int(line) for line in writer.communicate()[0].splitlines() if line.strip().isdigit()]
+        reopened = Worklist(folder)
+        work = reopened.work("a")
+        assert work is not None and printed[-1] <= work.version <= printed[-1] + 1
+        assert (
+            work.prompts.startswith(f"prompts {work.version} ") and reopened.case("a").version == work.version
+        )
+        reopened.close()
 
 
-def test_old_versions_go(worklist: Worklist) -> None:
-    for version in range(KEPT + 5):
+def test_old_versions_are_deleted(worklist: Worklist) -> None:
+    for version in range(MOST_VERSIONS + 5):
         worklist.save_work("a", str(version), seen=version)
-    assert len(worklist.works("a")) == KEPT
+    assert len(worklist.works("a")) == MOST_VERSIONS
 
 
-def test_the_folder_can_be_moved_and_the_database_elsewhere(folder: Path, tmp_path: Path) -> None:
-    place = tmp_path / "kept"
-    place.mkdir()
-    first = Worklist(folder, place=place)
+def test_the_folder_can_be_moved_with_the_database_elsewhere(folder: Path, tmp_path: Path) -> None:
+    database_folder = tmp_path / "kept"
+    database_folder.mkdir()
+    first = Worklist(folder, place=database_folder)
     first.refresh()
     first.save_work("deep/er/c", "work", seen=0)
     first.close()
     assert not (folder / DATABASE).exists()
     moved = folder.rename(tmp_path / "moved")
-    again = Worklist(moved, place=place)
-    assert again.refresh() == len(NAMES)
-    kept = again.work("deep/er/c")
-    assert kept is not None and kept.prompts == "work"
-    assert not any(case.missing for case in again.cases())
+    reopened = Worklist(moved, place=database_folder)
+    assert reopened.refresh() == len(NAMES)
+    work = reopened.work("deep/er/c")
+    assert work is not None and work.prompts == "work"
+    assert not any(case.missing for case in reopened.cases())
 
 
-def test_what_cannot_be_opened_is_a_sentence(tmp_path: Path, folder: Path) -> None:
+def test_a_database_that_cannot_be_opened_is_an_error_with_a_message(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(WorklistError, match="cannot be opened"):
         Worklist(tmp_path / "nowhere")
     (folder / DATABASE).write_bytes(b"this is no database, though somebody called it one" * 100)

@@ -1,4 +1,4 @@
-"""Teaching in the background: it is stopped and goes on, and an adapter is offered only where it helps."""
+"""Teaching in the background: stopping, resuming, and offering an adapter only if it helps."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def examples(folder: Path) -> list[Example]:
-    return [Example(case=each.case, image=each.image, label=each.label) for each in find_cases(folder).cases]
+    return [Example(case=case.case, image=case.image, label=case.label) for case in find_cases(folder).cases]
 
 
 def wait(teaching: Teaching) -> TeachingState:
-    """Until a run has ended."""
+    """Wait until a run has ended, and return its state."""
     end = time.monotonic() + PATIENCE
     while teaching.running and time.monotonic() < end:
         time.sleep(0.05)
@@ -36,53 +36,53 @@ def wait(teaching: Teaching) -> TeachingState:
 
 
 @pytest.mark.slow
-def test_a_run_is_stopped_goes_on_and_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = examples(write_balls(tmp_path / "data"))
-    monkeypatch.chdir(tmp_path)  # paths may be relative, though the work is done elsewhere
+def test_a_run_is_stopped_resumed_and_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = examples(write_balls(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)  # relative paths must work although the processes run in another folder
     teaching = Teaching(Path("teaching"), device="cpu", options=SMALL)
     assert teaching.job is None
-    job = teaching.start(found, minutes=1, names={1: "larger ball", 2: "smaller ball"})
+    job = teaching.start(cases, minutes=1, names={1: "larger ball", 2: "smaller ball"})
     assert (len(job.learned), len(job.kept)) == (3, 1)
     with pytest.raises(SettingsError, match="under way"):
-        teaching.start(found)
+        teaching.start(cases)
     teaching.cancel()
     assert teaching.job is not None and teaching.job.stage == "cancelled"
     teaching.close()
     assert "Traceback" not in teaching.log()
-    # Another server finds it, and goes on.
-    again = Teaching(tmp_path / "teaching", device="cpu", options=SMALL)
-    assert again.job is not None and again.job.stage == "cancelled"
-    again.resume()
-    ended = wait(again)
-    assert ended.stage in ("offered", "no better"), (ended.message, again.log())
+    # Another server resumes the run.
+    second = Teaching(tmp_path / "teaching", device="cpu", options=SMALL)
+    assert second.job is not None and second.job.stage == "cancelled"
+    second.resume()
+    ended = wait(second)
+    assert ended.stage in ("offered", "no better"), (ended.message, second.log())
     assert ended.before is not None and ended.after is not None
     assert (ended.stage == "offered") == (ended.after.mean < ended.before.mean)
     assert "clicks to a Dice of 0.85" in ended.message
-    card = read_header(again.adapter)
-    assert card.labels == {1: "larger ball", 2: "smaller ball"}
+    header = read_header(second.adapter)
+    assert header.labels == {1: "larger ball", 2: "smaller ball"}
     assert TeachingState.model_validate_json((tmp_path / "teaching" / JOB).read_text()) == ended
 
 
 @pytest.mark.slow
-def test_what_cannot_be_taught_is_a_sentence(tmp_path: Path) -> None:
-    found = examples(write_balls(tmp_path / "data"))
+def test_runs_that_cannot_start_or_fail_give_a_message(tmp_path: Path) -> None:
+    cases = examples(write_balls(tmp_path / "data"))
     teaching = Teaching(tmp_path / "teaching", device="cpu", options=SMALL)
     with pytest.raises(SettingsError, match="at least 4 accepted cases"):
-        teaching.start(found[:2])
+        teaching.start(cases[:2])
     with pytest.raises(SettingsError, match="no teaching to go on with"):
         teaching.resume()
-    gone = [Example(case=each.case, image=each.image, label=tmp_path / "gone.nii.gz") for each in found]
-    teaching.start(gone)
+    missing = [Example(case=case.case, image=case.image, label=tmp_path / "gone.nii.gz") for case in cases]
+    teaching.start(missing)
     job = wait(teaching)
     assert job.stage == "failed" and "Traceback" not in job.message and len(job.message) > 30
-    # A server that was killed left it at work: the next one says so.
+    # The state of a run whose server was killed: the next server reports the interruption.
     job.stage = "teaching"
     (tmp_path / "teaching" / JOB).write_text(job.model_dump_json())
-    after = Teaching(tmp_path / "teaching").job
-    assert after is not None and after.stage == "interrupted"
+    reopened = Teaching(tmp_path / "teaching").job
+    assert reopened is not None and reopened.stage == "interrupted"
 
 
-#: Starts to teach, says so, and waits.
+#: Program that starts teaching, prints the process number, and waits.
 SERVER = """
 import sys, time
 from pathlib import Path
@@ -107,22 +107,22 @@ def test_teaching_stops_with_a_server_that_is_killed(tmp_path: Path) -> None:
     )
     assert server.stdout is not None
     pid = int(server.stdout.readline())
-    # A second server sees it at work, and lets it.
-    beside = Teaching(tmp_path / "teaching")
-    assert beside.job is not None and beside.job.stage == "teaching" and not beside.running
-    for begin in (beside.resume, lambda: beside.start(examples(data))):
+    # A second server reports the run and does not interfere.
+    second = Teaching(tmp_path / "teaching")
+    assert second.job is not None and second.job.stage == "teaching" and not second.running
+    for begin in (second.resume, lambda: second.start(examples(data))):
         with pytest.raises(SettingsError, match="Another server teaches"):
             begin()
-    beside.close()
-    assert beside.job.stage == "teaching" and _alive(pid)
+    second.close()
+    assert second.job.stage == "teaching" and _alive(pid)
     server.kill()
     server.wait()
     end = time.monotonic() + 60
     while _alive(pid):
         assert time.monotonic() < end
         time.sleep(0.1)
-    again = Teaching(tmp_path / "teaching")
-    assert again.job is not None and again.job.stage == "interrupted" and "go on" in again.job.message
+    third = Teaching(tmp_path / "teaching")
+    assert third.job is not None and third.job.stage == "interrupted" and "go on" in third.job.message
 
 
 def _alive(pid: int) -> bool:
