@@ -122,7 +122,7 @@ def finetune(
     """
     from medsam_app.commands import finetune as finetune_command
     from medsam_app.commands.finetune_options import FinetuneOptions
-    from medsam_app.finetuning.plan import laid_over, read_settings
+    from medsam_app.finetuning.plan import merge_settings, read_settings
 
     named = {"base": base, "adapter": adapter, "split": split, "minutes": minutes, "steps": steps}
     given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
@@ -133,7 +133,9 @@ def finetune(
     options = FinetuneOptions(
         dataset=dataset,
         output=output,
-        fields=laid_over({} if settings is None else read_settings(settings), _items(items or []) | given),
+        fields=merge_settings(
+            {} if settings is None else read_settings(settings), _items(items or []) | given
+        ),
         baseline=baseline,
         memory=_gigabytes(memory),
         preflight=preflight,

@@ -78,8 +78,8 @@ def finetune(options: FinetuneOptions) -> bool:
         stopped = stack.enter_context(stopping())
         watchers = _watchers(prepared.plan, trainer, stack, curves=options.tensorboard) if first else []
         measure = trainer.measure if trainer.validation is not None and prepared.plan.validates else None
-        done = run(trainer, measure, watchers=watchers, stopped=lambda: stopped() or trainer.settled())
-        done = done or trainer.settled()
+        done = run(trainer, measure, watchers=watchers, stopped=lambda: stopped() or trainer.stalled())
+        done = done or trainer.stalled()
         if first:
             _keep(trainer, options.adapter_file, done=done)
         if done and options.baseline is not None:

@@ -20,8 +20,8 @@ from medsam_app.datasets.fingerprint_file import read_fingerprint, save_fingerpr
 from medsam_app.errors import ModelError, SaveError, SettingsError
 from medsam_app.finetuning.plan import Plan, read_plan
 from medsam_app.finetuning.planning import plan_for
-from medsam_app.finetuning.preflight import fit, untried
-from medsam_app.finetuning.split import chosen, split_cases, teachable
+from medsam_app.finetuning.preflight import fit, unmeasured
+from medsam_app.finetuning.split import restrict_dataset, split_cases, trainable_cases
 from medsam_app.predict.baseline_file import BASELINE_NETS
 from medsam_app.system import format_bytes
 from medsam_app.training.processes import process_count
@@ -71,19 +71,19 @@ def prepare(options: FinetuneOptions, device: torch.device) -> None:
     if "split" not in asked and SPLIT in splits:
         asked["split"] = SPLIT
     which = {"split": asked.get("split"), "datasets": asked.get("datasets", ())}
-    dataset = chosen(dataset, **which, most=asked.get("most_cases"))
+    dataset = restrict_dataset(dataset, **which, most=asked.get("most_cases"))
     with progress_bar("Reading the dataset") as (progress, _):
         found = fingerprint(dataset, progress=progress)
     settled = plan_for(found, **asked)
-    learned, _ = split_cases(teachable(dataset.cases, found, settled.plan), settled.plan)
+    learned, _ = split_cases(trainable_cases(dataset.cases, found, settled.plan), settled.plan)
     machine: dict[str, Any] = {"memory": options.memory, "device": device, "processes": process_count()}
     if options.preflight:
         with progress_bar("Trying a step") as (progress, _):
             fitted = fit(
-                settled.plan, learned, weights=options.weights, kept=asked, progress=progress, **machine
+                settled.plan, learned, weights=options.weights, fixed=asked, progress=progress, **machine
             )
     else:
-        fitted = untried(settled.plan, learned, **machine)
+        fitted = unmeasured(settled.plan, learned, **machine)
     changed = [
         name for name in Plan.model_fields if getattr(fitted.plan, name) != getattr(settled.plan, name)
     ]
@@ -137,8 +137,10 @@ def prepared_run(path: Path, out: Path, asked: Mapping[str, Any]) -> PreparedRun
             raise _other(out, f"{name}: {held[name]}, here {value}")
     if found.path != str(path):
         raise _other(out, f"dataset: {found.path}, here {path}")
-    dataset = chosen(find_cases(path), split=plan.split, datasets=plan.datasets, most=plan.most_cases)
-    usable = teachable(dataset.cases, found, plan)
+    dataset = restrict_dataset(
+        find_cases(path), split=plan.split, datasets=plan.datasets, most=plan.most_cases
+    )
+    usable = trainable_cases(dataset.cases, found, plan)
     learned, measured = split_cases(usable, plan)
     try:
         caches = int(json.loads((out / MEMORY).read_text())["caches"])

@@ -1,1 +1,1 @@
-"""Train adapters on labelled cases: plan, memory, training, validation: `medsam-app finetune`."""
+"""Fine-tuning on labelled cases: plan, memory, training, validation."""

@@ -1,6 +1,6 @@
-"""Training of a baseline network on the same windows as an adapter: one process of a run, step by step.
+"""Training of a baseline network on the same windows as an adapter.
 
-The network learns the plan's labels for the same time and takes no clicks.
+The network learns the plan's labels in a run of the same length, and accepts no clicks.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from medsam_app.training.trainer import Trainer
 
 
 def check_baseline(name: str, plan: Plan) -> None:
-    """Check that a network can be trained by a plan.
+    """Check that a network can be trained with a plan.
 
     Raises:
-        SettingsError: an unknown name, or windows that do not fit the network.
+        SettingsError: the name is unknown, or the windows do not fit the network.
     """
     if name not in BASELINE_NETS:
         raise SettingsError(unknown_name("baseline", name, BASELINE_NETS))
@@ -44,14 +44,14 @@ def check_baseline(name: str, plan: Plan) -> None:
 
 
 class BaselineTrainer(Trainer[Plan]):
-    """One process of the training of a network.
+    """One process of a run that trains a baseline network.
 
     Args:
-        name: of `BASELINE_NETS`.
-        plan: of the adapter's run: windows, batch, length and variations are the same.
-        cases: that the adapter was trained on.
-        out: folder of the training; a state saved there is resumed.
-        device: of this process.
+        name: name of a network in `BASELINE_NETS`.
+        plan: plan of the adapter's run; windows, batch, length and variations are the same.
+        cases: cases that the adapter was trained on.
+        out: folder of the run; a state saved there is resumed.
+        device: device of this process.
         memory: bytes for cached cases.
 
     Raises:
@@ -76,12 +76,12 @@ class BaselineTrainer(Trainer[Plan]):
         self.windows = TrainingWindows(cases, plan, memory=memory)
 
     def train_step(self) -> dict[str, Any]:
-        """One update; its line in the log."""
+        """Make one update and return its row of the log."""
         plan = self.settings
         first = self.step * plan.batch
-        own = [self.windows.draw(n) for n in range(first + self.rank, first + plan.batch, self.world)]
+        windows = [self.windows.draw(n) for n in range(first + self.rank, first + plan.batch, self.world)]
         image, valid, labels = (
-            torch.stack([getattr(window, key) for window in own])[:, None].to(self.device)
+            torch.stack([getattr(window, key) for window in windows])[:, None].to(self.device)
             for key in ("image", "valid", "labels")
         )
         self.net.zero_grad(set_to_none=True)
@@ -94,7 +94,7 @@ class BaselineTrainer(Trainer[Plan]):
         """Write the averaged network as a file that `BaselineNet` reads.
 
         Raises:
-            SaveError: it could not be written.
+            SaveError: the file could not be written.
         """
         header = write_header(self.name, self.settings.model_dump_json())
         try:

@@ -1,7 +1,7 @@
 """Memory of real training steps, measured in a separate process.
 
-What is to be tried comes as JSON on the standard input. For each thing that was done, a line of JSON goes to
-the standard output, so that what was measured before the system ended the process for its memory is known.
+The process reads its task as JSON from standard input. It writes one line of JSON per measurement to standard
+output, so that the measurements survive if the system kills the process for its memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from medsam_app.errors import MedsamError
 from medsam_app.finetuning.plan import Plan
 from medsam_app.system import peak_memory
 
-#: What a process ends with that was refused memory, as one does that the system ended for it.
+#: Exit status for lack of memory; a shell reports the same one for a process that the system killed.
 NO_MEMORY = 137
 
 
@@ -34,11 +34,12 @@ class Task:
     """Training steps to measure.
 
     Attributes:
-        cases: trained on; all are cached.
-        device: of torch, by name.
-        weights: of the base, instead of the published ones.
-        fewest, most: windows at a time; the fewest are tried first, then more.
-        limit: bytes; what is likely to take more is not tried.
+        plan: plan of the run.
+        cases: cases to train on, all of which are cached.
+        device: name of a torch device.
+        weights: weights of the base; None for the published ones.
+        fewest, most: range of windows at a time; the fewest are measured first.
+        limit: bytes; steps that would probably take more are skipped.
     """
 
     plan: Plan
@@ -55,13 +56,12 @@ class Trial:
     """Measured memory in bytes of one process, without cached cases.
 
     Attributes:
-        ready: most until the first step: the libraries, the base read from its file, the adapter, two
-            volumes at a time read and put on the plan's grid.
-        steps: most in a step with this many windows at a time and the plan's most rounds; of all numbers
-            that were tried.
-        gradients: of everything that is trained.
-        embedding: of one window.
-        killed: it ended for lack of memory before everything was tried.
+        ready: peak before the first step: the libraries, loading the base, the adapter, and two volumes at a
+            time read and resampled to the plan's grid.
+        steps: peak in a step with the plan's most rounds, by the number of windows at a time.
+        gradients: gradients of everything that is trained.
+        embedding: embedding of one window; 0 if the plan does not cache embeddings.
+        killed: whether the process ended for lack of memory.
     """
 
     ready: int = 0
@@ -76,30 +76,31 @@ def can_measure(device: str) -> bool:
     return device.startswith("cuda") or peak_memory() is not None
 
 
-def try_out(task: Task, told: Callable[[str], None] = lambda what: None) -> Trial:
-    """Measure a plan's steps.
+def run_probe(task: Task, report: Callable[[str], None] = lambda what: None) -> Trial:
+    """Measure the training steps of a task in a separate process.
 
     Args:
-        told: called with what has been done.
+        task: the steps.
+        report: called with a description after each measurement.
 
     Raises:
-        MedsamError: a case or the base cannot be read, or they do not go together.
+        MedsamError: a case or the base cannot be read, or they do not match.
     """
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-W", "ignore", "-m", "medsam_app.finetuning.memory_probe"]
     trial = Trial()
-    with tempfile.TemporaryFile("w+") as asked, tempfile.TemporaryFile("w+") as said:
-        asked.write(TypeAdapter(Task).dump_json(task).decode())
-        asked.seek(0)
+    with tempfile.TemporaryFile("w+") as stdin, tempfile.TemporaryFile("w+") as stderr:
+        stdin.write(TypeAdapter(Task).dump_json(task).decode())
+        stdin.seek(0)
         environment = os.environ | {"PYTHONPATH": paths}
         with subprocess.Popen(
-            command, stdin=asked, stdout=subprocess.PIPE, stderr=said, text=True, env=environment
+            command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
         ) as child:
             assert child.stdout is not None
             try:
                 for line in child.stdout:
-                    _take(trial, json.loads(line), told)
+                    _add_row(trial, json.loads(line), report)
                 status = child.wait()
             except BaseException:
                 child.kill()
@@ -107,36 +108,43 @@ def try_out(task: Task, told: Callable[[str], None] = lambda what: None) -> Tria
         if status < 0 or status == NO_MEMORY:
             trial.killed = True
         elif status:
-            said.seek(0)
-            raise RuntimeError(f"The trial of a step ended with status {status}:\n{said.read()[-4000:]}")
+            stderr.seek(0)
+            raise RuntimeError(f"The trial of a step ended with status {status}:\n{stderr.read()[-4000:]}")
     return trial
 
 
-def _take(trial: Trial, row: dict[str, Any], told: Callable[[str], None]) -> None:
-    """Add a line from the child process to a trial."""
+def _add_row(trial: Trial, row: dict[str, Any], report: Callable[[str], None]) -> None:
+    """Add a row from the child process to a trial."""
     if "error" in row:
         raise getattr(errors, row["error"], MedsamError)(row["message"])
     if "ready" in row:
         trial.ready, trial.gradients, trial.embedding = row["ready"], row["gradients"], row["embedding"]
-        told("ready")
+        report("ready")
     else:
         trial.steps[row["size"]] = row["step"]
-        told(f"{row['size']} windows at a time" if row["size"] > 1 else "one window at a time")
+        report(f"{row['size']} windows at a time" if row["size"] > 1 else "one window at a time")
 
 
-def following(task: Task, size: int, took: int, ready: int) -> int | None:
-    """Return how many windows at a time to try next; None to stop.
+def next_size(task: Task, size: int, used: int, ready: int) -> int | None:
+    """Return the number of windows at a time to measure next; None to stop.
 
-    As many as certainly fit, since a step has something that does not grow; or one more, where half of what a
-    window takes is left.
+    It is the largest number that certainly fits: some memory of a step does not grow with the number. Or it
+    is one more, if half the memory of another window is free.
+
+    Args:
+        task: the steps.
+        size: windows at a time in the last step.
+        used: peak in bytes of the last step.
+        ready: peak in bytes before the first step.
     """
-    each = max((took - ready) / size, 1.0)
-    more = min(task.most, max(int((task.limit - ready) / each), size + (took + each / 2 <= task.limit)))
-    return more if more > size and took <= task.limit else None
+    per_window = max((used - ready) / size, 1.0)
+    following = size + (used + per_window / 2 <= task.limit)
+    larger = min(task.most, max(int((task.limit - ready) / per_window), following))
+    return larger if larger > size and used <= task.limit else None
 
 
 def peak(device: str) -> int:
-    """Most bytes that this process had since `forget_peak`: of the device, or of the machine's memory."""
+    """Return the peak memory in bytes of this process since `forget_peak`: of the GPU, or of the machine."""
     if device.startswith("cuda"):
         import torch
 
@@ -147,7 +155,7 @@ def peak(device: str) -> int:
 def forget_peak(device: str) -> None:
     """Reset the peak memory.
 
-    If the system cannot, the earlier peak remains, and later steps seem to take as much.
+    If the system cannot reset it, the earlier peak remains a lower bound for later steps.
     """
     if device.startswith("cuda"):
         import torch
@@ -157,8 +165,8 @@ def forget_peak(device: str) -> None:
         system.forget_peak()
 
 
-def _play(task: Task, tell: Callable[[dict[str, Any]], None]) -> None:
-    """Train for a few steps."""
+def _measure(task: Task, send: Callable[[dict[str, Any]], None]) -> None:
+    """Train for a few steps and send a row per measurement."""
     import torch
 
     from medsam_app.finetuning.trainer import FinetuneTrainer
@@ -166,7 +174,7 @@ def _play(task: Task, tell: Callable[[dict[str, Any]], None]) -> None:
 
     plan, most = task.plan, task.plan.rounds[1]
     cached = sum(bytes_on_grid(case, plan) for case in task.cases)
-    held = 0 if task.device.startswith("cuda") else cached
+    cache = 0 if task.device.startswith("cuda") else cached
     with tempfile.TemporaryDirectory() as folder:
         trainer = FinetuneTrainer(
             plan.model_copy(update={"batch": 1, "micro_batch": None, "rounds": (1, 1)}),
@@ -177,7 +185,7 @@ def _play(task: Task, tell: Callable[[dict[str, Any]], None]) -> None:
             weights=task.weights,
             memory=1e15,
         )
-        ready = peak(task.device) - held
+        ready = peak(task.device) - cache
         gradients = sum(p.numel() * p.element_size() for p in trainer.parameters)
         embedding = 0
         if plan.cached:
@@ -185,48 +193,54 @@ def _play(task: Task, tell: Callable[[dict[str, Any]], None]) -> None:
             with torch.no_grad():
                 inputs = (x[None, None].to(trainer.device) for x in (window.image, window.valid))
                 embedding = trainer.model.encode_image(*inputs).nbytes
-        tell({"ready": ready, "gradients": gradients, "embedding": embedding})
+        send({"ready": ready, "gradients": gradients, "embedding": embedding})
         if ready > task.limit:
             return
-        # What the optimizer keeps is there from the second step on.
+        # The optimizer allocates its state in the first step.
         trainer.train_step()
-        size, tried = task.fewest, 0
-        while size != tried:
-            played = {"batch": size, "micro_batch": None, "rounds": (most, most)}
-            trainer.settings = plan.model_copy(update=played)
+        size, measured = task.fewest, 0
+        while size != measured:
+            changes = {"batch": size, "micro_batch": None, "rounds": (most, most)}
+            trainer.settings = plan.model_copy(update=changes)
             forget_peak(task.device)
             trainer.train_step()
-            tried = size
-            size = following(task, size, peak(task.device) - held, ready) or size
-            if size == tried:  # the allocator has more to keep after the first time
+            measured = size
+            size = next_size(task, size, peak(task.device) - cache, ready) or size
+            if size == measured:  # the allocator reserves more in a second step
                 trainer.train_step()
-            tell({"size": tried, "step": peak(task.device) - held})
+            send({"size": measured, "step": peak(task.device) - cache})
 
 
 def main() -> None:
-    """Run the measurement; entry point of the process."""
+    """Measure the task on standard input; entry point of the process."""
     out, sys.stdout = sys.stdout, sys.stderr
 
-    def tell(row: dict[str, Any]) -> None:
+    def send(row: dict[str, Any]) -> None:
         out.write(json.dumps(row) + "\n")
         out.flush()
 
-    with suppress(OSError):  # where memory ends, this is the process to be ended
+    with suppress(OSError):  # if memory runs out, Linux kills this process first
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
-        _play(TypeAdapter(Task).validate_json(sys.stdin.read()), tell)
+        _measure(TypeAdapter(Task).validate_json(sys.stdin.read()), send)
     except MedsamError as error:
-        tell({"error": type(error).__name__, "message": str(error)})
+        send({"error": type(error).__name__, "message": str(error)})
     except MemoryError:
         sys.exit(NO_MEMORY)
-    except RuntimeError as error:  # torch's words, on a CPU and on CUDA
+    except RuntimeError as error:  # torch's messages on a CPU and on CUDA
         if "allocate" not in str(error) and "out of memory" not in str(error):
             raise
         sys.exit(NO_MEMORY)
 
 
 def largest(cases: Sequence[Case], sizes: Sequence[int], count: int = 2) -> list[Case]:
-    """Return the largest cases, so that a trial measures the memory of reading."""
+    """Return the largest cases, whose reading takes the most memory.
+
+    Args:
+        cases: cases to choose from.
+        sizes: cached size of each case in bytes.
+        count: number of cases to return.
+    """
     order = sorted(range(len(cases)), key=lambda n: (-sizes[n], n))
     return [cases[n] for n in order[:count]]
 

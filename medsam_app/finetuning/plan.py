@@ -20,8 +20,8 @@ from medsam_app.errors import InvalidField, SettingsError, invalid_fields, setti
 from medsam_app.models.table import MODELS, model_entry
 from medsam_app.training.run_settings import RunSettings, TimeUnit
 
-#: Families of models that can be trained, and what the sides of their windows are multiples of.
-TAUGHT = {"sam3d": 16, "sam3d_vit": 32}
+#: Families of models that can be trained, with the divisor of the sides of their windows.
+WINDOW_MULTIPLES = {"sam3d": 16, "sam3d_vit": 32}
 
 _Positive = Annotated[int, Field(ge=1)]
 _Side = Annotated[int, Field(ge=16, le=512, multiple_of=16)]
@@ -33,41 +33,39 @@ class Plan(RunSettings):
     """Plan of a fine-tuning run.
 
     Attributes:
-        base: name of the model that is trained; it stays as it is, what is learned lies in the adapter.
-        adapter, settings: a kind of `ADAPTER_KINDS` and its settings.
-        decoder: the mask decoder is trained, too, as copies in the adapter.
-        labels: names of the labels that are learned, by value.
-        spacing: mm of the windows' voxels, the same along each axis.
-        window: voxels along the axes closest to RAS.
-        clip: lowest and highest intensity that the model is shown, in the file's unit; None for all.
-        minutes: time after which the run is done; or
-        steps: number of updates after which it is.
-        batch: windows an update, over all processes.
-        micro_batch: windows at a time in one process; None for all of its share.
-        checkpointing: activations are computed again instead of kept, which saves memory and costs time.
-        cached: the encoder stays as it is and its embeddings of fixed windows are kept: only the decoder
-            and learned prompts are trained.
-        learning_rate: at its highest, after the warm-up.
+        base: name of the base model. It is frozen; the adapter holds everything that is learned. adapter,
+        settings: kind of adapter in `ADAPTER_KINDS`, and its settings. decoder: whether the mask decoder is
+        trained too, as copies in the adapter. labels: names of the labels to learn, by value. spacing:
+        isotropic voxel size of the windows in mm. window: voxels along the axes closest to RAS. clip: lowest
+        and highest intensity passed to the model, in the file's unit; None for no limits. minutes: length of
+        the run as a time; None if it is a number of steps. steps: length of the run as a number of updates;
+        None if it is a time. batch: windows per update, over all processes. micro_batch: windows at a time in
+        one process; None for its full share of the batch. checkpointing: whether activations are recomputed
+        instead of stored, which saves memory and costs time. cached: whether the encoder is frozen and the
+        embeddings of fixed windows are cached. Only the decoder
+            and the learned prompts are trained then.
+        learning_rate: peak learning rate, reached after the warm-up.
+        weight_decay: weight decay of AdamW, except for learned prompts.
         warmup_steps: updates over which the learning rate rises.
-        ema: decay of the running average of what is trained, which is what gets saved.
-        rounds: fewest and most decodes an example; each after the first answers a further click.
-        automatic: each label becomes a learned prompt, so that it is found without a click.
-        mirror: windows are mirrored left to right now and then; for labels that have no side.
-        rotate: degrees at most around each axis; 0 for none, as with all that follow.
-        zoom: sizes change by this part at most.
-        noise: standard deviation of noise at most, as a part of the window's range of intensities.
-        gamma: intensities within their range are raised to 1 / (1 + gamma) to 1 + gamma.
-        blur: standard deviation of a Gaussian blur at most, in voxels of the window.
-        bias: brightness drifts across the window by this part at most.
-        held_out: part of the cases that are measured and never learned from.
-        validate_minutes: time between two measurements of a run counted in minutes; 0 for none.
-        validate_steps: updates between two measurements of a run counted in steps; 0 for none.
-        patience: measurements without a better one after which the run ends; 0 for never.
+        ema: decay of the running average of the trained tensors; the average is saved.
+        rounds: fewest and most decodes per example; each one after the first follows another click.
+        automatic: whether each label gets a learned prompt, which segments it without a click.
+        mirror: whether windows are randomly mirrored along each axis, for labels that have no side.
+        rotate: largest rotation around each axis in degrees; 0 for none, as for the next five.
+        zoom: largest relative change of size.
+        noise: largest standard deviation of noise, as a fraction of the window's range of intensities.
+        gamma: contrast exponents range from 1 - gamma to 1 + gamma.
+        blur: largest standard deviation of a Gaussian blur, in voxels of the window.
+        bias: largest coefficient of a smooth change of brightness across the window.
+        held_out: fraction of the cases that are used for validation and not for training.
+        validate_minutes: training time between two validations if the length is a time; 0 for none.
+        validate_steps: updates between two validations if the length is a number of updates; 0 for none.
+        patience: validations without improvement after which the run ends; 0 for never.
         save_minutes: time between two saves of the run's state.
-        seed: of everything that is drawn.
-        split: cases of this split of the dataset; None for all.
-        datasets: cases of these datasets of a folder that holds several; none named for all.
-        most_cases: at most this many cases of each, evenly spread, including the held-out ones; None for all.
+        seed: seed of all random choices.
+        split: split of the dataset to use; None for all cases.
+        datasets: names of the datasets to use, in a folder of several; empty for all.
+        most_cases: most cases of each dataset, evenly spread, including held-out ones; None for all.
     """
 
     TIME = TimeUnit("minutes", 60, "{:.1f} of {:g} min")
@@ -111,9 +109,9 @@ class Plan(RunSettings):
 
     @field_validator("base")
     @classmethod
-    def _can_be_taught(cls, base: str) -> str:
-        if model_entry(base).family not in TAUGHT:
-            known = ", ".join(name for name, entry in MODELS.items() if entry.family in TAUGHT)
+    def _trainable(cls, base: str) -> str:
+        if model_entry(base).family not in WINDOW_MULTIPLES:
+            known = ", ".join(name for name, entry in MODELS.items() if entry.family in WINDOW_MULTIPLES)
             raise ValueError(
                 f"The model '{base}' ({MODELS[base].summary}) cannot be taught here: windows in 3D and a "
                 f"mask decoder of this package are needed; take one of {known}."
@@ -145,7 +143,7 @@ class Plan(RunSettings):
     def _agrees(self) -> Plan:
         check_settings(self.adapter, self.settings)
         self.check_length()
-        multiple = TAUGHT[model_entry(self.base).family]
+        multiple = WINDOW_MULTIPLES[model_entry(self.base).family]
         if any(side % multiple for side in self.window):
             sides = " x ".join(str(side) for side in self.window)
             raise ValueError(
@@ -162,15 +160,15 @@ class Plan(RunSettings):
         return self
 
     def text(self) -> str:
-        """JSON of every field, which reads back as the same plan."""
+        """Return the plan as JSON with every field; `read_plan` is the inverse."""
         return self.model_dump_json(indent=2) + "\n"
 
 
 def read_plan(file: Path) -> Plan:
-    """The plan in a JSON file, as `Plan.text` wrote it.
+    """Return the plan in a JSON file written by `Plan.text`.
 
     Raises:
-        MedsamError: no such file, or a field that is unknown, missing or out of its range.
+        MedsamError: the file does not exist, or a field is unknown, missing or out of its range.
     """
     return make_plan(read_settings(file), source=f"The plan {file}")
 
@@ -179,7 +177,7 @@ def read_settings(file: Path) -> dict[str, Any]:
     """Read some fields of a plan from a JSON file, with checked names and unchecked values.
 
     Raises:
-        SettingsError: no such file, no JSON object, or an unknown field.
+        SettingsError: the file does not exist or is not a JSON object, or a field is unknown.
     """
     try:
         values = _Json.model_validate_json(file.read_bytes()).model_extra or {}
@@ -204,22 +202,23 @@ class _Json(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-def laid_over(settings: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Merge options over the settings of a file; an option for the length replaces the file's."""
+def merge_settings(settings: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Return a file's settings overridden by options; an option for the length replaces the file's length."""
     if options.keys() & {"minutes", "steps"}:
         settings = {name: value for name, value in settings.items() if name not in ("minutes", "steps")}
     return settings | options
 
 
 def make_plan(values: dict[str, Any], *, source: str = "The plan") -> Plan:
-    """A plan from its fields.
+    """Return a plan with the given fields.
 
     Args:
-        source: what the values are, for messages.
+        values: fields of the plan.
+        source: description of the values for error messages.
 
     Raises:
-        SettingsError: a field that is unknown, missing or out of its range.
-        ModelError, AdapterError: an unknown base, or an adapter that cannot be as requested.
+        SettingsError: a field is unknown, missing or out of its range.
+        ModelError, AdapterError: the base is unknown, or the adapter does not allow the settings.
     """
     try:
         return Plan.model_validate(values)

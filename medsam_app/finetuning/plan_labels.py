@@ -1,4 +1,4 @@
-"""Labels to train on: those requested, or those that enough cases have."""
+"""Labels to train on: the requested ones, or those of enough cases."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from medsam_app.datasets.fingerprint import first_few
 from medsam_app.datasets.fingerprint_case import CaseFacts
 from medsam_app.errors import SettingsError, unknown_name
 
-#: A label of fewer cases is not learned unless it is requested.
+#: Labels of fewer cases are learned only if requested.
 _FEWEST = 2
-#: A label with fewer cases gets a warning.
+#: Labels of fewer cases get a warning.
 _FEW = 5
 
 
@@ -21,9 +21,9 @@ class RequestedLabels:
     """Labels to learn.
 
     Attributes:
-        names: by value.
-        reason: why these.
-        warnings: sentences on those that few cases have.
+        names: names by label value.
+        reason: reason for the choice, for the user.
+        warnings: sentences on labels that few cases have.
     """
 
     names: dict[int, str]
@@ -31,19 +31,18 @@ class RequestedLabels:
     warnings: tuple[str, ...]
 
 
-def wanted_labels(
-    cases: Sequence[CaseFacts], asked: Sequence[str | int] | Mapping[Any, str] | None
+def select_labels(
+    cases: Sequence[CaseFacts], requested: Sequence[str | int] | Mapping[Any, str] | None
 ) -> RequestedLabels:
-    """The labels to learn.
+    """Return the labels to learn.
 
     Args:
-        cases: those that can be used.
-        asked: names or values, or names by value, whatever the dataset calls them; None for every label
-            that two cases have.
+        cases: usable cases.
+        requested: names or values, or a mapping from values to names that replace those of the dataset; None
+            for every label that two cases have.
 
     Raises:
-        SettingsError: a label that no case has, or a value that means one thing in one dataset and another
-            in the next.
+        SettingsError: no case has a requested label, or a value has different meanings in two datasets.
     """
     counts: dict[int, int] = {}
     for case in cases:
@@ -52,22 +51,22 @@ def wanted_labels(
     names = {value: _name(value, cases) for value in sorted(counts)}
     if not names:
         raise SettingsError("No case that can be used has a label above 0, so there is nothing to learn.")
-    if isinstance(asked, Mapping):
-        values = {value: str(name) for key, name in asked.items() for value in _values(str(key), names)}
+    if isinstance(requested, Mapping):
+        values = {value: str(name) for key, name in requested.items() for value in _values(str(key), names)}
         reason = "as asked for"
-    elif asked:
-        values = {value: names[value] for each in asked for value in _values(str(each), names)}
+    elif requested:
+        values = {value: names[value] for label in requested for value in _values(str(label), names)}
         reason = "as asked for"
     else:
-        often = [value for value in names if counts[value] >= _FEWEST]
-        values = {value: names[value] for value in often or names}
-        reason = f"all that {_FEWEST} cases have" if often else "all that there are"
+        frequent = [value for value in names if counts[value] >= _FEWEST]
+        values = {value: names[value] for value in frequent or names}
+        reason = f"all that {_FEWEST} cases have" if frequent else "all that there are"
     values = dict(sorted(values.items()))
-    if not isinstance(asked, Mapping):
+    if not isinstance(requested, Mapping):
         for value in values:
             _check_meaning(value, cases)
-    left = [names[value] for value in names if not asked and value not in values]
-    warnings = [f"Labels left out, since only one case has them: {first_few(left)}."] if left else []
+    omitted = [names[value] for value in names if not requested and value not in values]
+    warnings = [f"Labels left out, since only one case has them: {first_few(omitted)}."] if omitted else []
     few = [f"{name} {counts[value]}" for value, name in values.items() if counts[value] < _FEW]
     if few and len(cases) > 1:
         warnings.append(f"Few cases have these labels: {first_few(few)}; more would teach more.")
@@ -75,32 +74,34 @@ def wanted_labels(
 
 
 def _name(value: int, cases: Sequence[CaseFacts]) -> str:
-    named = (label.name for case in cases for label in case.labels if label.value == value and label.name)
-    return next(named, f"label {value}")
+    candidates = (
+        label.name for case in cases for label in case.labels if label.value == value and label.name
+    )
+    return next(candidates, f"label {value}")
 
 
-def _values(asked: str, names: dict[int, str]) -> list[int]:
-    """Values of the labels of that name, or the value itself."""
-    text = asked.strip().casefold()
-    found = [value for value, name in names.items() if name.casefold() == text]
-    if not found and text.isdecimal() and int(text) in names:
-        found = [int(text)]
-    if not found:
+def _values(label: str, names: dict[int, str]) -> list[int]:
+    """Return the values of all labels with a name, or the value that the text is."""
+    text = label.strip().casefold()
+    values = [value for value, name in names.items() if name.casefold() == text]
+    if not values and text.isdecimal() and int(text) in names:
+        values = [int(text)]
+    if not values:
         known = [name if name == f"label {value}" else f"{name} ({value})" for value, name in names.items()]
-        raise SettingsError(unknown_name("label", asked, known).replace("Known:", "Known, with values:"))
-    return found
+        raise SettingsError(unknown_name("label", label, known).replace("Known:", "Known, with values:"))
+    return values
 
 
 def _check_meaning(value: int, cases: Sequence[CaseFacts]) -> None:
-    """One value must not stand for two things."""
+    """Raise an error if a value has different names in the cases."""
     meanings: dict[str, str] = {}
     for case in cases:
         for label in case.labels:
             if label.value == value and label.name:
                 meanings.setdefault(label.name.strip().casefold(), f"{case.dataset}, {case.case}")
     if len(meanings) > 1:
-        told = ", ".join(f"'{name}' in {about}" for name, about in meanings.items())
+        uses = ", ".join(f"'{name}' in {where}" for name, where in meanings.items())
         raise SettingsError(
-            f"The label value {value} does not mean the same everywhere ({told}); choose cases by --datasets "
+            f"The label value {value} does not mean the same everywhere ({uses}); choose cases by --datasets "
             'or --split, or give it one name in a settings file, as in {"labels": {"1": "lesion"}}.'
         )

@@ -1,4 +1,4 @@
-"""Windows of a plan: the spacing and size that show a dataset's objects, and the intensities in them."""
+"""Choice of a plan's windows: spacing, size and range of intensities."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 from medsam_app.datasets.fingerprint import Intensities
 from medsam_app.datasets.fingerprint_case import CaseFacts
 
-#: Sides that are planned are not smaller, unless the volumes are: a window shows surroundings too.
+#: Smallest side of a planned window unless the volumes are smaller, so that it shows the surroundings too.
 _LEAST_SIDE = 32
-#: Part of the window that the longest objects fill.
+#: Fraction of the window's side that the longest objects fill.
 _FILLED = 0.75
 #: Voxels that the smallest label should have along its longest side.
 _SMALLEST = 6
-#: CT is shown beyond the labels' intensities by this part of their range, and by this many HU at least.
+#: Margin around the labels' range of intensities in CT: fraction of the range, and least margin in HU.
 _MARGIN, _MARGIN_HU = 0.5, 150.0
-#: Axis of RAS that runs between two directions.
+#: RAS axis of each direction.
 _RAS = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
 
@@ -29,10 +29,10 @@ class Objects:
 
     Attributes:
         finest: median over the cases of the finest spacing along any axis.
-        longest: 95th percentile of the longest side of labels, each by its largest connected piece: of
-            lesions all over a brain a window has to show one well, not all.
-        smallest: median of the same of the label for which that is the smallest.
-        volume: median size of the volumes along RAS axes.
+        longest: 95th percentile of the longest side of a label's largest connected component. A window must
+            show one of many lesions in a brain well, but not all of them.
+        smallest: median longest side of the label for which that is smallest.
+        volume: median size of the volumes along the RAS axes.
     """
 
     finest: float
@@ -42,7 +42,12 @@ class Objects:
 
 
 def measure_objects(cases: Sequence[CaseFacts], values: Collection[int]) -> Objects:
-    """Sizes over cases that can be used, at least one of which has a label of these values."""
+    """Return the sizes of objects in usable cases.
+
+    Args:
+        cases: usable cases, at least one with a label of these values.
+        values: values of the labels that are learned.
+    """
     longest: dict[int, list[float]] = {}
     volumes, finest = [], []
     for case in cases:
@@ -59,43 +64,46 @@ def measure_objects(cases: Sequence[CaseFacts], values: Collection[int]) -> Obje
     return Objects(
         finest=float(np.median(finest)),
         longest=float(np.percentile(np.concatenate(list(longest.values())), 95)),
-        smallest=min(float(np.median(each)) for each in longest.values()),
+        smallest=min(float(np.median(lengths)) for lengths in longest.values()),
         volume=(right, front, up),
     )
 
 
 def choose_spacing(objects: Objects, side: int) -> tuple[float, str]:
-    """Isotropic spacing in mm, and why.
+    """Return the isotropic spacing in mm, and the reason for it.
 
     Args:
+        objects: sizes of the objects.
         side: most voxels along an axis of the window.
     """
-    wanted = objects.longest / (_FILLED * side)
+    for_longest = objects.longest / (_FILLED * side)
     for_smallest = objects.smallest / _SMALLEST
-    if wanted <= objects.finest:
+    if for_longest <= objects.finest:
         return _rounded(objects.finest), f"the volumes' own finest; objects of {_mm(objects.longest)} fit"
-    if wanted <= for_smallest:
-        return _rounded(wanted), f"objects of {_mm(objects.longest)} fill {_FILLED:.0%} of {side} voxels"
+    if for_longest <= for_smallest:
+        return _rounded(for_longest), f"objects of {_mm(objects.longest)} fill {_FILLED:.0%} of {side} voxels"
     spacing = max(objects.finest, for_smallest)
-    small = f"the smallest label, of {_mm(objects.smallest)}, has {objects.smallest / spacing:.0f} voxels"
+    reason = f"the smallest label, of {_mm(objects.smallest)}, has {objects.smallest / spacing:.0f} voxels"
     if objects.longest > side * spacing:
-        small += f"; objects of {_mm(objects.longest)} exceed a window and are seen in several"
-    return _rounded(spacing), small
+        reason += f"; objects of {_mm(objects.longest)} exceed a window and are seen in several"
+    return _rounded(spacing), reason
 
 
 def choose_window(
     objects: Objects, spacing: float, side: int, multiple: int
 ) -> tuple[tuple[int, int, int], str]:
-    """Voxels along RAS axes, and why.
+    """Return the voxels of a window along the RAS axes, and the reason for them.
 
     Args:
+        objects: sizes of the objects.
+        spacing: isotropic voxel size in mm.
         side: most voxels along an axis.
-        multiple: sides are multiples of this.
+        multiple: divisor of the sides.
     """
     most = side // multiple * multiple
     for_objects = _up(objects.longest / _FILLED / spacing, multiple)
     cube = min(most, max(for_objects, _LEAST_SIDE))
-    # A window of about the volume's size shows it all: a few voxels beyond are not worth another multiple.
+    # Round to the nearest multiple: a window may miss a few voxels at the edge of the volume.
     least = min(cube, _up(objects.longest / spacing, multiple))
     right, front, up = (
         min(cube, max(least, multiple * round(mm / spacing / multiple))) for mm in objects.volume
@@ -114,16 +122,16 @@ def choose_window(
 def choose_clip(
     cases: Sequence[CaseFacts], values: Collection[int], intensities: Sequence[Intensities]
 ) -> tuple[tuple[float, float] | None, str]:
-    """Lowest and highest intensity that the model is shown, None for all, and why.
+    """Return the lowest and highest intensity passed to the model, or None for no limits, and the reason.
 
-    In CT a value means the same everywhere, so the range of the labels is worth the contrast. It is widened
-    for what lies around them (fat and air next to an organ, bone next to a vessel), but not beyond what the
-    volumes hold. Elsewhere there is only the range of each window, which the model takes by itself.
+    CT values are comparable between volumes, so the contrast is limited to the range of the labels. A margin
+    includes the tissue around them (fat and air next to an organ, bone next to a vessel), within the range of
+    the volumes. For other modalities the model uses the range of each window.
 
     Args:
-        cases: those that are used.
-        values: of the labels that are learned.
-        intensities: over whole volumes, by modality.
+        cases: cases of the run.
+        values: values of the labels that are learned.
+        intensities: intensities of complete volumes, by modality.
     """
     modalities = {case.modality for case in cases}
     if "" in modalities:
@@ -135,28 +143,28 @@ def choose_clip(
         for label in case.labels:
             if label.value in values and label.intensities:
                 within.setdefault(label.value, []).append(label.intensities)
-    whole = [each.whole for each in intensities if each.modality in modalities and each.whole]
-    if not within or not whole:
+    volumes = [entry.whole for entry in intensities if entry.modality in modalities and entry.whole]
+    if not within or not volumes:
         return None, "nothing is known of the labels' intensities"
-    # One case with metal must not take the contrast from all.
-    low = min(float(np.percentile([each[0.5] for each in one], 5)) for one in within.values())
-    high = max(float(np.percentile([each[99.5] for each in one], 95)) for one in within.values())
+    # Percentiles over the cases, so that metal in one case does not reduce the contrast of all.
+    low = min(float(np.percentile([case[0.5] for case in label], 5)) for label in within.values())
+    high = max(float(np.percentile([case[99.5] for case in label], 95)) for label in within.values())
     margin = max(_MARGIN_HU, _MARGIN * (high - low))
-    lowest = math.floor(max(low - margin, min(low, *(each[0.5] for each in whole))))
-    highest = math.ceil(min(high + margin, max(high, *(each[99.5] for each in whole))))
+    lowest = math.floor(max(low - margin, min(low, *(volume[0.5] for volume in volumes))))
+    highest = math.ceil(min(high + margin, max(high, *(volume[99.5] for volume in volumes))))
     if lowest >= highest:
         return None, "the labels' intensities are all the same"
-    why = f"CT; labels have {low:.0f} to {high:.0f}, and {margin:.0f} more for what is around them"
-    return (float(lowest), float(highest)), why
+    reason = f"CT; labels have {low:.0f} to {high:.0f}, and {margin:.0f} more for what is around them"
+    return (float(lowest), float(highest)), reason
 
 
 def _up(voxels: float, multiple: int) -> int:
-    """Rounded up to a multiple, at least one of it."""
+    """Round up to a positive multiple."""
     return max(1, math.ceil(voxels / multiple - 1e-6)) * multiple
 
 
 def _rounded(mm: float) -> float:
-    """Up, to three digits."""
+    """Round up to three digits."""
     digits = 2 - math.floor(math.log10(mm))
     return round(math.ceil(mm * 10**digits - 1e-6) / 10**digits, max(digits, 0))
 

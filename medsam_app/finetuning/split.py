@@ -1,4 +1,4 @@
-"""Cases of a finetuning run: which are used, which are learned from, which are measured."""
+"""Cases of a fine-tuning run, split into training and validation."""
 
 from __future__ import annotations
 
@@ -12,54 +12,62 @@ from medsam_app.datasets.gathering import Dataset
 from medsam_app.finetuning.plan import Plan
 
 
-def chosen(
+def restrict_dataset(
     dataset: Dataset, *, split: str | None = None, datasets: Sequence[str] = (), most: int | None = None
 ) -> Dataset:
-    """The dataset with the cases of a split and of some datasets alone, and the problems of those.
+    """Return a dataset with only the cases, and problems, of a split and of some datasets.
+
+    Args:
+        dataset: all cases.
+        split: split of the cases to keep; None for all.
+        datasets: names of the datasets to keep; empty for all.
+        most: most cases of each dataset; None for all.
 
     Raises:
         SettingsError: no case has that split or dataset, or `most` is below one.
     """
-    problems = [each for each in dataset.problems if not datasets or each.dataset in datasets]
+    problems = [problem for problem in dataset.problems if not datasets or problem.dataset in datasets]
     cases = choose_cases(dataset.cases, split=split, datasets=datasets, most=most)
     return replace(dataset, cases=tuple(cases), problems=tuple(problems))
 
 
-def teachable(cases: Sequence[Case], found: Fingerprint, plan: Plan) -> list[Case]:
-    """Return usable cases with one of the plan's labels, once per name and dataset.
+def trainable_cases(cases: Sequence[Case], fingerprint: Fingerprint, plan: Plan) -> list[Case]:
+    """Return the usable cases with one of the plan's labels, each name once per dataset.
 
     Args:
-        cases: those that the fingerprint was made of.
+        cases: cases of the fingerprint.
+        fingerprint: fingerprint of the dataset.
+        plan: plan of the run.
     """
-    good = {
+    usable = {
         (facts.dataset, facts.case, facts.image)
-        for facts in found.cases
+        for facts in fingerprint.cases
         if facts.usable and any(label.value in plan.labels for label in facts.labels)
     }
-    named = {_key(case): case for case in reversed(cases) if (*_key(case), str(case.image)) in good}
-    return list(reversed(named.values()))
+    by_key = {_key(case): case for case in reversed(cases) if (*_key(case), str(case.image)) in usable}
+    return list(reversed(by_key.values()))
 
 
 def split_cases(cases: Sequence[Case], plan: Plan) -> tuple[list[Case], list[Case]]:
-    """Cases to learn from and cases to measure on.
+    """Split cases into training and validation.
 
-    Which is which follows from the plan's seed and the names of the cases alone, so it is the same on every
-    machine and in whatever order they are listed. Of two cases or more one is measured at least; each
-    dataset gives its part as nearly as whole cases allow, and keeps one to learn from where it can.
+    The split depends only on the plan's seed and the names of the cases, so it is the same on every machine
+    and in any order of the cases. If there are two cases or more, at least one is held out. Each dataset
+    contributes the same fraction as far as possible, and keeps at least one case for training if possible.
 
     Returns:
-        learned from, measured; each in the order given.
+        The cases to train on and the held-out cases, each in the given order.
     """
     groups: dict[str, set[str]] = {}
     for case in cases:
         groups.setdefault(case.dataset, set()).add(case.case)
-    held = {
+    held_out = {
         (dataset, name)
         for dataset, count in _shares({name: len(group) for name, group in groups.items()}, plan).items()
-        for name in _drawn(groups[dataset], dataset, plan.seed)[:count]
+        for name in _shuffled(groups[dataset], dataset, plan.seed)[:count]
     }
-    learned = [case for case in cases if _key(case) not in held]
-    return learned, [case for case in cases if _key(case) in held]
+    learned = [case for case in cases if _key(case) not in held_out]
+    return learned, [case for case in cases if _key(case) in held_out]
 
 
 def _key(case: Case) -> tuple[str, str]:
@@ -71,10 +79,10 @@ def _shares(sizes: dict[str, int], plan: Plan) -> dict[str, int]:
     total = sum(sizes.values())
     if total < 2:
         return dict.fromkeys(sizes, 0)
-    wanted = min(total - 1, max(1, round(plan.held_out * total)))
+    count = min(total - 1, max(1, round(plan.held_out * total)))
     shares = {name: min(size - 1, int(plan.held_out * size)) for name, size in sizes.items()}
-    order = _drawn(sizes, "datasets", plan.seed)
-    while (missing := wanted - sum(shares.values())) > 0:
+    order = _shuffled(sizes, "datasets", plan.seed)
+    while (missing := count - sum(shares.values())) > 0:
         spare = [name for name in order if shares[name] < sizes[name] - 1] or [
             name for name in order if shares[name] < sizes[name]
         ]
@@ -84,6 +92,6 @@ def _shares(sizes: dict[str, int], plan: Plan) -> dict[str, int]:
     return shares
 
 
-def _drawn(names: Iterable[str], about: str, seed: int) -> list[str]:
-    """Return names in an order that depends only on the seed."""
-    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}\n{about}\n{name}".encode()).digest())
+def _shuffled(names: Iterable[str], subject: str, seed: int) -> list[str]:
+    """Return names in an order that depends only on the names, the subject and the seed."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}\n{subject}\n{name}".encode()).digest())

@@ -1,9 +1,9 @@
-"""Training of an adapter by simulated interaction: one process of a run, step by step.
+"""Training of an adapter by simulated interaction.
 
-A lesson is a window and a label. Labels of the window are requested without a prompt, by what is learned of
-them; then the lesson's own is played as people do: a click, a box, a rough mask, ..., and clicks where the
-mask is most wrong, the previous probability fed back. All of these carry a loss. What is trained is the
-adapter alone; the base stays as it is.
+A training example is a window and a label. Some labels of the window are segmented with only their learned
+prompts. Then a simulated user segments the example's label: first with a click, a box or a rough mask, then
+with clicks in the largest error, while the previous probability is fed back. Every output contributes to the
+loss. Only the adapter is trained; the base is frozen.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from medsam_app.models.load import load_model, training_dtype
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.training.trainer import Trainer
 
-#: In the folder of a run: the adapter that measured best.
+#: File in the folder of a run: the adapter with the best validation.
 BEST = "best.safetensors"
-#: Layers of the decoder that work on every voxel: they cost a third of the time and are general enough.
+#: Layers of the decoder at full resolution. They would take a third of the time and need no training.
 FULL_SIZE = ("full", "mix_full")
-#: Learning rate of learned prompts, as a multiple of that of everything else.
+#: Learning rate of learned prompts, relative to that of all other tensors.
 FASTER = 5.0
 
 
 def fresh_adapter(model: Sam3D, plan: Plan) -> Adapter:
-    """An adapter as planned, switched on; the same tensors for the same seed.
+    """Return a new, enabled adapter for a plan; the same seed gives the same tensors.
 
     Raises:
-        AdapterError: the model cannot have it.
+        AdapterError: the model does not allow this adapter.
     """
     also = set() if plan.cached else set(model.taught)
-    if "decoder" in model.taught:  # it is fresh
+    if "decoder" in model.taught:  # untrained
         also.add("decoder")
     elif plan.decoder:
-        own = model.decoder.named_children(), model.decoder.named_parameters(recurse=False)
-        also |= {f"decoder.{name}" for part in own for name, _ in part if name not in FULL_SIZE}
+        parts = model.decoder.named_children(), model.decoder.named_parameters(recurse=False)
+        also |= {f"decoder.{name}" for group in parts for name, _ in group if name not in FULL_SIZE}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         adapter = Adapter.create(
@@ -64,19 +64,19 @@ def fresh_adapter(model: Sam3D, plan: Plan) -> Adapter:
 
 
 class FinetuneTrainer(Trainer[Plan]):
-    """One process of a run.
+    """One process of a fine-tuning run.
 
     Args:
-        plan: what is done.
-        cases: trained on.
-        held_out: measured on; there may be none.
+        plan: plan of the run.
+        cases: cases to train on.
+        held_out: cases for validation; may be empty.
         out: folder of the run; a state saved there is resumed.
-        device: of this process.
-        weights: of the base, instead of the published ones.
-        memory: bytes for cached cases, and as many for cached embeddings where the plan wants them.
+        device: device of this process.
+        weights: weights of the base; None for the published ones.
+        memory: bytes for cached cases, and as many for embeddings if the plan caches them.
 
     Raises:
-        MedsamError: a case, the base or a saved state cannot be read, or they do not go together.
+        MedsamError: a case, the base or a saved state cannot be read, or they do not match.
     """
 
     GROUP = "adapter"
@@ -112,7 +112,7 @@ class FinetuneTrainer(Trainer[Plan]):
         """Return AdamW, with a higher learning rate for learned prompts, which start at zero."""
         prompts = list(self.adapter.prompts.parameters())
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if all(p is not other for other in prompts)]},
+            {"params": [p for p in parameters if all(p is not prompt for prompt in prompts)]},
             {"params": prompts, "faster": FASTER, "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(
@@ -122,57 +122,71 @@ class FinetuneTrainer(Trainer[Plan]):
             betas=(0.9, 0.98),
         )
 
-    def settled(self) -> bool:
-        """Return whether validation has not improved for `patience` measurements."""
+    def stalled(self) -> bool:
+        """Return whether validation has not improved `patience` times."""
         return 0 < self.settings.patience <= self.stale
 
     def train_step(self) -> dict[str, Any]:
-        """One update; its line in the log. The same windows, however many processes share them."""
+        """Make one update and return its row of the log.
+
+        The windows of an update do not depend on the number of processes.
+        """
         plan = self.settings
         rng = np.random.default_rng((plan.seed, 4, self.step))
         rounds = int(rng.integers(plan.rounds[0], plan.rounds[1] + 1))
         first = self.step * plan.batch
-        own = range(first + self.rank, first + plan.batch, self.world)
+        numbers = range(first + self.rank, first + plan.batch, self.world)
         self.adapter.zero_grad(set_to_none=True)
-        size = plan.micro_batch or len(own)
-        told = torch.zeros(2 + rounds, dtype=torch.float64)
-        for start in range(0, len(own), size):
-            windows = [self.windows.draw(number) for number in own[start : start + size]]
+        size = plan.micro_batch or len(numbers)
+        totals = torch.zeros(2 + rounds, dtype=torch.float64)
+        for start in range(0, len(numbers), size):
+            windows = [self.windows.draw(number) for number in numbers[start : start + size]]
             loss, dice = self.episodes.run(windows, rounds)
-            part = len(windows) / len(own)
-            (loss * part).backward()
-            told += part * torch.tensor([float(loss.detach()), *dice], dtype=torch.float64)
+            weight = len(windows) / len(numbers)
+            (loss * weight).backward()
+            totals += weight * torch.tensor([float(loss.detach()), *dice], dtype=torch.float64)
         rate = self.advance()
         if self.world > 1:
-            told = told.to(self.device)
-            dist.all_reduce(told)
-            told /= self.world
-        loss, automatic, *scores = told.tolist()
+            totals = totals.to(self.device)
+            dist.all_reduce(totals)
+            totals /= self.world
+        loss, automatic, *scores = totals.tolist()
         row = {"step": self.step, "loss": loss, "dice": scores, "lr": rate}
         return row | ({"automatic": automatic} if plan.automatic else {})
 
     def measure(self, stopped: Callable[[], bool]) -> dict[str, list[float]] | None:
-        """Mean Dice on the held-out cases with the averaged adapter, which is kept where it is the best."""
+        """Measure the averaged adapter on held-out cases, and save it if it is the best so far.
+
+        Args:
+            stopped: checked between batches.
+
+        Returns:
+            Mean Dice by kind of measurement; None if stopped, or without held-out cases.
+        """
         if self.validation is None:
             return None
         with self._averaged():
-            found = self.validation.measure(self.model, self.adapter, stopped=stopped)
-            if found is None:
+            scores = self.validation.measure(self.model, self.adapter, stopped=stopped)
+            if scores is None:
                 return None
-            score = self.validation.score(found)
+            score = self.validation.score(scores)
             self.stale += 1
             if score > self.best:
                 self.best, self.stale = score, 0
-                self.adapter.save(self.out / BEST, self.card(found))
-        return found
+                self.adapter.save(self.out / BEST, self.card(scores))
+        return scores
 
     def keep_last(self, path: Path) -> None:
-        """Save the averaged adapter as it is now."""
+        """Save the current averaged adapter."""
         with self._averaged():
             self.adapter.save(path, self.card({}))
 
     def card(self, measured: Mapping[str, Sequence[float]]) -> AdapterCard:
-        """Return the card for the adapter's file."""
+        """Return the card for the adapter's file.
+
+        Args:
+            measured: mean Dice by kind of measurement.
+        """
         plan, clip = self.settings, self.settings.clip
         method: dict[str, Any] = {"method": "window"}
         if clip is not None:
@@ -187,20 +201,20 @@ class FinetuneTrainer(Trainer[Plan]):
         )
 
     def counters(self) -> dict[str, Any]:
-        """Return the step, the clock and the course of the validations."""
+        """Return the step, the clock and the progress of the validations."""
         return super().counters() | {"best": self.best, "stale": self.stale}
 
     def restore_counters(self, counters: dict[str, Any]) -> None:
-        """Set the numbers of a saved state."""
+        """Set the counters of a saved state."""
         super().restore_counters(counters)
         self.best, self.stale = float(counters["best"]), int(counters["stale"])
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The adapter with its averaged tensors, for measuring and for keeping."""
-        own = {key: value.clone() for key, value in self.adapter.state_dict().items()}
+        """Use the averaged tensors in the adapter while the context is open."""
+        current = {key: value.clone() for key, value in self.adapter.state_dict().items()}
         self.adapter.load_state_dict(self.average)
         try:
             yield
         finally:
-            self.adapter.load_state_dict(own)
+            self.adapter.load_state_dict(current)

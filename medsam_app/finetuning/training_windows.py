@@ -1,7 +1,7 @@
 """Training windows of labelled cases on the plan's grid, with random variations.
 
-MONAI caches the cases and varies the windows. A window is a function of the plan's seed and its number, so it
-does not matter which process draws it or when.
+MONAI caches the cases and varies the windows. A window depends only on the plan's seed and its number, not on
+the process that draws it or on earlier windows.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from medsam_app.io.loading import read_grid
 from medsam_app.predict.core.intensity import rescale_intensities
 from medsam_app.predict.whole_volume import whole_roi
 
-#: A window is cut out so much larger, so that turning and zooming it find image at its corners.
-ROOM = 1.2
-#: Share of windows whose middle is a background voxel.
+#: Factor by which windows are cut out larger, so that rotation and zoom find image at the corners.
+CROP_FACTOR = 1.2
+#: Fraction of windows that are centred on a background voxel.
 BACKGROUND_SHARE = 0.1
-#: How often a label is requested whether or not the window shows it.
+#: Probability that the label is chosen from all labels, including those that the window does not show.
 ANY_LABEL = 0.1
-#: Of a class, this many voxels are kept from which middles of windows are drawn.
-MOST_MIDDLES = 20_000
-#: How often each variation of intensities is taken.
-OFTEN = 0.3
-#: Windows of a case that are kept where embeddings are.
+#: Most voxels per class that are stored as candidates for the centres of windows.
+MOST_CENTRES = 20_000
+#: Probability of each variation of intensities.
+VARIATION_RATE = 0.3
+#: Different windows per case if embeddings are cached.
 VIEWS = 4
-#: A case of whose windows this many show nothing never shows anything.
+#: Attempts to draw a window that shows a label before the case is an error.
 MOST_DRAWS = 100
 KEYS = ("image", "label", "valid")
-#: Bytes of a voxel of those, float32 and twice uint8, and of the place of a voxel.
-VOXEL_BYTES, PLACE_BYTES = 6, 8
+#: Bytes per cached voxel (float32 and twice uint8), and per stored voxel index.
+VOXEL_BYTES, INDEX_BYTES = 6, 8
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class TrainingWindow:
     Attributes:
         image: (X, Y, Z) float32, about 0 to 1, axes closest to RAS.
         valid: (X, Y, Z) whether the voxel lies in the volume.
-        target: (X, Y, Z) the voxels of the label; there may be none.
-        labels: (X, Y, Z) int64 places of the plan's labels, from 1; 0 for background.
-        label: place of the label among the plan's.
-        view: number of the image region; windows with the same view differ in label and prompts alone.
-        rng: source of every other random choice about this window.
+        target: (X, Y, Z) whether the voxel has the label; may be False everywhere.
+        labels: (X, Y, Z) int64, 1 + index of the voxel's label in the plan; 0 for background.
+        label: index of the label in the plan.
+        view: number of the image region; windows with the same view differ only in label and prompts.
+        rng: source of all further random choices for this window.
     """
 
     image: Tensor
@@ -69,9 +69,9 @@ class TrainingWindow:
     rng: np.random.Generator
 
 
-def roomy_window(plan: Plan) -> Index:
-    """The size in which windows are cut out."""
-    x, y, z = (int(np.ceil(side * ROOM)) for side in plan.window)
+def crop_size(plan: Plan) -> Index:
+    """Return the size (X, Y, Z) in which windows are cut out before they are varied."""
+    x, y, z = (int(np.ceil(side * CROP_FACTOR)) for side in plan.window)
     return x, y, z
 
 
@@ -79,32 +79,40 @@ def bytes_on_grid(case: Case, plan: Plan) -> int:
     """Return the largest cached size of a case in bytes, from its header.
 
     Raises:
-        MedsamError: it cannot be read.
+        MedsamError: the image cannot be read.
     """
-    shape = whole_roi(read_grid(case.image), (plan.spacing,) * 3, roomy_window(plan)).shape
+    shape = whole_roi(read_grid(case.image), (plan.spacing,) * 3, crop_size(plan)).shape
     voxels = int(np.prod(shape))
-    places = min(voxels, (len(plan.labels) + 1) * MOST_MIDDLES)
-    return voxels * VOXEL_BYTES + places * PLACE_BYTES
+    centres = min(voxels, (len(plan.labels) + 1) * MOST_CENTRES)
+    return voxels * VOXEL_BYTES + centres * INDEX_BYTES
 
 
 def labels_in(label_map: NDArray[np.integer], roi: Roi, values: Sequence[int]) -> Tensor:
-    """(X, Y, Z) uint8: place of a label among the values, from 1; 0 for all else.
+    """Resample a label map to a ROI.
 
-    Each label is interpolated by itself and the largest share has the voxel, so that thick slices give smooth
-    labels.
+    Each label is interpolated separately and a voxel gets the label with the largest share, so that thick
+    slices give smooth labels.
+
+    Args:
+        label_map: (i, j, k) label values.
+        roi: the target grid.
+        values: label values to keep.
+
+    Returns:
+        (X, Y, Z) uint8, 1 + index of the voxel's label in `values`; 0 for all other voxels.
     """
-    others, valid = read_roi(np.isin(label_map, list(values)), roi)
-    best, chosen = 1 - others, torch.zeros(roi.shape, dtype=torch.uint8)
-    for place, value in enumerate(values, start=1):
+    covered, valid = read_roi(np.isin(label_map, list(values)), roi)
+    best, chosen = 1 - covered, torch.zeros(roi.shape, dtype=torch.uint8)
+    for number, value in enumerate(values, start=1):
         share, _ = read_roi(label_map == value, roi)
         larger = share > best
-        best[larger], chosen[larger] = share[larger], place
+        best[larger], chosen[larger] = share[larger], number
     chosen[~valid] = 0
     return chosen
 
 
 class ReadOnGrid(mt.Transform):
-    """A case's image, labels and validity on the plan's grid, each (1, X, Y, Z)."""
+    """Transform that reads a case's image, labels and validity on the plan's grid, each (1, X, Y, Z)."""
 
     def __init__(self, plan: Plan, size: Index) -> None:
         self.plan, self.size = plan, size
@@ -120,43 +128,47 @@ class ReadOnGrid(mt.Transform):
 
 
 def variations(plan: Plan) -> list[mt.Transform]:
-    """MONAI's transforms that vary a window; each with the probability that suits it."""
-    turn = np.deg2rad(plan.rotate)
-    found: list[Any] = [
+    """Return MONAI's random transforms that vary a window."""
+    angle = np.deg2rad(plan.rotate)
+    transforms: list[Any] = [
         mt.RandAffined(
             KEYS,
             spatial_size=plan.window,
             prob=1.0,
-            rotate_range=(turn,) * 3,
+            rotate_range=(angle,) * 3,
             scale_range=(plan.zoom,) * 3,
             mode=("bilinear", "nearest", "nearest"),
             padding_mode=("border", "zeros", "zeros"),
         )
     ]
     if plan.mirror:
-        found += [mt.RandFlipd(KEYS, prob=0.5, spatial_axis=axis) for axis in range(3)]
+        transforms += [mt.RandFlipd(KEYS, prob=0.5, spatial_axis=axis) for axis in range(3)]
     if plan.bias:
-        found.append(mt.RandBiasFieldd("image", prob=OFTEN, coeff_range=(-plan.bias, plan.bias)))
+        transforms.append(
+            mt.RandBiasFieldd("image", prob=VARIATION_RATE, coeff_range=(-plan.bias, plan.bias))
+        )
     if plan.gamma:
-        found.append(mt.RandAdjustContrastd("image", prob=OFTEN, gamma=(1 - plan.gamma, 1 + plan.gamma)))
+        transforms.append(
+            mt.RandAdjustContrastd("image", prob=VARIATION_RATE, gamma=(1 - plan.gamma, 1 + plan.gamma))
+        )
     if plan.blur:
         sigmas: Any = dict.fromkeys(("sigma_x", "sigma_y", "sigma_z"), (0.0, plan.blur))
-        found.append(mt.RandGaussianSmoothd("image", prob=OFTEN, **sigmas))
+        transforms.append(mt.RandGaussianSmoothd("image", prob=VARIATION_RATE, **sigmas))
     if plan.noise:
-        found.append(mt.RandGaussianNoised("image", prob=OFTEN, std=plan.noise))
-    return found
+        transforms.append(mt.RandGaussianNoised("image", prob=VARIATION_RATE, std=plan.noise))
+    return transforms
 
 
 class TrainingWindows:
-    """Windows of labelled cases by number.
+    """Training windows of labelled cases, by number.
 
     Args:
-        cases: to train on.
-        plan: says the grid, the labels, and how windows vary.
-        memory: bytes that cached cases may take; those that do not fit are read again each time.
+        cases: cases to train on.
+        plan: plan of the run, for the grid, the labels and the variations.
+        memory: bytes for cached cases; other cases are read again for each window.
 
     Attributes:
-        count, cached: how many cases there are, and how many of them are kept.
+        count, cached: number of cases, and number of cached cases.
 
     Raises:
         MedsamError: a case cannot be read.
@@ -164,13 +176,13 @@ class TrainingWindows:
 
     def __init__(self, cases: Sequence[Case], plan: Plan, *, memory: float = 4e9) -> None:
         self.plan = plan
-        size = roomy_window(plan)
+        size = crop_size(plan)
         classes = len(plan.labels) + 1
         share = (1 - BACKGROUND_SHARE) / len(plan.labels)
         self.vary = mt.Compose(
             [
                 ReadOnGrid(plan, size),
-                mt.ClassesToIndicesd("label", num_classes=classes, max_samples_per_class=MOST_MIDDLES),
+                mt.ClassesToIndicesd("label", num_classes=classes, max_samples_per_class=MOST_CENTRES),
                 mt.RandCropByLabelClassesd(
                     KEYS,
                     label_key="label",
@@ -185,8 +197,8 @@ class TrainingWindows:
         )
         self.count = len(cases)
         self.names = [case.case for case in cases]
-        together = np.cumsum([bytes_on_grid(case, plan) for case in cases])
-        self.cached = int((together <= memory).sum())
+        cumulative = np.cumsum([bytes_on_grid(case, plan) for case in cases])
+        self.cached = int((cumulative <= memory).sum())
         self.cases = CacheDataset(
             list(cases),
             self.vary,
@@ -197,25 +209,25 @@ class TrainingWindows:
         )
 
     def order(self, number: int) -> int:
-        """Return the index of the case that a window shows: each case once before any is repeated."""
-        turn, place = divmod(number, self.count)
-        return int(np.random.default_rng((self.plan.seed, 1, turn)).permutation(self.count)[place])
+        """Return the index of a window's case; every case is used once before any is repeated."""
+        epoch, position = divmod(number, self.count)
+        return int(np.random.default_rng((self.plan.seed, 1, epoch)).permutation(self.count)[position])
 
     def draw(self, number: int) -> TrainingWindow:
-        """Return the window of a number.
+        """Return the window with a number.
 
         Raises:
-            VolumeError: the case shows no label in any of many windows.
+            VolumeError: none of `MOST_DRAWS` windows of the case shows a label.
         """
         view = number % (self.count * VIEWS) if self.plan.cached else number
         window, rng = (np.random.default_rng((self.plan.seed, 2 + n, (view, number)[n])) for n in range(2))
         for _ in range(MOST_DRAWS):
             self.vary.set_random_state(seed=int(window.integers(2**32)))
-            (found,) = self.cases[self.order(view)]
-            image, labels, valid = (torch.as_tensor(found[key]).squeeze(0) for key in KEYS)
+            (arrays,) = self.cases[self.order(view)]
+            image, labels, valid = (torch.as_tensor(arrays[key]).squeeze(0) for key in KEYS)
             valid = valid > 0
             labels = torch.where(valid, labels.round().long(), 0)
-            shown = [place for place in range(len(self.plan.labels)) if (labels == place + 1).any()]
+            shown = [index for index in range(len(self.plan.labels)) if (labels == index + 1).any()]
             if self.plan.automatic and (not shown or rng.random() < ANY_LABEL):
                 shown = list(range(len(self.plan.labels)))
             if shown:

@@ -1,4 +1,4 @@
-"""The plan of a finetuning run: what it holds, and that a faulty one is refused in a sentence."""
+"""Plan of a fine-tuning run: fields, and error messages for faulty plans."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 from medsam_app.errors import AdapterError, MedsamError, ModelError, SettingsError
 from medsam_app.finetuning.plan import Plan, make_plan, read_plan, read_settings
 
-GIVEN: dict[str, Any] = {"labels": {1: "lump"}, "spacing": 1.5, "window": (48, 48, 32), "steps": 200}
+FIELDS: dict[str, Any] = {"labels": {1: "lump"}, "spacing": 1.5, "window": (48, 48, 32), "steps": 200}
 
 
-def test_a_plan_reads_back_as_it_was(tmp_path: Path) -> None:
-    plan = Plan(**GIVEN, clip=(-150.0, 250.5), settings={"bottleneck": 16}, datasets=("a", "b"), seed=2**60)
+def test_a_plan_is_read_back(tmp_path: Path) -> None:
+    plan = Plan(**FIELDS, clip=(-150.0, 250.5), settings={"bottleneck": 16}, datasets=("a", "b"), seed=2**60)
     file = tmp_path / "plan.json"
     file.write_text(plan.text())
     assert read_plan(file) == plan
@@ -26,21 +26,21 @@ def test_a_plan_reads_back_as_it_was(tmp_path: Path) -> None:
     assert plan.model_copy(update={"batch": 6}).differences(plan) == ["batch: 4, here 6"]
 
 
-def test_steps_and_time_say_how_far_a_run_is() -> None:
-    counted = Plan(**GIVEN, validate_steps=50)
+def test_progress_follows_from_steps_or_time() -> None:
+    counted = Plan(**FIELDS, validate_steps=50)
     assert counted.done(100, 1e6) == 0.5
     assert counted.validations(149, 1e6) == 2
-    timed = Plan(**GIVEN | {"steps": None, "minutes": 10}, validate_minutes=2)
+    timed = Plan(**FIELDS | {"steps": None, "minutes": 10}, validate_minutes=2)
     assert timed.done(10**6, 150) == 0.25
     assert timed.validations(10**6, 250) == 2
     assert timed.done(1, 1e4) == 1
     assert timed.validates
-    assert not Plan(**GIVEN, validate_steps=0).validates
-    assert Plan(**GIVEN, validate_steps=0).validations(1000, 0) == 0
+    assert not Plan(**FIELDS, validate_steps=0).validates
+    assert Plan(**FIELDS, validate_steps=0).validations(1000, 0) == 0
 
 
 @pytest.mark.parametrize(
-    ("wrong", "kind", "said"),
+    ("wrong", "kind", "message"),
     [
         ({"learning_rat": 1}, SettingsError, "Did you mean 'learning_rate'?"),
         ({"minutes": 3}, SettingsError, "Exactly one of 'minutes' and 'steps'"),
@@ -66,15 +66,15 @@ def test_steps_and_time_say_how_far_a_run_is() -> None:
         ({"cached": True, "decoder": False, "automatic": False}, SettingsError, "With 'cached'"),
     ],
 )
-def test_a_faulty_plan_is_refused(wrong: dict[str, Any], kind: type[MedsamError], said: str) -> None:
+def test_a_faulty_plan_is_refused(wrong: dict[str, Any], kind: type[MedsamError], message: str) -> None:
     with pytest.raises(kind) as refusal:
-        make_plan(GIVEN | wrong)
-    assert said in str(refusal.value)
+        make_plan(FIELDS | wrong)
+    assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "JSON"),
         ("[1, 2]", "JSON object"),
@@ -82,12 +82,12 @@ def test_a_faulty_plan_is_refused(wrong: dict[str, Any], kind: type[MedsamError]
         ('{"batsh": 8}', "Did you mean 'batch'?"),
     ],
 )
-def test_a_faulty_settings_file_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_a_faulty_settings_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "settings.json"
     file.write_text(text)
     with pytest.raises(SettingsError, match=r"settings\.json") as refusal:
         read_settings(file)
-    assert said in str(refusal.value)
+    assert message in str(refusal.value)
     with pytest.raises(SettingsError, match="cannot be read"):
         read_settings(tmp_path / "nowhere.json")
 
@@ -96,7 +96,7 @@ def test_some_settings_are_read(tmp_path: Path) -> None:
     file = tmp_path / "settings.json"
     file.write_text(json.dumps({"batch": 4, "window": [32, 32, 32], "clip": None}))
     assert read_settings(file) == {"batch": 4, "window": [32, 32, 32], "clip": None}
-    assert make_plan(GIVEN | read_settings(file)).window == (32, 32, 32)
+    assert make_plan(FIELDS | read_settings(file)).window == (32, 32, 32)
 
 
 def test_plans_are_free_of_torch() -> None:

@@ -1,4 +1,4 @@
-"""Memory of a finetuning run: what is predicted is what is taken, and a plan is changed as far as needed."""
+"""Memory check of a fine-tuning run: predictions, and changes to the plan."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import pytest
 from medsam_app.datasets.cases import Case
 from medsam_app.errors import ModelError, SettingsError
 from medsam_app.finetuning import memory_probe, preflight
-from medsam_app.finetuning.memory_probe import Task, Trial, can_measure, following, try_out
+from medsam_app.finetuning.memory_probe import Task, Trial, can_measure, next_size, run_probe
 from medsam_app.finetuning.plan import Plan
 from medsam_app.finetuning.preflight import fit
 from medsam_app.system import machine_memory
 from tests.support.forked_cli import call_forked
 from tests.support.teaching_folder import ball_cases, small_plan
 
-pytestmark = pytest.mark.skipif(not can_measure("cpu"), reason="the system does not tell what a process took")
+pytestmark = pytest.mark.skipif(not can_measure("cpu"), reason="needs the peak memory of a process")
 MB = 10**6
 ROOT = Path(__file__).parents[2]
-#: A run of some steps that says what it took at most.
+#: Script that runs some steps and prints its peak memory.
 RUN = """
 import sys, torch
 from pathlib import Path
@@ -45,42 +45,42 @@ print(peak("cpu"))
 
 
 @pytest.mark.slow
-def test_as_much_is_taken_as_was_predicted(tmp_path: Path) -> None:
+def test_the_predicted_memory_is_used(tmp_path: Path) -> None:
     cases = ball_cases(tmp_path / "data")
     plan = small_plan(window=(48, 48, 32), spacing=1.0, batch=3, rounds=(1, 2), automatic=True)
-    told: list[str] = []
-    found = fit(plan, cases[1:], memory=8000 * MB, progress=lambda what, done: told.append(what))
-    assert (found.plan, found.notes, found.available) == (plan, (), 8000 * MB)
-    assert told[-1].endswith("3 windows at a time")
+    reports: list[str] = []
+    fitted = fit(plan, cases[1:], memory=8000 * MB, progress=lambda what, done: reports.append(what))
+    assert (fitted.plan, fitted.notes, fitted.available) == (plan, (), 8000 * MB)
+    assert reports[-1].endswith("3 windows at a time")
     (tmp_path / "plan.json").write_text(plan.text())
     command = [sys.executable, "-W", "ignore", "-c", RUN, str(tmp_path / "data"), str(tmp_path / "plan.json")]
-    run = subprocess.run([*command, str(found.caches)], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run([*command, str(fitted.caches)], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert int(run.stdout) == pytest.approx(found.predicted, rel=0.15)
+    assert int(run.stdout) == pytest.approx(fitted.predicted, rel=0.15)
 
 
-def _taken(task: Task) -> int:
-    """Bytes that a step with one window takes, of a process that measures nothing else."""
+def _used(task: Task) -> int:
+    """Return the bytes of a step with one window, measured in a fresh process."""
     rows: list[dict[str, Any]] = []
-    memory_probe._play(task, rows.append)
+    memory_probe._measure(task, rows.append)
     return rows[-1]["step"] - rows[0]["ready"]
 
 
 @pytest.mark.forked
 @pytest.mark.slow
 def test_checkpointing_takes_less(tmp_path: Path) -> None:
-    # In smaller windows it drowns in what the allocator keeps.
+    # In smaller windows the memory that the allocator retains hides the difference.
     cases = ball_cases(tmp_path)
     took = []
     for checkpointing in (False, True):
         plan = small_plan(window=(48, 48, 48), rounds=(3, 3), checkpointing=checkpointing)
-        took.append(call_forked(_taken, Task(plan, cases[:1], "cpu", None, 1, 1, 8000 * MB)))
+        took.append(call_forked(_used, Task(plan, cases[:1], "cpu", None, 1, 1, 8000 * MB)))
     assert took[1] < 0.7 * took[0]
 
 
 @pytest.mark.slow
-def test_what_the_parent_has_does_not_count(tmp_path: Path) -> None:
-    # On Linux, the most that a process took begins with what its parent had when it was started.
+def test_memory_of_the_parent_does_not_count(tmp_path: Path) -> None:
+    # On Linux, the peak of a process includes that of its parent when it was started.
     code = "from medsam_app.finetuning.memory_probe import peak; print(peak('cpu'))"
     grown = "import numpy, subprocess, sys; block = numpy.ones(2 * 10**8)\n"
     grown += "print(subprocess.run([sys.executable, '-c', sys.argv[1]], check=True).returncode)"
@@ -92,7 +92,7 @@ def test_what_the_parent_has_does_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_far_too_little_memory_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_far_too_little_memory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as refusal:
         fit(small_plan(), ball_cases(tmp_path), memory=30 * MB, processes=2)
     assert str(refusal.value).startswith("Teaching sam3d_tiny does not fit: a step takes ")
@@ -100,62 +100,60 @@ def test_far_too_little_memory_is_said_in_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_a_trial_cannot_read_is_said_by_it(tmp_path: Path) -> None:
+def test_errors_of_the_child_process_are_raised(tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     weights.write_text("hello")
     with pytest.raises(ModelError, match=r"weights\.pth"):
-        try_out(Task(small_plan(), ball_cases(tmp_path / "data")[:1], "cpu", weights, 1, 1, 8000 * MB))
+        run_probe(Task(small_plan(), ball_cases(tmp_path / "data")[:1], "cpu", weights, 1, 1, 8000 * MB))
 
 
 @pytest.mark.parametrize("end", ["kill -9 $$", "exit 137"])
-def test_a_trial_that_was_ended_does_not_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
-) -> None:
+def test_a_killed_process_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     shell = tmp_path / "python"
     shell.write_text(f'#!/bin/sh\necho \'{{"ready": 7, "gradients": 0, "embedding": 0}}\'\n{end}\n')
     shell.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(shell))
-    trial = try_out(Task(small_plan(), [], "cpu", None, 1, 4, 8000 * MB))
+    trial = run_probe(Task(small_plan(), [], "cpu", None, 1, 4, 8000 * MB))
     assert (trial.killed, trial.ready, trial.steps) == (True, 7, {})
 
 
-def test_as_many_windows_are_tried_as_are_likely_to_fit(tmp_path: Path) -> None:
+def test_the_next_size_is_likely_to_fit(tmp_path: Path) -> None:
     task = Task(small_plan(), [], "cpu", None, 1, 8, 2000 * MB)
     ready = 1000 * MB
-    assert following(task, 1, 1100 * MB, ready) == 8
-    assert following(task, 1, 1300 * MB, ready) == 3
-    assert following(task, 1, 1600 * MB, ready) == 2  # perhaps, since 100 MB may be there once
-    assert following(task, 1, 1700 * MB, ready) is None
-    assert following(task, 1, 2100 * MB, ready) is None
-    assert following(task, 8, 1800 * MB, ready) is None
+    assert next_size(task, 1, 1100 * MB, ready) == 8
+    assert next_size(task, 1, 1300 * MB, ready) == 3
+    assert next_size(task, 1, 1600 * MB, ready) == 2  # possible, since 100 MB may not grow with the number
+    assert next_size(task, 1, 1700 * MB, ready) is None
+    assert next_size(task, 1, 2100 * MB, ready) is None
+    assert next_size(task, 8, 1800 * MB, ready) is None
 
 
 def formula(plan: Plan) -> tuple[int, int]:
-    """MB of a made-up model before any window, and for each."""
+    """Return the MB of a fictitious model before any window, and per window."""
     voxels = math.prod(plan.window) / 64**3
-    each = 800 * voxels * (0.5 if plan.checkpointing else 1) * (0.5 if plan.cached else 1)
-    return 1000, round(each)
+    per_window = 800 * voxels * (0.5 if plan.checkpointing else 1) * (0.5 if plan.cached else 1)
+    return 1000, round(per_window)
 
 
-def made_up(task: Task, told: Callable[[str], None]) -> Trial:
-    base, each = formula(task.plan)
+def fictitious_trial(task: Task, reports: Callable[[str], None]) -> Trial:
+    base, per_window = formula(task.plan)
     steps, size = {}, task.fewest
     while size:
-        steps[size] = (base + each * size) * MB
-        size = following(task, size, steps[size], base * MB) or 0
+        steps[size] = (base + per_window * size) * MB
+        size = next_size(task, size, steps[size], base * MB) or 0
     return Trial(ready=base * MB, steps=steps, gradients=10 * MB, embedding=MB if task.plan.cached else 0)
 
 
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
-    """Plans that were tried; what they take follows from a formula, in no time."""
+    """Plans that were tried; their memory follows from a formula instead of a measurement."""
     plans: list[Plan] = []
 
-    def trial(task: Task, told: Callable[[str], None] = lambda what: None) -> Trial:
+    def trial(task: Task, reports: Callable[[str], None] = lambda what: None) -> Trial:
         plans.append(task.plan)
-        return made_up(task, told)
+        return fictitious_trial(task, reports)
 
-    monkeypatch.setattr(preflight, "try_out", trial)
+    monkeypatch.setattr(preflight, "run_probe", trial)
     return plans
 
 
@@ -171,7 +169,7 @@ LARGE: dict[str, Any] = {"window": (64, 64, 64), "spacing": 1.0, "batch": 8, "ro
     ("memory", "changed", "trials"),
     [
         (8000, {}, 1),
-        (7300, {"micro_batch": 4}, 1),  # 7 would fit, but 4 and 4 are as quick
+        (7300, {"micro_batch": 4}, 1),  # 7 would fit, but 4 and 4 are as fast
         (2700, {"micro_batch": 2}, 1),
         (1900, {"micro_batch": 1}, 1),
         (1500, {"micro_batch": 1, "checkpointing": True}, 2),
@@ -180,22 +178,22 @@ LARGE: dict[str, Any] = {"window": (64, 64, 64), "spacing": 1.0, "batch": 8, "ro
         (1048, {"micro_batch": 1, "checkpointing": True, "cached": True, "window": (32, 32, 32)}, 5),
     ],
 )
-def test_only_as_much_is_changed_as_is_needed(
+def test_only_necessary_changes_are_made(
     tried: list[Plan], cases: list[Case], memory: int, changed: dict[str, Any], trials: int
 ) -> None:
     plan = small_plan(**LARGE)
-    found = fit(plan, cases, memory=memory * MB)
-    assert found.plan == plan.model_copy(update=changed)
+    fitted = fit(plan, cases, memory=memory * MB)
+    assert fitted.plan == plan.model_copy(update=changed)
     assert len(tried) == trials
-    assert found.predicted <= found.available == memory * MB
-    said = " ".join(found.notes)
+    assert fitted.predicted <= fitted.available == memory * MB
+    text = " ".join(fitted.notes)
     for field, word in {
         "micro_batch": "micro_batch",
         "checkpointing": "checkpointing",
         "cached": "cached",
     }.items():
-        assert (word in said.replace("beside cached cases", "")) == (field in changed)
-    assert ("Windows are" in said) == ("window" in changed)
+        assert (word in text.replace("beside cached cases", "")) == (field in changed)
+    assert ("Windows are" in text) == ("window" in changed)
 
 
 def test_nothing_fits(tried: list[Plan], cases: list[Case]) -> None:
@@ -208,69 +206,69 @@ def test_nothing_fits(tried: list[Plan], cases: list[Case]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kept", "memory", "changed"),
+    ("fixed", "memory", "changed"),
     [
         (("micro_batch",), 6000, {"checkpointing": True}),
         (("checkpointing",), 1500, {"micro_batch": 1, "window": (48, 48, 48)}),
         (("checkpointing", "window"), 1450, {"micro_batch": 1, "cached": True}),
     ],
 )
-def test_what_was_asked_for_stays(
-    tried: list[Plan], cases: list[Case], kept: tuple[str, ...], memory: int, changed: dict[str, Any]
+def test_fixed_fields_stay(
+    tried: list[Plan], cases: list[Case], fixed: tuple[str, ...], memory: int, changed: dict[str, Any]
 ) -> None:
     plan = small_plan(**LARGE)
-    assert fit(plan, cases, memory=memory * MB, kept=kept).plan == plan.model_copy(update=changed)
+    assert fit(plan, cases, memory=memory * MB, fixed=fixed).plan == plan.model_copy(update=changed)
 
 
-def test_everything_was_asked_for(tried: list[Plan], cases: list[Case]) -> None:
-    kept = ("micro_batch", "checkpointing", "window", "cached", "rotate")
+def test_nothing_can_be_changed(tried: list[Plan], cases: list[Case]) -> None:
+    fixed = ("micro_batch", "checkpointing", "window", "cached", "rotate")
     with pytest.raises(
         SettingsError, match="or leave cached and checkpointing and micro_batch and window to the program"
     ):
-        fit(small_plan(**LARGE), cases, memory=1700 * MB, kept=kept)
+        fit(small_plan(**LARGE), cases, memory=1700 * MB, fixed=fixed)
     assert len(tried) == 1
 
 
 def test_processes_share_windows_and_memory(tried: list[Plan], cases: list[Case]) -> None:
     plan = small_plan(**LARGE)
-    found = fit(plan, cases, memory=2 * 4400 * MB, processes=2)
-    assert found.plan == plan
-    assert found.available == 4400 * MB
+    fitted = fit(plan, cases, memory=2 * 4400 * MB, processes=2)
+    assert fitted.plan == plan
+    assert fitted.available == 4400 * MB
 
 
 def test_caches_get_what_steps_leave(tried: list[Plan], cases: list[Case], tmp_path: Path) -> None:
     plan = small_plan(**LARGE | {"batch": 1})
     sizes = preflight._sizes(cases, plan)
-    found = fit(plan, cases, memory=5000 * MB)
-    assert (found.caches, found.predicted) == (sum(sizes), 1800 * MB + sum(sizes))
-    found = fit(plan, cases, memory=1800 * MB + sizes[0])
-    assert (found.caches, found.predicted) == (sizes[0], found.available)
-    assert "are kept in memory; the others are made anew" in found.notes[-1]
+    fitted = fit(plan, cases, memory=5000 * MB)
+    assert (fitted.caches, fitted.predicted) == (sum(sizes), 1800 * MB + sum(sizes))
+    fitted = fit(plan, cases, memory=1800 * MB + sizes[0])
+    assert (fitted.caches, fitted.predicted) == (sizes[0], fitted.available)
+    assert "are kept in memory; the others are made anew" in fitted.notes[-1]
 
 
-def test_two_caches_share_what_is_left() -> None:
-    assert preflight._shared_out(100, 20, 30) == (30, 50)
-    assert preflight._shared_out(100, 20, 300) == (80, 100)
-    assert preflight._shared_out(100, 300, 20) == (80, 100)
-    assert preflight._shared_out(100, 300, 200) == (50, 100)
+def test_two_caches_share_free_memory() -> None:
+    assert preflight._divide(100, 20, 30) == (30, 50)
+    assert preflight._divide(100, 20, 300) == (80, 100)
+    assert preflight._divide(100, 300, 20) == (80, 100)
+    assert preflight._divide(100, 300, 200) == (50, 100)
 
 
-def test_most_of_what_is_free_is_taken(tried: list[Plan], cases: list[Case]) -> None:
-    whole = machine_memory()
-    assert whole is not None
-    found = fit(small_plan(), cases)
-    assert 0 < found.available < 0.8 * whole
+def test_most_free_memory_is_used(tried: list[Plan], cases: list[Case]) -> None:
+    total = machine_memory()
+    assert total is not None
+    fitted = fit(small_plan(), cases)
+    assert 0 < fitted.available < 0.8 * total
 
 
-def test_nothing_is_tried_where_nothing_is_measured(
+def test_systems_without_peak_memory(
     tried: list[Plan], cases: list[Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "can_measure", lambda device: False)
     plan = small_plan()
-    found = fit(plan, cases, memory=100 * MB)
-    assert replace(found, notes=(), caches=0) == preflight.FittedPlan(plan, 0, 100 * MB, 0)
+    fitted = fit(plan, cases, memory=100 * MB)
+    assert replace(fitted, notes=(), caches=0) == preflight.FittedPlan(plan, 0, 100 * MB, 0)
     assert not tried
-    assert found.notes
+    assert fitted.notes
 
 
 def test_a_plan_that_is_not_tried(tried: list[Plan], cases: list[Case]) -> None:
@@ -278,7 +276,7 @@ def test_a_plan_that_is_not_tried(tried: list[Plan], cases: list[Case]) -> None:
     sizes = preflight._sizes(cases, plan)
     assert sum(sizes) < 1000 * MB
     for memory, caches in ((8000 * MB, sum(sizes)), (4 * sizes[0], sizes[0] // 2)):
-        found = preflight.untried(plan, cases, memory=memory, processes=2)
-        assert (found.plan, found.predicted, found.available) == (plan, 0, memory // 2)
-        assert found.caches == caches
+        fitted = preflight.unmeasured(plan, cases, memory=memory, processes=2)
+        assert (fitted.plan, fitted.predicted, fitted.available) == (plan, 0, memory // 2)
+        assert fitted.caches == caches
     assert not tried

@@ -1,4 +1,4 @@
-"""Teaching an adapter: it learns, goes on where it was, and several processes do what one does."""
+"""Training of an adapter: learning, resuming, several processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_trainer(tmp_path: Path, name: str = "run", *, held_out: int = 1, **fiel
     out = tmp_path / name
     out.mkdir(exist_ok=True)
     trainer = FinetuneTrainer(small_plan(**fields), cases[held_out:], cases[:held_out], out, CPU)
-    trainer.model.amp_dtype = None  # bfloat16 forgives what it should not
+    trainer.model.amp_dtype = None  # bfloat16 would hide differences
     return trainer
 
 
@@ -44,7 +44,7 @@ def losses(out: Path) -> list[float]:
     return [row["loss"] for row in rows(out)]
 
 
-def test_labels_are_learned_and_asked_for(tmp_path: Path) -> None:
+def test_labels_are_learned_and_requested(tmp_path: Path) -> None:
     fields: dict[str, Any] = {"steps": 20, "learning_rate": 0.003, "warmup_steps": 3, "ema": 0.8}
     trainer = make_trainer(tmp_path, **fields, rounds=(1, 2), window=(32, 32, 32), spacing=1.5)
     assert trainer.validation is not None
@@ -55,7 +55,7 @@ def test_labels_are_learned_and_asked_for(tmp_path: Path) -> None:
     assert after is not None
     assert after[AUTOMATIC][0] > before[AUTOMATIC][0] + 0.3
     assert trainer.validation.score(after) > trainer.validation.score(before)
-    # The file that was kept does in the product what it did here.
+    # The saved file gives the same result in the predictor.
     card = read_header(trainer.out / BEST)
     assert (card.spacing, card.window, card.labels) == ((1.5,) * 3, (32, 32, 32), LABELS)
     assert card.prompts == (1, 2)
@@ -68,18 +68,18 @@ def test_labels_are_learned_and_asked_for(tmp_path: Path) -> None:
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.6
 
 
-def test_base_and_fresh_adapter_are_one(tmp_path: Path) -> None:
+def test_a_fresh_adapter_does_not_change_the_base(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     image, valid = torch.randn(1, 1, 16, 16, 16), torch.ones(1, 1, 16, 16, 16, dtype=torch.bool)
     base = load_model("sam3d_tiny")
-    trainer.model.amp_dtype = base.amp_dtype = None  # bfloat16 rounds otherwise with an adapter
+    trainer.model.amp_dtype = base.amp_dtype = None  # bfloat16 rounds differently with an adapter
     with torch.no_grad():
-        own = trainer.model.encode_image(image, valid)
-        torch.testing.assert_close(own.coarse, base.encode_image(image, valid).coarse)  # type: ignore[union-attr]
+        embedding = trainer.model.encode_image(image, valid)
+        torch.testing.assert_close(embedding.coarse, base.encode_image(image, valid).coarse)  # type: ignore[union-attr]
     assert all(not parameter.requires_grad for parameter in trainer.model.encoder.parameters())
 
 
-def test_interrupted_run_gives_what_a_straight_one_gives(tmp_path: Path) -> None:
+def test_an_interrupted_run_gives_the_same_result(tmp_path: Path) -> None:
     fields = {"steps": 4, "validate_steps": 2, "patience": 0}
     straight = make_trainer(tmp_path, "straight", **fields)
     assert run(straight, straight.measure, watchers=[RunLog(straight.out, 0)])
@@ -108,7 +108,7 @@ def test_a_damaged_run_is_refused(tmp_path: Path, damage: bytes | None) -> None:
         make_trainer(tmp_path, steps=1)
 
 
-def test_what_is_saved_belongs_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_saved_state_is_consistent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def saved(number: int) -> dict[str, dict[str, torch.Tensor]]:
         return {name: {"x": torch.full((3,), float(number))} for name in ("a", "b", "c")}
 
@@ -124,7 +124,7 @@ def test_what_is_saved_belongs_together(tmp_path: Path, monkeypatch: pytest.Monk
     assert state == {"step": 1} and all(group["x"].tolist() == [1, 1, 1] for group in groups)
 
 
-def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
+def test_parts_of_a_batch_give_the_gradient_of_the_batch(tmp_path: Path) -> None:
     gradients = []
     for part in (None, 1, 3):
         trainer = make_trainer(tmp_path, f"by{part}", batch=4, micro_batch=part, rounds=(2, 2))
@@ -137,7 +137,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("adapter", ["spatial", "lora", "ssf"])
-def test_activations_computed_again_give_the_same_gradient(tmp_path: Path, adapter: str) -> None:
+def test_recomputed_activations_give_the_same_gradient(tmp_path: Path, adapter: str) -> None:
     gradients = []
     for again in (False, True):
         trainer = make_trainer(tmp_path, f"again{again}", adapter=adapter, checkpointing=again, rounds=(2, 2))
@@ -150,7 +150,7 @@ def test_activations_computed_again_give_the_same_gradient(tmp_path: Path, adapt
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_embeddings_are_kept_where_the_encoder_is_not_taught(
+def test_embeddings_of_a_frozen_encoder_are_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
 ) -> None:
     fields = {"cached": True, "checkpointing": checkpointing, "batch": 4, "steps": 9, "rounds": (1, 1)}
@@ -160,10 +160,10 @@ def test_embeddings_are_kept_where_the_encoder_is_not_taught(
         trainer.model, "encode_image", lambda image, valid: encoded.append(image) or encode(image, valid)
     )
     before = {key: value.clone() for key, value in trainer.adapter.state_dict().items()}
-    told = [trainer.train_step()["loss"] for _ in range(trainer.settings.steps or 0)]
-    assert all(loss < float("inf") for loss in told)
+    values = [trainer.train_step()["loss"] for _ in range(trainer.settings.steps or 0)]
+    assert all(loss < float("inf") for loss in values)
     views = trainer.windows.count * VIEWS
-    assert views < 4 * len(told)
+    assert views < 4 * len(values)
     assert len(encoded) == views  # one window each
     assert len({float(image.double().sum()) for image in encoded}) == views
     moved = {key for key, value in trainer.adapter.state_dict().items() if not value.equal(before[key])}
@@ -171,12 +171,12 @@ def test_embeddings_are_kept_where_the_encoder_is_not_taught(
     assert not any(key.startswith("part") for key in moved)
 
 
-def test_it_stops_when_nothing_gets_better(tmp_path: Path) -> None:
+def test_it_stops_without_improvement(tmp_path: Path) -> None:
     trainer = make_trainer(
         tmp_path, steps=40, validate_steps=1, patience=2, learning_rate=1e-9, rounds=(1, 1)
     )
-    assert not run(trainer, trainer.measure, stopped=trainer.settled)
-    assert trainer.settled()
+    assert not run(trainer, trainer.measure, stopped=trainer.stalled)
+    assert trainer.stalled()
     assert trainer.step < 40
 
 
@@ -189,23 +189,23 @@ def test_batches_are_shared_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.forked
-def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
+def test_two_processes_give_the_valuesof_one(tmp_path: Path) -> None:
     data = write_balls(tmp_path / "data")
     options = ["--steps", "2", "--set", "batch=2", "--set", "window=[16,16,16]", "--set", "spacing=2"]
     options += ["--set", "validate_steps=0", "--device", "cpu", "--no-preflight"]
-    for name, more in (("one", []), ("two", ["--processes", "2"])):
-        command = ["finetune", data, "-o", tmp_path / name, *options, *more]
+    for name, extra in (("one", []), ("two", ["--processes", "2"])):
+        command = ["finetune", data, "-o", tmp_path / name, *options, *extra]
         done = run_cli(command, timeout=500, environment={"OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("Done after 2 steps") == 1
     one, two = (rows(tmp_path / f"{name}.run") for name in ("one", "two"))
     assert len(one) == 2
-    for own, other in zip(one, two, strict=True):
-        assert other["loss"] == pytest.approx(own["loss"], rel=1e-4)
-        assert other["dice"] == pytest.approx(own["dice"], abs=1e-3)
+    for single, shared in zip(one, two, strict=True):
+        assert shared["loss"] == pytest.approx(single["loss"], rel=1e-4)
+        assert shared["dice"] == pytest.approx(single["dice"], abs=1e-3)
 
 
-def test_every_kind_of_adapter_can_be_taught(tmp_path: Path) -> None:
+def test_every_kind_of_adapter_can_be_trained(tmp_path: Path) -> None:
     for kind in ("spatial", "bottleneck", "lora", "ssf"):
         trainer = make_trainer(tmp_path, kind, adapter=kind, steps=1, decoder=False)
         before = {key: value.clone() for key, value in trainer.adapter.state_dict().items()}

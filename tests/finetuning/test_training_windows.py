@@ -1,4 +1,4 @@
-"""TrainingWindows: a function of their number, on the plan's grid, true to the label maps."""
+"""Training windows: reproducible by number, on the plan's grid, true to the label maps."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ pytestmark = pytest.mark.slow
 def test_a_window_is_a_function_of_its_number(tmp_path: Path) -> None:
     cases = ball_cases(tmp_path / "data")
     one, two = TrainingWindows(cases, small_plan()), TrainingWindows(cases, small_plan())
-    there = [two.draw(number) for number in (7, 3, 5)]
-    for number, again in zip((7, 3, 5), there, strict=True):
+    expected = [two.draw(number) for number in (7, 3, 5)]
+    for number, same in zip((7, 3, 5), expected, strict=True):
         window = one.draw(number)
         for name in ("image", "valid", "target", "labels"):
-            assert torch.equal(getattr(window, name), getattr(again, name))
-        assert window.label == again.label
-        assert window.rng.random() == again.rng.random()
+            assert torch.equal(getattr(window, name), getattr(same, name))
+        assert window.label == same.label
+        assert window.rng.random() == same.rng.random()
     assert not torch.equal(one.draw(7).image, one.draw(11).image)
     other = TrainingWindows(cases, small_plan(seed=1))
     assert not torch.equal(one.draw(7).image, other.draw(7).image)
 
 
-def test_every_case_is_shown_once_before_any_comes_again(tmp_path: Path) -> None:
+def test_every_case_is_used_once_before_any_is_repeated(tmp_path: Path) -> None:
     windows = TrainingWindows(ball_cases(tmp_path / "data", cases=3), small_plan())
     orders = [[windows.order(3 * turn + place) for place in range(3)] for turn in range(6)]
     assert all(sorted(order) == [0, 1, 2] for order in orders)
@@ -40,18 +40,18 @@ def test_every_case_is_shown_once_before_any_comes_again(tmp_path: Path) -> None
 
 def test_targets_are_the_labels_and_lie_in_the_volume(tmp_path: Path) -> None:
     windows = TrainingWindows(ball_cases(tmp_path / "data"), small_plan())
-    asked: Counter[int] = Counter()
+    shown: Counter[int] = Counter()
     for number in range(40):
         window = windows.draw(number)
         assert window.image.shape == window.valid.shape == window.target.shape == (16, 16, 16)
         assert torch.equal(window.target, window.labels == window.label + 1)
         assert window.valid[window.target].all()
         assert torch.isfinite(window.image).all()
-        asked[window.label] += bool(window.target.any())
+        shown[window.label] += bool(window.target.any())
         if window.target.any():
-            # The larger ball is of 300, the smaller of 500, all else of 0.
+            # Intensities: larger ball 300, smaller ball 500, background 0.
             assert window.image[window.target].mean() > window.image[window.labels == 0].mean() + 0.2
-    assert min(asked[0], asked[1]) > 8
+    assert min(shown[0], shown[1]) > 8
 
 
 def test_without_learned_prompts_something_is_always_shown(tmp_path: Path) -> None:
@@ -77,32 +77,32 @@ def test_labels_on_another_grid_keep_their_volume(tmp_path: Path, spacing: float
     volume, label_map = ball_cases(tmp_path / "data", cases=1)[0].load()
     roi = whole_roi(volume.grid, (spacing,) * 3, (16, 16, 16))
     assert not roi.open_faces().any()
-    found = labels_in(label_map, roi, [1, 2])
+    resampled = labels_in(label_map, roi, [1, 2])
     voxel = float(volume.spacing.prod())
     for place, value in enumerate((1, 2), start=1):
         truth = float((label_map == value).sum()) * voxel
-        assert float((found == place).sum()) * spacing**3 == pytest.approx(truth, rel=0.08)
+        assert float((resampled == place).sum()) * spacing**3 == pytest.approx(truth, rel=0.08)
 
 
 def test_labels_on_the_same_grid_are_the_same(tmp_path: Path) -> None:
     volume, label_map = ball_cases(tmp_path / "data", cases=1)[0].load()
-    # The file's axes run to the left, to the front and up.
+    # The file's axes point to the left, to the front and up.
     cube = np.where(np.arange(20) % 2 == 0, label_map, 0)
     roi = whole_roi(volume.grid, (1.0,) * 3, (16, 16, 16))
-    found = labels_in(cube, roi, [1, 2]).numpy()
-    assert set(np.unique(found)) == {0, 1, 2}
-    wanted = roi.to_roi(np.argwhere(cube == 2)).round().astype(int)
-    assert (found[tuple(wanted.T)] == 2).mean() > 0.9
+    resampled = labels_in(cube, roi, [1, 2]).numpy()
+    assert set(np.unique(resampled)) == {0, 1, 2}
+    voxels = roi.to_roi(np.argwhere(cube == 2)).round().astype(int)
+    assert (resampled[tuple(voxels.T)] == 2).mean() > 0.9
 
 
-def test_what_does_not_fit_into_memory_is_read_again(tmp_path: Path) -> None:
+def test_cases_that_do_not_fit_into_memory_are_read_again(tmp_path: Path) -> None:
     cases = ball_cases(tmp_path / "data", cases=3)
     none, all_ = TrainingWindows(cases, small_plan(), memory=0), TrainingWindows(cases, small_plan())
     assert (none.cached, all_.cached) == (0, 3)
     assert torch.equal(none.draw(4).image, all_.draw(4).image)
 
 
-def test_cached_plans_come_back_to_the_same_windows(tmp_path: Path) -> None:
+def test_cached_plans_repeat_the_same_windows(tmp_path: Path) -> None:
     windows = TrainingWindows(ball_cases(tmp_path / "data", cases=2), small_plan(cached=True))
     views = [windows.draw(number) for number in range(40)]
     by_view: dict[int, list[torch.Tensor]] = {}
