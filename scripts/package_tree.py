@@ -1,12 +1,12 @@
-"""Write the tree of packages into ARCHITECTURE.md, one line per module, from the modules' docstrings.
+"""Tree of packages in ARCHITECTURE.md, one line per module, from the modules' docstrings.
 
 python scripts/package_tree.py [--check]
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def summary(module: Path) -> str:
 
 
 def lines(path: Path, depth: int = 0) -> Iterator[str]:
-    """Yield a line for a module, or for a package and everything in it.
+    """Yield a line for a module, or the lines of a package with everything in it.
 
     Raises:
         SystemExit: a module has no docstring.
@@ -53,21 +53,24 @@ def lines(path: Path, depth: int = 0) -> Iterator[str]:
 
 
 def tree() -> str:
-    """Return the whole tree as a code block."""
+    """Return the tree as a code block."""
     package = ROOT / "medsam_app"
-    found = []
+    rows: list[str] = []
     for name in order():
         path = package / name if (package / name).is_dir() else package / f"{name}.py"
-        found += lines(path)
-    return "```\n" + "\n".join(found) + "\n```\n"
+        rows += lines(path)
+    return "```\n" + "\n".join(rows) + "\n```\n"
 
 
 def main() -> None:
-    """Write the tree, or with --check exit with 1 where it is not up to date."""
+    """Write the tree; with --check, exit with status 1 if it is not up to date."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only check that the tree is up to date")
+    options = parser.parse_args()
     text = PAGE.read_text()
     start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
     new = text[:start] + tree() + text[end:]
-    if "--check" in sys.argv:
+    if options.check:
         if new != text:
             raise SystemExit("ARCHITECTURE.md is not up to date: run python scripts/package_tree.py")
     else:

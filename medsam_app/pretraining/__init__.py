@@ -1,1 +1,1 @@
-"""Train the embedded model on synthetic and real windows: `medsam-app pretrain`."""
+"""Pretraining of the embedded model on synthetic and real windows."""

@@ -1,4 +1,4 @@
-"""Turn a training run into the file that ships: the averaged weights in half precision, with their hash.
+"""Export of a run's averaged weights in half precision, with their hash.
 
 python -m medsam_app.pretraining.export_weights RUN [--out models/weights/sam3d_tiny.safetensors]
 """
@@ -19,9 +19,20 @@ from medsam_app.training.checkpoint import read_state
 
 
 def export(run: Path, out: Path) -> str:
-    """Write the averaged weights of a run as float16 safetensors; returns the file's sha256."""
+    """Write the averaged weights of a run as float16 safetensors.
+
+    Args:
+        run: folder of the run.
+        out: file to write.
+
+    Returns:
+        The SHA-256 of the file.
+
+    Raises:
+        SystemExit: a weight is out of the range of half precision.
+    """
     state, (weights,) = read_state(run, ["average"])
-    build_sam3d_tiny().load_state_dict(weights)  # refuses a run of another architecture
+    build_sam3d_tiny().load_state_dict(weights)  # fails for a run of another architecture
     half = {key: tensor.half().contiguous() for key, tensor in weights.items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in half.values()):
         raise SystemExit(f"The weights of {run} do not fit half precision; nothing was written.")

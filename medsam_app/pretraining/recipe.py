@@ -1,4 +1,4 @@
-"""Recipe of a pretraining run: one small JSON file; free of torch."""
+"""Recipe of a pretraining run, a small JSON file; free of torch."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from medsam_app.errors import SettingsError, invalid_fields, setting_problem, unknown_name
 from medsam_app.training.run_settings import RunSettings, TimeUnit
 
-#: Where windows come from.
+#: Sources of windows.
 SHARES = ("real", "pseudo", "heads", "synthetic")
 
 _Positive = Annotated[int, Field(ge=1)]
-#: The encoder halves a window four times.
+#: Side of a window, which the encoder halves four times.
 _Side = Annotated[int, Field(ge=16, multiple_of=16)]
 
 
 class Recipe(RunSettings):
-    """Settings of a training run.
+    """Settings of a pretraining run.
 
     Attributes:
-        hours: time after which the run is done, and the learning rate at a fiftieth; or
-        steps: number of updates after which they are. A run counted in steps does not depend on the machine's
-            speed, and one that was interrupted gives what it would have given.
+        hours: length of the run as a time; None if it is a number of steps. steps: length of the run as a
+        number of updates; None if it is a time. The result of such a run does not
+            depend on the machine's speed or on interruptions.
         shares: relative frequency of the sources of windows.
         windows: (side in voxels, batch size) pairs, one drawn each step.
-        rounds: fewest and most decodes an example.
-        ema: decay of the running average of the weights, which is what gets exported.
-        optimizer: 'adamw', or 'muon', which takes the kernels of linear layers and convolutions and leaves
-            the rest to AdamW.
-        only: train only parameters whose names begin with this; '' for all.
-        validate_minutes: training time between two measurements of a run counted in hours; 0 for none.
-        validate_steps: updates between two measurements of a run counted in steps; 0 for none.
-        validation_windows: how many windows of each kind are measured.
+        rounds: fewest and most decodes per example.
+        ema: decay of the running average of the weights; the average is exported.
+        optimizer: 'adamw', or 'muon', which updates the kernels of linear layers and convolutions and leaves
+            all other tensors to AdamW.
+        only: prefix of the names of the parameters to train; '' for all.
+        validate_minutes: training time between two validations if the length is a time; 0 for none.
+        validate_steps: updates between two validations if the length is a number of updates; 0 for none.
+        validation_windows: number of windows of each kind in a validation.
     """
 
     TIME = TimeUnit("hours", 3600, "{:.2f} of {:.2f} h")
@@ -85,10 +85,10 @@ class Recipe(RunSettings):
 
 
 def read_recipe(file: Path) -> Recipe:
-    """The recipe in a JSON file.
+    """Return the recipe in a JSON file.
 
     Raises:
-        SettingsError: no such file, or a setting that is unknown, missing or out of its range.
+        SettingsError: the file does not exist, or a setting is unknown, missing or out of its range.
     """
     try:
         return Recipe.model_validate_json(file.read_bytes())

@@ -1,10 +1,10 @@
-"""Training of the embedded model by simulated interaction: one process of a run, step by step.
+"""Training of the embedded model by simulated interaction.
 
-A round is a decode: first clicks, a box or a rough mask, then a click in the largest error (now and
-then one where nothing is wrong), the previous probability fed back. All rounds carry a loss. The
-learning rate follows the time spent, so that a run of this many hours ends where it should on any
-machine, or the steps done; a run that is started again in the same folder resumes from its saved state.
-`medsam_app.training.loop` repeats the step; `medsam-app pretrain` is the command.
+Each round is one decode. The first prompt is clicks, a box or a rough mask. Each further round adds a click
+in the largest error (sometimes where nothing is wrong) and feeds the previous probability back. Every round
+contributes to the loss. The learning rate depends on the fraction of the run that is done, in time or in
+steps. A run started again in the same folder resumes from its saved state. `medsam_app.training.loop` repeats
+the steps; `medsam-app pretrain` is the command.
 """
 
 from __future__ import annotations
@@ -37,37 +37,39 @@ log = logging.getLogger("medsam_app.pretraining.trainer")
 
 
 def start_from(model: Sam3D, file: Path) -> list[str]:
-    """Load the weights of a file where name and shape agree; return the names of fresh ones.
+    """Load the weights of a file whose names and shapes match; return the names of the other tensors.
 
     Raises:
-        ModelError: the file cannot be read, or holds nothing that fits.
+        ModelError: the file cannot be read, or no tensor fits.
     """
-    own, found = model.state_dict(), read_checkpoint(file)
+    state, loaded = model.state_dict(), read_checkpoint(file)
     fitting = {
         key: value.float()
-        for key, value in found.items()
-        if value.shape == getattr(own.get(key), "shape", None)
+        for key, value in loaded.items()
+        if value.shape == getattr(state.get(key), "shape", None)
     }
     if not fitting:
         raise ModelError(f"No tensor of '{file.name}' fits this model; give weights of sam3d_tiny.")
     model.load_state_dict(fitting, strict=False)
-    fresh = sorted(set(own) - set(fitting))
-    log.info("%d of %d tensors from %s; fresh: %s", len(fitting), len(own), file, ", ".join(fresh) or "none")
+    fresh = sorted(set(state) - set(fitting))
+    log.info(
+        "%d of %d tensors from %s; fresh: %s", len(fitting), len(state), file, ", ".join(fresh) or "none"
+    )
     return fresh
 
 
 class PretrainTrainer(Trainer[Recipe]):
-    """One process of a training run.
+    """One process of a pretraining run.
 
     Args:
-        recipe: its settings.
+        recipe: settings of the run.
         data: folder with a manifest, or None for synthetic windows alone.
         out: folder of the run; a state saved there is resumed.
-        device: of this process.
-        start: weights that a new run begins with, wherever they fit.
+        device: device of this process.
+        start: file of initial weights, used where they fit; None for random weights.
 
     Raises:
-        MedsamError: data, weights or a saved state cannot be read, or do not go with the recipe.
+        MedsamError: data, weights or a saved state cannot be read, or do not match the recipe.
     """
 
     GROUP, SEPARATE = "model", ("average",)
@@ -102,26 +104,26 @@ class PretrainTrainer(Trainer[Recipe]):
             )
 
     def _optimizers(self, parameters: Sequence[nn.Parameter]) -> list[torch.optim.Optimizer]:
-        """Return AdamW for all parameters, or AdamW and Muon; `only` may leave either out."""
+        """Return AdamW for all parameters, or AdamW and Muon; without one that has no parameters."""
         rate, decay = self.settings.learning_rate, self.settings.weight_decay
-        taken = matrices(self.model) if self.settings.optimizer == "muon" else []
-        known = {id(parameter) for parameter in taken}
-        rest = [parameter for parameter in parameters if id(parameter) not in known]
-        found: list[torch.optim.Optimizer] = []
+        kernels = matrices(self.model) if self.settings.optimizer == "muon" else []
+        kernel_ids = {id(parameter) for parameter in kernels}
+        rest = [parameter for parameter in parameters if id(parameter) not in kernel_ids]
+        optimizers: list[torch.optim.Optimizer] = []
         if rest:
-            found.append(torch.optim.AdamW(rest, lr=rate, weight_decay=decay, betas=(0.9, 0.98)))
-        if taken:
-            found.append(Muon(taken, lr=rate, weight_decay=decay))
-        return found
+            optimizers.append(torch.optim.AdamW(rest, lr=rate, weight_decay=decay, betas=(0.9, 0.98)))
+        if kernels:
+            optimizers.append(Muon(kernels, lr=rate, weight_decay=decay))
+        return optimizers
 
     def averaged(self) -> Sam3D:
-        """A copy of the model with the averaged weights, to be measured."""
+        """Return a copy of the model with the averaged weights, in evaluation mode."""
         model = copy.deepcopy(self.model).eval().requires_grad_(False)
         model.load_state_dict(self.average)
         return model
 
     def train_step(self) -> dict[str, Any]:
-        """Make one update; the same (seed, step, rank) gives the same examples."""
+        """Make one update and return its row of the log; (seed, step, rank) determine the examples."""
         shared = np.random.default_rng((self.settings.seed, self.step))
         side, batch = self.settings.windows[int(shared.integers(len(self.settings.windows)))]
         rounds = int(shared.integers(self.settings.rounds[0], self.settings.rounds[1] + 1))
@@ -131,16 +133,16 @@ class PretrainTrainer(Trainer[Recipe]):
             torch.stack([getattr(w, name) for w in windows])[:, None].to(self.device)
             for name in ("image", "valid", "target")
         )
-        person = Interaction(target, rng)
+        user = Interaction(target, rng)
         embedding = self.model.encode_image(image, valid)
         losses, scores = [], []
         for number in range(rounds):
-            candidates = self.model.decode(embedding, person.prompts())
+            candidates = self.model.decode(embedding, user.prompts())
             loss, dice = loss_of(candidates, target, valid)
             losses.append(loss)
             scores.append(float(dice.mean()))
             if number + 1 < rounds:
-                person.correct(candidates.best()[0])
+                user.correct(candidates.best()[0])
         total = torch.stack(losses).mean()
         self.model.zero_grad(set_to_none=True)
         total.backward()

@@ -1,7 +1,7 @@
 """Validation of pretraining: the same windows and simulated clicks every time.
 
-The windows are never trained on: synthetic ones come from seeds that training does not draw, real ones lie
-around objects of `dev` cases.
+No window is used for training: synthetic windows use seeds that training never draws, and real windows show
+objects of `dev` cases.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from medsam_app.synthetic.sampler import Draws
 from medsam_app.training.loss import dice_of
 from medsam_app.training.simulated_user import Interaction
 
-#: The split whose objects are measured.
+#: Split of the real cases.
 SPLIT = "dev"
-#: Decodes of each window.
+#: Decodes per window.
 ROUNDS = 5
-#: Training draws its seeds below this.
+#: First seed; training uses only smaller seeds.
 FIRST_SEED = 2**62
 
 
@@ -40,14 +40,14 @@ class Batch:
 
 
 class Validation:
-    """Fixed windows, and how good a model is on them.
+    """Fixed windows on which models are measured.
 
     Args:
-        recipe: its sides of windows are taken in turn, its batch sizes hold here too.
+        recipe: recipe of the run; windows cycle through its sides and have its batch sizes.
         data: folder with a manifest, or None for synthetic windows alone.
 
     Attributes:
-        batches: by kind, 'synthetic' and, where the data have them, 'dev'.
+        batches: batches by kind: 'synthetic', and 'dev' if the data have such cases.
 
     Raises:
         MedsamError: a case cannot be read.
@@ -56,31 +56,31 @@ class Validation:
     def __init__(self, recipe: Recipe, data: Path | None) -> None:
         synthetic = Mixture(None, {"synthetic": 1.0})
         self.batches = {"synthetic": _batches(recipe, synthetic.draw)}
-        there = data is not None and (data / MANIFEST).is_file()
-        real = RealWindows(load_cases(data, SPLIT) if data and there else [])
-        if real.names:  # the cases are released, the windows stay
+        available = data is not None and (data / MANIFEST).is_file()
+        real = RealWindows(load_cases(data, SPLIT) if data and available else [])
+        if real.names:  # only the windows stay in memory, not the cases
             self.batches[SPLIT] = _batches(recipe, lambda seed, n: real.draw(Draws(seed), n))
 
     @torch.inference_mode()
     def measure(
         self, model: Sam3D, device: torch.device, *, stopped: Callable[[], bool] = lambda: False
     ) -> dict[str, list[float]] | None:
-        """Mean Dice of each kind of window after each of the rounds of careful clicks.
+        """Return the mean Dice after each round of careful clicks, by kind of window.
 
         Args:
-            model: in evaluation mode.
-            device: where the model is.
-            stopped: asked now and then; where it says yes, None comes back.
+            model: model in evaluation mode.
+            device: device of the model.
+            stopped: checked between batches; if it returns True, the result is None.
         """
-        found = {}
+        means = {}
         for kind, batches in self.batches.items():
             scores = []
             for number, batch in enumerate(batches):
                 if stopped():
                     return None
-                scores.append(_play(model, batch, np.random.default_rng(number), device))
-            found[kind] = torch.cat(scores).mean(0).tolist()
-        return found
+                scores.append(_measure_batch(model, batch, np.random.default_rng(number), device))
+            means[kind] = torch.cat(scores).mean(0).tolist()
+        return means
 
 
 def _batches(recipe: Recipe, draw: Callable[[int, int], Window]) -> list[Batch]:
@@ -90,7 +90,7 @@ def _batches(recipe: Recipe, draw: Callable[[int, int], Window]) -> list[Batch]:
     for number in range(recipe.validation_windows):
         side = list(sizes)[number % len(sizes)]
         by_side[side].append(draw(FIRST_SEED + number, side))
-    found = []
+    batches = []
     for side, windows in by_side.items():
         for start in range(0, len(windows), sizes[side]):
             part = windows[start : start + sizes[side]]
@@ -98,19 +98,19 @@ def _batches(recipe: Recipe, draw: Callable[[int, int], Window]) -> list[Batch]:
                 torch.stack([getattr(w, name) for w in part])[:, None]
                 for name in ("image", "valid", "target")
             )
-            found.append(Batch(*tensors))
-    return found
+            batches.append(Batch(*tensors))
+    return batches
 
 
-def _play(model: Sam3D, batch: Batch, rng: np.random.Generator, device: torch.device) -> Tensor:
-    """Dice of each window after each round: (B, rounds)."""
+def _measure_batch(model: Sam3D, batch: Batch, rng: np.random.Generator, device: torch.device) -> Tensor:
+    """Return the Dice (B, rounds) of each window after each round."""
     image, valid, target = (tensor.to(device) for tensor in (batch.image, batch.valid, batch.target))
-    person = Interaction(target, rng)
+    user = Interaction(target, rng)
     embedding = model.encode_image(image, valid)
     scores = []
     for number in range(ROUNDS):
-        logits = model.decode(embedding, person.prompts()).best()[0]
+        logits = model.decode(embedding, user.prompts()).best()[0]
         scores.append(dice_of((logits > 0).float(), target.float(), valid.float())[:, 0].cpu())
         if number + 1 < ROUNDS:
-            person.correct(logits, careful=True)
+            user.correct(logits, careful=True)
     return torch.stack(scores, dim=1)

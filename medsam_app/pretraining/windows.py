@@ -1,6 +1,7 @@
-"""Windows to train the embedded model on: real labelled cases, head label maps, synthetic anatomy.
+"""Training windows of the embedded model from real and synthetic volumes.
 
-The folder of data is described by its `manifest.json`; only cases whose split is 'train' are opened.
+Sources are labelled cases, head label maps and synthetic anatomy. The data folder is described by its
+`manifest.json`; training opens only cases whose split is 'train'.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ from medsam_app.synthetic.anatomy import label_in, random_anatomy
 from medsam_app.synthetic.rendering import degrade, painted
 from medsam_app.synthetic.sampler import Draws
 
-#: Objects smaller than this many voxels of the file teach nothing but noise.
+#: Smallest object in voxels of the file; smaller ones are mostly noise.
 MIN_OBJECT_VOXELS = 100
 #: A window whose target has fewer voxels than this is drawn again.
 MIN_TARGET_VOXELS = 12
-#: A window that its target fills more than this is drawn again; objects larger than a window must be
-#: seen in training, since the first window of a click may lie inside one.
+#: A window is drawn again if its target fills a larger fraction. Targets that nearly fill a window are
+#: needed, since the first window of a click may lie inside a large object.
 MOST_FILLED = 0.97
-#: A source that gives nothing in this many draws never will.
+#: Attempts to draw a window before the source is an error.
 MOST_DRAWS = 1000
 
 
 @dataclass
 class Window:
-    """Training example: image, target and validity, each (n, n, n)."""
+    """Training example: image, validity and target, each (n, n, n)."""
 
     image: Tensor
     valid: Tensor
@@ -48,7 +49,7 @@ class Window:
 
 @dataclass
 class LabelledCase:
-    """A volume with its label map, in the file's axis order."""
+    """Volume with its label map, in the file's axis order."""
 
     dataset: str
     name: str
@@ -57,14 +58,14 @@ class LabelledCase:
     grid: Grid
 
     def objects(self) -> list[int]:
-        """Label values with enough voxels."""
+        """Return the label values with enough voxels."""
         counts = np.bincount(self.labels.ravel())
         return [int(v) for v in np.flatnonzero(counts) if v > 0 and counts[v] >= MIN_OBJECT_VOXELS]
 
 
 @dataclass
 class LabelledObject:
-    """One label of a case and its bounding box in voxels of the file."""
+    """Label of a case with its bounding box in voxels of the file."""
 
     case: LabelledCase
     value: int
@@ -72,7 +73,7 @@ class LabelledObject:
 
 
 def load_cases(folder: Path, split: str) -> list[LabelledCase]:
-    """Every case of one split of a folder with a manifest; none where it has no such split.
+    """Load all cases of one split of a folder with a manifest; the list may be empty.
 
     Raises:
         MedsamError: the manifest or a case cannot be read.
@@ -85,7 +86,7 @@ def load_cases(folder: Path, split: str) -> list[LabelledCase]:
     return cases
 
 
-def _hopeless(n: int, what: str, why: str) -> VolumeError:
+def _no_window(n: int, what: str, why: str) -> VolumeError:
     return VolumeError(
         f"Not one of {MOST_DRAWS} windows of {n} voxels showed {what}, perhaps since {why}; "
         "mend the data, or take this source out of the recipe's shares."
@@ -93,7 +94,7 @@ def _hopeless(n: int, what: str, why: str) -> VolumeError:
 
 
 def _permuted(window: Window, draws: Draws) -> Window:
-    """Random mirror and axis order: a model of shapes must not know left from right."""
+    """Flip and permute axes at random, so that the model does not depend on orientation."""
     order = draws.choices.permutation(3).tolist()
     flips = [axis for axis in range(3) if draws.chance(0.5)]
     image, valid, target = (
@@ -105,8 +106,8 @@ def _permuted(window: Window, draws: Draws) -> Window:
 class RealWindows:
     """Windows around the labelled objects of real cases.
 
-    A dataset is drawn with a weight that grows with the square root of its number of objects, so that
-    one large collection does not drown the others.
+    The weight of a dataset grows with the square root of its number of objects, so that a large dataset does
+    not dominate.
     """
 
     def __init__(self, cases: list[LabelledCase]) -> None:
@@ -128,18 +129,18 @@ class RealWindows:
             window = self._window(draws, n, objects[draws.integer(0, len(objects) - 1)])
             if MIN_TARGET_VOXELS <= int(window.target.sum()) <= MOST_FILLED * n**3:
                 return window
-        raise _hopeless(n, "a labelled object", "the labels are too thin for them")
+        raise _no_window(n, "a labelled object", "the labels are too thin for them")
 
     def _window(self, draws: Draws, n: int, chosen: LabelledObject) -> Window:
         case, box = chosen.case, chosen.box
-        # Beyond the object's box this memory is untouched and costs nothing.
+        # The system allocates only the touched pages of the array, those of the object's box.
         inside = np.zeros(case.labels.shape, dtype=bool)
         inside[box] = case.labels[box] == chosen.value
         low, high = (np.array(ends) for ends in zip(*((s.start, s.stop - 1) for s in box), strict=True))
         extent = float(((high - low + 1) * case.grid.spacing).max())
         spacing = extent / (n * draws.log_uniform(0.06, 2.2))
-        whole = float((np.array(case.grid.shape) * case.grid.spacing).max()) * 1.1 / n
-        spacing = float(np.clip(spacing, 0.5 * case.grid.spacing.min(), min(8.0, whole)))
+        coarsest = float((np.array(case.grid.shape) * case.grid.spacing).max()) * 1.1 / n
+        spacing = float(np.clip(spacing, 0.5 * case.grid.spacing.min(), min(8.0, coarsest)))
         if draws.chance(0.5):
             centre = (low + high) / 2
         else:
@@ -152,9 +153,11 @@ class RealWindows:
         )
         image, valid = read_roi(case.image, roi)
         target, _ = read_roi(inside, roi)
-        if draws.chance(0.125):  # a person's window level, which the file may have been saved with
-            known = image[valid].numpy()
-            darkest, brightest = np.quantile(known[:: max(1, len(known) // 8192)], np.sort(draws.uniforms(2)))
+        if draws.chance(0.125):  # like a file saved with a display window applied
+            values = image[valid].numpy()
+            darkest, brightest = np.quantile(
+                values[:: max(1, len(values) // 8192)], np.sort(draws.uniforms(2))
+            )
             if brightest > darkest:
                 image = image.clamp(float(darkest), float(brightest))
         image, valid, target = (t.to(draws.device) for t in (image, valid, target))
@@ -177,9 +180,9 @@ class PseudoWindows:
         for _ in range(MOST_DRAWS):
             cases = self.by_dataset[self.names[draws.integer(0, len(self.names) - 1)]]
             case = cases[draws.integer(0, len(cases) - 1)]
-            whole = float((np.array(case.grid.shape) * case.grid.spacing).max()) * 1.1 / n
+            coarsest = float((np.array(case.grid.shape) * case.grid.spacing).max()) * 1.1 / n
             finest = 0.75 * float(case.grid.spacing.min())
-            spacing = min(draws.log_uniform(finest, max(finest, min(4.0, whole))), whole)
+            spacing = min(draws.log_uniform(finest, max(finest, min(4.0, coarsest))), coarsest)
             centre = draws.uniforms(3) * (np.array(case.grid.shape) - 1)
             points = case.grid.ras.points_from_file(centre)
             image, valid = read_roi(case.image, Roi.centred(points, (spacing,) * 3, (n, n, n), case.grid.ras))
@@ -190,18 +193,18 @@ class PseudoWindows:
             if draws.chance(0.5):
                 image = degrade(draws, image)
             return _permuted(Window(image, valid, target), draws)
-        raise _hopeless(n, "anything with an outline", "the images are flat")
+        raise _no_window(n, "anything with an outline", "the images are flat")
 
 
 class HeadWindows:
     """Windows of real head label maps painted with random intensities.
 
     Args:
-        files: label maps of whole heads.
-        device: where the maps are kept, and where windows are gathered from them.
+        files: label maps of heads.
+        device: device of the maps and of the windows.
 
     Raises:
-        VolumeError: a file is no label map.
+        VolumeError: a file is not a label map.
     """
 
     def __init__(self, files: list[Path], device: torch.device | str = "cpu") -> None:
@@ -234,15 +237,15 @@ class HeadWindows:
             image = painted(draws, window, count, chosen)
             if image is not None:
                 return _permuted(Window(image, valid, label_in(window, chosen) & valid), draws)
-        raise _hopeless(n, "a label of a head", "the label maps are nearly empty")
+        raise _no_window(n, "a label of a head", "the label maps are nearly empty")
 
 
 def _head_map(file: Path) -> tuple[NDArray[np.uint8], int]:
-    """A label map with its labels numbered from 0, and their number."""
+    """Return a label map with its labels renumbered from 0, and the number of labels."""
     values = np.asarray(load_volume(file).array)
     labels = values.astype(np.int64)
-    whole = int(labels.min()) >= 0 and bool((labels == values).all())
-    present = np.flatnonzero(np.bincount(labels.ravel()) if whole else np.zeros(1))
+    is_label_map = int(labels.min()) >= 0 and bool((labels == values).all())
+    present = np.flatnonzero(np.bincount(labels.ravel()) if is_label_map else np.zeros(1))
     if not 2 <= len(present) <= 256:
         raise VolumeError(f"{file} is no map of 2 to 256 labels, whole numbers from 0; take it out.")
     compact = np.zeros(int(present[-1]) + 1, dtype=np.uint8)
@@ -266,7 +269,7 @@ class SyntheticWindows:
 
 
 class Source(Protocol):
-    """Draws windows of n voxels a side."""
+    """Source of random windows."""
 
     def draw(self, draws: Draws, n: int) -> Window:
         """Return a random window of n voxels per side."""
@@ -278,7 +281,7 @@ class Mixture:
     Args:
         folder: data with a manifest, or None for synthetic windows alone.
         shares: relative frequency of 'real', 'pseudo', 'heads' and 'synthetic'.
-        device: where windows are made and handed out. Files are read on the CPU.
+        device: device on which windows are created and returned. Files are read on the CPU.
     """
 
     def __init__(
@@ -304,8 +307,8 @@ class Mixture:
         return RealWindows(self._cases) if name == "real" else PseudoWindows(self._cases)
 
     def draw(self, seed: int, n: int) -> Window:
-        """Return the window of a seed, the same on the same kind of device."""
+        """Return the window with n voxels per side of a seed; reproducible on the same kind of device."""
         draws = Draws(seed, self.device)
-        at = draws.uniform(0, self.total)
-        source = next((source for limit, source in self.sources if at <= limit), self.sources[-1][1])
+        position = draws.uniform(0, self.total)
+        source = next((source for limit, source in self.sources if position <= limit), self.sources[-1][1])
         return source.draw(draws, n)

@@ -1,4 +1,4 @@
-"""Training windows and the training loop: the same seed gives the same thing, and it learns."""
+"""Pretraining: reproducible windows, resuming, loss and learning."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_recipe_in_the_repository_is_valid() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_synthetic_window_repeats_and_its_target_can_be_told(seed: int) -> None:
+def test_synthetic_windows_are_reproducible_and_have_a_target(seed: int) -> None:
     window, again = (SyntheticWindows().draw(Draws(seed), 24) for _ in range(2))
     assert torch.equal(window.image, again.image)
     assert torch.equal(window.target, again.target)
@@ -45,7 +45,7 @@ def test_synthetic_window_repeats_and_its_target_can_be_told(seed: int) -> None:
     assert not window.target.all()
 
 
-def test_windows_of_real_cases_hold_their_target(shared_data: Path) -> None:
+def test_windows_of_real_cases_show_their_target(shared_data: Path) -> None:
     mixture = Mixture(shared_data, {"real": 0.7, "heads": 0.3})
     for seed in range(12):
         window, again = mixture.draw(seed, 32), mixture.draw(seed, 32)
@@ -84,11 +84,11 @@ def test_dice_and_loss_of_known_masks() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_resumed_run_goes_on_as_if_uninterrupted(tmp_path: Path, optimizer: str) -> None:
+def test_a_resumed_run_gives_the_same_losses(tmp_path: Path, optimizer: str) -> None:
     torch.set_num_threads(1)
     recipe = _recipe(optimizer=optimizer)
     trainer = PretrainTrainer(recipe, None, tmp_path, torch.device("cpu"))
-    trainer.model.amp_dtype = None  # sums in bfloat16 are not the same each time on every processor
+    trainer.model.amp_dtype = None  # sums in bfloat16 are not reproducible on every processor
     for _ in range(2):
         trainer.train_step()
     trainer.save()
@@ -101,8 +101,10 @@ def test_resumed_run_goes_on_as_if_uninterrupted(tmp_path: Path, optimizer: str)
     assert out.stat().st_size < 12_000_000
 
 
-def test_a_saved_state_goes_before_given_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is said to be taken from weights that a run began with long ago."""
+def test_a_saved_state_takes_precedence_over_given_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A resumed run neither loads nor logs its initial weights."""
     weights, cpu = tmp_path / "weights.safetensors", torch.device("cpu")
     save_file({k: v.contiguous() for k, v in build_sam3d_tiny().state_dict().items()}, weights)
     out = tmp_path / "run"
@@ -118,7 +120,7 @@ def test_a_saved_state_goes_before_given_weights(tmp_path: Path, caplog: pytest.
         assert torch.equal(value, again.model.state_dict()[key])
 
 
-def test_muon_may_take_everything_that_is_trained(tmp_path: Path) -> None:
+def test_muon_may_update_all_trained_parameters(tmp_path: Path) -> None:
     weights, kernel = tmp_path / "weights.safetensors", "encoder.stem.0.weight"
     save_file({k: v.contiguous() for k, v in build_sam3d_tiny().state_dict().items()}, weights)
     recipe = _recipe(optimizer="muon", only=kernel)
@@ -135,12 +137,12 @@ def test_training_lowers_the_loss_on_one_window(tmp_path: Path) -> None:
     trainer.model.amp_dtype = None
     losses = []
     for _ in range(30):
-        trainer.step = 0  # the same examples again and again
+        trainer.step = 0  # the same examples in each step
         losses.append(trainer.train_step()["loss"])
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_a_run_may_train_one_part_alone(tmp_path: Path) -> None:
+def test_a_run_may_train_only_one_part(tmp_path: Path) -> None:
     recipe, cpu = _recipe(only="decoder.quality"), torch.device("cpu")
     with pytest.raises(SettingsError, match="--weights"):
         PretrainTrainer(recipe, None, tmp_path, cpu)
