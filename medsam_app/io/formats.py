@@ -30,7 +30,8 @@ class FileType:
         mask_suffix: ending of a mask saved in the format of such an image.
         writable: whether `save_mask` writes files with this ending.
         listed: whether the browser lists such files on the server.
-        uploadable: whether the browser may upload a single such file, because it can be complete by itself.
+        uploadable: whether the browser may upload a single such file, because it may be complete without
+            further files.
     """
 
     suffix: str
@@ -49,7 +50,7 @@ FILE_TYPES = (
     # The voxels are in a second file.
     FileType(suffix=".mhd", format="meta", mask_suffix=".mha", uploadable=False),
     FileType(suffix=".zip", format="dicom", mask_suffix=SEGMENTATION, writable=False),
-    # Complete by itself only if multi-frame. The browser lists the folder of the slices instead.
+    # Complete only if multi-frame. The browser lists the folder of the slices instead.
     FileType(suffix=".dcm", format="dicom", mask_suffix=SEGMENTATION, writable=False, listed=False),
 )
 

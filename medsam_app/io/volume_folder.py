@@ -1,4 +1,4 @@
-"""Volumes of a folder, as they are found before any of them is read."""
+"""Search for volumes in a folder, without reading their voxels."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from medsam_app.io.headers import looks_like_dicom
 from medsam_app.io.loading import list_series
 from medsam_app.system import machine_fault
 
-#: Message for a link to nothing, or to itself.
-_NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+#: Error numbers of links to missing files or to themselves.
+_BROKEN_LINK = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,12 @@ class FoundVolume:
     """Volume of a folder.
 
     Attributes:
-        case: its path within the folder without the ending, with '/': what its outputs are named after.
+        case: path relative to the folder, without the ending, with '/'; outputs are named after it.
         path: file or folder.
-        series: UID of a DICOM series; None for a volume that is none, or the only series of its folder.
-        problem: a sentence where it is known already that it cannot be read.
-        unread: whether that is no fault of its own: nobody knows what is in it.
+        series: UID of a DICOM series; None if it is not DICOM, or the only series of its folder.
+        problem: error message if the volume is known to be unreadable, else empty.
+        unread: whether the cause is not the volume itself, for example missing permissions, so that its
+            contents are unknown.
     """
 
     case: str
@@ -41,17 +42,18 @@ class FoundVolume:
 
 
 def find_volumes(folder: Path, *, leave_out: Sequence[Path] = ()) -> list[FoundVolume]:
-    """All volumes under a folder, in the order of their names; hidden files and folders are left out.
+    """Return all volumes under a folder in the order of their names, without hidden files and folders.
 
-    A file with the ending of a volume is one, whatever it holds. A folder with DICOM slices holds a volume
-    for each of its series, those in folders below among them; so does a .zip. A folder that may not be looked
-    into is a volume with a problem, so that what is in it is missed; it keeps nobody from the others.
+    Every file with the ending of a volume is a volume, regardless of its contents. A folder with DICOM slices
+    holds a volume per series, including series in its subfolders. So does a .zip. An unreadable folder is
+    returned as a volume with a problem, so that its contents do not go unnoticed. The search continues.
 
     Args:
-        leave_out: files and folders that are skipped.
+        folder: folder to search.
+        leave_out: files and folders to skip.
 
     Raises:
-        VolumeError: no such folder, nothing in it, or nothing that can be read.
+        VolumeError: the folder does not exist, or holds no volume that can be read.
     """
     if folder.is_file():
         raise VolumeError(
@@ -61,15 +63,17 @@ def find_volumes(folder: Path, *, leave_out: Sequence[Path] = ()) -> list[FoundV
     if not folder.is_dir():
         raise VolumeError(f"There is no folder '{folder}'; give the folder that holds the volumes.")
     hidden = {path.resolve() for path in (folder, *leave_out)}
-    found = [each for path, problem in _walk(folder, hidden) for each in _volumes(path, folder, problem)]
-    if found and all(each.unread for each in found):
-        raise VolumeError(found[0].problem)
-    if not found:
+    volumes = [
+        volume for path, problem in _walk(folder, hidden) for volume in _volumes(path, folder, problem)
+    ]
+    if volumes and all(volume.unread for volume in volumes):
+        raise VolumeError(volumes[0].problem)
+    if not volumes:
         raise VolumeError(
             f"The folder '{folder}' holds no volume; give one with {', '.join(SINGLE_VOLUMES)} files or "
             "DICOM slices."
         )
-    return sorted(_told_apart(found), key=lambda each: each.case)
+    return sorted(_with_unique_names(volumes), key=lambda volume: volume.case)
 
 
 def _walk(folder: Path, hidden: set[Path], *, slices: bool = True) -> Iterator[tuple[Path, str]]:
@@ -85,7 +89,7 @@ def _walk(folder: Path, hidden: set[Path], *, slices: bool = True) -> Iterator[t
         try:
             mode = path.stat().st_mode
         except OSError as error:
-            if error.errno not in _NOTHING:
+            if error.errno not in _BROKEN_LINK:
                 yield path, _closed(path, error)
             continue
         if stat.S_ISDIR(mode):
@@ -94,11 +98,11 @@ def _walk(folder: Path, hidden: set[Path], *, slices: bool = True) -> Iterator[t
             files.append(path)
     if slices and any(_is_slice(path) for path in files):
         yield folder, ""
-        slices = False  # those below are series of this folder
+        slices = False  # slices in subfolders belong to series of this folder
     yield from ((path, "") for path in files if path.name.lower().endswith((*SINGLE_VOLUMES, ".zip")))
     for path in folders:
         if path.resolve() not in hidden:
-            hidden.add(path.resolve())  # a link back to where it lies would never end
+            hidden.add(path.resolve())  # avoid endless loops through links
             yield from _walk(path, hidden, slices=slices)
 
 
@@ -113,7 +117,7 @@ def _is_slice(path: Path) -> bool:
         return True
     if file_type(name) is not None or ("." in name and not re.search(r"\.\d+$", name)):
         return False
-    try:  # slices often have no ending, or a number for one
+    try:  # slices often have no ending, or a number as ending
         with path.open("rb") as file:
             return looks_like_dicom(file.read(132))
     except OSError:
@@ -148,13 +152,13 @@ def _names(series: Sequence[SeriesInfo]) -> list[str]:
     ]
 
 
-def _told_apart(found: Sequence[FoundVolume]) -> Iterator[FoundVolume]:
-    """Volumes of one name keep their endings: 'a.nii.gz' and 'a.nrrd' of one folder."""
-    same: dict[str, list[FoundVolume]] = defaultdict(list)
-    for each in found:
-        same[each.case.lower()].append(each)
-    for each in found:
-        if len(same[each.case.lower()]) == 1 or each.series is not None:
-            yield each
+def _with_unique_names(volumes: Sequence[FoundVolume]) -> Iterator[FoundVolume]:
+    """Yield the volumes with unique names: those of equal names keep their endings ('a.nii.gz', 'a.nrrd')."""
+    by_name: dict[str, list[FoundVolume]] = defaultdict(list)
+    for volume in volumes:
+        by_name[volume.case.lower()].append(volume)
+    for volume in volumes:
+        if len(by_name[volume.case.lower()]) == 1 or volume.series is not None:
+            yield volume
         else:
-            yield replace(each, case=str(Path(each.case).with_name(each.path.name).as_posix()))
+            yield replace(volume, case=str(Path(volume.case).with_name(volume.path.name).as_posix()))

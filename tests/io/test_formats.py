@@ -1,4 +1,4 @@
-"""The table of file formats: what each ending is read, written, listed and uploaded as."""
+"""Table of file formats: reading, writing, listing and uploading by ending."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EVERY_TYPE = pytest.mark.parametrize("kind", FILE_TYPES, ids=lambda kind: kind.s
 
 
 def test_no_ending_is_the_end_of_another():
-    # so the first match is the only one, in any order
+    # The first match is therefore the only one, in any order.
     assert not any(first.endswith(second) for first, second in itertools.permutations(SUFFIXES, 2))
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in SUFFIXES)
 
@@ -68,7 +68,7 @@ def test_writable_types_are_read_back_and_others_refused(kind: FileType, tmp_pat
     assert find_format(path) == kind.format
     assert np.array_equal(load_mask(path, volume.grid), LABELS)
     assert np.array_equal(load_volume(path).array, LABELS)
-    # a file that is not whole by itself leaves a second one behind
+    # A file that is not complete alone is written with a data file.
     assert len(list(tmp_path.iterdir())) == (1 if kind.uploadable else 2)
 
 
@@ -93,7 +93,7 @@ def test_a_folder_of_slices_gets_a_dicom_segmentation(tmp_path: Path):
 def test_mask_formats_by_name(name: str, tmp_path: Path):
     suffix = ending_of(name)
     volume = Volume.from_array(voxels(), AFFINE)
-    if suffix == SEGMENTATION:  # needs the series that the volume was read from
+    if suffix == SEGMENTATION:  # needs the source series of the volume
         with pytest.raises(SaveError, match="DICOM"):
             save_labels(LABELS, volume, tmp_path / f"mask{suffix}")
     else:

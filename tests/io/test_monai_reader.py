@@ -15,7 +15,7 @@ from tests.io.test_readers import nifti, oblique, voxels, write_series
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::UserWarning:monai"),  # of readers that are not used here
+    pytest.mark.filterwarnings("ignore::UserWarning:monai"),  # warnings of readers that are not used here
 ]
 
 

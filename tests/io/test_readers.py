@@ -1,4 +1,4 @@
-"""Reading: NRRD, MetaImage, DICOM, MONAI's own loader, and the real volumes."""
+"""Readers: NRRD, MetaImage, DICOM, and real volumes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def sitk_affine(image: sitk.Image) -> np.ndarray:
-    """Affine to RAS, column by column from what SimpleITK says of the corners."""
+    """Return the affine to RAS, computed from the corner positions of SimpleITK."""
     size = image.GetDimension()
     rest = [0] * (size - 3)
     origin = np.array(image.TransformIndexToPhysicalPoint([0, 0, 0, *rest])[:3])
@@ -115,7 +115,7 @@ def test_dicom_slices_in_any_order_of_names_and_folders(tmp_path):
     for number, path in enumerate(sorted((tmp_path / "a").iterdir())):
         target = tmp_path / "b" / f"part{number % 2}"
         target.mkdir(parents=True, exist_ok=True)
-        path.rename(target / f"{9 - number}")  # no extension either
+        path.rename(target / f"{9 - number}")  # without an extension
     (tmp_path / "b" / "notes.txt").write_text("not an image")
     mixed = load_volume(tmp_path / "b")
     assert mixed.fingerprint == straight.fingerprint
@@ -183,8 +183,8 @@ def test_one_of_several_series(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha", "a.mhd"])
-def test_damaged_headers_end_in_a_sentence(tmp_path, name):
-    """Bytes changed, added to or lost anywhere in the header: a volume or our own error, nothing else."""
+def test_damaged_headers_give_messages(tmp_path, name):
+    """Changed, added or lost bytes anywhere in the header give a volume or a MedsamError."""
     random = np.random.default_rng(7)
     path = tmp_path / name
     nifti(path) if ".nii" in name else itk(path, voxels())
@@ -253,7 +253,7 @@ def test_a_folder_of_segmentations_only_is_refused(shared_data):
         load_volume(shared_data / "dicom" / "highdicom_seg")
 
 
-def test_pixels_outlive_the_image_they_came_from(tmp_path):
+def test_pixels_outlive_their_image(tmp_path):
     path = itk(tmp_path / "scan.mha", voxels((60, 70, 80)))
     arrays = [load_volume(path).array for _ in range(8)]
     gc.collect()

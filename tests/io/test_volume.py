@@ -1,4 +1,4 @@
-"""What a volume is: values, notes, errors, choices."""
+"""Volumes: values, notes, errors, choices."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("item", BAD_INPUTS, ids=lambda item: item.what)
-def test_bad_input_gets_one_clear_sentence(item):
+def test_bad_input_gives_one_clear_sentence(item):
     message = sentence(item)
     assert message[0].isupper() or message[0] in "'0123456789"
     assert message.endswith(".")
@@ -132,7 +132,7 @@ def test_header_notes(tmp_path):
     assert "qform and sform disagree" in disagree.notes[0]
     assert np.allclose(disagree.affine, AFFINE)
     assert disagree.nifti_codes == (1, 2)
-    # MONAI's own reader would rewrite this affine; a mask saved with it would not lie on the image
+    # MONAI's own reader would rewrite this affine, and a mask saved with it would not match the image.
     sizes = load_volume(nifti(tmp_path / "c.nii", pixdim=[1, 3, 3, 3, 1, 1, 1, 1]))
     assert "the affine is used" in sizes.notes[0]
     assert np.allclose(sizes.affine, AFFINE)
@@ -187,7 +187,7 @@ def test_describe(tmp_path):
     assert describe(folder)["modality_guess"] == "CT"
     write_series(folder, voxels((8, 9, 4), "uint16"), series="1.2.3.5", first=9)
     facts = describe(folder)
-    assert [each["number"] for each in facts["series"]] == [1, 2] and "shape" not in facts
+    assert [info["number"] for info in facts["series"]] == [1, 2] and "shape" not in facts
     assert describe(folder, series="2")["shape"] == [8, 9, 4]
     write_series(folder, voxels((8, 9, 4), "uint16"), series="1.2.3.5", first=20)
     facts = describe(folder, series="2", frame=1)
@@ -213,11 +213,11 @@ def test_list_series_of_a_file_is_empty(tmp_path):
     ],
 )
 def test_loading_makes_no_needless_copy(tmp_path, name, header, limit):
-    """Peak of memory in units of the array: one, and its int16 beside it when it is scaled."""
+    """Limit the peak memory in units of the array: 1, plus the stored int16 array if values are rescaled."""
     path = nifti(
         tmp_path / name, np.random.default_rng(0).integers(0, 999, (128, 128, 200)).astype("int16"), **header
     )
-    load_volume(path)  # imports what it needs
+    load_volume(path)  # imports the libraries
     tracemalloc.start()
     try:
         volume = load_volume(path)
@@ -228,7 +228,7 @@ def test_loading_makes_no_needless_copy(tmp_path, name, header, limit):
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let everything that is unpacked be written to a disk that is full."""
+    """Simulate a full disk for all unpacked files."""
     real = Path.open
     monkeypatch.setattr(
         Path,
@@ -237,8 +237,8 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_a_full_disk_is_not_the_files_fault(tmp_path, monkeypatch):
-    """It says so, and what helps, whether it is noticed in the folder for temporary files or before it."""
+def test_a_full_disk_is_not_blamed_on_the_file(tmp_path, monkeypatch):
+    """The message gives cause and remedy, whether creating the temporary folder or unpacking fails."""
     write_series(tmp_path / "slices", voxels((8, 9, 4), "uint16"))
     packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "slices")
     with monkeypatch.context() as full:
@@ -256,14 +256,14 @@ def test_a_full_disk_is_not_the_files_fault(tmp_path, monkeypatch):
     assert load_volume(packed).shape == (8, 9, 4)
 
 
-def test_too_many_open_files_are_not_the_files_fault(tmp_path):
+def test_too_many_open_files_are_not_blamed_on_the_file(tmp_path):
     path = nifti(tmp_path / "a.nii.gz")
-    assert load_volume(path).shape == SHAPE  # what reads it is imported
+    assert load_volume(path).shape == SHAPE  # imports the libraries
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
     try:
-        with pytest.raises(MachineFault) as told:
+        with pytest.raises(MachineFault) as caught:
             load_volume(path)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert "Too many open files" in str(told.value) and "ulimit" in str(told.value)
+    assert "Too many open files" in str(caught.value) and "ulimit" in str(caught.value)

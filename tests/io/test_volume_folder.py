@@ -1,4 +1,4 @@
-"""Volumes of a folder are found, each with a name of its own."""
+"""Search for the volumes of a folder, with unique names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.dicom_files import write_series
 
 
 def cases(folder: Path, **options: object) -> list[str]:
-    return [each.case for each in find_volumes(folder, **options)]  # type: ignore[arg-type]
+    return [volume.case for volume in find_volumes(folder, **options)]  # type: ignore[arg-type]
 
 
 def test_files_of_all_formats_at_any_depth(tmp_path: Path) -> None:
@@ -49,11 +49,11 @@ def test_each_series_of_dicom_is_a_volume(tmp_path: Path) -> None:
     nifti(tmp_path / "p2/below/other.nii.gz")
     shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "p1/ct")
     found = find_volumes(tmp_path)
-    assert [each.case for each in found] == [
+    assert [volume.case for volume in found] == [
         "p1/ct", "p2/T1_axial_fast", "p2/T2_2", "p2/T2_3", "p2/below/other", "packed",
     ]  # fmt: skip
-    assert [each.series for each in found] == [None, "1.2.1", "1.2.2", "1.2.3", None, None]
-    assert not any(each.problem for each in found)
+    assert [volume.series for volume in found] == [None, "1.2.1", "1.2.2", "1.2.3", None, None]
+    assert not any(volume.problem for volume in found)
 
 
 def test_slices_without_an_ending(tmp_path: Path) -> None:
@@ -61,10 +61,10 @@ def test_slices_without_an_ending(tmp_path: Path) -> None:
     for number, path in enumerate(sorted(folder.iterdir())):
         path.rename(folder / ("IM000" + str(number) if number else "1.2.840.1"))
     assert cases(tmp_path / "in") == ["scan"]
-    assert cases(folder) == ["scan"]  # the folder itself
+    assert cases(folder) == ["scan"]
 
 
-def test_what_cannot_be_looked_into_is_a_case_that_fails(tmp_path: Path) -> None:
+def test_an_unreadable_archive_is_a_volume_with_a_problem(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"no zip")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/1.dcm").write_bytes(b"no DICOM")
@@ -73,15 +73,13 @@ def test_what_cannot_be_looked_into_is_a_case_that_fails(tmp_path: Path) -> None
     assert "not a .zip" in first.problem and "no DICOM images" in second.problem
 
 
-def test_a_link_to_where_it_lies_ends(tmp_path: Path) -> None:
+def test_a_link_to_its_own_folder_ends(tmp_path: Path) -> None:
     nifti(tmp_path / "a.nii.gz")
     (tmp_path / "again").symlink_to(tmp_path, target_is_directory=True)
     assert cases(tmp_path) == ["a"]
 
 
-def test_what_may_not_be_looked_into_keeps_nobody_from_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_folders_do_not_stop_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.nii.gz", "closed/b.nii.gz", "closed/in/c.nii.gz", "deep/d.nii.gz"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         nifti(tmp_path / name)
@@ -89,7 +87,7 @@ def test_what_may_not_be_looked_into_keeps_nobody_from_the_rest(
         (tmp_path / name).symlink_to(tmp_path / target)
     assert cases(tmp_path) == ["a", "closed/b", "closed/in/c", "deep/d"]
     close(monkeypatch, tmp_path / "closed")
-    found = {each.case: each for each in find_volumes(tmp_path)}
+    found = {volume.case: volume for volume in find_volumes(tmp_path)}
     assert list(found) == ["a", "closed", "deep/d"]
     assert found["closed"].problem == (
         "'closed' cannot be looked at (Permission denied); change its permissions, or move it away."
@@ -97,7 +95,7 @@ def test_what_may_not_be_looked_into_keeps_nobody_from_the_rest(
     assert found["closed"].unread and not found["a"].unread
     with pytest.raises(VolumeError, match=r"'closed' cannot be looked at \(Permission denied\)"):
         find_volumes(tmp_path / "closed")
-    # What is below a link that nobody may follow, and files of a folder in which names alone can be seen.
+    # Targets of links that may not be followed, and files in a folder whose names only can be read.
     real = Path.stat
 
     def stat(path: Path, **options: bool) -> os.stat_result:
@@ -106,10 +104,12 @@ def test_what_may_not_be_looked_into_keeps_nobody_from_the_rest(
         return real(path, **options)
 
     monkeypatch.setattr(Path, "stat", stat)
-    assert [each.case for each in find_volumes(tmp_path) if each.unread] == ["closed", "deep/d"]
+    assert [volume.case for volume in find_volumes(tmp_path) if volume.unread] == ["closed", "deep/d"]
 
 
-def test_what_there_is_no_room_for_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_without_space_to_unpack_is_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nifti(tmp_path / "a.nii.gz")
     (tmp_path / "b.zip").write_bytes(b"not looked at")
 
@@ -122,12 +122,12 @@ def test_what_there_is_no_room_for_is_not_known(tmp_path: Path, monkeypatch: pyt
     assert "could not be unpacked on this machine (No space left on device)" in second.problem
 
 
-def test_names_that_are_no_text(tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     nifti(tmp_path / os.fsdecode(b"bild_\xfc.nii.gz"))
     assert cases(tmp_path) == [os.fsdecode(b"bild_\xfc")]
 
 
-def test_nothing_there_is_a_sentence(tmp_path: Path) -> None:
+def test_a_folder_without_volumes_gives_a_message(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match="holds no volume"):
         find_volumes(tmp_path)
     with pytest.raises(VolumeError, match="no folder"):

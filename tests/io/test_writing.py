@@ -1,4 +1,4 @@
-"""Saving masks: geometry, types, proof, and what happens when it fails."""
+"""Saving masks: geometry, types, verification, and failures."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_codes_units_and_both_transforms_are_kept(tmp_path, qcode, scode):
     image = nib.load(path)
     image.header.set_xyzt_units("mm", "sec")
     image.header["descrip"] = b"a name"
-    if qcode and scode:  # and let them disagree
+    if qcode and scode:  # make them disagree
         image.header["qoffset_x"] += 25
     nib.Nifti1Image(np.asanyarray(image.dataobj), None, image.header).to_filename(tmp_path / "other.nii")
     volume = load_volume(tmp_path / "other.nii")
@@ -68,16 +68,16 @@ def test_codes_units_and_both_transforms_are_kept(tmp_path, qcode, scode):
         assert np.array_equal(saved.header[name], source.header[name]), name
     assert np.array_equal(saved.header["pixdim"][:4], source.header["pixdim"][:4])
     assert np.array_equal(saved.affine, source.affine)
-    assert saved.header["descrip"] == b""  # names of people may be there
+    assert saved.header["descrip"] == b""  # it may hold names of people
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_every_format_lies_on_the_image(tmp_path, suffix):
+def test_masks_of_every_format_match_the_image(tmp_path, suffix):
     affine = affine_of((2, 0, 1), (-1, 1, -1), tilt=0.3)
     volume = Volume.from_array(voxels(), affine)
     path = save_mask(LABELS, volume, tmp_path / f"mask.{suffix}")
     assert np.array_equal(load_mask(path, volume.grid), LABELS)
-    # and for a program that knows nothing of RAS
+    # Also without any conversion to RAS.
     image = sitk.ReadImage(str(path))
     assert Grid(SHAPE, affine).difference(Grid(image.GetSize(), sitk_affine(image))) is None
     for index in [(0, 0, 0), (5, 6, 4), (3, 0, 2)]:
@@ -101,7 +101,7 @@ def test_smallest_type(tmp_path, suffix, largest, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["bool", "float32", "int8", "uint64"])
-def test_types_that_are_taken(tmp_path, dtype):
+def test_accepted_types(tmp_path, dtype):
     volume = Volume.from_array(voxels(), AFFINE)
     labels = (LABELS > 2).astype(dtype)
     saved = nib.load(save_mask(labels, volume, tmp_path / "mask.nii.gz"))
@@ -182,7 +182,7 @@ def test_the_image_is_never_overwritten(tmp_path):
         with pytest.raises(SaveError, match="overwrite"):
             save_mask(LABELS, load_volume(tmp_path / source), tmp_path / target)
     assert image.read_bytes() == content
-    # the data file of the image, under a header of another name
+    # The data file of the image, next to a header of another name.
     sitk.WriteImage(oblique(voxels((5, 7, 6))), str(tmp_path / "data.mhd"), True)
     (tmp_path / "data.mhd").rename(tmp_path / "header.mhd")
     pixels = (tmp_path / "data.zraw").read_bytes()
@@ -192,7 +192,7 @@ def test_the_image_is_never_overwritten(tmp_path):
     assert not (tmp_path / "data.mhd").exists()
 
 
-def test_saving_when_the_image_is_gone(tmp_path):
+def test_saving_after_the_image_was_deleted(tmp_path):
     image = nifti(tmp_path / "scan.nii.gz")
     volume = load_volume(image)
     image.unlink()
@@ -226,7 +226,7 @@ for name in sys.argv[1:]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are those of Unix")
-def test_full_disk_is_a_sentence_and_keeps_what_was_there(tmp_path):
+def test_a_full_disk_gives_a_message_and_keeps_the_earlier_mask(tmp_path):
     names = [tmp_path / f"mask.{suffix}" for suffix in SUFFIXES]
     for path in names:
         path.write_text("the earlier mask")
@@ -243,14 +243,14 @@ def test_full_disk_is_a_sentence_and_keeps_what_was_there(tmp_path):
 @pytest.mark.skipif(
     not Path("/proc/self").exists(), reason="a folder where even root may not write is of Linux"
 )
-def test_unwritable_folder_is_a_sentence():
+def test_an_unwritable_folder_gives_a_message():
     with pytest.raises(SaveError, match="could not be written"):
         save_mask(LABELS, Volume.from_array(voxels(), AFFINE), "/proc/mask.nii.gz")
 
 
 @pytest.mark.parametrize("suffix", ["nii.gz", "nii"])
-def test_a_file_that_reads_back_elsewhere_is_not_saved(tmp_path, suffix):
-    """A volume whose header fields and affine disagree, as a mistake in this program would make one."""
+def test_a_file_that_reads_back_on_another_grid_is_not_saved(tmp_path, suffix):
+    """The header fields and the affine of the volume disagree, as after a bug in this program."""
     volume = load_volume(nifti(tmp_path / "scan.nii"))
     moved = dataclasses.replace(volume, grid=Grid(SHAPE, AFFINE + 3 * np.eye(4, k=3)))
     with pytest.raises(SaveError, match="did not read back on the grid"):
@@ -258,11 +258,11 @@ def test_a_file_that_reads_back_elsewhere_is_not_saved(tmp_path, suffix):
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
 
 
-def test_the_proof_compares_values_and_type(tmp_path):
+def test_verification_compares_values_and_type(tmp_path):
     grid, labels = Grid(SHAPE, AFFINE), LABELS.astype("uint8")
     prove(tmp_path, labels, grid, labels.copy(), AFFINE)
-    other = labels.copy()
-    other[2, 2, 2] += 1
-    for found in (other, labels.astype("int16")):
+    changed = labels.copy()
+    changed[2, 2, 2] += 1
+    for written in (changed, labels.astype("int16")):
         with pytest.raises(SaveError, match="did not read back as written"):
-            prove(tmp_path, labels, grid, found, AFFINE)
+            prove(tmp_path, labels, grid, written, AFFINE)

@@ -1,9 +1,10 @@
 """Frames of multi-frame DICOM files (enhanced CT, MR, PET and others) as slices with positions.
 
-SimpleITK (GDCM) reads such a file as one block: the frames in the file's order, evenly spaced as the first
-ones are, values scaled as those of the first. A file may hold them in any order, at several times, askew
-or scaled one by one. What it says of each frame is therefore read here, with pydicom, since SimpleITK
-shows no nested tags; `medsam_app.io.dicom.stack` then treats frames like slices that are files.
+SimpleITK (GDCM) reads such a file as one block: frames in the order of the file, with the spacing of the
+first two frames and the rescaling of the first. But the frames may have any order, several time points,
+oblique positions and individual rescaling. This module therefore reads the attributes of each frame with
+pydicom, because SimpleITK does not expose nested tags. `medsam_app.io.dicom.stack` then treats frames like
+slices in separate files.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from medsam_app.errors import VolumeError
 from medsam_app.io.dicom.series import TAGS, Slice
 
-#: Classes of object whose frames GDCM scales, all as the first one says: enhanced CT, MR and PET, converted
-#: to them, X-ray 3D, breast tomosynthesis and projection. Of others it reads top-level values or none.
+#: SOP classes whose frames GDCM rescales, all with the values of the first frame: enhanced CT, MR and PET,
+#: legacy converted enhanced CT, MR and PET, X-ray 3D, breast tomosynthesis and projection. For other classes
+#: it applies the top-level values, if any.
 _SCALED = frozenset(
     f"1.2.840.10008.5.1.4.1.1.{end}"
     for end in ("2.1", "2.2", "4.1", "4.4", "128.1", "130", *(f"13.1.{n}" for n in range(1, 6)))
 )
 
-#: What pydicom raises for headers that make no sense.
+#: Errors that pydicom raises for invalid headers.
 DAMAGED = (
     InvalidDicomError,
     BytesLengthException,
@@ -39,10 +41,12 @@ DAMAGED = (
 
 
 def split_frames(item: Slice) -> list[Slice]:
-    """The frames of a multi-frame file, in its order; a file of one frame that is not such a file as it is.
+    """Return the frames of a multi-frame file in the order of the file.
+
+    A single-frame file without per-frame functional groups is returned unchanged.
 
     Raises:
-        VolumeError: the file does not say where its frames lie, or contradicts itself.
+        VolumeError: the positions of the frames are missing or inconsistent.
     """
     names = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
     scale = ["RescaleSlope", "RescaleIntercept"]
@@ -73,19 +77,26 @@ def split_frames(item: Slice) -> list[Slice]:
 
 
 def _slices(item: Slice, shared: object, groups: list, top: tuple[float, float]) -> list[Slice]:
-    """Frames; `top` is the slope and intercept next to the groups, which hold where a group says none."""
+    """Return the frames.
+
+    Args:
+        item: the file.
+        shared: functional groups of all frames.
+        groups: functional groups per frame.
+        top: slope and intercept at the top level, used for frames without their own values.
+    """
     frames: list[Slice] = []
     applied = top
     if item.sop_class in _SCALED:
         applied = _scale(shared) or _scale(groups[0]) or top
     for number, group in enumerate(groups):
 
-        def value(macro: str, name: str, group: object = group) -> object:
-            """A tag of the frame, or of all frames together."""
-            for each in (group, shared):
-                found = each.get(f"{macro}Sequence")  # type: ignore[attr-defined]
-                if found:
-                    return found[0].get(name)
+        def value(sequence: str, name: str, group: object = group) -> object:
+            """Return an attribute of the frame, or of all frames."""
+            for source in (group, shared):
+                items = source.get(f"{sequence}Sequence")  # type: ignore[attr-defined]
+                if items:
+                    return items[0].get(name)
             return None
 
         axes = _vector(value("PlaneOrientation", "ImageOrientationPatient"), 6)
@@ -105,7 +116,7 @@ def _slices(item: Slice, shared: object, groups: list, top: tuple[float, float])
                 size=(*item.size[:2], 1),
                 frame=number,
                 rescale=(factor, intercept - factor * applied[1]),
-                tags=item.tags | {TAGS[key]: str(said) for key, said in order.items() if said is not None},
+                tags=item.tags | {TAGS[key]: str(index) for key, index in order.items() if index is not None},
                 axes=None if axes is None else axes.reshape(2, 3),
                 position=_vector(value("PlanePosition", "ImagePositionPatient"), 3),
                 spacing=None if spacing is None else (float(spacing[1]), float(spacing[0])),
@@ -115,14 +126,16 @@ def _slices(item: Slice, shared: object, groups: list, top: tuple[float, float])
 
 
 def _scale(group: object) -> tuple[float, float] | None:
-    """Slope and intercept of a frame, or of all frames together, or None when they are not there."""
-    found = group.get("PixelValueTransformationSequence")  # type: ignore[attr-defined]
-    said = _vector([found[0].get(f"Rescale{name}") for name in ("Slope", "Intercept")], 2) if found else None
-    return None if said is None else (float(said[0]), float(said[1]))
+    """Return the slope and intercept of a frame or of all frames, or None if they are missing."""
+    items = group.get("PixelValueTransformationSequence")  # type: ignore[attr-defined]
+    numbers = (
+        _vector([items[0].get(f"Rescale{name}") for name in ("Slope", "Intercept")], 2) if items else None
+    )
+    return None if numbers is None else (float(numbers[0]), float(numbers[1]))
 
 
 def _vector(value: object, count: int) -> NDArray[np.float64] | None:
-    """Numbers of a tag, or None when they are not there."""
+    """Return the numbers of an attribute, or None if they are missing or invalid."""
     if value is None or (isinstance(value, list) and None in value):
         return None
     numbers = np.array(value, dtype=np.float64)

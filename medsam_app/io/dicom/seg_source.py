@@ -1,7 +1,7 @@
 """Attributes that a DICOM segmentation copies from its source series.
 
-The slices are found as the loader found them, in its order, so that slice k of a label map is slice k of
-the series: a file, or a frame of a multi-frame file. Patient and study are those of the first slice.
+The slices are read and ordered as in the loader, so that slice k of a label map is slice k of the series: a
+file, or a frame of a multi-frame file. The first slice provides patient and study.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from medsam_app.io.dicom.series import Slice
 from medsam_app.io.headers import find_format
 from medsam_app.io.volume import Volume
 
-#: Beside the groups of patient and clinical trial.
-_TAKEN = (
+#: Copied attributes, in addition to the groups of patient and clinical trial.
+_COPIED = (
     "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber",
     "ReferringPhysicianName", "FrameOfReferenceUID", "PositionReferenceIndicator", "Manufacturer",
     "ManufacturerModelName", "SoftwareVersions", "DeviceSerialNumber", "InstitutionName",
     "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
 )  # fmt: skip
-#: Must be there, with or without a value.
-_EXPECTED = (
+#: Attributes that must be present, with or without a value.
+_REQUIRED = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
     "StudyDate", "StudyTime", "ReferringPhysicianName", "PositionReferenceIndicator",
 )  # fmt: skip
@@ -43,16 +43,17 @@ _EXPECTED = (
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """The series under a label map.
+    """Source series of a label map.
 
     Attributes:
-        name: of its folder or file, for messages.
-        slices: slice k of the volume.
-        header: what is the same for all of them: patient, study, frame of reference, equipment.
-        description: of the series.
-        series: its UID.
-        thickness, distance: mm; of a slice, and between slices along their normal.
-        frames: for each file (by UID), the frames it holds, or 0 where it is a single slice.
+        name: name of the folder or file, for messages.
+        slices: slices in the order of k.
+        header: attributes common to all slices: patient, study, frame of reference, equipment.
+        description: description of the series.
+        series: UID of the series.
+        thickness: thickness of a slice in mm.
+        distance: distance between slices along their normal in mm.
+        frames: number of frames of each file by its UID, 0 for a file with a single slice.
     """
 
     name: str
@@ -65,36 +66,36 @@ class Source:
     frames: dict[str, int]
 
     def stand_ins(self) -> list[Dataset]:
-        """A header for each slice, as of a series of single slices, in the order of the slices.
+        """Return a header for each slice, in their order, as if the series had single-slice files.
 
-        The library that writes segmentations takes single slices or one multi-frame file, all of whose
-        frames must be meant. A frame therefore stands in as a slice of its own, called 2.25.(k + 1);
-        `refer` puts the real references in their places.
+        highdicom accepts single-slice files, or one multi-frame file with all of its frames. Each slice is
+        therefore represented by a header with the UID 2.25.(k + 1). `refer` replaces these UIDs by the real
+        references.
         """
-        made = []
-        for number, item in enumerate(self.slices, start=1):
+        headers = []
+        for number, source in enumerate(self.slices, start=1):
             header = Dataset()
             header.update(self.header)
             header.SOPClassUID = CTImageStorage
             header.SOPInstanceUID = f"2.25.{number}"
             header.SeriesInstanceUID = self.series
-            header.Columns, header.Rows = item.size[:2]
-            header.ImagePositionPatient = _decimals(item.position)
+            header.Columns, header.Rows = source.size[:2]
+            header.ImagePositionPatient = _decimals(source.position)
             header.ImageOrientationPatient = _decimals(self.slices[0].axes)
             header.PixelSpacing = _decimals(self.slices[0].spacing)[::-1]
             header.SliceThickness = DSfloat(self.thickness, auto_format=True)
             header.SpacingBetweenSlices = DSfloat(self.distance, auto_format=True)
-            made.append(header)
-        return made
+            headers.append(header)
+        return headers
 
     def refer(self, data: Dataset) -> None:
-        """Replace the stand-ins in a segmentation by the slices and frames they represent."""
+        """Replace the UIDs of `stand_ins` in a segmentation by references to the real slices and frames."""
         files = {item.uid: item for item in self.slices}
-        used: dict[str, list[int]] = {uid: [] for uid in files}
+        frames_of_file: dict[str, list[int]] = {uid: [] for uid in files}
         for item in self.slices:
-            used[item.uid].append(item.frame + 1)
+            frames_of_file[item.uid].append(item.frame + 1)
         images = [
-            _reference(item, used[uid] if len(used[uid]) < self.frames[uid] else [])
+            _reference(item, frames_of_file[uid] if len(frames_of_file[uid]) < self.frames[uid] else [])
             for uid, item in files.items()
         ]
         data.SourceImageSequence = images
@@ -110,11 +111,11 @@ class Source:
 
 
 def _reference(item: Slice, frames: list[int]) -> Dataset:
-    made = Dataset()
-    made.ReferencedSOPClassUID, made.ReferencedSOPInstanceUID = item.sop_class, item.uid
+    reference = Dataset()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = item.sop_class, item.uid
     if frames:
-        made.ReferencedFrameNumber = frames if len(frames) > 1 else frames[0]
-    return made
+        reference.ReferencedFrameNumber = frames if len(frames) > 1 else frames[0]
+    return reference
 
 
 def _decimals(values: object) -> list[DSfloat]:
@@ -122,11 +123,11 @@ def _decimals(values: object) -> list[DSfloat]:
 
 
 def read_source(volume: Volume) -> Source:
-    """Find the series that a volume was read from.
+    """Return the series that a volume was read from.
 
     Raises:
-        SaveError: it was not read from DICOM, or its series lacks what a segmentation must refer to, or is
-            not the same any more.
+        SaveError: the volume was not read from DICOM, its series lacks attributes that a segmentation must
+            refer to, or the series was changed.
     """
     path = volume.source
     if path is None or find_format(path) != "dicom":
@@ -135,7 +136,7 @@ def read_source(volume: Volume) -> Source:
             f"{what} is not DICOM, but a DICOM segmentation lies on a DICOM series; save the mask as .nii.gz."
         )
     if not volume.series:
-        raise _lacks(path.name, "series UID")
+        raise _missing_attribute(path.name, "series UID")
     try:
         with unpacked(path) as (folder, files):
             originals = dicom.pick_series(path.name, dicom.scan(path.name, folder, files)[0], volume.series)
@@ -158,25 +159,25 @@ def read_source(volume: Volume) -> Source:
 
 
 def _source(name: str, slices: list[Slice], counts: dict[str, int]) -> Source:
-    names = ["StudyInstanceUID", "FrameOfReferenceUID"]
-    found: dict[str, set[str]] = {each: set() for each in names}
+    keywords = ["StudyInstanceUID", "FrameOfReferenceUID"]
+    uids: dict[str, set[str]] = {keyword: set() for keyword in keywords}
     for path in dict.fromkeys(item.path for item in slices):
-        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(names), force=True)
-        for each in names:
-            found[each].add(str(data.get(each) or ""))
-    for each, what, several in (
-        (names[0], "study UID", "studies"),
-        (names[1], "frame of reference", "frames of reference"),
+        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(keywords), force=True)
+        for keyword in keywords:
+            uids[keyword].add(str(data.get(keyword) or ""))
+    for keyword, singular, plural in (
+        (keywords[0], "study UID", "studies"),
+        (keywords[1], "frame of reference", "frames of reference"),
     ):
-        if "" in found[each]:
-            raise _lacks(name, what)
-        if len(found[each]) > 1:
+        if "" in uids[keyword]:
+            raise _missing_attribute(name, singular)
+        if len(uids[keyword]) > 1:
             raise SaveError(
-                f"The slices of '{name}' name {len(found[each])} {several}, so no DICOM segmentation "
+                f"The slices of '{name}' name {len(uids[keyword])} {plural}, so no DICOM segmentation "
                 "can lie on them; save the mask as .nii.gz."
             )
     if not all(item.uid and item.sop_class for item in slices):
-        raise _lacks(name, "SOP instance or class UID in every slice")
+        raise _missing_attribute(name, "SOP instance or class UID in every slice")
     first = slices[0]
     data = pydicom.dcmread(first.path, stop_before_pixels=True, force=True)
     assert first.axes is not None and first.position is not None and slices[-1].position is not None
@@ -196,7 +197,7 @@ def _source(name: str, slices: list[Slice], counts: dict[str, int]) -> Source:
     )
 
 
-def _lacks(name: str, what: str) -> SaveError:
+def _missing_attribute(name: str, what: str) -> SaveError:
     return SaveError(
         f"The series of '{name}' names no {what}, which a DICOM segmentation must refer to; save the mask "
         "as .nii.gz."
@@ -204,20 +205,22 @@ def _lacks(name: str, what: str) -> SaveError:
 
 
 def _header(data: Dataset) -> Dataset:
-    """Return patient, study and equipment; values that violate DICOM are left out."""
-    made = Dataset()
-    taken = {tag_for_keyword(name) for name in _TAKEN}
+    """Return patient, study and equipment, without values that violate the DICOM standard."""
+    header = Dataset()
+    tags = {tag_for_keyword(name) for name in _COPIED}
     for tag in list(data.keys()):
-        if tag in taken or (tag.group in (0x10, 0x12) and not tag.is_private):
+        if tag in tags or (tag.group in (0x10, 0x12) and not tag.is_private):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    found = data[tag]
-                if found.keyword != "PatientSex" or found.value in ("M", "F", "O"):
-                    made.add(DataElement(tag, found.VR, found.value, validation_mode=pydicom.config.RAISE))
+                    element = data[tag]
+                if element.keyword != "PatientSex" or element.value in ("M", "F", "O"):
+                    header.add(
+                        DataElement(tag, element.VR, element.value, validation_mode=pydicom.config.RAISE)
+                    )
             except DAMAGED:
                 continue
-    for name in _EXPECTED:
-        if name not in made:
-            setattr(made, name, "")
-    return made
+    for name in _REQUIRED:
+        if name not in header:
+            setattr(header, name, "")
+    return header

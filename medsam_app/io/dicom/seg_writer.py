@@ -1,8 +1,8 @@
 """Writer of DICOM segmentations (SEG) that refer to their source series.
 
-highdicom makes the object. The file is written in a hidden folder next to its target, read back with
-another library, compared voxel by voxel and frame by frame with the label map, the grid and the slices of
-the series, and only then moved to its name.
+highdicom builds the segmentation. The file is written in a hidden folder next to its target and read back
+with pydicom. Its voxels and frames are compared with the label map, the grid and the slices of the series.
+Only then is the file moved to its target.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from medsam_app.io.writing import check_place, smallest_labels, write_proved
 
 __all__ = ["read_dicom_seg", "save_dicom_seg"]
 
-#: Number of the series that segmentations are put into; scanners count from 1.
+#: Series number of segmentations, larger than those of scanners, which count from 1.
 _SERIES_NUMBER = 300
-#: Where the series tells no date of its study: the file is to be the same whenever it is made.
+#: Date if the series has no study date. It is fixed, so that equal masks give equal files at any time.
 _NO_DATE = "19700101"
 
 
@@ -55,30 +55,30 @@ def save_dicom_seg(
     algorithm_version: str = __version__,
     automatic: bool = False,
 ) -> Path:
-    """Write a label map as a binary DICOM segmentation and prove it by reading it back.
+    """Write a label map as a binary DICOM segmentation and verify it by reading it back.
 
-    There is a segment for every label that occurs or has a name, in the order of the labels. Where these are
-    1 to N a segment has the number of its label; otherwise segments are numbered from 1 and their
-    descriptions ("label 7: liver") keep the labels. Slices of which a segment has no voxel get no frame. The
-    same label map, series and options give the same bytes: UIDs are hashes and dates are those of the study.
+    There is a segment for every label that occurs or has a name, in the order of the labels. Segments are
+    numbered from 1, and their descriptions ("label 7: liver") record the labels. Slices in which a segment
+    has no voxel get no frame. Equal label maps, series and options give equal bytes: UIDs are hashes, and
+    dates are those of the study.
 
     Args:
         label_map: (i, j, k) whole numbers from 0, or booleans, on the grid of `volume`.
-        volume: loaded from a DICOM folder, .zip or file, which is there still.
-        path: ends in .dcm.
+        volume: image, loaded from a DICOM folder, .zip or file that still exists.
+        path: target; ends in .dcm.
         label_names: names of label values; viewers show the first 64 characters.
-        colours: '#rrggbb' of label values.
-        algorithm, algorithm_version: what made the label map, at most 64 characters each.
-        automatic: whether it worked without a person's clicks.
+        colours: colours of label values as '#rrggbb'.
+        algorithm, algorithm_version: program that made the label map, at most 64 characters each.
+        automatic: whether the label map was made without clicks of a user.
 
     Returns:
-        the path written.
+        The written path.
 
     Raises:
-        SaveError: wrong labels or shape, an empty mask without names, a series that a segmentation cannot
-            refer to, highdicom is not installed, or the file could not be written or did not read back as
-            written. What was at `path` before is then still there.
-        VolumeError: the series is not there any more.
+        SaveError: the labels or the shape are wrong, the mask is empty and has no names, a segmentation
+            cannot refer to the series, highdicom is not installed, or the file could not be written or did
+            not read back as written. An existing file at `path` is then unchanged.
+        VolumeError: the series does not exist any more.
     """
     try:
         import highdicom  # noqa: F401
@@ -91,10 +91,10 @@ def save_dicom_seg(
         raise SaveError(f"A DICOM segmentation cannot be saved as '{path.name}'; let its name end in .dcm.")
     labels = smallest_labels(label_map, volume.shape)
     check_place(path)
-    _keep_others(path)
+    _check_target(path)
     names = _names(labels, label_names or {})
     source = read_source(volume)
-    made = _made(
+    segmentation = _segmentation(
         labels,
         names,
         source,
@@ -104,15 +104,15 @@ def save_dicom_seg(
     )
 
     def write(draft: Path) -> None:
-        made.save_as(draft, enforce_file_format=True)
-        _prove(path, draft, labels, names, volume, source)
+        segmentation.save_as(draft, enforce_file_format=True)
+        _verify(path, draft, labels, names, volume, source)
 
     write_proved(path, volume, write)
     return path
 
 
-def _keep_others(path: Path) -> None:
-    """Refuse to replace a file that is no segmentation: a slice of the series, for one."""
+def _check_target(path: Path) -> None:
+    """Refuse to replace a file that is not a segmentation, for example a slice of the series."""
     if path.exists():
         try:
             data = pydicom.dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True)
@@ -125,32 +125,35 @@ def _keep_others(path: Path) -> None:
             )
 
 
-def _names(labels: NDArray, given: Mapping[int, str]) -> dict[int, str]:
-    """Names of the labels that occur or are named, in the order of the labels."""
-    found = {int(label) for k in range(labels.shape[2]) for label in np.unique(labels[:, :, k])}
-    wanted = sorted((found | {int(label) for label in given}) - {0})
-    if not wanted:
+def _names(labels: NDArray, label_names: Mapping[int, str]) -> dict[int, str]:
+    """Return the names of the labels that occur or have a name, in the order of the labels."""
+    present = {int(label) for k in range(labels.shape[2]) for label in np.unique(labels[:, :, k])}
+    labels_to_save = sorted((present | {int(label) for label in label_names}) - {0})
+    if not labels_to_save:
         raise SaveError(
             "The mask is empty and its labels have no names, but a DICOM segmentation needs at least one "
             "segment; give a name, or save the mask as .nii.gz."
         )
-    if wanted[0] < 0 or wanted[-1] > 2**32 - 1 or len(wanted) > 65535:
+    if labels_to_save[0] < 0 or labels_to_save[-1] > 2**32 - 1 or len(labels_to_save) > 65535:
         raise SaveError("Labels of a DICOM segmentation are 1 to 4294967295, at most 65535 of them.")
-    return {label: " ".join(str(given.get(label) or f"label {label}").split())[:900] for label in wanted}
+    return {
+        label: " ".join(str(label_names.get(label) or f"label {label}").split())[:900]
+        for label in labels_to_save
+    }
 
 
-def _numbered(labels: NDArray, wanted: list[int]) -> NDArray:
-    """(k, j, i) numbers of segments: the label map itself where these are its labels."""
-    if wanted == list(range(1, len(wanted) + 1)):
+def _segment_numbers(labels: NDArray, segment_labels: list[int]) -> NDArray:
+    """Return (k, j, i) segment numbers, without a copy if they equal the labels."""
+    if segment_labels == list(range(1, len(segment_labels) + 1)):
         return labels.transpose(2, 1, 0)
-    known = np.array([0, *wanted])
-    out = np.empty(labels.shape[::-1], dtype=np.min_scalar_type(len(wanted)))
-    for k in range(len(out)):
-        out[k] = np.searchsorted(known, labels[:, :, k].T)
-    return out
+    values = np.array([0, *segment_labels])
+    numbers = np.empty(labels.shape[::-1], dtype=np.min_scalar_type(len(segment_labels)))
+    for k in range(len(numbers)):
+        numbers[k] = np.searchsorted(values, labels[:, :, k].T)
+    return numbers
 
 
-def _made(
+def _segmentation(
     labels: NDArray,
     names: dict[int, str],
     source: Source,
@@ -164,12 +167,12 @@ def _made(
     digest = hashlib.sha256()
     for k in range(labels.shape[2]):
         digest.update(np.ascontiguousarray(labels[:, :, k].T).data)
-    said = [labels.dtype.str, labels.shape, names, colours, algorithm, automatic, __version__]
+    parameters = [labels.dtype.str, labels.shape, names, colours, algorithm, automatic, __version__]
     slices = [f"{item.uid} {item.frame}" for item in source.slices]
-    entropy = [repr(said), source.series, *slices, digest.hexdigest()]
+    entropy = [repr(parameters), source.series, *slices, digest.hexdigest()]
 
-    def uid(what: str) -> str:
-        return generate_uid(PYDICOM_ROOT_UID, [what, *entropy])
+    def uid(role: str) -> str:
+        return generate_uid(PYDICOM_ROOT_UID, [role, *entropy])
 
     method = highdicom.AlgorithmIdentificationSequence(
         name=algorithm[0], version=algorithm[1], family=codes.DCM.ArtificialIntelligence
@@ -184,7 +187,7 @@ def _made(
         item = highdicom.seg.SegmentDescription(
             number,
             short(name) or f"label {label}",
-            # names are free text: the category viewers show for a segment without one
+            # Names are free text, so the coded category and type are the generic ones.
             codes.SCT.Tissue,
             codes.SCT.Tissue,
             "AUTOMATIC" if automatic else "SEMIAUTOMATIC",
@@ -195,10 +198,10 @@ def _made(
         segments.append(item)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it thinks of the patient's name
-            made = highdicom.seg.Segmentation(
+            warnings.simplefilter("ignore")  # about invalid values of the patient's name
+            segmentation = highdicom.seg.Segmentation(
                 source.stand_ins(),
-                _numbered(labels, list(names)),
+                _segment_numbers(labels, list(names)),
                 "BINARY",
                 segments,
                 series_instance_uid=uid("series"),
@@ -217,39 +220,39 @@ def _made(
             f"The series of '{source.name}' cannot be referred to by a DICOM segmentation ({error}); save "
             "the mask as .nii.gz."
         ) from error
-    source.refer(made)
-    return _timeless(made, source, uid("dimensions"))
+    source.refer(segmentation)
+    return _reproducible(segmentation, source, uid("dimensions"))
 
 
-def _timeless(made: Any, source: Source, dimensions: str) -> Any:
-    """In UTF-8, and without the time and the random UID that the library puts in."""
-    made.SpecificCharacterSet = "ISO_IR 192"
-    made.ContentDate = source.header.StudyDate or _NO_DATE
-    made.ContentTime = source.header.StudyTime or "000000"
-    del made.InstanceCreationDate, made.InstanceCreationTime
-    for equipment in made.ContributingEquipmentSequence:
+def _reproducible(segmentation: Any, source: Source, dimensions: str) -> Any:
+    """Set UTF-8, and replace the current time and the random UIDs that highdicom inserts."""
+    segmentation.SpecificCharacterSet = "ISO_IR 192"
+    segmentation.ContentDate = source.header.StudyDate or _NO_DATE
+    segmentation.ContentTime = source.header.StudyTime or "000000"
+    del segmentation.InstanceCreationDate, segmentation.InstanceCreationTime
+    for equipment in segmentation.ContributingEquipmentSequence:
         equipment.pop("ContributionDateTime", None)
-    for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
         item.DimensionOrganizationUID = dimensions
-    return made
+    return segmentation
 
 
-def _prove(
+def _verify(
     path: Path, draft: Path, labels: NDArray, names: dict[int, str], volume: Volume, source: Source
 ) -> None:
-    """Hold the file against the label map, the grid and the series; `SaveError` when it is not the same."""
+    """Compare the file with the label map, the grid and the series; raise `SaveError` if they differ."""
     try:
         data = read_segmentation(draft)
         places = frame_places(path, data, volume.grid)
-        found = label_map_of(draft, data, volume.grid)
-        said = list(segment_names(data).values())
+        label_map = label_map_of(draft, data, volume.grid)
+        segments = list(segment_names(data).values())
     except (MedsamError, *DAMAGED, IndexError) as error:
         raise SaveError(f"'{path.name}' did not read back ({error}); nothing was saved.") from error
-    wrong = [k for k in range(labels.shape[2]) if not np.array_equal(found[:, :, k], labels[:, :, k])]
-    strays = [
+    differing = [k for k in range(labels.shape[2]) if not np.array_equal(label_map[:, :, k], labels[:, :, k])]
+    misplaced = [
         k
         for (_, k), group in zip(places, data.PerFrameFunctionalGroupsSequence, strict=True)
-        if not _belongs(group, source, source.slices[k])
+        if not _refers_to(group, source, source.slices[k])
     ]
     same = (
         data.StudyInstanceUID == source.header.StudyInstanceUID
@@ -258,17 +261,17 @@ def _prove(
         and data.get("PatientID") == source.header.PatientID
     )
     for failed, what in (
-        (wrong, f"has other voxels in slice {wrong[0] if wrong else 0}"),
-        (strays, f"has a frame that refers to another slice than {strays[0] if strays else 0}"),
-        (said != list(names.items()), "has other labels or names"),
+        (differing, f"has other voxels in slice {differing[0] if differing else 0}"),
+        (misplaced, f"has a frame that refers to another slice than {misplaced[0] if misplaced else 0}"),
+        (segments != list(names.items()), "has other labels or names"),
         (not same, "is of another patient, study, series or frame of reference"),
     ):
         if failed:
             raise SaveError(f"'{path.name}' did not read back as written: it {what}; nothing was saved.")
 
 
-def _belongs(group: Dataset, source: Source, item: Slice) -> bool:
-    """Return whether a frame lies where a slice of the series lies, and names it."""
+def _refers_to(group: Dataset, source: Source, item: Slice) -> bool:
+    """Return whether a frame has the position of a slice of the series, and refers to it."""
     position = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
     images = group.DerivationImageSequence[0].SourceImageSequence
     number = item.frame + 1 if source.frames[item.uid] else None

@@ -1,7 +1,7 @@
-"""DICOM slices: which files of a folder or zip belong together.
+"""DICOM series: grouping of the slices of a folder or .zip.
 
-SimpleITK (GDCM) reads the files; which of them are images and which series they belong to is found here,
-and `medsam_app.io.dicom.stack` decides whether a series makes a volume.
+SimpleITK (GDCM) reads the files. This module selects the images and groups them into series.
+`medsam_app.io.dicom.stack` checks whether a series forms a volume.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from medsam_app.atomic import is_text
 from medsam_app.errors import SeriesChoice, VolumeError
 from medsam_app.io.headers import looks_like_dicom, sitk_reader
 
-#: Not images: segmentations, presentation states, reports, radiotherapy, directories, raw data.
+#: SOP classes that are not images: segmentations, presentation states, reports, radiotherapy, directories,
+#: raw data.
 _NOT_IMAGES = re.compile(
     r"1\.2\.840\.10008\."
     r"(1\.3\.10|5\.1\.4\.1\.1\.(66|88|11|104|481\.[2-9]|9)(\.|$)|5\.1\.4\.(34|38|39|43|44|45))"
@@ -31,12 +32,19 @@ class Slice:
     """One DICOM file with pixels, or one frame of it.
 
     Attributes:
+        path: the file.
+        uid: SOP instance UID.
+        series: UID of the series.
+        sop_class: SOP class UID.
+        tags: values of `TAGS` that the file has, by tag.
         size: columns, rows, frames.
-        axes: (2, 3) unit vectors along columns' and rows' index in LPS, or None when not said.
-        position: (3,) centre of the first voxel, mm in LPS, or None when not said.
-        spacing: (2,) mm between columns and between rows, or None when not said.
-        frame: number from 0 within a multi-frame file.
-        rescale: factor and offset of the values that reading the file leaves to be applied.
+        pixel: pixel type of SimpleITK.
+        components: values per pixel.
+        axes: (2, 3) unit vectors in LPS along increasing column and row index, or None if missing.
+        position: (3,) centre of the first voxel, mm in LPS, or None if missing.
+        spacing: (2,) mm between columns and between rows, or None if missing.
+        frame: number from 0 in a multi-frame file.
+        rescale: factor and offset to apply to the values that SimpleITK returns.
     """
 
     path: Path
@@ -56,10 +64,15 @@ class Slice:
 
 @dataclass(frozen=True)
 class SeriesInfo:
-    """A series that may be opened; `uid` or `number` (from 1, in this list) chooses it.
+    """Series that can be opened.
 
     Attributes:
-        slices: files or, of a multi-frame file, frames.
+        uid: UID of the series.
+        number: number from 1 in the list of series, an alternative to `uid` for choosing it.
+        description: description of the series.
+        modality: DICOM modality.
+        slices: number of files, or of frames in multi-frame files.
+        columns, rows: size of a slice.
     """
 
     uid: str
@@ -89,15 +102,16 @@ def scan(
     """Return the slices of every image series under a folder, by UID, and notes on skipped files.
 
     Args:
-        name: of the folder or zip, for messages.
-        files: only these.
+        name: name of the folder or .zip, for messages.
+        folder: folder to scan.
+        files: files to read instead of the whole folder.
 
     Raises:
-        VolumeError: there is no DICOM image, or one cannot be read.
+        VolumeError: there is no DICOM image, or an image cannot be read.
     """
     series: dict[str, list[Slice]] = {}
     skipped: Counter[str] = Counter()
-    others: Counter[str] = Counter()
+    other_files: Counter[str] = Counter()
     seen: set[str] = set()
     copies = 0
     for path in sorted(folder.rglob("*") if files is None else files):
@@ -106,9 +120,9 @@ def scan(
         with path.open("rb") as file:
             start = file.read(4096)
         if not looks_like_dicom(start[:132]):
-            others[path.suffix or "other"] += 1
+            other_files[path.suffix or "other"] += 1
             continue
-        # the first UID of the standard in the file names the kind of object
+        # The first UID of the DICOM standard in the file is the SOP class.
         kind = re.search(rb"1\.2\.840\.10008\.[\d.]+", start[128:])
         if kind and _NOT_IMAGES.match(kind[0].decode().rstrip(".")):
             skipped["segmentation" if b".66.4" in kind[0] else "object without image"] += 1
@@ -122,19 +136,21 @@ def scan(
             continue
         seen.add(item.uid)
         series.setdefault(item.series, []).append(item)
-    passed = ", ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in sorted(skipped.items()))
+    skipped_text = ", ".join(
+        f"{count} {name}{'s' if count > 1 else ''}" for name, count in sorted(skipped.items())
+    )
     if not series:
-        found = (
-            passed
-            or ", ".join(f"{count} {name} file(s)" for name, count in others.most_common(4))
+        contents = (
+            skipped_text
+            or ", ".join(f"{count} {name} file(s)" for name, count in other_files.most_common(4))
             or "nothing"
         )
         raise VolumeError(
-            f"'{name}' holds no DICOM images (found: {found}); give the folder or .zip that holds the "
+            f"'{name}' holds no DICOM images (found: {contents}); give the folder or .zip that holds the "
             "slices, "
             "or a single .nii.gz, .nrrd, .mha or .mhd file."
         )
-    notes = [f"Passed over beside the images: {passed}."] if passed else []
+    notes = [f"Passed over beside the images: {skipped_text}."] if skipped_text else []
     if copies:
         notes.append(f"{copies} files are copies of slices already there and were left out.")
     return series, tuple(notes)
@@ -207,7 +223,16 @@ def series_list(series: dict[str, list[Slice]]) -> list[SeriesInfo]:
 
 
 def pick_series(name: str, series: dict[str, list[Slice]], wanted: str | None) -> list[Slice]:
-    """The slices of the chosen series, or of the only one."""
+    """Return the slices of the chosen series, or of the only one.
+
+    Args:
+        name: name of the folder or .zip, for messages.
+        series: slices by series UID.
+        wanted: UID or number of the series; None for the only one.
+
+    Raises:
+        SeriesChoice: there are several series and none is chosen, or the chosen one does not exist.
+    """
     infos = series_list(series)
     choices = [(info.uid or str(info.number), f"{info.number}: {info.label}") for info in infos]
     if wanted is None:

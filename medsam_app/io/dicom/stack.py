@@ -1,6 +1,6 @@
-"""DICOM slices of one series as a volume: order along the normal, missing slices, mixed geometry, frames.
+"""Stacks of DICOM slices: order along the normal, checks of the geometry, frames.
 
-A stack of slices is a volume when they have one size, spacing and orientation and lie evenly along a line.
+Slices form a volume if they have equal size, spacing and orientation and are evenly spaced on a line.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from medsam_app.io.dicom.frames import split_frames
 from medsam_app.io.dicom.series import TAGS, Slice, numbers
 from medsam_app.system import machine_memory
 
-#: A slice may lie this fraction of the slice distance off its place.
+#: Largest deviation of a slice from its position, as a fraction of the slice distance.
 _TOLERANCE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Slices in order, proven to make volumes.
+    """Ordered slices that form one or several volumes.
 
     Attributes:
-        frames: for each frame, its slices along the normal.
+        frames: slices of each frame, ordered along the normal.
         affine: (4, 4) voxel indices (column, row, slice) to mm in RAS+.
+        modality: DICOM modality, or None if unknown.
+        notes: sentences for the user.
     """
 
     frames: list[list[Slice]]
@@ -39,10 +41,11 @@ class Stack:
 
 
 def stack(name: str, slices: list[Slice]) -> Stack:
-    """Order the slices of a series; `VolumeError` when they do not make a volume.
+    """Order the slices of a series; raise `VolumeError` if they do not form a volume.
 
     Args:
-        name: of the folder or zip, for messages.
+        name: name of the folder or .zip, for messages.
+        slices: slices of one series, in any order.
     """
     first = slices[0]
     modality = first.tags.get(TAGS["modality"]) or None
@@ -54,7 +57,7 @@ def stack(name: str, slices: list[Slice]) -> Stack:
     slices = [
         part
         for item in slices
-        for part in (split_frames(item) if item.size[2] > 1 or not _says_where(item) else [item])
+        for part in (split_frames(item) if item.size[2] > 1 or not _has_geometry(item) else [item])
     ]
     _check_alike(name, slices)
     _check_memory(name, slices)
@@ -63,12 +66,12 @@ def stack(name: str, slices: list[Slice]) -> Stack:
     return Stack(frames, affine, modality, tuple(notes + more))
 
 
-def _says_where(item: Slice) -> bool:
+def _has_geometry(item: Slice) -> bool:
     return item.axes is not None and item.position is not None and item.spacing is not None
 
 
 def _check_alike(name: str, slices: list[Slice]) -> None:
-    missing = [item for item in slices if not _says_where(item)]
+    missing = [item for item in slices if not _has_geometry(item)]
     if missing:
         raise VolumeError(
             f"{len(missing)} of {len(slices)} slices in '{name}' do not say where they lie (no position, "
@@ -77,17 +80,17 @@ def _check_alike(name: str, slices: list[Slice]) -> None:
     sizes = Counter(f"{item.size[0]} x {item.size[1]}" for item in slices)
     spacings = Counter(" x ".join(f"{mm:.4g}" for mm in item.spacing or ()) + " mm" for item in slices)
     orientations = Counter(_orientation(item) for item in slices)
-    for what, found in (("sizes", sizes), ("voxel spacings", spacings), ("orientations", orientations)):
-        if len(found) > 1:
-            listing = ", ".join(f"{count} of {value}" for value, count in found.most_common(4))
+    for attribute, counts in (("sizes", sizes), ("voxel spacings", spacings), ("orientations", orientations)):
+        if len(counts) > 1:
+            listing = ", ".join(f"{count} of {value}" for value, count in counts.most_common(4))
             raise VolumeError(
-                f"The slices of one series in '{name}' have mixed {what} ({listing}); "
+                f"The slices of one series in '{name}' have mixed {attribute} ({listing}); "
                 "put slices of one geometry in a folder of their own (scouts are often the odd ones)."
             )
 
 
 def _orientation(item: Slice) -> str:
-    """Direction of the slice's normal and columns, rounded, for comparison and for messages."""
+    """Return the plane and the rounded axes of a slice, for comparison and for messages."""
     assert item.axes is not None
     normal = np.cross(item.axes[0], item.axes[1])
     plane = ("sagittal", "coronal", "axial")[int(np.abs(normal).argmax())]
@@ -107,39 +110,42 @@ def _distance(item: Slice) -> float:
 
 
 def _split_frames(name: str, slices: list[Slice]) -> tuple[list[list[Slice]], list[str]]:
-    """Slices by position along the normal; positions that come back several times are frames."""
+    """Group the slices into frames, ordered along the normal.
+
+    A position that occurs several times belongs to several frames, for example time points.
+    """
 
     def order(item: Slice) -> tuple[Any, ...]:
         keys = [numbers(item.tags.get(TAGS[key]), 1) for key in ("acquisition", "echo", "time", "instance")]
         return tuple(0.0 if key is None else float(key[0]) for key in keys)
 
-    places: list[list[Slice]] = []
+    positions: list[list[Slice]] = []
     for item in sorted(slices, key=_distance):
-        if places and abs(_distance(item) - _distance(places[-1][0])) < 1e-3:
-            places[-1].append(item)
+        if positions and abs(_distance(item) - _distance(positions[-1][0])) < 1e-3:
+            positions[-1].append(item)
         else:
-            places.append([item])
-    counts = Counter(len(place) for place in places)
+            positions.append([item])
+    counts = Counter(len(group) for group in positions)
     if len(counts) > 1:
         usual = counts.most_common(1)[0][0]
-        odd = next(place for place in places if len(place) != usual)
+        odd = next(group for group in positions if len(group) != usual)
         raise VolumeError(
             f"In '{name}' most slice positions come {usual} time(s) but "
-            f"{sum(len(p) != usual for p in places)} do not "
+            f"{sum(len(p) != usual for p in positions)} do not "
             f"(at {_distance(odd[0]):.2f} mm there are {len(odd)}); slices are missing or two series are "
             "mixed."
         )
-    if len(places) < 2:
+    if len(positions) < 2:
         raise VolumeError(
             f"'{name}' holds a single DICOM slice position (2D), but a 3D volume of two slices or more is "
             "needed; "
             "give the folder with the whole series."
         )
-    return [list(frame) for frame in zip(*(sorted(place, key=order) for place in places), strict=True)], []
+    return [list(frame) for frame in zip(*(sorted(group, key=order) for group in positions), strict=True)], []
 
 
 def _affine(name: str, slices: list[Slice]) -> tuple[NDArray[np.float64], list[str]]:
-    """Affine of ordered slices; `VolumeError` when one is missing or out of line."""
+    """Return the affine of ordered slices, and notes; raise `VolumeError` if slices are missing or uneven."""
     positions = np.array([item.position for item in slices])
     axes, spacing = slices[0].axes, slices[0].spacing
     assert axes is not None and spacing is not None
@@ -148,10 +154,10 @@ def _affine(name: str, slices: list[Slice]) -> tuple[NDArray[np.float64], list[s
     holes = np.flatnonzero(gaps > 1.5 * usual)
     if len(holes):
         count = int(sum(round(gaps[hole] / usual) - 1 for hole in holes))
-        at = _distance(slices[holes[0]])
+        position = _distance(slices[holes[0]])
         raise VolumeError(
             f"About {count} of {len(slices) + count} slices are missing in '{name}' (the first after "
-            f"{at:.2f} mm along "
+            f"{position:.2f} mm along "
             f"the normal, where the distance is {gaps[holes[0]]:.2f} mm instead of {usual:.2f} mm); "
             "copy the whole series."
         )
@@ -170,17 +176,27 @@ def _affine(name: str, slices: list[Slice]) -> tuple[NDArray[np.float64], list[s
     lps[:3, 3] = positions[0]
     notes = []
     normal = np.cross(axes[0], axes[1])
-    lean = np.degrees(np.arccos(np.clip(normal @ step / np.linalg.norm(step), -1, 1)))
-    if lean > 0.5:
+    tilt = np.degrees(np.arccos(np.clip(normal @ step / np.linalg.norm(step), -1, 1)))
+    if tilt > 0.5:
         notes.append(
-            f"The slices are stacked {lean:.1f} degrees off their normal (gantry tilt); the affine is "
+            f"The slices are stacked {tilt:.1f} degrees off their normal (gantry tilt); the affine is "
             "sheared."
         )
     return flip_affine(lps), notes
 
 
 def pick_frame(name: str, stack: Stack, wanted: int | None) -> int:
-    """The chosen frame, or the only one."""
+    """Return the number of the chosen frame, or of the only one.
+
+    Args:
+        name: name of the folder or .zip, for messages.
+        stack: the slices.
+        wanted: number from 0; None for the only frame.
+
+    Raises:
+        SeriesChoice: there are several frames and none is chosen.
+        VolumeError: there is no such frame.
+    """
     count = len(stack.frames)
     if wanted is None:
         if count == 1:
@@ -197,11 +213,11 @@ def pick_frame(name: str, stack: Stack, wanted: int | None) -> int:
 
 
 def result_type(slices: list[Slice]) -> np.dtype:
-    """Return a type for all slices: the files' integer type, or float32 if rescaling gives fractions."""
-    found = {item.pixel for item in slices}
+    """Return a type for all slices: an integer type that holds those of the files, or float32."""
+    pixel_types = {item.pixel for item in slices}
     types = {sitk.sitkUInt8: "u1", sitk.sitkInt8: "i1", sitk.sitkUInt16: "u2", sitk.sitkInt16: "i2",
              sitk.sitkUInt32: "u4", sitk.sitkInt32: "i4"}  # fmt: skip
-    if found <= set(types) and all(item.rescale == (1.0, 0.0) for item in slices):
-        common = np.result_type(*[np.dtype(types[pixel]) for pixel in found])
+    if pixel_types <= set(types) and all(item.rescale == (1.0, 0.0) for item in slices):
+        common = np.result_type(*[np.dtype(types[pixel]) for pixel in pixel_types])
         return common if common.kind in "iu" else np.dtype(np.float32)
     return np.dtype(np.float32)

@@ -1,4 +1,4 @@
-"""Multi-frame DICOM: every frame where the file says it lies, with the values it says; or a sentence."""
+"""Multi-frame DICOM: position and values of every frame, and errors with messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OBLIQUE = (0.8, 0.6, 0.0, 0.0, 0.0, -1.0)
 
 @pytest.mark.parametrize("orientation", [AXIAL, SAGITTAL, OBLIQUE])
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [0, 3, 1, 4, 2]])
-def test_one_file_is_the_same_volume_as_its_slices_in_files(tmp_path, orientation, order):
+def test_a_multi_frame_file_equals_single_slice_files(tmp_path, orientation, order):
     path = write_enhanced(
         tmp_path / "one.dcm",
         FRAMES[:, :, order],
@@ -27,8 +27,8 @@ def test_one_file_is_the_same_volume_as_its_slices_in_files(tmp_path, orientatio
         orientation=orientation,
         spacing=(0.8, 0.5),
     )
-    one = load_volume(path)
-    many = load_volume(
+    single = load_volume(path)
+    series = load_volume(
         write_series(
             tmp_path / "many",
             FRAMES,
@@ -37,15 +37,17 @@ def test_one_file_is_the_same_volume_as_its_slices_in_files(tmp_path, orientatio
             spacing=(0.8, 0.5),
         )
     )
-    assert np.array_equal(one.array, many.array) and np.array_equal(one.array, FRAMES.astype(int) - 1024)
-    np.testing.assert_allclose(one.affine, many.affine, atol=1e-5)
-    np.testing.assert_allclose(one.spacing, (0.5, 0.8, 3.0), atol=1e-6)
-    # The first frame's corner lies where it was written, in RAS.
-    np.testing.assert_allclose(one.affine[:3, 3], (10, 20, 30), atol=1e-5)
-    assert one.modality == "CT"
+    assert np.array_equal(single.array, series.array) and np.array_equal(
+        single.array, FRAMES.astype(int) - 1024
+    )
+    np.testing.assert_allclose(single.affine, series.affine, atol=1e-5)
+    np.testing.assert_allclose(single.spacing, (0.5, 0.8, 3.0), atol=1e-6)
+    # Position of the first frame in RAS.
+    np.testing.assert_allclose(single.affine[:3, 3], (10, 20, 30), atol=1e-5)
+    assert single.modality == "CT"
 
 
-# GDCM scales the frames of the first ones, of the others none, or all by the values beside the groups.
+# GDCM rescales frames of the first classes. For the others it applies the top-level values, if any.
 CLASSES = [
     pydicom.uid.EnhancedCTImageStorage,
     EnhancedMRImageStorage,
@@ -71,21 +73,21 @@ TOP = {"RescaleSlope": "3", "RescaleIntercept": "7"}
 
 @pytest.mark.parametrize("top", [{}, TOP])
 @pytest.mark.parametrize("sop_class", CLASSES, ids=lambda uid: uid.name)
-def test_values_are_those_the_file_says_whatever_its_class(tmp_path, sop_class, top):
+def test_values_are_rescaled_in_every_sop_class(tmp_path, sop_class, top):
     shared = write_enhanced(tmp_path / "shared.dcm", FRAMES, sop_class=sop_class, **top)
     assert np.array_equal(load_volume(shared).array, FRAMES.astype(int) - 1024)
     slopes = [2.0, 0.5, 1.0, 4.0, 3.0]
-    each = write_enhanced(
+    path = write_enhanced(
         tmp_path / "each.dcm", FRAMES, slopes=slopes, intercept=-10, sop_class=sop_class, **top
     )
-    np.testing.assert_allclose(load_volume(each).array, FRAMES * np.array(slopes) - 10, atol=1e-3)
-    data = pydicom.dcmread(each)  # where a frame says nothing, what is beside the groups holds
+    np.testing.assert_allclose(load_volume(path).array, FRAMES * np.array(slopes) - 10, atol=1e-3)
+    data = pydicom.dcmread(path)  # frames without their own values use the top-level values
     for group in data.PerFrameFunctionalGroupsSequence[:2]:
         del group.PixelValueTransformationSequence
-    data.save_as(each)
+    data.save_as(path)
     expected = FRAMES * np.array(slopes) - 10
     expected[..., :2] = FRAMES[..., :2] * 3.0 + 7 if top else FRAMES[..., :2]
-    np.testing.assert_allclose(load_volume(each).array, expected, atol=1e-3)
+    np.testing.assert_allclose(load_volume(path).array, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("times", [None, (2, 1)])
@@ -105,7 +107,7 @@ def test_enhanced_files_of_one_frame_each(tmp_path, times):
 
 
 @pytest.mark.parametrize("sop_class", [pydicom.uid.EnhancedCTImageStorage, EnhancedMRImageStorage])
-def test_frames_that_are_scaled_one_by_one(tmp_path, sop_class):
+def test_frames_with_individual_rescaling(tmp_path, sop_class):
     slopes = [2.0, 0.5, 1.0, 4.0, 3.0]
     path = write_enhanced(
         tmp_path / "pet.dcm",
@@ -119,13 +121,13 @@ def test_frames_that_are_scaled_one_by_one(tmp_path, sop_class):
     np.testing.assert_allclose(load_volume(path).array, expected, rtol=1e-6)
 
 
-def test_time_points_in_one_file_are_a_choice(tmp_path):
+def test_time_points_in_one_file_must_be_chosen(tmp_path):
     path = write_enhanced(
         tmp_path / "cine.dcm", FRAMES[:, :, [0, 1, 2, 3]], places=[0, 0, 2, 2], times=[2, 1, 2, 1]
     )
-    with pytest.raises(SeriesChoice) as asked:
+    with pytest.raises(SeriesChoice) as caught:
         load_volume(path)
-    assert asked.value.option == "frame" and len(asked.value.choices) == 2
+    assert caught.value.option == "frame" and len(caught.value.choices) == 2
     first, second = (load_volume(path, frame=number).array for number in (0, 1))
     assert np.array_equal(first, FRAMES[:, :, [1, 3]].astype(int) - 1024)
     assert np.array_equal(second, FRAMES[:, :, [0, 2]].astype(int) - 1024)
@@ -139,7 +141,7 @@ def test_a_volume_over_two_multi_frame_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"places": [0, 2, 4, 8, 10]}, "missing"),
         ({"places": [0, 2, 4.5, 6, 8]}, "not evenly spaced"),
@@ -149,12 +151,12 @@ def test_a_volume_over_two_multi_frame_files(tmp_path):
         ({"slopes": [1, 1, 0, 1, 1]}, "damaged"),
     ],
 )
-def test_no_geometry_is_guessed(tmp_path, options, words):
-    with pytest.raises(VolumeError, match=words):
+def test_no_geometry_is_guessed(tmp_path, options, message):
+    with pytest.raises(VolumeError, match=message):
         load_volume(write_enhanced(tmp_path / "scan.dcm", FRAMES, **options))
 
 
-def test_fewer_places_than_frames(tmp_path):
+def test_fewer_positions_than_frames(tmp_path):
     path = write_enhanced(tmp_path / "scan.dcm", FRAMES)
     data = pydicom.dcmread(path)
     data.PerFrameFunctionalGroupsSequence.pop()
@@ -164,16 +166,16 @@ def test_fewer_places_than_frames(tmp_path):
 
 
 @pytest.mark.slow
-def test_damaged_headers_are_sentences(tmp_path):
+def test_damaged_headers_give_messages(tmp_path):
     path = write_enhanced(tmp_path / "scan.dcm", FRAMES)
-    whole = path.read_bytes()
+    contents = path.read_bytes()
     rng = np.random.default_rng(1)
     for _ in range(40):
-        broken = bytearray(whole)
-        for at in rng.integers(132, len(whole) - FRAMES.nbytes, 3):
-            broken[at] = rng.integers(256)
-        path.write_bytes(broken)
+        damaged = bytearray(contents)
+        for index in rng.integers(132, len(contents) - FRAMES.nbytes, 3):
+            damaged[index] = rng.integers(256)
+        path.write_bytes(damaged)
         try:
-            load_volume(path)  # what was hit may not matter
+            load_volume(path)  # the damage may have no effect
         except MedsamError as error:
             assert str(error).endswith(".")

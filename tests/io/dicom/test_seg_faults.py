@@ -1,4 +1,4 @@
-"""DICOM segmentations that are refused: faults found on reading back, series that cannot be referred to."""
+"""Refused DICOM segmentations: faults found on reading back, unsuitable series."""
 
 from __future__ import annotations
 
@@ -17,52 +17,54 @@ from tests.support.dicom_seg_series import labels_for, series
 
 
 def shifted_voxels(monkeypatch):
-    real = seg_writer._numbered
-    monkeypatch.setattr(seg_writer, "_numbered", lambda *given: np.roll(real(*given), 1, axis=2))
+    original = seg_writer._segment_numbers
+    monkeypatch.setattr(
+        seg_writer, "_segment_numbers", lambda *arguments: np.roll(original(*arguments), 1, axis=2)
+    )
 
 
 def stand_ins_changed(monkeypatch, change):
-    """The slices that are put before the library, changed in place."""
-    real = Source.stand_ins
+    """Change the headers that are passed to highdicom, in place."""
+    original = Source.stand_ins
 
     def changed(self):
-        made = real(self)
-        change(made)
-        return made
+        headers = original(self)
+        change(headers)
+        return headers
 
     monkeypatch.setattr(Source, "stand_ins", changed)
 
 
 def shifted_slices(monkeypatch):
-    def shift(made):
-        places = [one.ImagePositionPatient for one in made]
-        for one, place in zip(made, places[1:] + places[:1], strict=True):
-            one.ImagePositionPatient = place
+    def shift(headers):
+        positions = [header.ImagePositionPatient for header in headers]
+        for header, position in zip(headers, positions[1:] + positions[:1], strict=True):
+            header.ImagePositionPatient = position
 
     stand_ins_changed(monkeypatch, shift)
 
 
-def shifted_places(monkeypatch):
-    def shift(made):
-        for one in made:
-            one.ImagePositionPatient[0] += 0.02
+def shifted_positions(monkeypatch):
+    def shift(headers):
+        for header in headers:
+            header.ImagePositionPatient[0] += 0.02
 
     stand_ins_changed(monkeypatch, shift)
 
 
-def turned_axes(monkeypatch):
-    def turn(made):
-        for one in made:
-            one.PixelSpacing = list(one.PixelSpacing)[::-1]
+def swapped_spacing(monkeypatch):
+    def swap(headers):
+        for header in headers:
+            header.PixelSpacing = list(header.PixelSpacing)[::-1]
 
-    stand_ins_changed(monkeypatch, turn)
+    stand_ins_changed(monkeypatch, swap)
 
 
 def other_references(monkeypatch):
-    real = Source.refer
+    original = Source.refer
 
     def refer(self, data):
-        real(self, data)
+        original(self, data)
         groups = data.PerFrameFunctionalGroupsSequence
         groups[0].DerivationImageSequence = groups[1].DerivationImageSequence
 
@@ -74,12 +76,12 @@ def other_references(monkeypatch):
     [
         (shifted_voxels, "has other voxels in slice 0"),
         (shifted_slices, "has other voxels in slice"),
-        (shifted_places, "refers to another slice"),
-        (turned_axes, "turned or scaled"),
+        (shifted_positions, "refers to another slice"),
+        (swapped_spacing, "turned or scaled"),
         (other_references, "refers to another slice"),
     ],
 )
-def test_a_file_that_is_not_the_mask_is_not_saved(tmp_path, monkeypatch, fault, sentence):
+def test_a_file_that_differs_from_the_mask_is_not_saved(tmp_path, monkeypatch, fault, sentence):
     volume = series(tmp_path / "series")
     path = save_dicom_seg(labels_for(volume.shape), volume, tmp_path / "m.dcm")
     before = path.read_bytes()
@@ -104,23 +106,23 @@ def test_series_that_cannot_be_referred_to(tmp_path):
                 setattr(data, name, value)
             data.save_as(file)
 
-    def refused(sentence: str) -> None:
+    def check_refused(sentence: str) -> None:
         with pytest.raises(SaveError, match=sentence):
             save_dicom_seg(labels, volume, tmp_path / "m.dcm")
         assert not (tmp_path / "m.dcm").exists()
 
     change("FrameOfReferenceUID", "1.2.7", "1.2.8")
-    refused("name 2 frames of reference")
+    check_refused("name 2 frames of reference")
     change("FrameOfReferenceUID", None)
-    refused("names no frame of reference")
+    check_refused("names no frame of reference")
     change("FrameOfReferenceUID", "1.2.7")
     change("StudyInstanceUID", None)
-    refused("names no study UID")
+    check_refused("names no study UID")
     change("StudyInstanceUID", "1.2.3")
     change("PixelSpacing", ["0.9", "0.5"])  # type: ignore[arg-type]
-    refused("is not the one that was loaded")
+    check_refused("is not the one that was loaded")
     (tmp_path / "series" / "004.dcm").unlink()
-    refused("is not the one that was loaded")
+    check_refused("is not the one that was loaded")
     with pytest.raises(VolumeError, match="There is no file or folder"):
         for file in (tmp_path / "series").iterdir():
             file.unlink()
@@ -128,7 +130,7 @@ def test_series_that_cannot_be_referred_to(tmp_path):
         save_dicom_seg(labels, volume, tmp_path / "m.dcm")
 
 
-def test_without_the_library_a_sentence_says_what_to_install(tmp_path, monkeypatch):
+def test_without_highdicom_the_message_names_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(SaveError, match=r'pip install "medsam-app\[dicom\]"'):
         save_dicom_seg(

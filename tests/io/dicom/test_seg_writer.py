@@ -1,4 +1,4 @@
-"""DICOM segmentations: every voxel where the series has it, every frame on its slice, or nothing saved."""
+"""DICOM segmentations: voxels and references agree with the series, or nothing is saved."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from tests.support.dicom_seg_series import (
 
 
 def read_by_hand(path: Path, volume: Volume) -> np.ndarray:
-    """(i, j, k, segments) of a segmentation: each voxel of each frame carried to mm and to the grid."""
+    """Return (i, j, k, segments) masks of a segmentation, with all voxels mapped through mm to the grid."""
     data = pydicom.dcmread(path)
-    found = np.zeros((*volume.shape, len(data.SegmentSequence)), bool)
+    masks = np.zeros((*volume.shape, len(data.SegmentSequence)), bool)
     shared = data.SharedFunctionalGroupsSequence[0]
-    across = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float)
+    orientation = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float)
     rows, columns = (float(mm) for mm in shared.PixelMeasuresSequence[0].PixelSpacing)
     frames = data.pixel_array.reshape(data.NumberOfFrames, data.Rows, data.Columns)
     for frame, group in zip(frames, data.PerFrameFunctionalGroupsSequence, strict=True):
         row, column = np.nonzero(frame)
         corner = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
-        lps = corner + np.outer(column * columns, across[:3]) + np.outer(row * rows, across[3:])
+        lps = corner + np.outer(column * columns, orientation[:3]) + np.outer(row * rows, orientation[3:])
         ijk = volume.grid.to_voxel(lps * [-1, -1, 1])
         assert np.abs(ijk - np.rint(ijk)).max(initial=0) < 0.1
-        which = (group.get("SegmentIdentificationSequence") or shared.SegmentIdentificationSequence)[0]
-        found[(*np.rint(ijk).astype(int).T, which.ReferencedSegmentNumber - 1)] = True
-    return found
+        segment = (group.get("SegmentIdentificationSequence") or shared.SegmentIdentificationSequence)[0]
+        masks[(*np.rint(ijk).astype(int).T, segment.ReferencedSegmentNumber - 1)] = True
+    return masks
 
 
 def source_pixels(reference: pydicom.Dataset, folder: Path) -> tuple[np.ndarray, list[float]]:
-    """Values and position of the slice or frame that a frame of a segmentation names."""
+    """Return the values and the position of the slice or frame that a reference names."""
     for file in folder.rglob("*.dcm"):
         data = pydicom.dcmread(file)
         if data.SOPInstanceUID == reference.ReferencedSOPInstanceUID:
@@ -66,8 +66,8 @@ def test_every_voxel_and_every_reference_read_by_hand(tmp_path, make):
     volume = make(tmp_path / "series")
     labels = labels_for(volume.shape)
     path = save_dicom_seg(labels, volume, tmp_path / "mask.dcm", label_names={1: "liver"})
-    found = read_by_hand(path, volume)
-    assert np.array_equal(found, labels[..., None] == np.array([1, 2, 3]))
+    masks = read_by_hand(path, volume)
+    assert np.array_equal(masks, labels[..., None] == np.array([1, 2, 3]))
 
     data = pydicom.dcmread(path)
     assert data.NumberOfFrames == sum((labels[:, :, k] == n).any() for k in range(5) for n in (1, 2, 3)) == 11
@@ -88,30 +88,30 @@ def test_every_voxel_and_every_reference_read_by_hand(tmp_path, make):
         item.ReferencedSOPInstanceUID for item in data.ReferencedSeriesSequence[0].ReferencedInstanceSequence
     } == files
 
-    again, names = read_dicom_seg(path, volume.grid)
-    assert np.array_equal(again, labels) and again.dtype == np.uint8
+    label_map, names = read_dicom_seg(path, volume.grid)
+    assert np.array_equal(label_map, labels) and label_map.dtype == np.uint8
     assert names == {1: "liver", 2: "label 2", 3: "label 3"}
 
 
 @pytest.mark.parametrize("make", [series, tilted, enhanced])
-def test_other_readers_see_the_same(tmp_path, monkeypatch, make):
-    # frames of whole bytes: GDCM loses the end of others
+def test_other_readers_give_the_same_masks(tmp_path, monkeypatch, make):
+    # A frame must fill whole bytes: GDCM loses the end of other frames.
     monkeypatch.setattr(dicom_seg_series, "VOXELS", np.concatenate([VOXELS, VOXELS[:1]]))
     volume = make(tmp_path / "series")
     labels = labels_for(volume.shape)
     path = save_dicom_seg(labels, volume, tmp_path / "mask.dcm")
     frames = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))  # GDCM: all frames as one block
     assert np.array_equal(frames != 0, pydicom.dcmread(path).pixel_array != 0)
-    if make is not tilted:  # highdicom puts planes together where they make a box
-        seen = highdicom.seg.segread(path).get_volume(combine_segments=True, rtol=1e-3)
-        turned = seen.match_geometry(
+    if make is not tilted:  # highdicom combines planes only on a regular grid
+        segmentation = highdicom.seg.segread(path).get_volume(combine_segments=True, rtol=1e-3)
+        reoriented = segmentation.match_geometry(
             highdicom.Volume(
                 np.zeros(volume.shape),
                 np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine,
                 coordinate_system="PATIENT",
             )
         )
-        assert np.array_equal(turned.array, labels)
+        assert np.array_equal(reoriented.array, labels)
 
 
 def test_labels_with_holes_keep_their_values(tmp_path):
@@ -134,12 +134,12 @@ def test_labels_with_holes_keep_their_values(tmp_path):
     lab = segments[1].RecommendedDisplayCIELabValue
     assert highdicom.color.CIELabColor.from_dicom_value(lab).to_rgb() == (255, 0, 0)
     assert "RecommendedDisplayCIELabValue" not in segments[0]
-    again, found = read_dicom_seg(path, volume.grid)
-    assert np.array_equal(again, labels)
-    assert found == {2: "label 2", 7: "spleen", 40: "absent", 70000: names[70000].strip()}
+    label_map, label_names = read_dicom_seg(path, volume.grid)
+    assert np.array_equal(label_map, labels)
+    assert label_names == {2: "label 2", 7: "spleen", 40: "absent", 70000: names[70000].strip()}
 
 
-def test_a_segment_named_anew_elsewhere(tmp_path):
+def test_a_segment_renamed_by_other_software(tmp_path):
     volume = series(tmp_path / "series")
     labels = labels_for(volume.shape) * 2
     path = save_dicom_seg(labels, volume, tmp_path / "m.dcm", label_names={2: "liver"})
@@ -147,24 +147,24 @@ def test_a_segment_named_anew_elsewhere(tmp_path):
     data.SegmentSequence[0].SegmentLabel = "left lobe"
     data.save_as(path)
     assert read_dicom_seg(path, volume.grid)[1] == {2: "left lobe", 4: "label 4", 6: "label 6"}
-    for item in data.SegmentSequence:  # of other software
+    for item in data.SegmentSequence:  # as other software writes it
         item.SegmentDescription = "Tissue"
     data.save_as(path)
-    again, names = read_dicom_seg(path, volume.grid)
-    assert np.array_equal(again, labels // 2) and names == {1: "left lobe", 2: "label 4", 3: "label 6"}
+    label_map, names = read_dicom_seg(path, volume.grid)
+    assert np.array_equal(label_map, labels // 2) and names == {1: "left lobe", 2: "label 4", 3: "label 6"}
 
 
 @pytest.mark.parametrize(
     "labels", [np.zeros((7, 6, 5), bool), np.eye(7, 6, dtype=bool)[..., None].repeat(5, 2)]
 )
-def test_masks_of_truth_values_with_and_without_a_voxel(tmp_path, labels):
+def test_boolean_masks_with_and_without_voxels(tmp_path, labels):
     volume = series(tmp_path / "series")
     path = save_dicom_seg(labels, volume, tmp_path / "m.dcm", label_names={1: "tumour"})
     assert np.array_equal(read_by_hand(path, volume)[..., 0], labels)
     assert read_dicom_seg(path, volume.grid)[1] == {1: "tumour"}
 
 
-def test_the_same_mask_gives_the_same_bytes_and_another_one_other_uids(tmp_path, monkeypatch):
+def test_equal_masks_give_equal_bytes_and_different_masks_different_uids(tmp_path, monkeypatch):
     volume = series(tmp_path / "series", StudyDate="20240229", StudyTime="101112")
     labels = labels_for(volume.shape)
 
@@ -173,21 +173,21 @@ def test_the_same_mask_gives_the_same_bytes_and_another_one_other_uids(tmp_path,
         def now(cls, tz=None):
             return cls(2031, 1, 2, 3, 4, 5)
 
-    one = save_dicom_seg(labels, volume, tmp_path / "one.dcm", label_names={1: "a"})
+    first = save_dicom_seg(labels, volume, tmp_path / "one.dcm", label_names={1: "a"})
     monkeypatch.setattr(highdicom.base.datetime, "datetime", Later)
-    two = save_dicom_seg(
+    second = save_dicom_seg(
         np.asfortranarray(labels.astype(float)), volume, tmp_path / "two.dcm", label_names={1: "a"}
     )
-    assert one.read_bytes() == two.read_bytes() and b"2031" not in one.read_bytes()
-    assert pydicom.dcmread(one).ContentDate == "20240229"
+    assert first.read_bytes() == second.read_bytes() and b"2031" not in first.read_bytes()
+    assert pydicom.dcmread(first).ContentDate == "20240229"
     labels[0, 0, 0] = 3 - labels[0, 0, 0]
-    other = pydicom.dcmread(save_dicom_seg(labels, volume, two, label_names={1: "a"}))
-    assert other.SOPInstanceUID != pydicom.dcmread(one).SOPInstanceUID
-    named = pydicom.dcmread(save_dicom_seg(labels, volume, two, label_names={1: "b"}))
-    assert named.SOPInstanceUID != other.SOPInstanceUID
+    changed = pydicom.dcmread(save_dicom_seg(labels, volume, second, label_names={1: "a"}))
+    assert changed.SOPInstanceUID != pydicom.dcmread(first).SOPInstanceUID
+    renamed = pydicom.dcmread(save_dicom_seg(labels, volume, second, label_names={1: "b"}))
+    assert renamed.SOPInstanceUID != changed.SOPInstanceUID
 
 
-def test_patient_and_study_in_any_script_and_against_the_rules(tmp_path):
+def test_patient_and_study_in_any_script_and_with_invalid_values(tmp_path):
     volume = series(
         tmp_path / "series", SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jürgen", PatientID="p 1",
         PatientSex="F", PatientAge="044Y", StudyDescription="Schädel", Manufacturer="Röntgen & Söhne",
@@ -206,7 +206,7 @@ def test_patient_and_study_in_any_script_and_against_the_rules(tmp_path):
     assert data.Modality == "SEG" and data.SeriesDescription == "Segmentation of made for a test"
 
 
-def test_beside_its_series_it_is_passed_over_and_may_be_written_again(tmp_path):
+def test_next_to_its_series_it_is_skipped_and_may_be_replaced(tmp_path):
     volume = series(tmp_path / "series")
     path = tmp_path / "series" / "mask.dcm"
     for seed in (1, 2):
@@ -220,7 +220,7 @@ def test_beside_its_series_it_is_passed_over_and_may_be_written_again(tmp_path):
     assert (tmp_path / "series" / "002.dcm").read_bytes() == before
 
 
-def test_segmentations_that_are_no_label_map_here(tmp_path):
+def test_unsuitable_segmentations_are_refused(tmp_path):
     volume = series(tmp_path / "series")
     path = save_dicom_seg(labels_for(volume.shape), volume, tmp_path / "m.dcm")
     for move, sentence in (
@@ -259,12 +259,12 @@ def test_segmentations_that_are_no_label_map_here(tmp_path):
 def test_real_series(shared_data, tmp_path, folder):
     volume = load_volume(shared_data / "dicom" / folder)
     labels = np.zeros(volume.shape, np.uint8)
-    middle = [n // 2 for n in volume.shape]
-    labels[middle[0] - 9 : middle[0] + 5, middle[1] - 3 : middle[1] + 9, 1:] = 2
-    labels[middle[0], :, : middle[2] + 1] = 1
+    centre = [n // 2 for n in volume.shape]
+    labels[centre[0] - 9 : centre[0] + 5, centre[1] - 3 : centre[1] + 9, 1:] = 2
+    labels[centre[0], :, : centre[2] + 1] = 1
     path = save_dicom_seg(labels, volume, tmp_path / "m.dcm", label_names={1: "plane", 2: "box"})
-    found = read_by_hand(path, volume)
-    assert np.array_equal(found[..., 0], labels == 1) and np.array_equal(found[..., 1], labels == 2)
+    masks = read_by_hand(path, volume)
+    assert np.array_equal(masks[..., 0], labels == 1) and np.array_equal(masks[..., 1], labels == 2)
 
 
 def test_a_real_series_without_a_uid(shared_data, tmp_path):
