@@ -1,15 +1,15 @@
-"""What each part of the training is worth, at equal processor time: python benchmarks/ablation.py FOLDER
+"""Ablations of the training at equal processor time: python benchmarks/ablation.py FOLDER
 
-Every variant trains from fresh weights by the recipe of the embedded model, on windows of 32 voxels alone,
-for so many minutes of one core, and is then measured on fixed windows: synthetic ones, and ones around
-objects of `dev` cases, five rounds of careful clicks. Processor time is counted, not time on the clock, so
-that several variants may run beside each other: `--only NAME` runs one, `--csv FILE` gathers their rows. With
-`--weights FILE` these weights, which took so many minutes, are measured on the same windows instead.
+Every variant trains from random weights with the recipe of the embedded model, only on windows of 32 voxels,
+for `--minutes` of one core. It is then measured with five rounds of careful clicks on fixed windows:
+synthetic ones, and ones around objects of `dev` cases. Processor time is counted instead of wall time, so
+that several variants may run at the same time: `--only NAME` runs one, `--csv FILE` collects their rows.
+`--weights FILE` measures existing weights, trained for `--minutes`, on the same windows instead.
 
-Recipes: without one source of windows, or with the other optimizer. Decoders: without the random walker,
-without the clicks' contest, with a prior over the prompt channels that is learned from zero, with prompts as
-tokens alone (none of the three, nor the channels themselves), without the mask of the round before, without
-attention between tokens and window.
+Variants of the recipe: without one source of windows, or with the other optimizer. Variants of the decoder:
+without the random walker, without the contest of clicks, with a prior over the prompt channels that starts at
+zero, with prompts only as tokens (without these three and without the channels), without the mask of the
+previous round, without attention between tokens and window.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from medsam_app.pretraining.trainer import PretrainTrainer
 from medsam_app.pretraining.validation import Validation
 
 RECIPE = Path(__file__).parent.parent / "models" / "recipes" / "sam3d_tiny.json"
-#: Of the table: after the kind of window, mean Dice by round.
+#: Columns of the table after the kind of window: mean Dice by round.
 COLUMNS = ("variant", "minutes", "seed", "steps", "windows", "1", "2", "3", "4", "5")
-#: Muon's steps are all of one size: it takes a smaller learning rate.
+#: Muon's steps all have the same size, so it needs a smaller learning rate.
 MUON_RATE = 0.0005
 
 
 class WithoutWalker(PromptEncoder):
-    """No evidence and no channel of the random walker."""
+    """Decoder without the evidence and the channel of the random walker."""
 
     def _walk(self, embedding: Embedding, prompts: RoiPrompts, box: Tensor | None) -> tuple[Tensor, Tensor]:
         nothing = torch.zeros_like(embedding.image[:, :1])
@@ -50,14 +50,14 @@ class WithoutWalker(PromptEncoder):
 
 
 class WithoutContest(PromptEncoder):
-    """Clicks do not vie for the voxels between them."""
+    """Decoder in which clicks do not compete for the voxels between them."""
 
     def contest(self, embedding: Embedding, prompts: RoiPrompts) -> Tensor:
         return torch.zeros_like(embedding.image[:, :1])
 
 
 class TokensAlone(WithoutContest):
-    """Prompts as tokens, nothing painted; the maps are made all the same, and cost their time."""
+    """Decoder with prompts only as tokens; the maps are still computed, which costs time."""
 
     def dense(self, embedding: Embedding, prompts: RoiPrompts) -> tuple[Tensor, Tensor]:
         channels, evidence = super().dense(embedding, replace(prompts, seeds=None))
@@ -65,7 +65,7 @@ class TokensAlone(WithoutContest):
 
 
 class Forgetful(PromptEncoder):
-    """The mask of the round before is not shown."""
+    """Decoder without the mask of the previous round."""
 
     def dense(self, embedding: Embedding, prompts: RoiPrompts) -> tuple[Tensor, Tensor]:
         return super().dense(embedding, replace(prompts, mask=None))
@@ -73,14 +73,14 @@ class Forgetful(PromptEncoder):
 
 def prompts_by(kind: type[PromptEncoder]) -> Callable[[Sam3D], None]:
     def change(model: Sam3D) -> None:
-        # The optimizers hold its parameters already: the object stays, what it does changes.
+        # Change the class in place, since the optimizers already hold the parameters of the object.
         model.decoder.prompt_encoder.__class__ = kind  # type: ignore[assignment]
 
     return change
 
 
 def without_prior(model: Sam3D) -> None:
-    """The prior begins at zero; training may bring it back."""
+    """Set the prior to zero; training may learn it again."""
     prior: Any = model.decoder.prior
     with torch.no_grad():
         prior.weight.zero_()
@@ -93,7 +93,7 @@ def without_attention(model: Sam3D) -> None:
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs: settings of the recipe, and what is done to the fresh model."""
+    """Difference from the full training: settings of the recipe, and a change of the untrained model."""
 
     settings: dict[str, Any]
     change: Callable[[Sam3D], None] = lambda model: None
@@ -115,14 +115,14 @@ def variants(recipe: Recipe) -> dict[str, Variant]:
 
 
 def short(recipe: Recipe, variant: Variant, minutes: float) -> Recipe:
-    """The recipe of a variant's training."""
+    """Return the recipe of a variant."""
     settings: dict[str, Any] = {"hours": minutes / 60, "windows": [(32, 8)], "rounds": (2, 4)}
     settings |= {"warmup_steps": 20, "ema": 0.98, "validation_windows": 96}
     return Recipe.model_validate(recipe.model_dump(exclude_unset=True) | settings | variant.settings)
 
 
 def trained(variant: Variant, recipe: Recipe, folder: Path) -> PretrainTrainer:
-    """A trainer that has trained for the recipe's hours of processor time."""
+    """Train for the recipe's hours of processor time and return the trainer."""
     with tempfile.TemporaryDirectory() as out:
         trainer = PretrainTrainer(recipe, folder, Path(out), torch.device("cpu"))
     variant.change(trainer.model)
@@ -136,7 +136,7 @@ def trained(variant: Variant, recipe: Recipe, folder: Path) -> PretrainTrainer:
 
 def tell(row: list[Any], scores: dict[str, list[float]], table: Path | None) -> None:
     """Print mean Dice by kind of window after each round, and add them to a table."""
-    for kind in reversed(scores):  # real windows first, where the folder has any
+    for kind in reversed(scores):  # real windows first, if any
         print(f"{row[0]:<20}{row[3]:>5} steps  {kind:<10}", end="")
         print(" / ".join(f"{dice:.3f}" for dice in scores[kind]), flush=True)
         if table is not None:

@@ -1,6 +1,6 @@
-"""Segmenting a folder: time lost outside the model, memory over many cases, what a large volume takes.
+"""Segmentation of a folder: overhead, memory over many cases, memory of a large volume.
 
-python benchmarks/batch.py                  # 50 volumes, against one after the other
+python benchmarks/batch.py                  # 50 volumes, compared with a simple loop
 python benchmarks/batch.py --volumes 500 --size 32 --plot memory.png
 python benchmarks/batch.py --large          # a CT of 512 x 512 x 400
 """
@@ -25,7 +25,7 @@ from medsam_app.system import format_bytes
 
 
 def write_volumes(folder: Path, count: int, shape: tuple[int, int, int]) -> Path:
-    """Volumes of noise with a ball in each, compressed, and a table with a click in each ball."""
+    """Write compressed volumes of noise with one ball each, and a table with a click in each ball."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     rows = ["image,label,i,j,k"]
@@ -42,12 +42,12 @@ def write_volumes(folder: Path, count: int, shape: tuple[int, int, int]) -> Path
 
 
 def resident() -> int:
-    """Bytes of memory of this process now."""
+    """Return the current memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def one_by_one(folder: Path, out: Path, table: Path) -> float:
-    """Seconds of the straightforward loop."""
+    """Return the seconds of the simple loop."""
     settings = make_settings({"prompts": table, "refine": False})
     plan = plan_folder(folder, out, settings, Shard(), Journal(out, Shard(), ""))
     worker = Worker(settings, out)
@@ -60,8 +60,13 @@ def one_by_one(folder: Path, out: Path, table: Path) -> float:
 
 
 def throughput(folder: Path, out: Path, table: Path) -> tuple[float, list[CaseRecord], list[int]]:
-    """Seconds of the product's way from the end of the second case on, the records of the others, and memory
-    after each case. The first two pay for imports."""
+    """Segment a folder with the application.
+
+    The first two cases are not counted, since they include imports.
+
+    Returns:
+        The seconds after the second case, the records of the other cases, and the memory after each case.
+    """
     seen: list[tuple[float, CaseRecord, int]] = []
 
     def watch(record: CaseRecord, done: int, count: int) -> None:
@@ -102,7 +107,7 @@ def main() -> None:
 
 
 def large(place: Path) -> None:
-    """What a large volume takes beside the model, as a multiple of its own size."""
+    """Print the memory of a large volume, without the model, as a multiple of its size."""
     shape = (512, 512, 400)
     jobs = []
     for name, size in (("small", (64, 64, 64)), ("large", shape)):
@@ -110,7 +115,7 @@ def large(place: Path) -> None:
         plan = plan_folder(place / name, place / "out", settings, Shard(), Journal(place, Shard(), ""))
         jobs += plan.todo
     worker = Worker(settings, place / "out")
-    assert worker.run(jobs[0]).outcome == "done"  # pays for imports
+    assert worker.run(jobs[0]).outcome == "done"  # warm-up, includes imports
     before = most = resident()
     ended = threading.Event()
 

@@ -1,7 +1,7 @@
-"""A folder of real volumes, clicked once each, and 20 broken ones: python benchmarks/batch_labelled.py FOLDER
+"""Batch of real volumes with one click each, and 20 broken ones: python benchmarks/batch_labelled.py FOLDER
 
-FOLDER holds labelled volumes in a layout that `medsam-app dataset inspect` knows. Every image is linked into
-one folder; its click lies in the middle of its largest label. The broken ones are images cut short.
+FOLDER holds labelled volumes in a layout that `medsam-app dataset inspect` accepts. Every image is linked
+into one folder; its click is in the middle of its largest label. The broken volumes are truncated images.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ BROKEN = 20
 def gather(
     source: Path, folder: Path, *, datasets: Collection[str] = (), each: int = 10**6, broken: int = BROKEN
 ) -> tuple[Path, dict[str, tuple[Case, int]]]:
-    """Link at most so many images of each dataset, break some, write the table of clicks; by name the case
-    and the label clicked on."""
+    """Link some images of each dataset, truncate some copies, and write the table of clicks.
+
+    Returns:
+        The case and the label of its click, by name.
+    """
     by_dataset: dict[str, list[Case]] = defaultdict(list)
     for case in find_cases(source).cases:
         if not datasets or case.dataset in datasets:
@@ -60,7 +63,7 @@ def gather(
 
 
 def photograph(page: Path, picture: Path) -> None:
-    """The upper part of a page as an image; needs chromium and playwright."""
+    """Save the upper part of a page as an image; needs chromium and playwright."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
@@ -92,7 +95,7 @@ def main() -> None:
         scores: dict[str, list[float]] = defaultdict(list)
         for record in found.having("done"):
             case, value = clicked[record.case]
-            grid = read_grid(case.image)  # `load_mask` refuses a mask that does not lie on it
+            grid = read_grid(case.image)  # `load_mask` refuses a mask on another grid
             mask = load_mask(found.output / record.outputs[0].path, grid) == value
             scores[case.dataset].append(dice(mask, load_mask(case.label, grid) == value))
         if asked.picture is not None:

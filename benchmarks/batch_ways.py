@@ -1,9 +1,10 @@
-"""The same folder by every way there is, and whether the masks are the same, byte for byte.
+"""Comparison of all ways to segment a folder: the masks must be equal, byte for byte.
 
 python benchmarks/batch_ways.py FOLDER            # real volumes as in batch_labelled.py, and 20 broken ones
-python benchmarks/batch_ways.py --volumes 500     # small ones of noise with a ball
+python benchmarks/batch_ways.py --volumes 500     # small volumes of noise with a ball
 
-One process; one that is killed at random moments and started again; two shards at once; Ray with two workers.
+The ways: one process; one process that is killed at random times and restarted; two shards at once; Ray with
+two workers.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ LONGEST = 3600
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each mask below a folder, by its name."""
+    """Return the SHA-256 of each mask in a folder tree, by its path."""
     found = {}
     for path in sorted(folder.rglob("*.nii.gz")):
         name = path.relative_to(folder)
-        if not any(part.startswith(".") for part in name.parts):  # what a killed worker leaves is hidden
+        if not any(part.startswith(".") for part in name.parts):  # files of killed workers are hidden
             found[str(name)] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
@@ -41,17 +42,20 @@ def start(images: Path, out: Path, table: Path, *more: str) -> subprocess.Popen[
 
 
 def end(*running: subprocess.Popen[str]) -> str:
-    """Wait for runs; their summary's last lines."""
+    """Wait for runs and return the last lines of their summaries."""
     told = [each.communicate(timeout=LONGEST)[0] for each in running]
     for each, text in zip(running, told, strict=True):
-        if each.returncode not in (0, 1):  # 1: some cases failed, as the broken ones must
+        if each.returncode not in (0, 1):  # 1: some cases failed, as expected of broken ones
             raise SystemExit(text)
     return told[-1]
 
 
 def killed(images: Path, out: Path, table: Path, kills: int, seconds: float) -> int:
-    """Kill a run at most so many times, somewhere within so many seconds each, and let the last one end; how
-    often it was killed."""
+    """Kill and restart a run at random times, then let the last run end.
+
+    Returns:
+        The number of times it was killed.
+    """
     rng = random.Random(0)
     for number in range(kills):
         run = start(images, out, table)

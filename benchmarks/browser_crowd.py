@@ -1,9 +1,10 @@
-"""Browsers at once on one server: errors, mixing of sessions, memory and times.
+"""Several browsers at once on one server: errors, mixed sessions, memory and times.
 
     python benchmarks/browser_crowd.py --browsers 8 --minutes 10
 
-Each page works on a volume of its own, with a bright ball where no other has one, under names of its own.
-After each round it checks that the mask is at its own ball and that names and objects are those it made.
+Each page has its own volume, with a bright ball at a unique position, and its own names of objects. After
+each round the benchmark checks that the mask is at that ball and that names and objects are those of the
+page.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from benchmarks.serving import browsing, serving
 from medsam_app.browser.state.service import Service
 
 SIDE = 96
-#: One round of work, without waiting for the others: a new object, clicks, undo; what there is in the end.
+#: One round of work without waiting for other pages: a new object, clicks, undo; returns the final objects.
 ROUND = """async ([at, name, by]) => {
     const viewer = medsamViewer, times = [];
     await viewer.addObject();
@@ -50,7 +51,7 @@ ROUND = """async ([at, name, by]) => {
 
 
 def volumes(folder: Path, count: int) -> list[list[int]]:
-    """One volume a browser; where its ball is."""
+    """Write one volume per browser and return the positions of the balls."""
     places = []
     index = np.stack(np.meshgrid(*[np.arange(SIDE)] * 3, indexing="ij"), axis=-1)
     for n in range(count):
@@ -63,7 +64,7 @@ def volumes(folder: Path, count: int) -> list[list[int]]:
 
 
 def resident() -> float:
-    """Memory of this process in GB."""
+    """Return the memory of this process in GB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e9
 
 
@@ -73,7 +74,7 @@ def told(taken: float, sessions: float, embeddings: float) -> str:
 
 
 def wrong_with(found: dict, n: int, name: str) -> list[str]:
-    """What is not as this browser made it."""
+    """Return the differences from the state that this browser created."""
     checks = {
         "another volume": found["volume"] == f"case{n}",
         "another's objects": all(each.startswith(f"b{n} ") for each in found["names"])
@@ -86,7 +87,7 @@ def wrong_with(found: dict, n: int, name: str) -> list[str]:
 
 
 def work(url: str, service: Service, places: list[list[int]], minutes: float) -> bool:
-    """Let all work; whether nothing was wrong."""
+    """Run all browsers and return whether there was no error."""
     clicks, wrong, rounds = [], [], 0
     memory: list[tuple[float, float, float]] = []  # GB of the process, of all sessions, of embeddings
     with browsing() as browser:
@@ -104,9 +105,9 @@ def work(url: str, service: Service, places: list[list[int]], minutes: float) ->
         began = reported = time.monotonic()
         while time.monotonic() < began + 60 * minutes:
             rounds += 1
-            # Elsewhere in the ball each time: a prediction that is remembered takes no time.
+            # A different position in the ball each time, since cached predictions take no time.
             by = [rounds % 7 - 4, rounds // 7 % 7 - 3, rounds // 49 % 7 - 3]
-            for n, page in enumerate(pages):  # all are begun before the first is waited for
+            for n, page in enumerate(pages):  # start all before waiting for the first
                 start = f"(given) => {{ window.round = ({ROUND})(given); }}"
                 page.evaluate(start, [places[n], f"b{n} {rounds}", by])
             for n, page in enumerate(pages):

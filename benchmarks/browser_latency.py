@@ -1,10 +1,10 @@
-"""Medians in a real browser on a 512 x 512 x 300 CT, against what a person does not notice.
+"""Median latencies in a real browser on a 512 x 512 x 300 CT, with limits that users do not notice.
 
     python benchmarks/browser_latency.py
 
-Page: from its address until the sample's picture is there. Opening: from choosing the file until its picture
-is there. Scroll step: until the next frame is drawn. Click: until its mask is drawn; the first of an object
-encodes its window, the others know it. With the embedded model, on this machine. Needs chromium and
+Page: from the request until the sample is drawn. Opening: from choosing the file until it is drawn. Scroll
+step: until the next frame is drawn. Click: until its mask is drawn; the first click on an object encodes its
+window, later clicks use the cached embedding. Uses the embedded model on this machine. Needs chromium and
 playwright.
 """
 
@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks.serving import browsing, serving
 from medsam_app.synthetic.torso import torso_phantom
 
-#: The most that some may take, in seconds.
+#: Limits in seconds.
 TARGETS = {"scroll step": 0.033, "click, window known": 0.7, "opening": 6.0}
 READY = ".medsam[data-ready=true]"
 CLICK = """async ([ijk, positive]) => {
@@ -37,7 +37,7 @@ CLICK = """async ([ijk, positive]) => {
     await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
     return (performance.now() - began) / 1000;
 }"""
-#: Slices one wheel step after the other, each drawn before the next: seconds until the frame, and of drawing.
+#: Scrolls slice by slice, each drawn before the next; returns seconds until the frame, and of drawing.
 SCROLL = """async ([plane, steps]) => {
     const viewer = medsamViewer, last = viewer.planes[plane].sliceCount - 1, times = [], work = [];
     const drawn = () => new Promise((done) => requestAnimationFrame(done));
@@ -58,7 +58,7 @@ PLACES = {"liver": [160, 272, 195], "kidney": [366, 304, 94]}
 
 
 def full_size_ct(folder: Path) -> Path:
-    """The phantom on 512 x 512 x 300 voxels, with other noise, as a file."""
+    """Write the phantom on 512 x 512 x 300 voxels, with different noise."""
     volume, _, _ = torso_phantom()
     shape = (512, 512, 300)
     index = [np.minimum(np.arange(n) * m // n, m - 1) for n, m in zip(shape, volume.shape, strict=True)]
@@ -78,7 +78,7 @@ def opened_page(browser: Any, url: str) -> Any:
 
 
 def measure(browser: Any, url: str, times: int) -> dict[str, list[float]]:
-    """Seconds of each thing, as often as it was done."""
+    """Return the seconds of each repetition of each action."""
     found: dict[str, list[float]] = defaultdict(list)
     for _ in range(times):
         began = time.perf_counter()
@@ -113,7 +113,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         full_size_ct(Path(folder))
         with serving([Path(folder)]) as (url, service), browsing() as browser:
-            service.worker.run(lambda: None)  # the model is loaded
+            service.worker.run(lambda: None)  # wait until the model is loaded
             found = measure(browser, url, options.times)
     for name, seconds in found.items():
         median, most = statistics.median(seconds), TARGETS.get(name)

@@ -1,10 +1,11 @@
-"""What the model's choices are worth on labelled cases: python benchmarks/choices.py FOLDER
+"""Benefit of the model's choices on labelled cases: python benchmarks/choices.py FOLDER
 
-FOLDER holds a `manifest.json`; `train` cases are used, since settings were chosen with this. Printed are
-mean Dice values: of the candidate mask with the highest predicted quality and of the best one, on windows
-of the training mixture; of one click in windows of several spacings; of one to three clicks with several
-settings of the margin by which a wide window's mask must be thought better; of ten clicks with and without
-the contest of clicks, and with and without later clicks changing nothing but what they are in.
+FOLDER holds a `manifest.json`. Only `train` cases are used, since this benchmark was used to choose settings.
+It prints the mean Dice of: the candidate mask with the highest predicted quality, and the best one, on
+windows of the training mixture; one click in windows of several spacings; one to three clicks with several
+margins by which the predicted quality of a wide window must be higher; ten clicks with and without the
+contest of clicks, and with and without local corrections, in which later clicks change only the connected
+part that they are in.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ from medsam_app.prompts.simulated_clicks import next_click
 from medsam_app.training.simulated_user import Interaction
 
 SPACINGS = (1.0, 1.5, 2.5, 4.0, 6.0)
-#: 9: the wide window is never taken.
+#: 9: the wide window is never used.
 TRUSTS = (9.0, 0.1, 0.05, 0.02, 0.0)
 NEVER = 9.0
-#: No click of ten is the first of those that only mend.
+#: More than ten clicks, so that no click is a local correction.
 FREE = 99
 
 
 def candidates(model: Sam3D, folder: Path, windows: int) -> None:
-    """Chosen and best candidate on windows that no training run draws (other seeds)."""
+    """Print the Dice of the chosen and the best candidate on windows with seeds that training never draws."""
     mixture = Mixture(folder, {"real": 0.7, "heads": 0.1, "synthetic": 0.2})
     quality, real = [], []
     for number in range(windows // 4):
@@ -71,7 +72,7 @@ def candidates(model: Sam3D, folder: Path, windows: int) -> None:
 
 
 def objects(folder: Path, most: int) -> Iterator[tuple[Volume, NDArray[np.bool_]]]:
-    """Objects of `train` cases, at most so many of a dataset, evenly spread."""
+    """Return objects of `train` cases, evenly spread, with a maximum per dataset."""
     by_dataset: dict[str, list[tuple[dict, int]]] = defaultdict(list)
     for entry in json.loads((folder / "manifest.json").read_text())["cases"]:
         if entry["split"] == "train":
@@ -86,7 +87,7 @@ def objects(folder: Path, most: int) -> Iterator[tuple[Volume, NDArray[np.bool_]
 
 
 def windows(model: Sam3D, folder: Path, most: int) -> None:
-    """One click in windows of several spacings; one to three clicks with several settings of the margin."""
+    """Measure one click in windows of several spacings, and one to three clicks with several margins."""
     spaced: list[list[float]] = []
     trusted: dict[float, list[list[float]]] = defaultdict(list)
     for volume, truth in objects(folder, most):
@@ -112,7 +113,7 @@ def windows(model: Sam3D, folder: Path, most: int) -> None:
 
 
 def later_clicks(model: Sam3D, folder: Path, most: int) -> None:
-    """Ten clicks with and without the clicks' contest, and with and without clicks that only mend."""
+    """Measure ten clicks with and without the contest of clicks, and with and without local corrections."""
     usual = decoder.CONTEST_WEIGHT, engine.FREE_PROMPTS
     ways: dict[tuple[float, int], list[list[float]]] = {
         (weight, free): [] for weight in (0.0, usual[0]) for free in (FREE, usual[1])
@@ -141,7 +142,7 @@ def clicked(
     *,
     clicks: int,
 ) -> list[float]:
-    """Dice after each click."""
+    """Return the Dice after each click."""
     predictor = VolumePredictor(model, framing=framing, cache=cache, refine=False)
     predictor.set_volume(volume)
     return [step.dice for step in click_through(predictor, truth, clicks=clicks)]

@@ -1,9 +1,10 @@
-"""What the heat map of doubt is worth on labelled cases: python benchmarks/doubt.py FOLDER
+"""Benefit of the uncertainty map on labelled cases: python benchmarks/doubt.py FOLDER
 
-FOLDER holds a `manifest.json`; `train` cases are used. After one and after three careful clicks: how well
-doubt tells wrong voxels of the window from right ones (area under the ROC curve), and the Dice after one more
-click where the map says, beside one at a random place of the outline and one in the middle of the largest
-error, which only somebody who knows the object can find. A click gets the sign of the voxel that it is on.
+FOLDER holds a `manifest.json`; `train` cases are used. After one and after three careful clicks, it measures
+how well uncertainty separates wrong voxels of the window from right ones (area under the ROC curve), and the
+Dice after one more click at the suggested position. For comparison, that click is also placed at random on
+the outline, and at the centre of the largest error, which requires the truth. A click gets the sign of its
+voxel.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ CLICKS = (1, 3)
 
 
 def area_under_curve(values, wrong) -> float:
-    """Chance that a wrong voxel is in more doubt than a right one."""
+    """Return the probability that a wrong voxel is more uncertain than a right one."""
     ranks, count = rankdata(values.ravel())[wrong.ravel()], int(wrong.sum())
     right = wrong.size - count
     return (

@@ -1,10 +1,10 @@
-"""What teaching takes beside what was predicted: python benchmarks/finetune_memory.py FOLDER --steps 100
+"""Measured and predicted memory of fine-tuning: python benchmarks/finetune_memory.py FOLDER --steps 100
 
-The plan is made to fit as `medsam-app finetune` does, and so many real steps follow in this process, each
-with the rounds that it draws. Printed are the peak that was predicted and the one that was measured, all that
-the process had included, each step at which the peak grew, and the mean loss of the first and the last tenth.
+The plan is fitted to the memory as by `medsam-app finetune`. Then `--steps` real steps run in this process,
+with random numbers of rounds. It prints the predicted and the measured peak of the complete process, each
+step at which the peak grew, and the mean loss of the first and the last tenth of the steps.
 
-FOLDER is a dataset. `--random-weights` stands in for SAM's checkpoint: of its form and size, never trained.
+FOLDER is a dataset. `--random-weights` replaces SAM's checkpoint by random weights of the same shapes.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from medsam_app.system import format_bytes
 
 
 def stand_in(base: str, folder: Path) -> Path:
-    """A checkpoint as SAM publishes it for this base, of random weights."""
+    """Write a checkpoint in SAM's format for this base, with random weights."""
     torch.manual_seed(0)
     path = folder / "random.pth"
     torch.save(sam_model_registry[model_entry(base).arch]().state_dict(), path)
     return path
 
 
-def wanted(options: argparse.Namespace) -> Plan:
-    """The plan before it is made to fit."""
+def initial_plan(options: argparse.Namespace) -> Plan:
+    """Return the plan before it is fitted to the memory."""
     plan = {"base": options.base, "adapter": options.adapter, "spacing": options.spacing}
     plan |= {"window": (options.side,) * 3}
     plan |= {"labels": {value: f"label {value}" for value in options.labels}}
@@ -70,7 +70,7 @@ def main() -> None:
         file = stand_in(options.base, folder) if options.random_weights else options.weights
         memory = None if options.memory is None else int(options.memory * 1e9)
         begin = time.monotonic()
-        found = fit(wanted(options), cases, memory=memory, device=device, weights=file)
+        found = fit(initial_plan(options), cases, memory=memory, device=device, weights=file)
         print(f"{time.monotonic() - begin:.0f} s to try; {' '.join(found.notes) or 'the plan is as it was'}")
         teach(found, cases, folder / "run", device, file, options.steps)
 
@@ -78,7 +78,7 @@ def main() -> None:
 def teach(
     found: FittedPlan, cases: list, out: Path, device: torch.device, file: Path | None, steps: int
 ) -> None:
-    """Take the steps and print what they took."""
+    """Run the steps and print their memory."""
     out.mkdir()
     trainer = FinetuneTrainer(found.plan, cases, [], out, device, weights=file, memory=found.caches)
     losses: list[float] = []

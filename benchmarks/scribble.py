@@ -1,6 +1,6 @@
-"""What a scribble costs and gives, against its clicks one by one: `python benchmarks/scribble.py`.
+"""Time and Dice of a scribble, compared with its clicks one by one: `python benchmarks/scribble.py`.
 
-On every organ of the bundled sample a line is drawn across the slice where it is largest, through its middle.
+On every organ of the bundled sample, a line is drawn through the middle of its largest slice.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from medsam_app.synthetic.torso import torso_phantom
 
 
 def line_through(region: np.ndarray) -> Scribble:
-    """The longer of the two lines across a region's largest slice, through the middle of its longest row."""
+    """Return the longer of two lines across the largest slice, through the middle of its longest row."""
     k = int(region.sum(axis=(0, 1)).argmax())
     flat = region[:, :, k]
     along = max((0, 1), key=lambda axis: int(flat.sum(axis=axis).max()))

@@ -23,7 +23,7 @@ FLAGS = [
 
 @contextmanager
 def serving(roots: Sequence[Path]) -> Iterator[tuple[str, Service]]:
-    """Address and service of a server in this process, which shows some folders."""
+    """Run a server in this process with some folders; yield its address and service."""
     service = Service(roots=roots)
     service.sample()
     with running(service) as url:
@@ -32,7 +32,7 @@ def serving(roots: Sequence[Path]) -> Iterator[tuple[str, Service]]:
 
 @contextmanager
 def browsing() -> Iterator[Any]:
-    """A Chromium."""
+    """Yield a headless Chromium."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome")

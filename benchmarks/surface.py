@@ -1,4 +1,4 @@
-"""How long the surface and the measurements of an object take: `python benchmarks/surface.py`."""
+"""Time of the surface and the measurements of an object: `python benchmarks/surface.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medsam_app.synthetic.torso import torso_phantom
 
 
 def ellipsoid() -> tuple[np.ndarray, Grid]:
-    """An ellipsoid of 1.2 million voxels in a CT of 512 x 512 x 300."""
+    """Return an ellipsoid of 1.2 million voxels in a CT of 512 x 512 x 300."""
     i, j, k = np.ogrid[:160, :160, :110]
     mask = ((i - 80) / 75) ** 2 + ((j - 80) / 75) ** 2 + ((k - 55) / 52) ** 2 < 1
     return mask, Grid((512, 512, 300), np.diag([0.7, 0.7, 1.0, 1.0]))

@@ -1,7 +1,7 @@
-"""Windows to train on, a second and source, on one core: python benchmarks/synthesis.py --data FOLDER
+"""Processor time of training windows by source on one core: python benchmarks/synthesis.py --data FOLDER
 
-With `--against CHECKOUT`, another checkout of this repository makes its windows after this one, source by
-source, and the ratio of the two is given. Times are of the processor, which other work disturbs less.
+With `--against CHECKOUT`, another checkout of this repository draws its windows after this one, source by
+source, and the ratio of the two is printed. Processor time is less sensitive to other work than wall time.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ SIDES = (32, 48, 64)
 
 
 def milliseconds(source: str, data: Path | None, windows: int) -> list[float]:
-    """Of the processor, for a window of each of SIDES."""
+    """Return the processor time per window for each of SIDES."""
     from medsam_app.pretraining.windows import Mixture
 
     torch.set_num_threads(1)
     mixture = Mixture(data, {source: 1.0})
     found = []
     for side in SIDES:
-        mixture.draw(windows, side)  # what is remembered from window to window
+        mixture.draw(windows, side)  # fill caches that later windows use
         began = time.process_time()
         for seed in range(windows):
             mixture.draw(seed, side)
@@ -37,7 +37,7 @@ def milliseconds(source: str, data: Path | None, windows: int) -> list[float]:
 
 
 def measure(checkout: Path, source: str, options: argparse.Namespace) -> list[float]:
-    """The same of a checkout, in a process of its own."""
+    """Return the processor time of a checkout, measured in a separate process."""
     command = [sys.executable, __file__, "--only", source, "--windows", str(options.windows)]
     command += ["--data", str(options.data)] if options.data else []
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_WAIT_POLICY": "passive"}

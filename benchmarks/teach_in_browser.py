@@ -1,11 +1,11 @@
-"""What Teach is worth: python benchmarks/teach_in_browser.py FOLDER
+"""Benefit of Teach in the browser: python benchmarks/teach_in_browser.py FOLDER
 
-FOLDER holds a `manifest.json`. A scripted annotator works in the real page of a real server, in a browser:
-it clicks the objects of `train` cases of the hippocampus until they are good, with --draw mends by lasso on
-each axial slice what clicks left wrong, accepts the cases, presses Teach, waits, and uses the adapter if it
-is offered. Clicks to the target Dice are counted on `dev` cases that nobody accepts, before and after;
-after it, cases begin with what the adapter found. A click is the deepest voxel of the largest error; an
-object that never gets there counts as one click more than are made.
+FOLDER holds a `manifest.json`. A scripted annotator works in the real page in a browser. It clicks the
+objects of `train` cases of the hippocampus until they are good; with --draw it corrects the remaining errors
+with the lasso on each axial slice. It accepts the cases, presses Teach, waits, and uses the adapter if it is
+offered. Clicks to the target Dice are counted on `dev` cases, which are never accepted, before and after
+teaching. After teaching, each case starts with the masks of the adapter. A click is at the deepest voxel of
+the largest error. An object that never reaches the target counts as one click more than the maximum.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ LASSO = """([line, positive, axis]) => {
     const points = line.map((xyz) => medsamViewer.geometry.toFile(xyz));
     return medsamViewer.act({ do: "lasso", points, positive, axis }, "Drawing");
 }"""
-#: Pixels of a slice that are worth a lasso.
+#: Least pixels of an error on a slice that are corrected with the lasso.
 LEAST = 4
 FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
 class Annotator:
-    """Somebody who knows the objects and works in a page.
+    """Scripted annotator who has the truth and works in a page.
 
     Args:
         page: with a worklist open.
@@ -76,7 +76,7 @@ class Annotator:
         return found
 
     def open_folder(self, path: str) -> None:
-        """As the chooser does."""
+        """Open a case as the file chooser does."""
         self.do("(path) => medsamViewer.worklist.openFolder(0, path)", path)
 
     def open(self, name: str) -> None:
@@ -88,8 +88,11 @@ class Annotator:
         self.page.locator("[data-id=worklist-search]").blur()
 
     def segment(self, name: str, *, target: float, most: int) -> dict[int, tuple[list[float], bool]]:
-        """Click each object of the open case until its Dice is reached; by label, the Dice after 0, 1, ...
-        clicks, and whether the object was there before any."""
+        """Click each object of the open case until it reaches the target Dice.
+
+        Returns:
+            By label, the Dice after 0, 1, ... clicks, and whether the object existed before the first click.
+        """
         volume, labels = self.cases[name].load()
         view, found = volume.grid.ras, {}
         for label, called in self.cases[name].names.items():
@@ -113,7 +116,7 @@ class Annotator:
         return found
 
     def draw(self, name: str) -> list[float]:
-        """Lasso on each axial slice what is missing and what is too much; the Dice of the objects."""
+        """Correct each axial slice with the lasso and return the Dice of the objects."""
         volume, labels = self.cases[name].load()
         view, reached = volume.grid.ras, []
         for label, called in self.cases[name].names.items():
@@ -135,7 +138,7 @@ class Annotator:
         return reached
 
     def choose(self, label: int, name: str) -> bool:
-        """Select the object of a label, made now where there is none; whether it was there."""
+        """Select the object of a label, creating it if necessary; return whether it existed."""
         objects = self.page.evaluate("() => medsamViewer.state.objects.map(({ id, label }) => [id, label])")
         for each, value in objects:
             if value == label:
@@ -147,7 +150,7 @@ class Annotator:
         return False
 
     def mask(self, like: NDArray) -> NDArray[np.bool_]:
-        """The selected object's mask as the page holds it, (x, y, z) in RAS order."""
+        """Return the selected object's mask in the page, (x, y, z) in RAS order."""
         whole, held = np.zeros(like.shape, dtype=bool), self.page.evaluate(MASK)
         if held is not None:
             flat = np.unpackbits(np.array(held["bits"], dtype=np.uint8), bitorder="little").astype(bool)
@@ -165,7 +168,7 @@ class Annotator:
         self.settle()
 
     def teach(self, minutes: float) -> dict:
-        """Press Teach and wait; what the panel says at the end."""
+        """Press Teach, wait, and return the final text of the panel."""
         if not self.page.locator("details.teach[open]").count():
             self.page.click("[data-id=teach]")
         self.page.fill("[data-id=teach-minutes]", f"{minutes:g}")
@@ -178,7 +181,7 @@ class Annotator:
 
 
 def serve(folder: Path, worklist: Path) -> tuple[subprocess.Popen, str]:
-    """A server of its own, and where it is."""
+    """Run a server in a separate process and yield its address."""
     command = [
         sys.executable,
         "-m",
@@ -195,7 +198,7 @@ def serve(folder: Path, worklist: Path) -> tuple[subprocess.Popen, str]:
 
 
 def needed(scores: Sequence[list[float]], target: float, most: int) -> tuple[float, float]:
-    """Mean clicks to the target, and the part of the objects that never get there."""
+    """Return the mean clicks to the target, and the fraction of objects that never reach it."""
     there = [next((n for n, each in enumerate(row) if each >= target), None) for row in scores]
     return float(np.mean([most + 1 if n is None else n for n in there])), float(
         np.mean([n is None for n in there])

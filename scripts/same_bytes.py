@@ -1,11 +1,12 @@
-"""Hash everything that a user gets from a checkout, to compare two checkouts byte by byte.
+"""Hashes of all outputs of a checkout, to compare two checkouts byte by byte.
 
     python scripts/same_bytes.py TREE DATA OUT.json [--only SECTION] [--keep FOLDER]
     python scripts/same_bytes.py --compare OLD.json NEW.json
 
-TREE is the root of a checkout, DATA a folder of labelled volumes with a manifest.json. Only what stays when
-modules move is used: the command line, the routes of the server, and the public names of `medsam_app`. Run
-both checkouts on one machine with one environment: the last bits of a sum depend on them.
+TREE is the root of a checkout, DATA a folder of labelled volumes with a manifest.json. The script uses only
+interfaces that do not depend on module paths: the command line, the routes of the server, and the public
+names of `medsam_app`. Run both checkouts on the same machine in the same environment, since the last bits of
+sums depend on them.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ import nibabel as nib
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-#: Cases whose masks are made, how many of them by the command line too, and the largest of their files.
+#: Number of cases to segment, number of them also segmented by the command line, and largest file in bytes.
 CASES, BY_COMMAND, MOST_BYTES = 20, 4, 6_000_000
 #: Fields of JSON and columns of CSV that differ from run to run.
 VARIES = {"seconds", "minutes", "peak_memory", "token", "upload", "stamp", "machine"}
-#: A plan and a recipe that are quick.
+#: Settings of short training runs.
 PLAN = ("batch=2", "window=[16,16,16]", "spacing=2", "validate_steps=15")
 RECIPE = {
     "steps": 30, "shares": {"real": 1, "pseudo": 0.5, "heads": 0.5, "synthetic": 1}, "windows": [[16, 2]],
@@ -49,21 +50,21 @@ RECIPE = {
 }  # fmt: skip
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 CPU = ("--device", "cpu")
-#: What differs in texts from run to run, and what stands in its place.
+#: Patterns of texts that differ from run to run, with their replacements.
 _TEXTS = (
-    (r"(?m)^\d+ %:.*\n", ""),  # progress, shown by the clock
+    (r"(?m)^\d+ %:.*\n", ""),  # progress, which depends on the clock
     (r"http://(localhost|127\.0\.0\.1):\d+", "SERVER"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?", "TIME"),
     (r"\b\d+(\.\d+)? ?(s|ms|min|seconds|minutes)\b|\b\d+:\d\d(:\d\d)?\b", "DURATION"),
     (r"\b\d+\.\d\d a volume", "DURATION"),
-    (r"(?m)(%(?: +|</td>\s*<td>))\d+\.\d\d(?= *$|</td>\s*</tr>)", r"\1DURATION"),  # seconds a click
+    (r"(?m)(%(?: +|</td>\s*<td>))\d+\.\d\d(?= *$|</td>\s*</tr>)", r"\1DURATION"),  # seconds per click
     (r"\btmp[a-z0-9_]{8}\b", "TEMPORARY"),
-    (r'(data-(values|far)=")[^ "]+', r"\1DURATION"),  # of the page about a folder: seconds come first
+    (r'(data-(values|far)=")[^ "]+', r"\1DURATION"),  # in the page of a batch, seconds come first
 )
 
 
 class Run:
-    """One checkout under test and what it gave.
+    """One checkout under test and its outputs.
 
     Args:
         tree: root of the checkout.
@@ -98,15 +99,15 @@ class Run:
         return text
 
     def value(self, value: Any) -> Any:
-        """Return a value of JSON likewise, and without the fields that vary."""
+        """Return a JSON value with normalised texts and without fields that vary."""
         if isinstance(value, dict):
             hidden = {key for key in VARIES & value.keys() if value[key] is not None}
             kept = {key: "VARIES" if key in hidden else self.value(each) for key, each in value.items()}
-            # Hashes of files that hold times; the files are hashed here by themselves.
+            # Hashes of files that contain times; the files are hashed separately.
             return kept | {"files": sorted(kept["files"])} if isinstance(kept.get("files"), dict) else kept
         if isinstance(value, list | tuple):
             return [self.value(each) for each in value]
-        if isinstance(value, str) and value[:1] in ("{", "["):  # as the header of a safetensors file has it
+        if isinstance(value, str) and value[:1] in ("{", "["):  # as in the header of a safetensors file
             with contextlib.suppress(ValueError):
                 return self.value(json.loads(value))
         return self.text(value) if isinstance(value, str) else value
@@ -116,7 +117,7 @@ class Run:
         return (json.dumps(self.value(value), indent=1) + "\n").encode()
 
     def plain(self, name: str, body: bytes) -> bytes:
-        """Return a file without compression and without what varies, as the ending of its name says."""
+        """Return the bytes of a file without compression and variable parts, according to its suffix."""
         ending = name.rsplit(".", 1)[-1]
         if ending == "gz":
             return gzip.decompress(body)
@@ -143,7 +144,7 @@ class Run:
         return body
 
     def hash(self, name: str, body: bytes) -> None:
-        """Keep the hash of something normalised."""
+        """Store the hash of a normalised output."""
         self.found[name] = sha256(body)
         if self.keep is not None:
             path = self.keep / name.replace(" ", "_")
@@ -151,7 +152,7 @@ class Run:
             path.write_bytes(body)
 
     def files(self, name: str, folder: Path, *, without: str = "$^") -> None:
-        """Keep the hash of each file in a folder; of a NIfTI file that of its voxels and affine as well.
+        """Store the hash of each file in a folder; for NIfTI files also that of voxels and affine.
 
         Args:
             without: pattern of the names that are left out.
@@ -167,26 +168,26 @@ class Run:
                 self.hash(f"{name}/{inner} voxels", voxels + image.affine.tobytes())
 
     def child(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """Run Python in the checkout, with nothing to read."""
+        """Run Python in the checkout with empty standard input."""
         return subprocess.run(
             [sys.executable, *map(str, arguments)], cwd=self.tree, env=self.environment, text=True,
             stdin=subprocess.DEVNULL, capture_output=True,
         )  # fmt: skip
 
     def command(self, name: str, *arguments: object) -> None:
-        """Run `medsam-app` and keep its exit status and what it printed, as text."""
+        """Run `medsam-app` and store its exit status and output as text."""
         done = self.child("-m", "medsam_app", *arguments)
         said = f"status {done.returncode}\n{done.stdout}-- errors\n{done.stderr}"
         self.found[f"{name} text"] = self.text(said)
 
     def folder(self, name: str) -> Path:
-        """Return a folder within the work folder, made where it is not there."""
+        """Return a folder within the work folder; create it if necessary."""
         place = self.work / name
         place.mkdir(parents=True, exist_ok=True)
         return place
 
     def copies(self, folder: str, cases: Iterable[dict[str, Any]], *, labels: bool = False) -> list[Path]:
-        """Copy the images of cases, and their label maps, into a folder; the paths of the images."""
+        """Copy the images and label maps of cases into a folder; return the paths of the images."""
         place, images = self.folder(folder), []
         for case in cases:
             images.append(Path(shutil.copy(self.data / case["image"], place)))
@@ -195,7 +196,7 @@ class Run:
         return images
 
     def some(self, split: str, dataset: str | None = None) -> list[dict[str, Any]]:
-        """Return small cases of a split, the smallest first; without a dataset in turn of each dataset."""
+        """Return small cases of a split, smallest first; without a dataset, cycle through all datasets."""
         turns, before = [], dict[str, int]()
         for case in self.cases:
             if case["split"] == split and case["bytes"] < MOST_BYTES and dataset in (None, case["dataset"]):
@@ -248,7 +249,7 @@ def joined(numbers: Iterable[int]) -> str:
 
 
 def predict(work: Path) -> None:
-    """Make masks with the public names of `medsam_app`; runs in a process of the checkout."""
+    """Segment cases with the public names of `medsam_app`; runs in a process of the checkout."""
     import medsam_app as app
 
     predictor = app.VolumePredictor(device="cpu")
@@ -278,7 +279,7 @@ def predict(work: Path) -> None:
 
 
 def masks(run: Run) -> None:
-    """Make masks by clicks, a box, a mask and a prompt file: of all cases in Python, of some by commands."""
+    """Segment by clicks, a box, a mask and a prompt file: all cases in Python, some by commands."""
     cases, out = run.some("dev")[:CASES], run.folder("commands")
     images = run.copies("images", cases)
     asked = {image.name: run.asked(case) for image, case in zip(images, cases, strict=True)}
@@ -300,7 +301,7 @@ def masks(run: Run) -> None:
 
 
 def folder(run: Run) -> None:
-    """Segment a folder with a broken file: by points in a table, and by coarse masks."""
+    """Segment a folder that contains a broken file, by points in a table and by coarse masks."""
     cases, place, out = run.some("dev", "msd_hippocampus")[:5], run.folder("batch"), run.folder("done")
     lines = ["image,label,i,j,k,sign", "broken.nii.gz,1,3,3,3,+"]
     for image, case in zip(run.copies("batch", cases), cases, strict=True):
@@ -321,7 +322,7 @@ def folder(run: Run) -> None:
 
 
 def finetune(run: Run) -> None:
-    """Teach an adapter for 30 steps and use it."""
+    """Train an adapter for 30 steps and use it."""
     images = run.copies("teach", run.some("train", "msd_hippocampus")[:6], labels=True)
     adapter = run.folder("taught") / "mine.safetensors"
     items = [part for item in PLAN for part in ("--set", item)]
@@ -333,7 +334,7 @@ def finetune(run: Run) -> None:
 
 
 def labelled(run: Run, name: str) -> Path:
-    """Make a folder with a manifest: a few small cases of both splits, and one label map of a head."""
+    """Create a folder with a manifest: small cases of both splits, and one label map of a head."""
     place, cases = run.folder(name), run.some("train")[:5] + run.some("dev")[:4]
     heads = (run.data / "head_label_maps").glob("*.nii.gz")
     head = min(heads, key=lambda path: (path.stat().st_size, path.name)).relative_to(run.data)
@@ -352,7 +353,7 @@ def pretrain(run: Run) -> None:
 
 
 def evaluate(run: Run) -> None:
-    """Measure the model and methods beside it, and inspect a labelled folder."""
+    """Evaluate the model and other methods, and inspect a labelled folder."""
     place, out = labelled(run, "evaluate"), run.folder("scores")
     asked, csvs = ("evaluate", place, "--split", "dev", *CPU), [out / "scores.csv", out / "box.csv"]
     more = ("--baseline", "confidence", "--baseline", "prior", "--json", out / "scores.json")
@@ -364,7 +365,7 @@ def evaluate(run: Run) -> None:
 
 
 class Page:
-    """A session with the server as a page has it; every answer is kept under its number.
+    """Session with the server like that of a page; every answer is stored under its number.
 
     Args:
         who: name of the person.
@@ -377,7 +378,7 @@ class Page:
         self.client.headers["X-Medsam-Session"] = self("session", method="POST").json()["token"]
 
     def __call__(self, path: str, *, method: str = "", **options: Any) -> httpx.Response:
-        """Send a request, POST where it has a body, and keep its answer: mistakes as text, else a hash."""
+        """Send a request (POST with a body, else GET) and store its answer: errors as text, else a hash."""
         method = method or ("POST" if options.keys() & {"json", "content"} else "GET")
         answer = self.client.request(method, path, **options)
         self.count += 1
@@ -397,12 +398,12 @@ class Page:
         return answer
 
     def get(self, *paths: str) -> None:
-        """Fetch one path after the other."""
+        """Fetch several paths in order."""
         for path in paths:
             self(path)
 
     def act(self, *actions: dict[str, Any]) -> None:
-        """Do something to the session, one action after the other."""
+        """Apply actions to the session in order."""
         for action in actions:
             self("act", json={"action": action, "have": []})
 
@@ -419,7 +420,7 @@ class Page:
 
 @contextlib.contextmanager
 def serving(run: Run, *arguments: object) -> Iterator[str]:
-    """Run `medsam-app serve` while a `with` block lasts; its address."""
+    """Run `medsam-app serve` during a `with` block and yield its address."""
     command = [sys.executable, "-m", "medsam_app", "serve", "--port", "0", "--no-open", *map(str, arguments)]
     errors = run.work / "server.log"
     with errors.open("w") as log:
@@ -437,7 +438,7 @@ def serving(run: Run, *arguments: object) -> Iterator[str]:
 
 
 def edits(asked: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the actions of a person who clicks, draws, changes masks by hand and goes back."""
+    """Return actions of a user: clicks, drawing, manual changes of masks, undo."""
     (first, second), out, (lower, upper) = asked["points"], asked["negative"], asked["box"]
     (a, b), (c, d), k = lower[:2], upper[:2], first[2]
     one, two = {"object": "o1"}, {"object": "o2"}
@@ -476,7 +477,7 @@ def edits(asked: dict[str, Any]) -> list[dict[str, Any]]:
         tool("smooth", axis=0, index=first[0]), lock(k + 4), tool("interpolate", axis=2), lock(k, False),
         change(may_overlap=False), {**change(may_overlap=False), **two},
         {"do": "go_back", **one, "step": 4}, {"do": "look"},
-        # Mistakes, which change nothing.
+        # Invalid actions, which change nothing.
         add(click([999, 0, 0])), add({"kind": "spell"}), {"do": "format_disk"},
         {"do": "select", "object": "o9"}, {"do": "delete_prompt", **one, "index": 99}, change(label=-3),
         change(colour="red"), change(name="boxed"), tool("shrink", 50), tool("melt"), lock(-1),
@@ -486,7 +487,7 @@ def edits(asked: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def page(run: Run) -> None:
-    """Ask the server as a page, as a second page at its side, and as a script."""
+    """Use the server as a page, as a second page at the same time, and as a script."""
     case, listed, shown = run.some("dev")[0], run.some("dev", "msd_hippocampus")[:3], run.folder("shown")
     asked, [image] = run.asked(case), run.copies("shown", [case], labels=True)
     run.copies("shown/list", listed)
@@ -524,7 +525,7 @@ def page(run: Run) -> None:
 
 
 def looked(me: Page, label: str) -> None:
-    """Fetch everything that is made of the objects: measurements, surfaces, comparisons, files."""
+    """Fetch everything derived from objects: measurements, surfaces, comparisons, files."""
     for what in ("doubt", "history", "measurements", "surface"):
         me.get(*(f"{what}?object={owner}" for owner in ("o1", "o2", "o9")))
     for ending in ("nifti", "nrrd", "mha", "dicom-seg", "gif"):
@@ -559,7 +560,7 @@ def slices(me: Page, paths: Sequence[Path]) -> None:
 
 
 def worklist(me: Page, other: Page, names: Sequence[str], asked: dict[str, Any]) -> None:
-    """Work through a folder, where two people have the same case open."""
+    """Work through a worklist while two users have the same case open."""
     where = {"root": 0, "path": "list"}
     case = {**where, "name": names[0]}
     for path in ("x", "list"):
@@ -586,9 +587,9 @@ def worklist(me: Page, other: Page, names: Sequence[str], asked: dict[str, Any])
 
 
 def statics(me: Page) -> None:
-    """Fetch the scripts and style sheets that the page names, and those that they import."""
+    """Fetch the scripts and style sheets of the page, and those that they import."""
     wanted = re.findall(r"medsam/static/([\w.]+)", me.client.get("../../").text)
-    for name in wanted:  # grows meanwhile
+    for name in wanted:  # the list grows during the loop
         content = me.client.get(f"../static/{name}").content
         me.run.hash(f"static/{name}", content)
         found = re.findall(r"[\"']\./([\w.]+)[\"']", content.decode())
@@ -614,7 +615,7 @@ def script(run: Run, url: str, image: Path, asked: dict[str, Any]) -> None:
         name = f"script/{number:02} {endpoint}"
         try:
             made = client.predict(api_name=f"/{endpoint}", **given)
-        except Exception as error:  # whatever the client makes of a refusal
+        except Exception as error:  # any error of the client for a refused request
             made = f"{type(error).__name__}: {error}"
         if endpoint == "save_mask":
             run.hash(name, run.plain(made, Path(made).read_bytes()))
@@ -623,7 +624,7 @@ def script(run: Run, url: str, image: Path, asked: dict[str, Any]) -> None:
 
 
 def texts(run: Run) -> None:
-    """Print help, tables, and the sentences about mistakes of users."""
+    """Print help, tables and error messages."""
     cases, out, empty = run.some("dev")[:2], run.folder("printed"), run.folder("printed/empty")
     image, another = run.copies("printed", cases, labels=True)
     names = ("broken.nii.gz", "frames.nii.gz", "note.txt", "recipe.json", "mask.nii.gz", "nowhere")
@@ -639,7 +640,7 @@ def texts(run: Run) -> None:
     printed: list[tuple[object, ...]] = [
         *((*command.split(), "--help") for command in commands), ("--version",), ("models",),
         ("models", "show", "sam3d_tiny"), ("info", image), ("info", another), ("info", frames, "--frame", 1),
-        # Mistakes.
+        # User errors.
         ("models", "show", "sam3d_tinny"), ("models", "download", "sam3d_tinny"), ("infos", image),
         ("info", nowhere), ("info", broken), ("info", note), ("info", frames), ("info", empty),
         ("segment", nowhere, "-o", mask, *point), ("segment", image), segment, (*segment, "--point", "1,2"),
@@ -666,7 +667,7 @@ SECTIONS: dict[str, Callable[[Run], None]] = {
 
 
 def compare(old: Path, new: Path) -> int:
-    """Print what differs between two files of hashes; 1 if anything does."""
+    """Print the differences between two files of hashes; return 1 if there are any."""
     one, two = (json.loads(path.read_text()) for path in (old, new))
     names = [name for name in sorted(one.keys() | two.keys()) if one.get(name) != two.get(name)]
     for name in names:
