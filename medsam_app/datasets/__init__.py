@@ -1,1 +1,1 @@
-"""Find labelled cases in the usual layouts, and check and summarise them."""
+"""Search, validation and statistics of labelled cases in the usual layouts."""

@@ -20,13 +20,17 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A volume with its label map, not read yet.
+    """Paths and attributes of a volume with its label map.
 
     Attributes:
-        modality: as DICOM names it ("CT", "MR", ...), empty where nothing says so.
-        names: of the labels, by value; a label without one is called by its value.
-        split: such as "train" or "dev", empty where nothing says so.
-        channels: every image of the case where there are several; `image` is the first.
+        dataset: name of the dataset.
+        modality: DICOM modality ("CT", "MR", ...), empty if unknown.
+        case: name of the case.
+        names: names of the labels by value; a label without a name is called by its value.
+        image: path of the volume.
+        label: path of the label map.
+        split: for example "train" or "dev", empty if unknown.
+        channels: all images of a case with several; `image` is the first of them.
     """
 
     dataset: str
@@ -39,10 +43,10 @@ class Case:
     channels: tuple[Path, ...] = ()
 
     def load(self) -> tuple[Volume, NDArray[np.integer]]:
-        """The volume, and (i, j, k) labels on its grid.
+        """Return the volume, and its (i, j, k) label map.
 
         Raises:
-            MedsamError: either cannot be read, or they lie on different grids.
+            MedsamError: a file cannot be read, or the grids differ.
         """
         volume = load_volume(self.image)
         return volume, load_mask(self.label, volume.grid)
@@ -69,12 +73,13 @@ class _Manifest(BaseModel):
 def choose_cases(
     cases: Sequence[Case], *, split: str | None = None, datasets: Sequence[str] = (), most: int | None = None
 ) -> list[Case]:
-    """Some of the cases, dataset by dataset.
+    """Return a selection of the cases, dataset by dataset.
 
     Args:
-        split: those of this split; None for all.
-        datasets: those of these datasets; none named for all.
-        most: at most this many per dataset, evenly spread over its cases.
+        cases: the cases.
+        split: split to select; None for all.
+        datasets: names of the datasets to select; empty for all.
+        most: largest number of cases per dataset, evenly spread; None for all.
 
     Raises:
         SettingsError: no case has that split or dataset, or `most` is below one.
@@ -93,23 +98,25 @@ def choose_cases(
         raise SettingsError(unknown_name("split", split, splits))
     chosen: list[Case] = []
     for group in by_dataset.values():
-        wanted = [case for case in group if split in (None, case.split)]
-        keep = len(wanted) if most is None else min(most, len(wanted))
-        if keep:
-            chosen += [wanted[index] for index in np.linspace(0, len(wanted) - 1, keep).round().astype(int)]
+        in_split = [case for case in group if split in (None, case.split)]
+        count = len(in_split) if most is None else min(most, len(in_split))
+        if count:
+            chosen += [
+                in_split[index] for index in np.linspace(0, len(in_split) - 1, count).round().astype(int)
+            ]
     return chosen
 
 
 def list_cases(folder: Path, *, split: str, most: int | None = None) -> list[Case]:
-    """The cases of one split of a folder with a `manifest.json`, dataset by dataset.
+    """Return the cases of one split of a folder with a `manifest.json`, dataset by dataset.
 
     Args:
-        folder: paths in the manifest start here.
-        split: which cases.
-        most: at most this many per dataset, evenly spread over its cases.
+        folder: folder of the manifest, to which its paths are relative.
+        split: the split.
+        most: largest number of cases per dataset, evenly spread; None for all.
 
     Raises:
-        VolumeError: no manifest, or one that does not say what is needed.
+        VolumeError: the manifest is missing or invalid.
         SettingsError: the split has no case, or `most` is below one.
     """
     listed = manifest_cases(folder)
@@ -119,10 +126,10 @@ def list_cases(folder: Path, *, split: str, most: int | None = None) -> list[Cas
 
 
 def manifest_cases(folder: Path) -> list[Case]:
-    """Every case of a folder with a `manifest.json`, in its order.
+    """Return all cases of a folder with a `manifest.json`, in the order of the manifest.
 
     Raises:
-        VolumeError: no manifest, or one that does not say what is needed.
+        VolumeError: the manifest is missing or invalid.
     """
     return [
         Case(

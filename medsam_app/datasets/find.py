@@ -1,10 +1,10 @@
-"""Labelled cases of a folder or list, in any known layout.
+"""Search for labelled cases in a folder or list, in any known layout.
 
     dataset = find_cases("Task04_Hippocampus")
     dataset.layout  # 'Medical Segmentation Decathlon'
     volume, labels = dataset.cases[0].load()
 
-No volume is read here; `medsam_app.datasets.fingerprint` does that.
+This module reads no volumes; `medsam_app.datasets.fingerprint` does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from medsam_app.datasets.flat_layouts import DATASET, case_list, dataset_json, m
 from medsam_app.datasets.folder_layouts import (
     IMAGE_FOLDERS,
     LABEL_FOLDERS,
-    labels_beside,
+    label_maps_in,
     sibling_folders,
     suffix_pairs,
 )
@@ -30,16 +30,16 @@ __all__ = ["Dataset", "Problem", "find_cases", "label_files"]
 
 
 def find_cases(path: str | Path) -> Dataset:
-    """Return the labelled cases of a folder or list, and problems visible from names.
+    """Return the labelled cases of a folder or list, and problems visible from file names.
 
-    Understood are, in this order, a folder with a manifest.json, one with a dataset.json of the Medical
-    Segmentation Decathlon or of nnU-Net v2, two folders side by side matched by file name, pairs in one
-    folder that endings of their names distinguish, and a CSV or JSON list of cases.
+    Supported layouts, in the order of their search: a folder with a manifest.json; a folder with a
+    dataset.json of the Medical Segmentation Decathlon or of nnU-Net v2; two parallel folders whose files have
+    matching names; pairs of files in one folder, distinguished by the endings of their names; a CSV or JSON
+    list of cases.
 
     Raises:
-        DatasetError: there is nothing at the path, or it is none of these; the message says what was looked
-            for.
-        VolumeError: a manifest.json that does not say what is needed.
+        DatasetError: the path does not exist or has no known layout; the message lists the layouts.
+        VolumeError: a manifest.json is invalid.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -58,13 +58,13 @@ def label_files(folder: Path) -> set[Path]:
     They are recognised by their names, or listed in a manifest.json or dataset.json. Label maps without an
     image, and files that cannot be read, are not included.
     """
-    found: set[Path] = set()
-    for place in walk_folders(folder):
-        found.update(labels_beside(place))
-        with suppress(MedsamError, OSError):  # one that describes nothing, or cannot be read, hides nothing
-            if any((place / name).is_file() for name in (MANIFEST, DATASET)):
-                found.update(case.label for case in find_cases(place).cases)
-    return {path.resolve() for path in found}
+    labels: set[Path] = set()
+    for parent in walk_folders(folder):
+        labels.update(label_maps_in(parent))
+        with suppress(MedsamError, OSError):  # ignore lists that are invalid or cannot be read
+            if any((parent / name).is_file() for name in (MANIFEST, DATASET)):
+                labels.update(case.label for case in find_cases(parent).cases)
+    return {path.resolve() for path in labels}
 
 
 def _find(path: Path) -> Dataset:
@@ -72,26 +72,26 @@ def _find(path: Path) -> Dataset:
         if path.name in (MANIFEST, DATASET):
             return find_cases(path.parent)
         if path.suffix.lower() in (".csv", ".json"):
-            return _some(case_list(path))
+            return _not_empty(case_list(path))
         raise DatasetError(f"'{path}' is no list of cases; give a folder, or a .csv or .json file.")
     if (path / MANIFEST).is_file():
-        return _some(manifest(path))
+        return _not_empty(manifest(path))
     if (path / DATASET).is_file():
-        return _some(dataset_json(path))
-    found = sibling_folders(path) or suffix_pairs(path)
-    if found is None:
-        raise DatasetError(_not_understood(path))
-    return found
+        return _not_empty(dataset_json(path))
+    dataset = sibling_folders(path) or suffix_pairs(path)
+    if dataset is None:
+        raise DatasetError(_unknown_layout(path))
+    return dataset
 
 
-def _some(dataset: Dataset) -> Dataset:
-    """The dataset, unless it is empty."""
+def _not_empty(dataset: Dataset) -> Dataset:
+    """Return the dataset; raise `DatasetError` if it is empty."""
     if not dataset.cases and not dataset.problems:
         raise DatasetError(f"{dataset.path} was read as {dataset.layout}, but lists no case; list some.")
     return dataset
 
 
-def _not_understood(folder: Path) -> str:
+def _unknown_layout(folder: Path) -> str:
     images, labels = ", ".join(IMAGE_FOLDERS), ", ".join(LABEL_FOLDERS)
     return (
         f"No labelled cases were found in {folder}. Looked for: {MANIFEST}; {DATASET}; a folder of images "

@@ -1,7 +1,7 @@
 """Fingerprint of a dataset: statistics of images and labels, and all problems.
 
-The idea of a fingerprint that later choices (spacing, window of intensities, size of the ROI) follow from is
-that of nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z).
+As in nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z), later choices such as spacing, intensity
+window and ROI size are derived from the fingerprint.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from medsam_app.datasets.gathering import Dataset, Problem
 from medsam_app.datasets.label_census import LabelFacts, percentiles
 from medsam_app.progress import Progress
 
-#: Voxels of a case that go into the percentiles over all cases.
+#: Largest number of voxels per case for the percentiles over all cases.
 _POOLED = 5_000
-#: This many values or cases are named in one sentence.
+#: Largest number of values or cases named in one sentence.
 _NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Smallest, median and largest of numbers along (i, j, k)."""
+    """Minimum, median and maximum of a quantity along (i, j, k)."""
 
     min: tuple[float, ...]
     median: tuple[float, ...]
@@ -36,13 +36,13 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Intensities:
-    """Intensities of all images of one modality, which alone can be compared.
+    """Intensities of all images of one modality; different modalities are not comparable.
 
     Attributes:
-        modality: empty where nothing says so.
-        cases: how many images could be read.
-        whole: percentiles of the voxels, by per cent, of up to 5000 voxels of each case.
-        inside: the same within all labels, None where there are none.
+        modality: DICOM modality, empty if unknown.
+        cases: number of images that could be read.
+        whole: percentiles by per cent, of up to 5000 voxels per case.
+        inside: percentiles of the voxels with a label, None if there are none.
     """
 
     modality: str
@@ -53,15 +53,17 @@ class Intensities:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSummary:
-    """One label value over the cases of a dataset.
+    """Statistics of one label value over the cases of a dataset.
 
     Attributes:
-        name: None where nothing names it.
-        cases: how many have it.
-        voxels: of all cases together.
-        ml_min, ml_median, ml_max: volumes in those cases in millilitres.
-        mm_median, mm_95: median and 95th percentile of the longest side of its bounding box in those cases.
-        piece_mm_median, piece_mm_95: the same of its largest connected piece.
+        dataset: name of the dataset.
+        value: label value.
+        name: name of the label, or None.
+        cases: number of cases with the label.
+        voxels: number of voxels in all cases.
+        ml_min, ml_median, ml_max: volume in these cases in millilitres.
+        mm_median, mm_95: median and 95th percentile of the longest side of the bounding box in mm.
+        piece_mm_median, piece_mm_95: the same for the largest connected component.
     """
 
     dataset: str
@@ -80,17 +82,20 @@ class LabelSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """Statistics of a dataset, and its faults.
+    """Statistics and problems of a dataset.
 
     Attributes:
-        cases: all that were read, usable or not.
-        usable, unusable: how many cases can be used; those without an image or a label map count as
-            unusable, though they are not among `cases`.
-        splits, modalities, orientations: how many cases have which; empty where nothing says so.
-        shape: voxels, in the order of axes of each file; None where no image could be read.
-        spacing: mm, likewise.
-        intensities: by modality, those of most cases first.
-        labels: values above 0.
+        path: folder or list of the dataset.
+        layout: description of the layout.
+        usable, unusable: number of usable and unusable cases. Cases without an image or label map count as
+            unusable, but are not in `cases`.
+        splits, modalities, orientations: number of cases by value, without unknown values.
+        shape: voxels along the axes of each file, (i, j, k); None if no image could be read.
+        spacing: voxel size in mm along (i, j, k); None if no image could be read.
+        intensities: intensities by modality, that with the most cases first.
+        labels: label values above 0.
+        problems: all problems, errors first.
+        cases: all cases that were read, usable or not.
     """
 
     path: str
@@ -109,15 +114,15 @@ class Fingerprint:
 
 
 def fingerprint(dataset: Dataset, *, progress: Progress | None = None) -> Fingerprint:
-    """Read every case, one at a time, and return their statistics and faults.
+    """Read all cases, one at a time, and return statistics and problems.
 
-    Of large volumes evenly spaced voxels are taken for percentiles
-    (`medsam_app.datasets.fingerprint_case`), and up to 5000 evenly spaced ones of each case for the
-    percentiles over all cases; there is no chance in it.
+    Percentiles of large volumes are computed from evenly spaced voxels (see
+    `medsam_app.datasets.fingerprint_case`), and those over all cases from up to 5000 evenly spaced voxels per
+    case. The result is deterministic.
 
     Args:
-        dataset: of `medsam_app.datasets.find.find_cases`.
-        progress: called with a sentence and a fraction done.
+        dataset: result of `medsam_app.datasets.find.find_cases`.
+        progress: called with a sentence and the fraction done.
     """
     facts: list[CaseFacts] = []
     problems = list(dataset.problems)
@@ -126,14 +131,16 @@ def fingerprint(dataset: Dataset, *, progress: Progress | None = None) -> Finger
     for number, case in enumerate(dataset.cases):
         if progress is not None:
             progress(f"{case.dataset}, {case.case}", number / len(dataset.cases))
-        found = inspect_case(case)
-        facts.append(found.facts)
-        problems += found.problems
-        if found.content is not None:
-            contents.setdefault(found.content, []).append(found.facts)
-            pools.setdefault(found.facts.modality, []).append((_some(found.sample), _some(found.inside)))
+        inspected = inspect_case(case)
+        facts.append(inspected.facts)
+        problems += inspected.problems
+        if inspected.content is not None:
+            contents.setdefault(inspected.content, []).append(inspected.facts)
+            pools.setdefault(inspected.facts.modality, []).append(
+                (_evenly_spaced(inspected.sample), _evenly_spaced(inspected.inside))
+            )
     problems += _copies(contents.values()) + _names(dataset, facts)
-    read = [case for case in facts if case.shape is not None]
+    readable = [case for case in facts if case.shape is not None]
     usable = sum(case.usable for case in facts)
     missing = {(p.dataset, p.case) for p in dataset.problems if p.severity == "error"}
     return Fingerprint(
@@ -144,8 +151,8 @@ def fingerprint(dataset: Dataset, *, progress: Progress | None = None) -> Finger
         splits=_count(case.split for case in facts),
         modalities=_count(case.modality for case in facts),
         orientations=_count(case.orientation or "" for case in facts),
-        shape=_spread([case.shape for case in read if case.shape is not None]),
-        spacing=_spread([case.spacing for case in read if case.spacing is not None]),
+        shape=_spread([case.shape for case in readable if case.shape is not None]),
+        spacing=_spread([case.spacing for case in readable if case.spacing is not None]),
         intensities=_intensities(pools),
         labels=_labels(facts),
         problems=tuple(sorted(problems, key=lambda problem: problem.severity)),
@@ -153,8 +160,8 @@ def fingerprint(dataset: Dataset, *, progress: Progress | None = None) -> Finger
     )
 
 
-def _some(values: NDArray) -> NDArray[np.float32]:
-    """(n,) up to `_POOLED` of (m,) values, evenly spaced; a case with fewer has less weight."""
+def _evenly_spaced(values: NDArray) -> NDArray[np.float32]:
+    """Return (n,) up to `_POOLED` evenly spaced values of (m,); a case with fewer values has less weight."""
     return values[:: -(-values.size // _POOLED) or 1].astype(np.float32)
 
 
@@ -163,7 +170,7 @@ def _count(values: Iterable[str]) -> dict[str, int]:
 
 
 def _spread(rows: Sequence[tuple[float, ...]]) -> Spread | None:
-    """Along each axis by itself."""
+    """Return the spread along each axis, or None without rows."""
     if not rows:
         return None
     table = np.asarray(rows, dtype=float)
@@ -194,8 +201,8 @@ def _labels(facts: Sequence[CaseFacts]) -> tuple[LabelSummary, ...]:
 def _summary(key: tuple[str, int, str], labels: Sequence[LabelFacts]) -> LabelSummary:
     dataset, value, name = key
     volumes = [label.ml for label in labels]
-    whole = [max(label.extent_mm) for label in labels]
-    piece = [max(label.piece_mm) for label in labels]
+    extents = [max(label.extent_mm) for label in labels]
+    pieces = [max(label.piece_mm) for label in labels]
     return LabelSummary(
         dataset=dataset,
         value=value,
@@ -205,15 +212,18 @@ def _summary(key: tuple[str, int, str], labels: Sequence[LabelFacts]) -> LabelSu
         ml_min=min(volumes),
         ml_median=float(np.median(volumes)),
         ml_max=max(volumes),
-        mm_median=float(np.median(whole)),
-        mm_95=float(np.percentile(whole, 95)),
-        piece_mm_median=float(np.median(piece)),
-        piece_mm_95=float(np.percentile(piece, 95)),
+        mm_median=float(np.median(extents)),
+        mm_95=float(np.percentile(extents, 95)),
+        piece_mm_median=float(np.median(pieces)),
+        piece_mm_95=float(np.percentile(pieces, 95)),
     )
 
 
 def _copies(groups: Iterable[list[CaseFacts]]) -> list[Problem]:
-    """Images of the same content in several files; one file listed twice was said before."""
+    """Return problems for images with equal content in several files.
+
+    A file that is listed twice is reported by `CaseCollector.finish`.
+    """
     problems = []
     for cases in groups:
         files = {Path(case.image).resolve() for case in cases}
@@ -235,11 +245,11 @@ def _copies(groups: Iterable[list[CaseFacts]]) -> list[Problem]:
 
 
 def _names(dataset: Dataset, facts: Sequence[CaseFacts]) -> list[Problem]:
-    """Return values without a name and names without a voxel, once per dataset."""
-    found: dict[str, set[int]] = {}
+    """Return problems for values without a name and names without a voxel, once per dataset."""
+    values_with_voxels: dict[str, set[int]] = {}
     unnamed: dict[str, dict[int, list[str]]] = {}
     for case in facts:
-        found.setdefault(case.dataset, set()).update(label.value for label in case.labels)
+        values_with_voxels.setdefault(case.dataset, set()).update(label.value for label in case.labels)
         for label in case.labels:
             if label.name is None:
                 unnamed.setdefault(case.dataset, {}).setdefault(label.value, []).append(case.case)
@@ -261,7 +271,7 @@ def _names(dataset: Dataset, facts: Sequence[CaseFacts]) -> list[Problem]:
         (case.dataset, value, name) for case in dataset.cases for value, name in case.names.items()
     )
     for name, value, text in declared:
-        if found[name] and value not in found[name]:
+        if values_with_voxels[name] and value not in values_with_voxels[name]:
             message = (
                 f"The label {value} ({text}) is named, but no label map that could be read has a voxel of "
                 f"it; check the label maps, or take the name out of {dataset.names_in}."
@@ -279,7 +289,7 @@ def _cases(names: Sequence[str]) -> str:
 
 
 def first_few(values: Iterable[object]) -> str:
-    """The first few, in words; of more the number."""
+    """Return the first few values as text, and the number of further ones."""
     texts = [str(value) for value in values]
     more = len(texts) - _NAMED
     return ", ".join(texts[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""Statistics and faults of one labelled case."""
+"""Statistics and problems of one labelled case."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from medsam_app.io.loading import load_mask, load_volume
 from medsam_app.io.volume import Volume
 from medsam_app.measure.scores import MIN_VOXELS
 
-#: Percentiles are taken of at most about this many voxels.
+#: Approximate largest number of voxels for percentiles.
 SAMPLED = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseFacts:
-    """Statistics of one case; None or empty for what could not be read.
+    """Statistics of one case; None or empty if the file could not be read.
 
     Attributes:
-        channels: images of the case; of several only the first was read.
-        modality: from the list of cases, or from the image where that says so; empty otherwise.
+        dataset, case, split, image, label: as in `Case`, with paths as text.
+        channels: number of images of the case; only the first one was read.
+        modality: modality in the list of cases, otherwise that of the image, otherwise empty.
+        usable: whether the case has no errors.
         shape: voxels along (i, j, k).
-        spacing: mm along (i, j, k).
+        spacing: voxel size in mm along (i, j, k).
         orientation: closest axis codes, such as "LPS".
-        intensities: percentiles of the voxels, by per cent.
-        inside: the same within all labels.
-        labels: values above 0 that the label map has.
-        usable: whether the case has no error.
+        intensities: percentiles of the voxels by per cent.
+        inside: percentiles of the voxels with a label.
+        labels: label values above 0 in the label map.
     """
 
     dataset: str
@@ -57,12 +58,14 @@ class CaseFacts:
 
 @dataclass(frozen=True)
 class Inspected:
-    """A case that was inspected.
+    """Result of the inspection of a case.
 
     Attributes:
-        content: hash of the image's voxels, None where it could not be read.
-        sample: (n,) some of the image's voxels, evenly spread.
-        inside: (m,) the same within all labels.
+        facts: statistics.
+        problems: problems of the case.
+        content: hash of the voxels of the image; None if it could not be read.
+        sample: (n,) evenly spaced voxels of the image.
+        inside: (m,) evenly spaced voxels of the image that have a label.
     """
 
     facts: CaseFacts
@@ -74,14 +77,16 @@ class Inspected:
 
 @dataclass
 class _Problems:
+    """Problems of a case while it is read."""
+
     case: Case
-    said: list[Problem] = field(default_factory=list)
+    found: list[Problem] = field(default_factory=list)
 
     def error(self, kind: str, message: str) -> None:
-        self.said.append(Problem(severity="error", kind=kind, message=message, **self._about))
+        self.found.append(Problem(severity="error", kind=kind, message=message, **self._about))
 
     def warning(self, kind: str, message: str) -> None:
-        self.said.append(Problem(severity="warning", kind=kind, message=message, **self._about))
+        self.found.append(Problem(severity="warning", kind=kind, message=message, **self._about))
 
     @property
     def _about(self) -> dict[str, str]:
@@ -89,28 +94,29 @@ class _Problems:
 
 
 def inspect_case(case: Case) -> Inspected:
-    """Read a case and look for everything that is wrong with it; a fault does not hide the next one.
+    """Read a case and return its statistics and all of its problems.
 
-    Percentiles are taken of every n-th voxel along each axis (of those inside labels: of every n-th in the
-    order of the array), n such that about `SAMPLED` are left; they are the same each time.
+    Percentiles are computed from every n-th voxel along each axis, and those of voxels with a label from
+    every n-th of these voxels in the order of the array. n gives about `SAMPLED` voxels. The result is
+    deterministic.
     """
     problems = _Problems(case)
     volume = _read_image(case, problems)
     labels, grid = _read_labels(case, None if volume is None else volume.grid, problems)
     counts = {} if labels is None else count_values(labels)
     if labels is not None and grid is not None:
-        _say_sizes(case, counts, problems)
-    nothing = np.empty(0)
-    sample, inside = nothing, nothing
+        _check_sizes(case, counts, problems)
+    empty = np.empty(0)
+    sample, inside = empty, empty
     if volume is not None:
         sample = evenly(volume.array, SAMPLED)
         if labels is not None and grid is volume.grid:
             inside = volume.array[labels > 0]
             inside = inside[:: -(-inside.size // SAMPLED) or 1]
-    known: tuple[LabelFacts, ...] = ()
+    statistics: tuple[LabelFacts, ...] = ()
     if labels is not None and grid is not None:
         image = volume.array if volume is not None and grid is volume.grid else None
-        known = label_facts(labels, grid, counts, case.names, image)
+        statistics = label_facts(labels, grid, counts, case.names, image)
     facts = CaseFacts(
         dataset=case.dataset,
         case=case.case,
@@ -119,8 +125,8 @@ def inspect_case(case: Case) -> Inspected:
         label=str(case.label),
         channels=len(case.channels) or 1,
         modality=case.modality or (volume.modality if volume is not None else None) or "",
-        usable=not any(problem.severity == "error" for problem in problems.said),
-        labels=known,
+        usable=not any(problem.severity == "error" for problem in problems.found),
+        labels=statistics,
         intensities=percentiles(sample),
         inside=percentiles(inside),
     )
@@ -129,13 +135,13 @@ def inspect_case(case: Case) -> Inspected:
         i, j, k = volume.shape
         x, y, z = (round(float(mm), 6) for mm in volume.spacing)
         facts = replace(facts, shape=(i, j, k), spacing=(x, y, z), orientation=volume.grid.orientation)
-        # Without the affine: a copy whose header was changed is still a copy.
+        # The hash excludes the affine, so that a copy with another header is recognised.
         content = replace(volume, grid=Grid(volume.shape, np.eye(4))).fingerprint
-    return Inspected(facts, problems.said, content, sample, inside)
+    return Inspected(facts, problems.found, content, sample, inside)
 
 
 def _read_image(case: Case, problems: _Problems) -> Volume | None:
-    """The image; of several frames, channels or series the first, after saying so."""
+    """Return the image, or None; several frames, channels or series are a problem, and the first is read."""
     chosen: dict[str, Any] = {}
     try:
         while True:
@@ -143,7 +149,9 @@ def _read_image(case: Case, problems: _Problems) -> Volume | None:
                 volume = load_volume(case.image, **chosen)
                 break
             except SeriesChoice as choice:
-                problems.error(f"several {_plural(choice.option)}", _several("image", case.image, choice))
+                problems.error(
+                    f"several {_plural(choice.option)}", _several_parts("image", case.image, choice)
+                )
                 first = choice.choices[0][0]
                 chosen[choice.option] = first if choice.option == "series" else int(first)
     except MedsamError as error:
@@ -154,11 +162,11 @@ def _read_image(case: Case, problems: _Problems) -> Volume | None:
     return volume
 
 
-def _several(role: str, path: Path, choice: SeriesChoice) -> str:
-    what = f"{len(choice.choices)} {_plural(choice.option)}"
+def _several_parts(role: str, path: Path, choice: SeriesChoice) -> str:
+    count = f"{len(choice.choices)} {_plural(choice.option)}"
     kind = "is 4D with" if choice.option == "frame" else "holds"
     return (
-        f"The {role} {path} {kind} {what}, but one 3D volume a case is wanted; save one of them as a file of "
+        f"The {role} {path} {kind} {count}, but one 3D volume a case is wanted; save one of them as a file of "
         "its own."
     )
 
@@ -170,7 +178,10 @@ def _plural(option: str) -> str:
 def _read_labels(
     case: Case, grid: Grid | None, problems: _Problems
 ) -> tuple[NDArray[np.integer] | None, Grid | None]:
-    """The label map and its grid; on its own grid where that is not the image's, after saying so."""
+    """Return the label map and its grid, or None.
+
+    If it is not on the grid of the image, a problem is recorded and its own grid is returned.
+    """
     try:
         if grid is not None:
             try:
@@ -180,13 +191,13 @@ def _read_labels(
         grid = load_volume(case.label).grid
         return load_mask(case.label, grid), grid
     except SeriesChoice as choice:
-        problems.error(f"several {_plural(choice.option)}", _several("label map", case.label, choice))
+        problems.error(f"several {_plural(choice.option)}", _several_parts("label map", case.label, choice))
     except MedsamError as error:
         problems.error("label map cannot be used", str(error))
     return None, None
 
 
-def _say_sizes(case: Case, counts: dict[int, int], problems: _Problems) -> None:
+def _check_sizes(case: Case, counts: dict[int, int], problems: _Problems) -> None:
     if not counts:
         problems.error(
             "empty label map",
@@ -207,7 +218,10 @@ def _say_sizes(case: Case, counts: dict[int, int], problems: _Problems) -> None:
 
 
 def count_values(labels: NDArray[np.integer]) -> dict[int, int]:
-    """Voxels of each value above 0 of an (i, j, k) label map, by value; slice by slice, to save memory."""
+    """Return the number of voxels of each value above 0 in an (i, j, k) label map.
+
+    The map is processed slice by slice to save memory.
+    """
     counts: Counter[int] = Counter()
     for k in range(labels.shape[2]):
         for value, voxels in zip(*np.unique(labels[:, :, k], return_counts=True), strict=True):
@@ -216,6 +230,9 @@ def count_values(labels: NDArray[np.integer]) -> dict[int, int]:
 
 
 def evenly(array: NDArray, most: int) -> NDArray:
-    """(n,) about `most` voxels of an (i, j, k) array, the same step along each axis; all of a smaller one."""
+    """Return (n,) about `most` voxels of an (i, j, k) array, with equal steps along all axes.
+
+    All voxels of a smaller array are returned.
+    """
     step = max(1, int(np.ceil((array.size / most) ** (1 / 3))))
     return array[::step, ::step, ::step].ravel()

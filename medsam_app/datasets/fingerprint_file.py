@@ -1,4 +1,4 @@
-"""Fingerprints as files: reading every volume takes minutes, reading this takes none."""
+"""Files of fingerprints, which avoid reading all volumes of a dataset again."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from medsam_app.errors import DatasetError, invalid_fields
 _FINGERPRINT = TypeAdapter(Fingerprint)
 
 
-def save_fingerprint(file: Path, found: Fingerprint) -> None:
+def save_fingerprint(file: Path, fingerprint: Fingerprint) -> None:
     """Write a fingerprint as JSON.
 
     Raises:
-        SaveError: it could not be written.
+        SaveError: the file could not be written.
     """
-    save_whole(file, _FINGERPRINT.dump_json(found, indent=1).decode() + "\n")
+    save_whole(file, _FINGERPRINT.dump_json(fingerprint, indent=1).decode() + "\n")
 
 
 def read_fingerprint(file: Path) -> Fingerprint:
-    """The fingerprint in a file, equal to the one that was saved.
+    """Return the fingerprint in a file, equal to the one that was saved.
 
     Raises:
-        DatasetError: no such file, or one that holds something else, as of another version.
+        DatasetError: the file cannot be read, or holds no fingerprint of this version.
     """
     try:
         return _FINGERPRINT.validate_json(file.read_bytes())

@@ -15,20 +15,20 @@ from medsam_app.errors import DatasetError
 from medsam_app.io.formats import is_volume
 from medsam_app.io.paths import exists
 
-#: Names of label values, where the layout has no place of its own for them.
+#: File with names of label values, for layouts that do not define one.
 NAMES_FILE = "labels.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something that is wrong with a dataset.
+    """Problem of a dataset.
 
     Attributes:
-        severity: "error" where the case cannot be used, "warning" otherwise.
-        kind: one word or two for what it is, the same for the same fault.
-        dataset, case: what it is about; `case` is empty where it is the dataset as a whole.
-        message: what, got, wanted and what to do.
-        split: of the case, empty where nothing says so.
+        severity: "error" if the case cannot be used, otherwise "warning".
+        kind: short title, equal for problems of the same kind.
+        dataset, case: names of the dataset and the case; `case` is empty if it concerns the whole dataset.
+        message: cause, actual and expected value, and remedy.
+        split: split of the case, empty if unknown.
     """
 
     severity: Literal["error", "warning"]
@@ -41,14 +41,14 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Labelled cases that were found, none of them read yet.
+    """Labelled cases of a folder or list; no volume has been read.
 
     Attributes:
-        path: folder or list in which they were found.
-        layout: what it was understood to be.
-        cases: those of which both files are there.
-        problems: what was wrong before any volume was read.
-        names_in: where names of label values are given.
+        path: folder or list.
+        layout: description of the layout.
+        cases: cases whose image and label map exist.
+        problems: problems found without reading volumes.
+        names_in: place where names of label values are given.
         sources: files that were read to find the cases.
     """
 
@@ -61,13 +61,15 @@ class Dataset:
 
 
 @dataclass
-class Gathering:
-    """Cases and problems while a layout is being read.
+class CaseCollector:
+    """Collector of cases and problems while a layout is read.
 
     Attributes:
-        name: of the dataset.
-        names: of label values.
-        modality: of its images, empty where nothing says so.
+        name: name of the dataset.
+        names: names of label values.
+        modality: modality of the images, empty if unknown.
+        cases: cases found so far.
+        problems: problems found so far.
     """
 
     name: str
@@ -79,14 +81,14 @@ class Gathering:
     def error(
         self, kind: str, case: str, message: str, *, dataset: str | None = None, split: str = ""
     ) -> None:
-        """A case that cannot be used."""
-        self._say("error", kind, case, message, dataset, split)
+        """Record an error: the case cannot be used."""
+        self._record("error", kind, case, message, dataset, split)
 
     def warning(self, kind: str, case: str, message: str, *, dataset: str | None = None) -> None:
         """Record a warning."""
-        self._say("warning", kind, case, message, dataset)
+        self._record("warning", kind, case, message, dataset)
 
-    def _say(
+    def _record(
         self,
         severity: Literal["error", "warning"],
         kind: str,
@@ -103,8 +105,8 @@ class Gathering:
     def add(
         self, case: str, image: Path, label: Path, *, split: str = "", channels: Iterable[Path] = ()
     ) -> None:
-        """A case of this dataset, or the problem that a file of it is not there."""
-        self.take(
+        """Add a case of this dataset, or a problem if one of its files is missing."""
+        self.add_case(
             Case(
                 dataset=self.name,
                 modality=self.modality,
@@ -117,8 +119,8 @@ class Gathering:
             )
         )
 
-    def take(self, case: Case) -> None:
-        """A case as it is, or the problem that a file of it is not there."""
+    def add_case(self, case: Case) -> None:
+        """Add a case unchanged, or a problem if one of its files is missing."""
         files = {"image": case.image, "label map": case.label}
         missing = {role: path for role, path in files.items() if not exists(path)}
         for role, path in missing.items():
@@ -130,18 +132,18 @@ class Gathering:
             self.cases.append(case)
 
     def no_label(self, case: str, image: Path, wanted: str) -> None:
-        """An image without a label map; `wanted` is where that would be."""
+        """Record an image without a label map, which is expected at `wanted`."""
         message = f"The image {image} has no label map; put it at {wanted}, or move the image away."
         self.error("label map missing", case, message)
 
     def no_image(self, case: str, label: Path, wanted: str) -> None:
-        """A label map without an image; `wanted` is where that would be."""
+        """Record a label map without an image, which is expected at `wanted`."""
         message = f"The label map {label} has no image; put it at {wanted}, or move the label map away."
         self.error("image missing", case, message)
 
     def finish(self, path: Path, layout: str, *, names_in: str, sources: Iterable[Path] = ()) -> Dataset:
         """Return the dataset, with problems for repeated entries."""
-        _say_repeated(self)
+        _warn_of_duplicates(self)
         return Dataset(
             path=path,
             layout=layout,
@@ -152,40 +154,41 @@ class Gathering:
         )
 
 
-def _say_repeated(found: Gathering) -> None:
-    """Warn of names that several cases have, and of images that several cases have."""
+def _warn_of_duplicates(collector: CaseCollector) -> None:
+    """Record warnings for names and for images that occur in several cases."""
     by_name: dict[tuple[str, str], list[Case]] = {}
     by_image: dict[Path, list[Case]] = {}
-    for case in found.cases:
+    for case in collector.cases:
         by_name.setdefault((case.dataset, case.case), []).append(case)
         by_image.setdefault(case.image.resolve(), []).append(case)
     for image, cases in by_image.items():
         if len(cases) > 1:
-            known = ", ".join(dict.fromkeys(case.case for case in cases))
-            message = f"The image {image} is listed {len(cases)} times ({known}); keep one of them."
-            found.warning("listed twice", cases[0].case, message, dataset=cases[0].dataset)
+            names = ", ".join(dict.fromkeys(case.case for case in cases))
+            message = f"The image {image} is listed {len(cases)} times ({names}); keep one of them."
+            collector.warning("listed twice", cases[0].case, message, dataset=cases[0].dataset)
     for (_, name), cases in by_name.items():
         if len({case.image.resolve() for case in cases}) > 1:
             message = f"{len(cases)} cases are called '{name}'; give each a name of its own."
-            found.warning("listed twice", cases[0].case, message, dataset=cases[0].dataset)
+            collector.warning("listed twice", cases[0].case, message, dataset=cases[0].dataset)
 
 
 def volumes_in(folder: Path, *, folders: bool = False) -> list[Path]:
-    """Files with the ending of a volume in a folder, hidden ones left out, by name.
+    """Return the volume files in a folder by name, without hidden ones.
 
     Args:
-        folders: also folders, which may hold DICOM slices.
+        folder: the folder.
+        folders: also return subfolders, which may hold DICOM slices.
     """
-    found = []
+    paths = []
     for path in sorted(folder.iterdir()):
-        shown = not path.name.startswith(".")
-        if (is_volume(path) and path.is_file()) or (folders and shown and path.is_dir()):
-            found.append(path)
-    return found
+        visible = not path.name.startswith(".")
+        if (is_volume(path) and path.is_file()) or (folders and visible and path.is_dir()):
+            paths.append(path)
+    return paths
 
 
-def seen_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files and folders in a folder by name, but for those that cannot be read."""
+def readable_entries(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the files and the folders in a folder by name, without those that cannot be read."""
     files: list[Path] = []
     folders: list[Path] = []
     with suppress(OSError):
@@ -203,13 +206,13 @@ def read_json(path: Path) -> Any:
     """Return the contents of a JSON file.
 
     Raises:
-        DatasetError: it cannot be read as JSON.
+        DatasetError: the file cannot be read as JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DatasetError(f"'{path}' cannot be read ({error.strerror}); check its permissions.") from None
-    except ValueError as error:  # also of text that is not UTF-8
+    except ValueError as error:  # also for text that is not UTF-8
         raise DatasetError(f"'{path}' is not JSON ({error}); mend it or write it again.") from None
 
 
@@ -217,34 +220,34 @@ def names_by_value(path: Path, labels: Any) -> dict[int, str]:
     """Return names by label value, from either direction of the mapping, without the background.
 
     Args:
-        path: of the file that gives them, for messages.
-        labels: {"1": "liver"}, {"liver": 1}, or {"whole": [1, 2], "core": 2}: a value that is in several
-            regions is called by all of them.
+        path: path of the file with the names, for messages.
+        labels: {"1": "liver"}, {"liver": 1}, or {"whole": [1, 2], "core": 2}. A value of several regions gets
+            the names of all of them.
 
     Raises:
-        DatasetError: it is none of these.
+        DatasetError: `labels` has another form.
     """
-    wanted = 'names of labels must be like {"1": "liver"} or {"liver": 1}'
+    expected = 'names of labels must be like {"1": "liver"} or {"liver": 1}'
     if not isinstance(labels, Mapping):
-        raise DatasetError(f"{path}: {wanted}; got {labels!r}.")
+        raise DatasetError(f"{path}: {expected}; got {labels!r}.")
     regions: dict[int, list[str]] = {}
-    for key, given in labels.items():
-        if str(key).lstrip("-").isdigit() and isinstance(given, str):
-            regions.setdefault(int(key), []).append(given)
+    for key, value_or_name in labels.items():
+        if str(key).lstrip("-").isdigit() and isinstance(value_or_name, str):
+            regions.setdefault(int(key), []).append(value_or_name)
             continue
-        values = given if isinstance(given, list) else [given]
+        values = value_or_name if isinstance(value_or_name, list) else [value_or_name]
         if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
-            raise DatasetError(f"{path}: {wanted}; got {key!r}: {given!r}.")
+            raise DatasetError(f"{path}: {expected}; got {key!r}: {value_or_name!r}.")
         for value in values:
             regions.setdefault(value, []).append(str(key))
     return {value: " + ".join(names) for value, names in sorted(regions.items()) if value != 0}
 
 
-def names_beside(folder: Path) -> tuple[dict[int, str], list[Path]]:
-    """Names of label values from a `labels.json` in a folder, and the files read for them.
+def names_in_folder(folder: Path) -> tuple[dict[int, str], list[Path]]:
+    """Return names of label values from a `labels.json` in a folder, and the list of files read.
 
     Raises:
-        DatasetError: it does not give names.
+        DatasetError: the file does not hold names.
     """
     path = folder / NAMES_FILE
     if not path.is_file():
@@ -253,7 +256,7 @@ def names_beside(folder: Path) -> tuple[dict[int, str], list[Path]]:
 
 
 def modality_of(text: Any) -> str:
-    """Return DICOM's name of a modality if known, otherwise the given one."""
-    given = str(text or "").strip()
+    """Return the DICOM modality of a name if known, otherwise the name itself."""
+    name = str(text or "").strip()
     magnetic = ("MR", "MRI", "T1", "T1W", "T1GD", "T1CE", "T2", "T2W", "FLAIR", "ADC", "DWI")
-    return "MR" if given.upper().replace("-", "").replace("_", "") in magnetic else given
+    return "MR" if name.upper().replace("-", "").replace("_", "") in magnetic else name

@@ -12,11 +12,12 @@ from scipy import ndimage
 from medsam_app.grid.geometry import Grid
 from medsam_app.grid.patch import Index
 
-#: Percentiles of intensities that are reported.
+#: Reported percentiles of the intensities.
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
-#: Percentiles within a label are taken of at most about this many voxels.
+#: Approximate largest number of voxels for percentiles within a label.
 _SAMPLED = 100_000
-#: Values of labels up to this one are looked up in a list.
+#: Largest label value for which `ndimage.find_objects` is used directly; it lists all values up to the
+#: largest.
 _LISTED = 65_535
 
 Box = tuple[slice, slice, slice]
@@ -24,15 +25,16 @@ Box = tuple[slice, slice, slice]
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFacts:
-    """One label of one case.
+    """Statistics of one label of one case.
 
     Attributes:
-        name: None where nothing names it.
-        ml: its volume in millilitres.
-        extent_mm: size of its bounding box along (i, j, k).
-        piece_mm: the same of its largest connected piece, which is what one window has to show.
-        intensities: percentiles of the voxels within it, by per cent; None where the image is not known
-            there.
+        value: label value.
+        name: name of the label, or None.
+        voxels: number of voxels.
+        ml: volume in millilitres.
+        extent_mm: size of its bounding box along (i, j, k) in mm.
+        piece_mm: size of the bounding box of its largest connected component, which one window must contain.
+        intensities: percentiles of its voxels by per cent; None without an image on the same grid.
     """
 
     value: int
@@ -51,20 +53,21 @@ def label_facts(
     names: Mapping[int, str],
     image: NDArray | None,
 ) -> tuple[LabelFacts, ...]:
-    """Facts of every label of a case.
+    """Return statistics of every label of a case.
 
     Args:
         labels: (i, j, k) label map on the grid.
-        counts: voxels by value, in rising order of the values above 0 that the map has.
-        names: by value.
+        grid: grid of the label map.
+        counts: number of voxels by label value above 0, in ascending order of the values.
+        names: names by label value.
         image: (i, j, k) intensities on the same grid, or None.
     """
     facts = []
     for (value, voxels), box in zip(counts.items(), boxes(labels, list(counts)), strict=True):
-        drawn = labels[box] == value
+        mask = labels[box] == value
         inside = None
         if image is not None:
-            inside = image[box][drawn]
+            inside = image[box][mask]
             inside = percentiles(inside[:: -(-inside.size // _SAMPLED) or 1])
         facts.append(
             LabelFacts(
@@ -73,7 +76,7 @@ def label_facts(
                 voxels=voxels,
                 ml=round(voxels * grid.voxel_volume_ml, 6),
                 extent_mm=_in_mm(_shape(box), grid),
-                piece_mm=_in_mm(largest_piece(drawn), grid),
+                piece_mm=_in_mm(largest_piece(mask), grid),
                 intensities=inside,
             )
         )
@@ -81,27 +84,31 @@ def label_facts(
 
 
 def boxes(labels: NDArray[np.integer], values: list[int]) -> list[Box]:
-    """Bounding box of each value.
+    """Return the bounding box of each label value.
 
     Args:
         labels: (i, j, k) label map.
-        values: those above 0 that it has, in rising order.
+        values: label values above 0 in the map, in ascending order.
     """
-    if values and values[-1] > _LISTED:  # one box is made for each value up to the highest
+    if values and values[-1] > _LISTED:  # otherwise one box per value up to the largest
         labels, values = np.searchsorted([0, *values], labels), list(range(1, len(values) + 1))
-    found = ndimage.find_objects(labels)
-    return [found[value - 1] for value in values]
+    slices = ndimage.find_objects(labels)
+    return [slices[value - 1] for value in values]
 
 
-def largest_piece(drawn: NDArray[np.bool_]) -> Index:
-    """Voxels along (i, j, k) of the bounding box of the largest piece that hangs together by faces."""
-    pieces, _ = ndimage.label(drawn)
+def largest_piece(mask: NDArray[np.bool_]) -> Index:
+    """Return the size in voxels of the bounding box of the largest face-connected component.
+
+    Args:
+        mask: (i, j, k) mask that is not empty.
+    """
+    pieces, _ = ndimage.label(mask)
     largest = int(np.bincount(pieces.ravel())[1:].argmax())
     return _shape(ndimage.find_objects(pieces)[largest])
 
 
 def _shape(box: Box) -> Index:
-    i, j, k = (int(along.stop - along.start) for along in box)
+    i, j, k = (int(side.stop - side.start) for side in box)
     return i, j, k
 
 
@@ -111,8 +118,8 @@ def _in_mm(voxels: Index, grid: Grid) -> tuple[float, float, float]:
 
 
 def percentiles(values: NDArray) -> dict[float, float] | None:
-    """`PERCENTILES` of (n,) values, None of none."""
+    """Return the `PERCENTILES` of (n,) values, or None without values."""
     if values.size == 0:
         return None
-    found = np.percentile(values, PERCENTILES)
-    return {per_cent: round(float(value), 4) for per_cent, value in zip(PERCENTILES, found, strict=True)}
+    results = np.percentile(values, PERCENTILES)
+    return {per_cent: round(float(value), 4) for per_cent, value in zip(PERCENTILES, results, strict=True)}

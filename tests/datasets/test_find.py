@@ -1,4 +1,4 @@
-"""Labelled cases are found in every layout, and what names tell of faults is said."""
+"""Search for labelled cases in every layout, and problems visible from file names."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ ONE_TWO = {1: "left lump", 2: "right lump"}
 
 
 def pairs(dataset: Dataset) -> dict[str, tuple[str, str]]:
-    """Files of each case relative to the folder."""
+    """Return the files of each case relative to the folder."""
     folder = dataset.path if dataset.path.is_dir() else dataset.path.parent
     return {
-        each.case: (str(each.image.relative_to(folder)), str(each.label.relative_to(folder)))
-        for each in dataset.cases
+        case.case: (str(case.image.relative_to(folder)), str(case.label.relative_to(folder)))
+        for case in dataset.cases
     }
 
 
 def kinds(dataset: Dataset) -> list[tuple[str, str, str]]:
-    return sorted((each.severity, each.kind, each.case) for each in dataset.problems)
+    return sorted((problem.severity, problem.kind, problem.case) for problem in dataset.problems)
 
 
 def test_decathlon(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_decathlon(tmp_path: Path) -> None:
     assert find_cases(tmp_path / "dataset.json") == dataset
 
 
-def test_decathlon_says_what_is_not_there_and_what_is_not_listed(tmp_path: Path) -> None:
+def test_decathlon_reports_missing_and_unlisted_files(tmp_path: Path) -> None:
     folder = decathlon(tmp_path, cases=3)
     (folder / "labelsTr/lump_0.nii.gz").unlink()
     shutil.copy(folder / "imagesTr/lump_1.nii.gz", folder / "imagesTr/more.nii.gz")
@@ -73,7 +73,7 @@ def test_nnunet(tmp_path: Path) -> None:
     assert (case.modality, case.names) == ("MR", {1: "whole", 2: "whole + core"})
 
 
-def test_nnunet_with_every_file_gone_once(tmp_path: Path) -> None:
+def test_nnunet_with_each_file_missing_once(tmp_path: Path) -> None:
     folder = nnunet(tmp_path)
     for n in (3, 4, 5):
         for channel in range(2):
@@ -92,7 +92,7 @@ def test_nnunet_with_every_file_gone_once(tmp_path: Path) -> None:
         ("warning", "channels", ""),
     ]
     assert list(pairs(dataset)) == ["lump_0001", "lump_0002", "lump_0004"]
-    assert any("call it plain_0000.nii.gz" in each.message for each in dataset.problems)
+    assert any("call it plain_0000.nii.gz" in problem.message for problem in dataset.problems)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_two_folders(tmp_path: Path, images: str, maps: str, image_name: str, la
     ]
 
 
-def test_a_number_at_the_end_is_a_channel_only_where_nothing_else_fits(tmp_path: Path) -> None:
+def test_a_number_at_the_end_is_a_channel_only_without_another_match(tmp_path: Path) -> None:
     for n in (1, 2):
         save(tmp_path / f"images/lung_000{n}.nii.gz", image(n))
         save(tmp_path / f"masks/lung_000{n}_mask.nii.gz", labels())
@@ -145,20 +145,20 @@ def test_two_folders_with_channels_dicom_and_a_second_folder_of_labels(tmp_path:
 
 
 def test_pairs_in_one_folder(tmp_path: Path) -> None:
-    made = {
+    expected = {
         "a": ("a_image.nii.gz", "a_label.nii.gz"),
         "b": ("b_img.nii", "b_mask.nii.gz"),
         "c": ("c.nii.gz", "c_seg.nii.gz"),
         "d_0001": ("d_0001.nii.gz", "d_0001-Segmentation.nii.gz"),
     }
-    for image_name, label_name in made.values():
+    for image_name, label_name in expected.values():
         save(tmp_path / image_name, image(1))
         save(tmp_path / label_name, labels())
     save(tmp_path / "only.nii.gz", image(2))
     save(tmp_path / "gone_label.nii.gz", labels())
     save(tmp_path / "a_seg.nii.gz", labels())
     dataset = find_cases(tmp_path)
-    assert dataset.layout == "pairs in one folder" and pairs(dataset) == made
+    assert dataset.layout == "pairs in one folder" and pairs(dataset) == expected
     assert kinds(dataset) == [
         ("error", "image missing", "gone"),
         ("error", "label map missing", "only"),
@@ -185,7 +185,7 @@ def test_lists(tmp_path: Path) -> None:
     assert "line 3 of" in dataset.problems[0].message
 
 
-def test_names_that_no_file_can_have_are_not_there(tmp_path: Path) -> None:
+def test_impossible_file_names_are_reported_as_missing(tmp_path: Path) -> None:
     names = ["x" * 5000, "x" * 300 + ".nii.gz", "a\0b.nii.gz", ""]
     entries = [{"image": name, "label": "nowhere.nii.gz"} for name in names]
     save_json(tmp_path / "list.json", entries)
@@ -195,10 +195,10 @@ def test_names_that_no_file_can_have_are_not_there(tmp_path: Path) -> None:
     for path, count in ((tmp_path / "list.json", 3 * 2 + 1), (tmp_path / "msd", 3 * 2 + 1 + 2)):
         dataset = find_cases(path)
         assert len(dataset.problems) == count
-        assert {each.severity for each in dataset.problems} == {"error"}
+        assert {problem.severity for problem in dataset.problems} == {"error"}
 
 
-def test_what_is_listed_twice(tmp_path: Path) -> None:
+def test_duplicates_are_reported(tmp_path: Path) -> None:
     for name in "ab":
         save(tmp_path / f"{name}.nii.gz", image(ord(name)))
         save(tmp_path / f"{name}_seg.nii.gz", labels())
@@ -210,9 +210,9 @@ def test_what_is_listed_twice(tmp_path: Path) -> None:
     ]
     (tmp_path / "list.csv").write_text("\n".join(rows))
     dataset = find_cases(tmp_path / "list.csv")
-    said = [each.message for each in dataset.problems if each.kind == "listed twice"]
-    assert len(said) == len(dataset.problems) == 2
-    assert "a.nii.gz is listed 2 times (p, q)" in said[0] and "2 cases are called 'p'" in said[1]
+    messages = [problem.message for problem in dataset.problems if problem.kind == "listed twice"]
+    assert len(messages) == len(dataset.problems) == 2
+    assert "a.nii.gz is listed 2 times (p, q)" in messages[0] and "2 cases are called 'p'" in messages[1]
 
 
 def test_manifest(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def written(folder: Path, name: str, text: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("notes.txt", "hello", "is no list of cases; give a folder, or a .csv or .json file"),
         ("a.csv", "image,mask\nx,y\n", "has no column 'label' (its columns: image, mask)"),
@@ -260,13 +260,13 @@ def written(folder: Path, name: str, text: str) -> Path:
         ("dataset.json", '{"channel_names": [], "labels": {}}', '"channel_names" must be like {"0": "CT"}'),
     ],
 )
-def test_mistakes_are_one_sentence(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_invalid_lists_give_one_sentence(tmp_path: Path, name: str, text: str, message: str) -> None:
     with pytest.raises(DatasetError) as error:
         find_cases(written(tmp_path, name, text))
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
-def test_a_folder_in_which_nothing_was_understood(tmp_path: Path) -> None:
+def test_a_folder_of_unknown_layout(tmp_path: Path) -> None:
     save(tmp_path / "x.nii.gz", image(0))
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()

@@ -1,4 +1,4 @@
-"""What a dataset is like, and that every fault of it is said in one run."""
+"""Fingerprints: statistics of datasets, and all of their problems in one run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.labelled_folders import (
 
 
 def faulty_folder(folder: Path) -> Path:
-    """Two good cases and every fault at once; the list of them."""
+    """Write two good cases and one for every problem; return the list of cases."""
     save_json(folder / "labels.json", {"1": "left lump", "2": "right lump", "9": "third lump"})
     rows = ["image,label,case,split"]
 
@@ -113,20 +113,22 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Fingerprint:
     return fingerprint(find_cases(faulty_folder(tmp_path_factory.mktemp("faulty"))))
 
 
-def test_every_fault_is_said_in_one_run(faulty: Fingerprint) -> None:
-    said: dict[tuple[str, str, str], list[str]] = {}
-    for each in faulty.problems:
-        said.setdefault((each.severity, each.kind, each.case), []).append(each.message)
-    assert said.keys() == FAULTS.keys()
-    for key, wanted in FAULTS.items():
-        assert any(wanted in message for message in said[key]), (key, said[key])
-    counts = {key: len(messages) for key, messages in said.items() if len(messages) > 1}
-    # values 4 and 8; of the two cases called so, one has the short label map
+def test_all_problems_are_reported_in_one_run(faulty: Fingerprint) -> None:
+    messages_by_key: dict[tuple[str, str, str], list[str]] = {}
+    for problem in faulty.problems:
+        messages_by_key.setdefault((problem.severity, problem.kind, problem.case), []).append(problem.message)
+    assert messages_by_key.keys() == FAULTS.keys()
+    for key, expected in FAULTS.items():
+        assert any(expected in message for message in messages_by_key[key]), (key, messages_by_key[key])
+    counts = {key: len(messages) for key, messages in messages_by_key.items() if len(messages) > 1}
+    # Values 4 and 8; one of the two cases with equal names has the short label map.
     assert counts == {("warning", "value without a name", ""): 2, ("warning", "small object", "speck"): 2}
-    assert [each.severity for each in faulty.problems] == sorted(each.severity for each in faulty.problems)
+    assert [problem.severity for problem in faulty.problems] == sorted(
+        problem.severity for problem in faulty.problems
+    )
 
 
-def test_which_cases_can_be_used_is_what_loading_them_says(faulty: Fingerprint) -> None:
+def test_usable_cases_are_those_that_can_be_loaded(faulty: Fingerprint) -> None:
     names = [case.case for case in faulty.cases if case.usable]
     assert names == ["good", "better", "same", "odd", "speck", "flat", "better"]
     assert (faulty.usable, faulty.unusable) == (7, 11 + 5)
@@ -139,32 +141,32 @@ def test_which_cases_can_be_used_is_what_loading_them_says(faulty: Fingerprint) 
         assert facts.usable == loads, facts.case
 
 
-def test_a_case_that_cannot_be_used_still_says_what_it_can(faulty: Fingerprint) -> None:
+def test_unusable_cases_have_statistics_as_far_as_possible(faulty: Fingerprint) -> None:
     by_name = {case.case: case for case in faulty.cases}
     assert by_name["cut"].shape is None and by_name["cut"].intensities is None
     assert by_name["text"].shape == SHAPE and by_name["text"].labels == ()
     assert by_name["cine"].shape == SHAPE and by_name["cine"].inside is None
-    assert [(each.value, each.voxels) for each in by_name["turned"].labels] == [(1, 144), (2, 120)]
-    assert by_name["turned"].inside is None  # which voxels are meant is not known
+    assert [(label.value, label.voxels) for label in by_name["turned"].labels] == [(1, 144), (2, 120)]
+    assert by_name["turned"].inside is None  # unknown on another grid
 
 
-def test_numbers_of_a_sound_dataset(tmp_path: Path) -> None:
+def test_statistics_of_a_dataset_without_problems(tmp_path: Path) -> None:
     folder = decathlon(tmp_path, cases=3)
     save(folder / "imagesTr/lump_2.nii.gz", image(2), FLIPPED)
     save(folder / "labelsTr/lump_2.nii.gz", np.where(labels() == 2, 0, labels()), FLIPPED)
-    told: list[tuple[str, float]] = []
-    found = fingerprint(find_cases(folder), progress=lambda what, done: told.append((what, done)))
-    assert not found.problems and (found.usable, found.unusable) == (3, 0)
-    assert told == [(f"Lumps, lump_{n}", pytest.approx(n / 3)) for n in range(3)]
-    assert found.modalities == {"MR": 3} and found.orientations == {"LAI": 2, "LPS": 1}
-    assert found.splits == {}
-    first = found.cases[0]
+    calls: list[tuple[str, float]] = []
+    result = fingerprint(find_cases(folder), progress=lambda what, done: calls.append((what, done)))
+    assert not result.problems and (result.usable, result.unusable) == (3, 0)
+    assert calls == [(f"Lumps, lump_{n}", pytest.approx(n / 3)) for n in range(3)]
+    assert result.modalities == {"MR": 3} and result.orientations == {"LAI": 2, "LPS": 1}
+    assert result.splits == {}
+    first = result.cases[0]
     assert (first.shape, first.spacing, first.orientation) == (SHAPE, (1.0, 2.0, 3.0), "LAI")
     assert list(first.intensities) == list(PERCENTILES)
     assert list(first.intensities.values()) == pytest.approx(np.percentile(image(0), PERCENTILES))
     inside = np.percentile(image(0)[labels() > 0], PERCENTILES)
     assert list(first.inside.values()) == pytest.approx(inside, abs=1e-4)
-    assert [(each.value, each.name, each.voxels) for each in first.labels] == [
+    assert [(label.value, label.name, label.voxels) for label in first.labels] == [
         (1, "left lump", 144),
         (2, "right lump", 120),
     ]
@@ -172,15 +174,15 @@ def test_numbers_of_a_sound_dataset(tmp_path: Path) -> None:
     within = np.percentile(image(0)[labels() == 2], PERCENTILES)
     assert list(first.labels[1].intensities.values()) == pytest.approx(within, abs=1e-4)
     assert first.labels[1].extent_mm == first.labels[1].piece_mm == (5.0, 12.0, 12.0)
-    one, two = found.labels
-    assert (one.cases, one.voxels, two.cases, two.voxels) == (3, 3 * 144, 2, 2 * 120)
-    assert (one.ml_min, one.ml_median, one.ml_max) == pytest.approx((144 * 3e-3, 144 * 6e-3, 144 * 6e-3))
-    assert found.shape.min == found.shape.max == SHAPE
-    assert found.spacing.min == (1.0, 1.5, 2.0) and found.spacing.median == (1.0, 2.0, 3.0)
-    (pooled,) = found.intensities
-    every = np.concatenate([image(n).ravel() for n in range(3)])
+    left, right = result.labels
+    assert (left.cases, left.voxels, right.cases, right.voxels) == (3, 3 * 144, 2, 2 * 120)
+    assert (left.ml_min, left.ml_median, left.ml_max) == pytest.approx((144 * 3e-3, 144 * 6e-3, 144 * 6e-3))
+    assert result.shape.min == result.shape.max == SHAPE
+    assert result.spacing.min == (1.0, 1.5, 2.0) and result.spacing.median == (1.0, 2.0, 3.0)
+    (pooled,) = result.intensities
+    values = np.concatenate([image(n).ravel() for n in range(3)])
     assert (pooled.modality, pooled.cases) == ("MR", 3)
-    assert list(pooled.whole.values()) == pytest.approx(np.percentile(every, PERCENTILES))
+    assert list(pooled.whole.values()) == pytest.approx(np.percentile(values, PERCENTILES))
 
 
 def test_modalities_are_not_mixed(tmp_path: Path) -> None:
@@ -191,14 +193,14 @@ def test_modalities_are_not_mixed(tmp_path: Path) -> None:
         files = {"image": tmp_path / f"{n}.nii.gz", "label": tmp_path / f"{n}_l.nii.gz"}
         cases.append(Case(dataset="d", modality=modality, case=str(n), names={}, **files))
     dataset = Dataset(path=tmp_path, layout="", cases=tuple(cases), problems=(), names_in="a file")
-    found = fingerprint(dataset)
-    for each, n, factor in zip(found.intensities, (0, 1), (1, 4), strict=True):
-        wanted = np.percentile(image(n) * factor, PERCENTILES)
-        assert list(each.whole.values()) == pytest.approx(wanted)
+    result = fingerprint(dataset)
+    for intensities, n, factor in zip(result.intensities, (0, 1), (1, 4), strict=True):
+        expected = np.percentile(image(n) * factor, PERCENTILES)
+        assert list(intensities.whole.values()) == pytest.approx(expected)
 
 
 def test_formats(tmp_path: Path) -> None:
-    """One image in three formats is one image; a DICOM folder says what it is."""
+    """An image in three formats is recognised as the same image; DICOM gives the modality."""
     first = save(tmp_path / "images/a.nii.gz", image(1))
     read = sitk.ReadImage(first)
     scan = sitk.GetImageFromArray(sitk.GetArrayFromImage(read))
@@ -210,31 +212,31 @@ def test_formats(tmp_path: Path) -> None:
     for name in "abc":
         save(tmp_path / f"labels/{name}.nii.gz", labels())
     save(tmp_path / "labels/d.nii.gz", labels(), grid)
-    found = fingerprint(find_cases(tmp_path))
-    assert found.usable == 4 and found.modalities == {"CT": 1}
-    assert len({(case.shape, case.spacing, case.orientation) for case in found.cases[:3]}) == 1
-    (same,) = (each.message for each in found.problems if each.kind == "same image twice")
-    assert same.startswith("3 files hold the same image (a, b, c);")
-    assert found.cases[3].intensities[95.0] == np.percentile(load_volume(tmp_path / "images/d").array, 95)
+    result = fingerprint(find_cases(tmp_path))
+    assert result.usable == 4 and result.modalities == {"CT": 1}
+    assert len({(case.shape, case.spacing, case.orientation) for case in result.cases[:3]}) == 1
+    (message,) = (problem.message for problem in result.problems if problem.kind == "same image twice")
+    assert message.startswith("3 files hold the same image (a, b, c);")
+    assert result.cases[3].intensities[95.0] == np.percentile(load_volume(tmp_path / "images/d").array, 95)
 
 
 def test_channels_are_counted(tmp_path: Path) -> None:
-    found = fingerprint(find_cases(nnunet(tmp_path)))
-    assert [case.channels for case in found.cases] == [2, 2] and found.usable == 2
-    assert [label.name for label in found.labels] == ["whole", "whole + core"]
+    result = fingerprint(find_cases(nnunet(tmp_path)))
+    assert [case.channels for case in result.cases] == [2, 2] and result.usable == 2
+    assert [label.name for label in result.labels] == ["whole", "whole + core"]
 
 
-def test_nothing_that_can_be_read(tmp_path: Path) -> None:
+def test_a_dataset_without_readable_cases(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("image,label\nx.nii.gz,\n")
-    found = fingerprint(find_cases(tmp_path / "a.csv"))
-    assert (found.usable, found.unusable, found.shape, found.intensities) == (0, 1, None, ())
+    result = fingerprint(find_cases(tmp_path / "a.csv"))
+    assert (result.usable, result.unusable, result.shape, result.intensities) == (0, 1, None, ())
 
 
-def test_an_image_given_as_label_map_names_few_of_its_values(tmp_path: Path) -> None:
+def test_problems_of_an_image_used_as_label_map_list_few_values(tmp_path: Path) -> None:
     save(tmp_path / "a.nii.gz", image(0))
     save(tmp_path / "a_seg.nii.gz", np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE))
-    said = [each.message for each in fingerprint(find_cases(tmp_path)).problems]
-    unnamed = [message for message in said if "no name" in message]
+    messages = [problem.message for problem in fingerprint(find_cases(tmp_path)).problems]
+    unnamed = [message for message in messages if "no name" in message]
     assert len(unnamed) == 9 and f"{np.prod(SHAPE) - 1 - 8} more label values" in unnamed[-1]
 
 
@@ -254,11 +256,11 @@ def test_real_cases(shared_data: Path) -> None:
     dataset = find_cases(shared_data)
     chosen = {case.dataset: case for case in reversed(dataset.cases)}
     for name in ("msd_hippocampus", "pyradiomics", "itksnap_mricrop"):
-        found = inspect_case(chosen[name])
+        inspected = inspect_case(chosen[name])
         volume, drawn = chosen[name].load()
-        assert found.facts.usable and found.facts.shape == volume.shape
-        assert sum(each.voxels for each in found.facts.labels) == np.count_nonzero(drawn)
-        assert all(each.name for each in found.facts.labels)
+        assert inspected.facts.usable and inspected.facts.shape == volume.shape
+        assert sum(label.voxels for label in inspected.facts.labels) == np.count_nonzero(drawn)
+        assert all(label.name for label in inspected.facts.labels)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.int64])
@@ -266,7 +268,7 @@ def test_boxes_of_labels_and_of_their_largest_pieces(dtype: type) -> None:
     drawn = np.zeros((20, 12, 9), dtype=dtype)
     drawn[1:4, 2:4, 3:8] = 3
     drawn[15:17, 2, 3] = 3
-    drawn[4, 4, 8] = 3  # touches by a corner alone
+    drawn[4, 4, 8] = 3  # touches at a corner only
     drawn[8:13, 5:7, :] = 7
     assert boxes(drawn, [3, 7]) == [np.s_[1:17, 2:5, 3:9], np.s_[8:13, 5:7, 0:9]]
     assert largest_piece(drawn == 3) == (3, 2, 5)
