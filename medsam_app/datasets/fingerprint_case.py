@@ -80,13 +80,13 @@ class _Problems:
     """Problems of a case while it is read."""
 
     case: Case
-    found: list[Problem] = field(default_factory=list)
+    recorded: list[Problem] = field(default_factory=list)
 
     def error(self, kind: str, message: str) -> None:
-        self.found.append(Problem(severity="error", kind=kind, message=message, **self._about))
+        self.recorded.append(Problem(severity="error", kind=kind, message=message, **self._about))
 
     def warning(self, kind: str, message: str) -> None:
-        self.found.append(Problem(severity="warning", kind=kind, message=message, **self._about))
+        self.recorded.append(Problem(severity="warning", kind=kind, message=message, **self._about))
 
     @property
     def _about(self) -> dict[str, str]:
@@ -125,7 +125,7 @@ def inspect_case(case: Case) -> Inspected:
         label=str(case.label),
         channels=len(case.channels) or 1,
         modality=case.modality or (volume.modality if volume is not None else None) or "",
-        usable=not any(problem.severity == "error" for problem in problems.found),
+        usable=not any(problem.severity == "error" for problem in problems.recorded),
         labels=statistics,
         intensities=percentiles(sample),
         inside=percentiles(inside),
@@ -137,7 +137,7 @@ def inspect_case(case: Case) -> Inspected:
         facts = replace(facts, shape=(i, j, k), spacing=(x, y, z), orientation=volume.grid.orientation)
         # The hash excludes the affine, so that a copy with another header is recognised.
         content = replace(volume, grid=Grid(volume.shape, np.eye(4))).fingerprint
-    return Inspected(facts, problems.found, content, sample, inside)
+    return Inspected(facts, problems.recorded, content, sample, inside)
 
 
 def _read_image(case: Case, problems: _Problems) -> Volume | None:
@@ -163,11 +163,11 @@ def _read_image(case: Case, problems: _Problems) -> Volume | None:
 
 
 def _several_parts(role: str, path: Path, choice: SeriesChoice) -> str:
-    count = f"{len(choice.choices)} {_plural(choice.option)}"
+    parts = f"{len(choice.choices)} {_plural(choice.option)}"
     kind = "is 4D with" if choice.option == "frame" else "holds"
     return (
-        f"The {role} {path} {kind} {count}, but one 3D volume a case is wanted; save one of them as a file of "
-        "its own."
+        f"The {role} {path} {kind} {parts}, but one 3D volume a case is wanted; save one of them as a file "
+        "of its own."
     )
 
 
