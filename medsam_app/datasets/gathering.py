@@ -131,14 +131,14 @@ class CaseCollector:
         if not missing:
             self.cases.append(case)
 
-    def no_label(self, case: str, image: Path, wanted: str) -> None:
-        """Record an image without a label map, which is expected at `wanted`."""
-        message = f"The image {image} has no label map; put it at {wanted}, or move the image away."
+    def no_label(self, case: str, image: Path, expected: str) -> None:
+        """Record an image without a label map; `expected` is the missing path."""
+        message = f"The image {image} has no label map; put it at {expected}, or move the image away."
         self.error("label map missing", case, message)
 
-    def no_image(self, case: str, label: Path, wanted: str) -> None:
-        """Record a label map without an image, which is expected at `wanted`."""
-        message = f"The label map {label} has no image; put it at {wanted}, or move the label map away."
+    def no_image(self, case: str, label: Path, expected: str) -> None:
+        """Record a label map without an image; `expected` is the missing path."""
+        message = f"The label map {label} has no image; put it at {expected}, or move the label map away."
         self.error("image missing", case, message)
 
     def finish(self, path: Path, layout: str, *, names_in: str, sources: Iterable[Path] = ()) -> Dataset:

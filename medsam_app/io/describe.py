@@ -1,4 +1,4 @@
-"""Description of a file for `medsam-app info`: grid, intensities, frames and series."""
+"""Description of a file for `medsam-app info`: grid, intensities, frames, series."""
 
 from __future__ import annotations
 

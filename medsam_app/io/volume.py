@@ -1,4 +1,4 @@
-"""Volume: an array in the file's own order with its grid, and its source for saving masks."""
+"""Volume: an array in the voxel order of its file, with its grid and its source."""
 
 from __future__ import annotations
 

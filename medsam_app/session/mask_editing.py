@@ -189,9 +189,9 @@ def set_lock(session: Session, object_id: str, axis: int, index: int, locked: bo
 def slice_words(session: Session, axis: int, index: int) -> str:
     """Return the name and number of a slice as the page shows them: 'axial slice 13'."""
     ras = session.grid.ras
-    at = ras.axes.index(axis)
-    shown = ras.shape[at] - index if ras.flips[at] else index + 1
-    return f"{_PLANES[at]} slice {shown}"
+    plane = ras.axes.index(axis)
+    number = ras.shape[plane] - index if ras.flips[plane] else index + 1
+    return f"{_PLANES[plane]} slice {number}"
 
 
 def slice_of_lock(prompt: Paint) -> tuple[int, int] | None:

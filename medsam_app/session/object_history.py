@@ -1,4 +1,4 @@
-"""Objects of a volume and their history: selection, undo, redo, history per object."""
+"""Objects of a volume: selection, undo, redo and the history of each object."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class ObjectHistory:
             before = self.objects
             if not move():
                 return False
-            # Select what was restored or changed, because the user looks at it now.
+            # Select the restored or changed object, so that the user sees the change.
             changed = [item for item in self.objects if item not in before]
             if changed:
                 self._selected = changed[-1].id

@@ -1,4 +1,4 @@
-"""Worklist of a folder: its cases, their states and their work, in one SQLite file.
+"""Worklist of a folder: cases, their states and their work in one SQLite file.
 
 Several users and servers may have it open. Committed changes survive a crash. The version number of a case
 reveals that another writer changed it first. Paths are relative to the folder, so that the folder can be

@@ -1,4 +1,4 @@
-"""Background training of an adapter on accepted cases, and the decision to offer it.
+"""Background training of an adapter on accepted cases, with its evaluation.
 
 One case in four is held out from training. The new adapter and the one in use are then evaluated on the
 held-out cases with the same simulated user. Each starts with the objects that it finds automatically, as in a

@@ -75,7 +75,7 @@ def faulty_folder(folder: Path) -> Path:
     return path
 
 
-#: Kind and case of every problem of that folder; the values say what its sentence must hold.
+#: Severity, kind and case of every problem of that folder, and a part of its message.
 FAULTS = {
     ("error", "grids differ", "shorter"): "shape (12, 10, 5) instead of (12, 10, 8)",
     ("error", "grids differ", "turned"): "orientation LPS instead of",

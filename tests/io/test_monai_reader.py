@@ -1,4 +1,4 @@
-"""Reading through MONAI's transforms gives the arrays and affines of `load_volume`."""
+"""MONAI reader: arrays and affines equal those of `load_volume`."""
 
 from __future__ import annotations
 

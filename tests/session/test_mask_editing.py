@@ -1,4 +1,4 @@
-"""Manual mask editing: strokes persist, locked slices are unchanged, all steps can be undone and replayed."""
+"""Manual mask editing: persistence, locked slices, undo and replay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompt files: exact round trips of prompts and masks, and complete error messages."""
+"""Prompt files: exact round trips of prompts and masks, and error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions: undo of every change, refusal of invalid input, and masks of the prompts."""
+"""Sessions: undo of every change, refusal of invalid input, and masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teaching in the background: stopping, resuming, and offering an adapter only if it helps."""
+"""Teaching in the background: stopping, resuming, and offering better adapters."""
 
 from __future__ import annotations
 

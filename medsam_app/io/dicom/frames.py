@@ -1,10 +1,10 @@
-"""Frames of multi-frame DICOM files (enhanced CT, MR, PET and others) as slices with positions.
+"""Frames of multi-frame DICOM files as slices with positions.
 
-SimpleITK (GDCM) reads such a file as one block: frames in the order of the file, with the spacing of the
-first two frames and the rescaling of the first. But the frames may have any order, several time points,
-oblique positions and individual rescaling. This module therefore reads the attributes of each frame with
-pydicom, because SimpleITK does not expose nested tags. `medsam_app.io.dicom.stack` then treats frames like
-slices in separate files.
+Multi-frame files hold enhanced CT, MR, PET and others. SimpleITK (GDCM) reads such a file as one block:
+frames in the order of the file, with the spacing of the first two frames and the rescaling of the first. But
+the frames may have any order, several time points, oblique positions and individual rescaling. This module
+therefore reads the attributes of each frame with pydicom, because SimpleITK does not expose nested tags.
+`medsam_app.io.dicom.stack` then treats frames like slices in separate files.
 """
 
 from __future__ import annotations

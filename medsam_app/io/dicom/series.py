@@ -222,20 +222,20 @@ def series_list(series: dict[str, list[Slice]]) -> list[SeriesInfo]:
     return infos
 
 
-def pick_series(name: str, series: dict[str, list[Slice]], wanted: str | None) -> list[Slice]:
+def pick_series(name: str, series: dict[str, list[Slice]], chosen: str | None) -> list[Slice]:
     """Return the slices of the chosen series, or of the only one.
 
     Args:
         name: name of the folder or .zip, for messages.
         series: slices by series UID.
-        wanted: UID or number of the series; None for the only one.
+        chosen: UID or number of the series; None for the only one.
 
     Raises:
         SeriesChoice: there are several series and none is chosen, or the chosen one does not exist.
     """
     infos = series_list(series)
     choices = [(info.uid or str(info.number), f"{info.number}: {info.label}") for info in infos]
-    if wanted is None:
+    if chosen is None:
         if len(series) == 1:
             return next(iter(series.values()))
         listing = "; ".join(text for _, text in choices[:8]) + ("; ..." if len(choices) > 8 else "")
@@ -246,10 +246,10 @@ def pick_series(name: str, series: dict[str, list[Slice]], wanted: str | None) -
             choices=choices,
         )
     for info in infos:
-        if wanted in (info.uid, str(info.number)):
+        if chosen in (info.uid, str(info.number)):
             return series[info.uid]
     raise SeriesChoice(
-        f"'{name}' has no series '{wanted}'; it has " + "; ".join(text for _, text in choices[:8]) + ".",
+        f"'{name}' has no series '{chosen}'; it has " + "; ".join(text for _, text in choices[:8]) + ".",
         option="series",
         choices=choices,
     )

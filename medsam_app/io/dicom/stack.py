@@ -185,20 +185,20 @@ def _affine(name: str, slices: list[Slice]) -> tuple[NDArray[np.float64], list[s
     return flip_affine(lps), notes
 
 
-def pick_frame(name: str, stack: Stack, wanted: int | None) -> int:
+def pick_frame(name: str, stack: Stack, chosen: int | None) -> int:
     """Return the number of the chosen frame, or of the only one.
 
     Args:
         name: name of the folder or .zip, for messages.
         stack: the slices.
-        wanted: number from 0; None for the only frame.
+        chosen: number from 0; None for the only frame.
 
     Raises:
         SeriesChoice: there are several frames and none is chosen.
         VolumeError: there is no such frame.
     """
     count = len(stack.frames)
-    if wanted is None:
+    if chosen is None:
         if count == 1:
             return 0
         raise SeriesChoice(
@@ -207,9 +207,9 @@ def pick_frame(name: str, stack: Stack, wanted: int | None) -> int:
             option="frame",
             choices=[(str(number), f"frame {number} of {count}") for number in range(count)],
         )
-    if not 0 <= wanted < count:
-        raise VolumeError(f"The series in '{name}' has no frame {wanted}; it has {count}, counted from 0.")
-    return wanted
+    if not 0 <= chosen < count:
+        raise VolumeError(f"The series in '{name}' has no frame {chosen}; it has {count}, counted from 0.")
+    return chosen
 
 
 def result_type(slices: list[Slice]) -> np.dtype:

@@ -1,4 +1,4 @@
-"""DICOM segmentations: voxels and references agree with the series, or nothing is saved."""
+"""DICOM segmentations: voxels and references agree with the series."""
 
 from __future__ import annotations
 
