@@ -1,4 +1,4 @@
-"""Which cases of a dataset are measured, and which cannot be."""
+"""Selection of a dataset's cases for an evaluation, and the cases that cannot be measured."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from medsam_app.datasets.cases import Case, choose_cases
 from medsam_app.datasets.gathering import Dataset
 from medsam_app.errors import DatasetError, SettingsError, unknown_name
 
-#: The split that is measured where none is requested, and what asks for all of them.
-USUAL, EVERY = "dev", "all"
+#: Split that is measured by default, and the name that selects all splits.
+DEFAULT_SPLIT, ALL_SPLITS = "dev", "all"
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A case that could not be measured, and why."""
+    """A case that could not be measured, and the reason."""
 
     dataset: str
     case: str
@@ -23,76 +23,80 @@ class Skipped:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taken:
-    """The choice.
+class SelectedCases:
+    """Cases selected for an evaluation.
 
     Attributes:
-        cases: those that are measured.
-        split: which they are of, empty for all.
-        skipped: those that would be, if their files were there.
-        said: what was taken, in a sentence.
-        warnings: what else is odd about the dataset, in sentences.
+        cases: cases to measure.
+        split: their split; empty for all splits.
+        skipped: cases that belong to the selection but have no usable files.
+        description: the selection in one sentence.
+        warnings: further problems of the dataset, in sentences.
     """
 
     cases: tuple[Case, ...]
     split: str
     skipped: tuple[Skipped, ...]
-    said: str
+    description: str
     warnings: tuple[str, ...]
 
 
-def take_cases(
+def select_cases(
     dataset: Dataset, *, split: str | None = None, datasets: Sequence[str] = (), most: int | None = None
-) -> Taken:
-    """Cases to measure.
+) -> SelectedCases:
+    """Select the cases to measure.
 
     Args:
-        split: one that there is, or "all"; None for "dev" where there is such a split, otherwise all.
-        datasets: names of those that are measured; none named for all.
-        most: at most this many per dataset, evenly spread.
+        split: an existing split, or "all". None selects "dev" if the dataset has it, otherwise all cases.
+        datasets: names of the datasets to measure; empty for all.
+        most: maximum number of cases per dataset, evenly spread.
 
     Raises:
         DatasetError: no case has its files.
-        SettingsError: an unknown split or dataset, or `most` is below one.
+        SettingsError: the split or dataset is unknown, or `most` is below one.
     """
-    problems = [each for each in dataset.problems if not datasets or each.dataset in datasets]
-    errors = [each for each in problems if each.severity == "error"]
+    problems = [problem for problem in dataset.problems if not datasets or problem.dataset in datasets]
+    errors = [problem for problem in problems if problem.severity == "error"]
     if not dataset.cases:
         raise DatasetError(
             f"No case of {dataset.path} can be measured; the first of {len(errors)} problems: "
             f"{errors[0].message if errors else 'it lists no case.'}"
         )
     known = {case.split for case in dataset.cases if not datasets or case.dataset in datasets}
-    taken: str | None = split
+    chosen_split: str | None = split
     if split is None:
-        taken = USUAL if USUAL in known else None
-    elif split == EVERY and EVERY not in known:
-        taken = None
+        chosen_split = DEFAULT_SPLIT if DEFAULT_SPLIT in known else None
+    elif split == ALL_SPLITS and ALL_SPLITS not in known:
+        chosen_split = None
     elif not any(known):
         raise SettingsError(
             f"The split '{split}' was asked for, but {dataset.path} says nothing of splits; leave it out."
         )
-    cases = choose_cases(dataset.cases, split=taken, datasets=datasets, most=most)
-    count, every = len(cases), len(dataset.cases)
-    of = f"{count} of {every} cases" if count < every else f"{every} case{'' if every == 1 else 's'}"
-    which = f"split '{taken}'" if taken else ("all splits" if any(known) else "nothing is said of splits")
-    # An entry that cannot be read may be of any split.
-    errors = [each for each in errors if taken is None or each.split in ("", taken)]
-    counted = {(each.dataset, each.case): each for each in reversed(errors)}
-    return Taken(
+    cases = choose_cases(dataset.cases, split=chosen_split, datasets=datasets, most=most)
+    count, total = len(cases), len(dataset.cases)
+    amount = f"{count} of {total} cases" if count < total else f"{total} case{'' if total == 1 else 's'}"
+    which = (
+        f"split '{chosen_split}'"
+        if chosen_split
+        else ("all splits" if any(known) else "nothing is said of splits")
+    )
+    # An unreadable entry may belong to any split.
+    errors = [problem for problem in errors if chosen_split is None or problem.split in ("", chosen_split)]
+    first_errors = {(problem.dataset, problem.case): problem for problem in reversed(errors)}
+    return SelectedCases(
         cases=tuple(cases),
-        split=taken or "",
-        skipped=tuple(Skipped(*key, each.message) for key, each in reversed(counted.items())),
-        said=f"Measuring {of} of {dataset.path} ({dataset.layout}; {which}).",
-        warnings=tuple(each.message for each in problems if each.severity == "warning"),
+        split=chosen_split or "",
+        skipped=tuple(Skipped(*key, problem.message) for key, problem in reversed(first_errors.items())),
+        description=f"Measuring {amount} of {dataset.path} ({dataset.layout}; {which}).",
+        warnings=tuple(problem.message for problem in problems if problem.severity == "warning"),
     )
 
 
 def check_labels(labels: Sequence[str], cases: Sequence[Case]) -> None:
-    """Refuse names of labels that no case has. Of a value, label maps alone could tell.
+    """Reject names of labels that no case has. Values are not checked: that would require the label maps.
 
     Raises:
-        SettingsError: says which names there are.
+        SettingsError: with the available names.
     """
     names = {name for case in cases for name in case.names.values()}
     for label in labels:

@@ -1,12 +1,13 @@
-"""Methods without learning, with the interface of `VolumePredictor`, to measure models against.
+"""Segmentation methods without learning, with the interface of `VolumePredictor`, as baselines.
 
-`walker` and `confidence` look at the window that the product opens for a first click, of 64 voxels a side
-at 1.5 mm or, in a small volume, as fine as shows it whole; where clicks lie further apart it grows to hold
-them all. They read the model's own two views of the intensities there, and what they find is brought back
-to the file's grid in the same way. Nothing repairs their masks where clicks are not honoured.
+`walker` and `confidence` work in the window that the product opens for a first click: 64 voxels a side at 1.5
+mm, or finer if a small volume fits into it completely. The window grows to hold clicks that are further
+apart. Both methods read the model's two views of the intensities in the window, and their masks are resampled
+to the file's grid in the same way as the model's. Their masks are not corrected where they do not honour
+clicks.
 
-Nothing further outside a box than a tenth of its size belongs to the object, as for the product. Without a
-positive click, the box's middle is taken for one.
+As in the product, voxels further outside a box than a tenth of its size never belong to the object. Without a
+positive click, the centre of the box serves as one.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from medsam_app.prompts.types import Box, Point, check_prompts, prompts_from_arr
 
 @dataclass(frozen=True, eq=False)
 class ClassicalPrediction:
-    """A mask, (i, j, k) on the volume's grid; these methods expect no Dice."""
+    """A mask, (i, j, k) on the volume's grid; these methods do not estimate a Dice."""
 
     mask: NDArray[np.bool_]
     score: None = None
@@ -51,9 +52,9 @@ class View:
 
     Attributes:
         image: (2, X, Y, Z) float32 in [-1, 1], see `normalise`.
-        allowed: (X, Y, Z) bool, inside the volume and, where there is one, the box.
+        allowed: (X, Y, Z) bool, inside the volume and inside the box if there is one.
         valid: (X, Y, Z) bool, inside the volume.
-        clicks: (N, 3) the window's voxels nearest to the clicks.
+        clicks: (N, 3) voxels of the window nearest to the clicks.
         positive: (N,) bool.
     """
 
@@ -65,7 +66,7 @@ class View:
 
 
 class Classical(ABC):
-    """Method on windows of one volume at a time; a mask depends only on volume and prompts."""
+    """Baseline on windows of one volume at a time; a mask depends only on volume and prompts."""
 
     #: Voxels of the window along each axis.
     SIDE = 64
@@ -75,17 +76,17 @@ class Classical(ABC):
 
     @property
     def volume(self) -> Volume:
-        """The volume that is segmented.
+        """The volume to segment.
 
         Raises:
-            PromptError: none was set.
+            PromptError: no volume is set.
         """
         if self._volume is None:
             raise PromptError("No volume is set; call set_volume with a volume before predicting.")
         return self._volume
 
     def set_volume(self, volume: Volume) -> None:
-        """Choose the volume."""
+        """Set the volume to segment."""
         self._volume = volume
 
     def predict(
@@ -95,45 +96,45 @@ class Classical(ABC):
         point_labels: ArrayLike | None = None,
         boxes: ArrayLike | None = None,
     ) -> ClassicalPrediction:
-        """Segment from points and at most one box; arguments as for `VolumePredictor.predict`.
+        """Segment from points and at most one box; arguments as in `VolumePredictor.predict`.
 
         Raises:
-            PromptError: prompts outside the volume, several boxes, or nothing to start from.
+            PromptError: prompts outside the volume, several boxes, or neither a positive click nor a box.
         """
         grid = self.volume.grid
         prompts = prompts_from_arrays(points, point_labels, boxes, None)
         check_prompts(prompts, grid)
-        clicks = [p for p in prompts if isinstance(p, Point)]
-        drawn = [p for p in prompts if isinstance(p, Box)]
-        if len(drawn) > 1:
-            raise PromptError(f"A baseline takes one box; got {len(drawn)}.")
+        clicks = [prompt for prompt in prompts if isinstance(prompt, Point)]
+        user_boxes = [prompt for prompt in prompts if isinstance(prompt, Box)]
+        if len(user_boxes) > 1:
+            raise PromptError(f"A baseline takes one box; got {len(user_boxes)}.")
         if not any(click.positive for click in clicks):
-            if not drawn:
+            if not user_boxes:
                 raise PromptError("Nothing says where the object is; give a positive click or a box.")
-            middle = (np.array(drawn[0].lower) + drawn[0].upper) / 2
+            middle = (np.array(user_boxes[0].lower) + user_boxes[0].upper) / 2
             clicks.insert(0, Point(coordinates=tuple(middle.tolist())))
-        # The window is to hold negative clicks too.
-        held = [Point(coordinates=click.coordinates) for click in clicks]
-        roi = first_roi([*drawn, *held], grid, (self.SIDE,) * 3, Framing())
-        inside = self._inside(_view(self.volume, roi, clicks, drawn))
-        patch = mask_from_logits(torch.from_numpy(inside - np.float32(0.5)), roi)
+        # `first_roi` holds only positive points, and the window must hold negative clicks as well.
+        window_points = [Point(coordinates=click.coordinates) for click in clicks]
+        roi = first_roi([*user_boxes, *window_points], grid, (self.SIDE,) * 3, Framing())
+        probability = self._inside(_view(self.volume, roi, clicks, user_boxes))
+        patch = mask_from_logits(torch.from_numpy(probability - np.float32(0.5)), roi)
         return ClassicalPrediction(patch.to_array(grid.shape))
 
     @abstractmethod
     def _inside(self, view: View) -> NDArray[np.float32]:
-        """(X, Y, Z) the object where above a half."""
+        """Return (X, Y, Z) values, above 0.5 inside the object."""
 
 
-def _view(volume: Volume, roi: Roi, clicks: list[Point], drawn: list[Box]) -> View:
+def _view(volume: Volume, roi: Roi, clicks: list[Point], user_boxes: list[Box]) -> View:
     image, valid = read_roi(volume.array, roi)
     views = normalise(image[None, None], valid[None, None])[0]
     size = np.array(roi.shape)
-    at = np.round(roi.to_roi([click.coordinates for click in clicks]))
+    voxels = np.round(roi.to_roi([click.coordinates for click in clicks]))
     allowed = valid.numpy().copy()
-    for box in drawn:
+    for box in user_boxes:
         slack = BOX_TOLERANCE * np.subtract(box.upper, box.lower)
         corners = roi.to_roi([box.lower - slack, box.upper + slack])
-        reach = 0.5 / roi.step  # a box ends with its last voxels
+        reach = 0.5 / roi.step  # a box includes its last voxels completely
         low = np.clip(np.ceil(corners.min(axis=0) - reach), 0, size - 1).astype(int)
         high = np.clip(np.floor(corners.max(axis=0) + reach), low, size - 1).astype(int)
         within = np.zeros_like(allowed)
@@ -143,7 +144,7 @@ def _view(volume: Volume, roi: Roi, clicks: list[Point], drawn: list[Box]) -> Vi
         image=views.numpy(),
         allowed=allowed,
         valid=valid.numpy(),
-        clicks=np.clip(at, 0, size - 1).astype(np.int64),
+        clicks=np.clip(voxels, 0, size - 1).astype(np.int64),
         positive=np.array([click.positive for click in clicks]),
     )
 
@@ -151,8 +152,8 @@ def _view(volume: Volume, roi: Roi, clicks: list[Point], drawn: list[Box]) -> Vi
 class RandomWalker(Classical):
     """Scikit-image's random walker (Grady, IEEE TPAMI 2006).
 
-    Seeds are a ball of two voxels around the first click and of one around the others; the window's
-    outermost voxels, those beyond the volume and those that a box excludes are background.
+    The seeds are a ball of radius two voxels around the first click and of radius one around the others. The
+    outermost voxels of the window, voxels outside the volume and voxels that a box excludes are background.
     """
 
     BETA = 3000.0
@@ -166,7 +167,7 @@ class RandomWalker(Classical):
 
     def _inside(self, view: View) -> NDArray[np.float32]:
         seeds = np.zeros(view.valid.shape, dtype=np.int8)
-        # Of a window that looks past the volume, the outermost voxels of the volume are the faces.
+        # If the window extends beyond the volume, its outermost voxels are those of the volume.
         seeds[view.valid & ~ndimage.binary_erosion(view.valid)] = 2
         seeds[~view.allowed] = 2
         labels = np.where(view.positive, 1, 2)
@@ -177,9 +178,9 @@ class RandomWalker(Classical):
         inside = seeds == 1
         free = seeds == 0
         if free.any():
-            with warnings.catch_warnings():  # of solvers that are not installed
+            with warnings.catch_warnings():  # about solvers that are not installed
                 warnings.simplefilter("ignore")
-                found = self._walk(
+                probabilities = self._walk(
                     np.moveaxis(view.image, 0, -1),
                     seeds,
                     beta=self.BETA,
@@ -188,17 +189,18 @@ class RandomWalker(Classical):
                     return_full_prob=True,
                     channel_axis=-1,
                 )
-            return np.where(free, found[0], inside).astype(np.float32)
+            return np.where(free, probabilities[0], inside).astype(np.float32)
         return inside.astype(np.float32)
 
 
 class ConfidenceConnected(Classical):
     """SimpleITK's region growing by the statistics of a region.
 
-    Each positive click grows a region of its own. The mask is that of the first, and of each later one
-    what lies nearer to it than to any other click, since a click in a narrow place has wide statistics and
-    floods the window; it is closed by a voxel and its holes are filled. A negative click takes from it the
-    connected part, around the click, of all voxels that lie nearer to that click than to any positive one.
+    Each positive click grows a separate region. The mask is the region of the first click, plus those voxels
+    of each later region that are closer to its click than to any other click: a click in a narrow structure
+    has wide statistics and floods the window. The mask is then closed by one voxel and its holes are filled.
+    Each negative click removes voxels that are closer to it than to any positive click: the connected
+    component that contains the click.
     """
 
     MULTIPLIER = 2.5
@@ -226,10 +228,10 @@ class ConfidenceConnected(Classical):
         return mask.astype(np.float32)
 
     def _grown(self, image: sitk.Image, click: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(X, Y, Z) bool, the region of one click."""
+        """Return the region of one click, (X, Y, Z) bool."""
         grown = sitk.ConfidenceConnected(
             image,
-            seedList=[click[::-1].tolist()],  # SimpleITK's indices run the other way
+            seedList=[click[::-1].tolist()],  # SimpleITK's indices have the reverse axis order
             numberOfIterations=self.ITERATIONS,
             multiplier=self.MULTIPLIER,
             initialNeighborhoodRadius=self.RADIUS,
@@ -238,26 +240,26 @@ class ConfidenceConnected(Classical):
 
 
 def _ball(shape: tuple[int, ...], centre: NDArray[np.int64], radius: int) -> NDArray[np.bool_]:
-    """(X, Y, Z) bool, the voxels no further than a radius from a voxel."""
+    """Return the voxels within a radius of a voxel, (X, Y, Z) bool."""
     return _distance(shape, centre[None]) <= radius**2
 
 
 def _distance(shape: tuple[int, ...], voxels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(X, Y, Z) squared distance, in voxels, to the nearest of (N, 3) voxels."""
+    """Return the squared distance in voxels to the nearest of (N, 3) voxels, (X, Y, Z)."""
     nearest = np.full(shape, math.inf)
     for voxel in voxels:
-        i, j, k = (np.square(np.arange(n) - at) for n, at in zip(shape, voxel, strict=True))
+        i, j, k = (np.square(np.arange(n) - position) for n, position in zip(shape, voxel, strict=True))
         np.minimum(nearest, i[:, None, None] + j[None, :, None] + k[None, None, :], out=nearest)
     return nearest
 
 
 def untrained(*, device: str = "auto", refine: bool = False, seed: int = 0) -> VolumePredictor:
-    """The embedded model with fresh weights: its decoder's fixed prior over prompts and random walker.
+    """Return the embedded model with fresh weights: the prior of its untrained decoder and random walker.
 
     Args:
-        device: where it runs.
+        device: device of the model.
         refine: as for `VolumePredictor`.
-        seed: of the weights.
+        seed: seed of the weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -266,7 +268,7 @@ def untrained(*, device: str = "auto", refine: bool = False, seed: int = 0) -> V
     return VolumePredictor(model, refine=refine)
 
 
-#: Names that may be requested.
+#: Baselines by name; None is the untrained model.
 BASELINES: dict[str, Callable[[], Classical] | None] = {
     "walker": RandomWalker,
     "confidence": ConfidenceConnected,
@@ -275,10 +277,10 @@ BASELINES: dict[str, Callable[[], Classical] | None] = {
 
 
 def baseline(name: str, *, device: str, refine: bool, seed: int) -> Classical | VolumePredictor:
-    """A method by its name in `BASELINES`; device, refine and seed matter to 'prior' alone.
+    """Return a method by its name in `BASELINES`; only 'prior' uses device, refine and seed.
 
     Raises:
-        SettingsError: a package that it needs is not installed.
+        SettingsError: a required package is not installed.
     """
     method = BASELINES[name]
     return untrained(device=device, refine=refine, seed=seed) if method is None else method()

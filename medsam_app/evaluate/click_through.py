@@ -24,7 +24,7 @@ from medsam_app.prompts.simulated_clicks import jittered_box, next_click
 
 
 class PromptResult(NamedTuple):
-    """One prompt of an object and its (i, j, k) mask; see `Score`."""
+    """Result of one prompt of an object, with its (i, j, k) mask; see `Score`."""
 
     dice: float
     quality: float | None
@@ -38,12 +38,14 @@ class ClickPlan:
     """Measurement settings, the same for all objects.
 
     Attributes:
-        clicks: on each object, the box counted as one.
-        shown: numbers of clicks after which surfaces are measured; empty for never. Click 0 is always.
+        clicks: number of clicks per object; a box counts as one.
+        shown: numbers of clicks after which surface distances are measured, in addition to click 0; empty for
+            never.
         first: as in `EvaluateOptions`.
-        seed: of the box, which is the same for all methods and whatever else is measured.
-        tolerance: mm, see `surface_distances`.
-        labels: names or values of those that are measured; none named for all.
+        seed: seed of the box, which is the same for all methods and does not depend on other measured
+            objects.
+        tolerance: in mm, see `surface_distances`.
+        labels: names or values of the labels to measure; empty for all.
     """
 
     clicks: int = 10
@@ -53,7 +55,7 @@ class ClickPlan:
     tolerance: float | None = None
     labels: tuple[str, ...] = ()
 
-    def wants(self, value: int, name: str) -> bool:
+    def includes(self, value: int, name: str) -> bool:
         """Return whether a label is measured."""
         return not self.labels or str(value) in self.labels or name in self.labels
 
@@ -64,7 +66,7 @@ class CaseInfo:
 
     Attributes:
         dataset, modality, case: copied to its scores.
-        names: of its labels.
+        names: label names by value.
     """
 
     dataset: str = ""
@@ -78,8 +80,8 @@ class CaseScores:
     """Scores of one or several cases.
 
     Attributes:
-        small: objects that were left out.
-        false: labels that were found where there are none.
+        small: number of objects left out because they are too small.
+        false: labels found in cases that do not have them.
     """
 
     scores: list[Score] = field(default_factory=list)
@@ -93,17 +95,18 @@ def click_through(
     *,
     clicks: int,
     box: tuple[Index, Index] | None = None,
-    begun: NDArray[np.bool_] | None = None,
+    initial_mask: NDArray[np.bool_] | None = None,
 ) -> Iterator[PromptResult]:
-    """Click on an object of the segmenter's volume.
+    """Click on an object of the segmenter's volume and yield the result of each prompt.
 
     Args:
         truth: (i, j, k) the object, not empty.
-        clicks: how many; a mask without error ends the clicking and its scores are repeated.
-        box: first and last voxel of a box that takes the place of the first click.
-        begun: (i, j, k) mask that the segmenter begins with.
+        clicks: number of prompts. Once a mask has no error, no more clicks are made and its scores are
+            repeated.
+        box: first and last voxel of a box that replaces the first click.
+        initial_mask: (i, j, k) initial mask of the segmenter.
     """
-    mask = np.zeros_like(truth) if begun is None else begun
+    mask = np.zeros_like(truth) if initial_mask is None else initial_mask
     points: list[Index] = []
     signs: list[int] = []
     boxes = None if box is None else [box]
@@ -136,20 +139,20 @@ def evaluate_case(
     progress: Progress | None = None,
     gallery: Gallery | None = None,
 ) -> CaseScores:
-    """Scores of every object of a case, by every method.
+    """Score every object of a case with every method.
 
     Args:
         label_map: (i, j, k) integers on the volume's grid.
-        about: the case that is measured.
-        progress: called with the name of an object and the fraction of them done.
-        gallery: gets a picture of the case.
+        about: identity of the case.
+        progress: called with the name of an object and the fraction of objects done.
+        gallery: receives a picture of the case.
     """
     about = about or CaseInfo()
     key, names = (about.dataset, about.modality, about.case), about.names
-    counts = dict(zip(*(each.tolist() for each in np.unique(label_map, return_counts=True)), strict=True))
-    wanted = [value for value in counts if value > 0 and plan.wants(value, names.get(value, ""))]
-    objects = [value for value in wanted if counts[value] >= MIN_VOXELS]
-    found = CaseScores(small=len(wanted) - len(objects))
+    counts = dict(zip(*(column.tolist() for column in np.unique(label_map, return_counts=True)), strict=True))
+    values = [value for value in counts if value > 0 and plan.includes(value, names.get(value, ""))]
+    objects = [value for value in values if counts[value] >= MIN_VOXELS]
+    scores = CaseScores(small=len(values) - len(objects))
     methods.set_volume(volume)
     if gallery is not None and objects:
         gallery.begin(volume, np.where(np.isin(label_map, objects), label_map, 0))
@@ -157,88 +160,96 @@ def evaluate_case(
     for method, mapper in methods.mappers.items():
         if progress is not None:
             progress(method, 0.0)
-        maps[method] = _mapped(mapper)
+        maps[method] = _timed_map(mapper)
         for value, voxels in zip(*np.unique(maps[method].labels, return_counts=True), strict=True):
             label = names.get(int(value), str(value))
-            if value > 0 and int(value) not in counts and plan.wants(int(value), label):
-                found.false.append(FalseLabel(method, *key, label, int(value), int(voxels)))
+            if value > 0 and int(value) not in counts and plan.includes(int(value), label):
+                scores.false.append(FalseLabel(method, *key, label, int(value), int(voxels)))
     for number, value in enumerate(objects):
         label = names.get(value, str(value))
         if progress is not None:
             progress(label, number / len(objects))
         truth = label_map == value
-        walks = _clicked(methods, maps, truth, value, plan, "/".join((*key, str(value))))
-        known = [method for method in maps if value in methods.mappers[method].labels]
-        walks |= {method: _found(maps[method], truth, value) for method in known}
-        for method, steps in walks.items():
-            for click, step, far in _with_distances(steps, truth, volume, plan):
+        steps_by_method = _click_steps(methods, maps, truth, value, plan, "/".join((*key, str(value))))
+        mappers = [method for method in maps if value in methods.mappers[method].labels]
+        steps_by_method |= {method: _map_score(maps[method], truth, value) for method in mappers}
+        for method, steps in steps_by_method.items():
+            for click, step, distances in _with_distances(steps, truth, volume, plan):
                 row = Score(
                     method, *key, label, value, counts[value], click,
-                    step.dice, step.quality, step.unmet, step.seconds, *far,
+                    step.dice, step.quality, step.unmet, step.seconds, *distances,
                 )  # fmt: skip
-                found.scores.append(row)
+                scores.scores.append(row)
             if gallery is not None:
                 gallery.add(method, step.mask)
     if gallery is not None:
         gallery.finish(key)
-    return found
+    return scores
 
 
-class _Map(NamedTuple):
-    """(i, j, k) labels that a method found, and the seconds that it took."""
+class _TimedMap(NamedTuple):
+    """(i, j, k) labels that a method found, and the seconds it took."""
 
     labels: NDArray[np.integer]
     seconds: float
 
 
-def _clicked(
+def _click_steps(
     methods: Methods,
-    maps: Mapping[str, _Map],
+    maps: Mapping[str, _TimedMap],
     truth: NDArray[np.bool_],
     value: int,
     plan: ClickPlan,
     name: str,
 ) -> dict[str, Iterator[tuple[int, PromptResult]]]:
-    """Numbered steps of an object by every method that is clicked; `name` tells it from all others."""
+    """Return numbered steps of an object for each clicked method.
+
+    Args:
+        name: identifies the object, and seeds its box.
+    """
     box = None
     if plan.first == "box":
         box = jittered_box(truth, np.random.default_rng([plan.seed, zlib.crc32(name.encode())]))
-    walks: dict[str, Iterator[tuple[int, PromptResult]]] = {}
-    for method, clicked in methods.for_label(value).items():
-        mapper, segmenter = methods.begin.get(method), clicked
+    steps_by_method: dict[str, Iterator[tuple[int, PromptResult]]] = {}
+    for method, default in methods.for_label(value).items():
+        mapper, segmenter = methods.initial_maps.get(method), default
         if plan.first != "found" or mapper is None:
-            walks[method] = enumerate(click_through(segmenter, truth, clicks=plan.clicks, box=box), start=1)
+            steps_by_method[method] = enumerate(
+                click_through(segmenter, truth, clicks=plan.clicks, box=box), start=1
+            )
             continue
-        begun = maps[mapper].labels == value
-        segmenter = methods.told[method].meaning(value, begun=begun)
-        steps = click_through(segmenter, truth, clicks=plan.clicks, begun=begun)
-        start = PromptResult(dice(begun, truth), None, 0, maps[mapper].seconds, begun)
-        walks[method] = enumerate(chain([start], steps))
-    return walks
+        initial_mask = maps[mapper].labels == value
+        segmenter = methods.labelled[method].with_label(value, initial_mask=initial_mask)
+        steps = click_through(segmenter, truth, clicks=plan.clicks, initial_mask=initial_mask)
+        start = PromptResult(dice(initial_mask, truth), None, 0, maps[mapper].seconds, initial_mask)
+        steps_by_method[method] = enumerate(chain([start], steps))
+    return steps_by_method
 
 
-def _mapped(mapper: LabelMapper) -> _Map:
-    began = time.perf_counter()
+def _timed_map(mapper: LabelMapper) -> _TimedMap:
+    start = time.perf_counter()
     labels = mapper.predict_labels()
-    return _Map(labels, time.perf_counter() - began)
+    return _TimedMap(labels, time.perf_counter() - start)
 
 
-def _found(found: _Map, truth: NDArray[np.bool_], value: int) -> Iterator[tuple[int, PromptResult]]:
+def _map_score(
+    label_map: _TimedMap, truth: NDArray[np.bool_], value: int
+) -> Iterator[tuple[int, PromptResult]]:
     """Yield the score of an object that was found without a click."""
-    mask = found.labels == value
-    yield 0, PromptResult(dice(mask, truth), None, 0, found.seconds, mask)
+    mask = label_map.labels == value
+    yield 0, PromptResult(dice(mask, truth), None, 0, label_map.seconds, mask)
 
 
 def _with_distances(
     steps: Iterator[tuple[int, PromptResult]], truth: NDArray[np.bool_], volume: Volume, plan: ClickPlan
 ) -> Iterator[tuple[int, PromptResult, tuple[float | None, float | None]]]:
     """Yield steps, with surface distances after the listed clicks."""
-    before: tuple[NDArray, Distances] | None = None
+    previous: tuple[NDArray, Distances] | None = None
     for click, step in steps:
         if not plan.shown or click not in (0, *plan.shown):
             yield click, step, (None, None)
             continue
-        if before is None or before[0] is not step.mask:
-            far = surface_distances(step.mask, truth, spacing=volume.spacing, tolerance=plan.tolerance)
-            before = (step.mask, far)
-        yield click, step, before[1]
+        if previous is None or previous[0] is not step.mask:
+            distances = surface_distances(step.mask, truth, spacing=volume.spacing, tolerance=plan.tolerance)
+            previous = (step.mask, distances)
+        yield click, step, previous[1]

@@ -1,4 +1,4 @@
-"""Two methods on the same objects: by how much one is better, and how sure that is."""
+"""Paired comparison of two methods on the same objects, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from medsam_app.measure.scores import Score
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Dice of a method less that of another one.
+    """Dice of one method minus the Dice of another.
 
     Attributes:
-        objects, cases: those that both were measured on.
-        dice: mean of the differences by the number of clicks. The interval is a paired bootstrap: cases are
-            drawn, each with the differences of all its objects.
+        objects, cases: number of objects and cases measured with both methods.
+        dice: mean difference by the number of clicks. Its interval is a paired bootstrap over cases, each
+            drawn with the differences of all its objects.
     """
 
     method: str
@@ -36,28 +36,28 @@ def compare(
     shown: Sequence[int],
     seed: int = 0,
 ) -> tuple[Comparison, ...]:
-    """The differences of pairs of methods, of which those without an object in common are left out.
+    """Return the differences of pairs of methods; a pair without common objects is left out.
 
     Args:
         scores: as for `summarise`.
         pairs: (method, against).
-        shown: after which clicks.
-        seed: of the resampling.
+        shown: numbers of clicks after which differences are given.
+        seed: seed of the resampling.
     """
     measured = {
         method: {rows[0].object: rows for rows in objects}
         for method, objects in objects_by_method(scores).items()
     }
-    found = []
+    comparisons = []
     for method, against in pairs:
-        ours, theirs = measured.get(method, {}), measured.get(against, {})
-        common = [each for each in ours if each in theirs]
+        first, second = measured.get(method, {}), measured.get(against, {})
+        common = [key for key in first if key in second]
         if not common:
             continue
-        cases = [case_of(ours[each]) for each in common]
-        values = np.array([_dice(ours[each], shown) - _dice(theirs[each], shown) for each in common])
+        cases = [case_of(first[key]) for key in common]
+        values = np.array([_dice(first[key], shown) - _dice(second[key], shown) for key in common])
         means = draw(values, cases, generator(seed, "comparison", method, against)).means()
-        found.append(
+        comparisons.append(
             Comparison(
                 method=method,
                 against=against,
@@ -66,10 +66,10 @@ def compare(
                 dice=dict(zip(shown, means, strict=True)),
             )
         )
-    return tuple(found)
+    return tuple(comparisons)
 
 
 def _dice(rows: Sequence[Score], shown: Sequence[int]) -> np.ndarray:
-    """Return the Dice after the listed clicks; for a method without clicks its only one."""
+    """Return the Dice after the listed clicks; a method without clicks has a single Dice for all of them."""
     by_click = {row.click: row.dice for row in rows}
     return np.array([by_click.get(click, by_click.get(0, np.nan)) for click in shown])

@@ -1,4 +1,4 @@
-"""An evaluation as files: every score as CSV, the summaries as JSON."""
+"""Files of an evaluation: scores as CSV, summaries as JSON."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:  # heavy
 
 
 def write_scores(scores: Sequence[Score], path: Path) -> None:
-    """Write one row per score with the fields of `Score`; None is left empty.
+    """Write one row per score with the fields of `Score`; None becomes an empty cell.
 
     Raises:
-        SaveError: the file could not be written.
+        SaveError: the file cannot be written.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=[field.name for field in fields(Score)], lineterminator="\n")
@@ -32,13 +32,13 @@ def write_scores(scores: Sequence[Score], path: Path) -> None:
 
 
 def write_json(evaluation: Evaluation, path: Path) -> None:
-    """Write an `Evaluation` without its single scores, and the version that measured it.
+    """Write an `Evaluation` without its single scores, and the version of the program.
 
-    What is not defined is null.
+    Undefined values are null.
 
     Raises:
-        SaveError: the file could not be written.
+        SaveError: the file cannot be written.
     """
-    whole = {"medsam_app": __version__} | asdict(evaluation)
-    del whole["scores"]
-    save_whole(path, json.dumps(whole, indent=1, allow_nan=False) + "\n")
+    document = {"medsam_app": __version__} | asdict(evaluation)
+    del document["scores"]
+    save_whole(path, json.dumps(document, indent=1, allow_nan=False) + "\n")

@@ -1,6 +1,6 @@
-"""Pictures of measured cases: of each one slice with the truth and the masks of all methods, kept small.
+"""Pictures of measured cases: one slice per case with the truth and the masks of all methods.
 
-Which cases are the best and the worst is known at the end only, so one slice of every case is kept, packed.
+The best and the worst case are only known at the end, so one compressed slice of every case is stored.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from medsam_app.measure.scores import Score
 
 #: Dataset, modality and name of a case.
 CaseKey = tuple[str, str, str]
-#: An axis whose voxels are so much longer than along the others is not looked along.
+#: An axis whose voxels are longer than those of the others by this factor is the slice axis.
 _COARSE = 1.5
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One slice as it is shown: row 0 below, the patient's right (or front) on the left.
+    """One slice as displayed: row 0 at the bottom, the patient's right (or front) on the left.
 
     Attributes:
         image: (rows, columns) uint8 grey values.
-        truth: (rows, columns) values of the labels that were measured, 0 elsewhere.
-        masks: (rows, columns) bool by method, one an object.
+        truth: (rows, columns) values of the measured labels, 0 elsewhere.
+        masks: (rows, columns) bool by method, one per object.
         spacing: mm from row to row and from column to column.
     """
 
@@ -49,10 +49,10 @@ class _Slice:
     index: int
 
     def of(self, array: NDArray) -> NDArray:
-        """(rows, columns) the slice of an (i, j, k) array."""
-        # `take` would first copy an array that does not lie in memory in this order.
-        chosen = np.moveaxis(self.ras.from_file(array), self.axis, 0)[self.index]
-        return np.flip(chosen.T, axis=1)
+        """Return the (rows, columns) slice of an (i, j, k) array."""
+        # `take` would first copy an array whose memory layout has another axis order.
+        plane = np.moveaxis(self.ras.from_file(array), self.axis, 0)[self.index]
+        return np.flip(plane.T, axis=1)
 
     @property
     def spacing(self) -> tuple[float, float]:
@@ -61,8 +61,8 @@ class _Slice:
 
 
 @dataclass
-class _Open:
-    """The case that is being measured."""
+class _OpenCase:
+    """The case being measured."""
 
     cut: _Slice
     image: NDArray
@@ -71,38 +71,38 @@ class _Open:
 
 
 class Gallery:
-    """Collects pictures while cases are measured, one case after the other."""
+    """Collection of pictures, filled while cases are measured one after the other."""
 
     def __init__(self) -> None:
         self._packed: dict[CaseKey, tuple[bytes, list[str], tuple[float, float]]] = {}
-        self._open: _Open | None = None
+        self._open: _OpenCase | None = None
 
     def begin(self, volume: Volume, truth: NDArray[np.integer]) -> None:
-        """Choose the slice of a case that holds most of the objects.
+        """Choose the slice of a case that shows most of the objects.
 
         Args:
-            truth: (i, j, k) values of the labels that are measured, 0 elsewhere, somewhere not 0.
+            truth: (i, j, k) values of the measured labels, 0 elsewhere; not 0 everywhere.
         """
         ras = volume.grid.ras
         coarse = int(np.argmax(ras.spacing))
-        others = np.delete(ras.spacing, coarse)
-        axis = coarse if ras.spacing[coarse] > _COARSE * others.max() else 2
+        in_plane = np.delete(ras.spacing, coarse)
+        axis = coarse if ras.spacing[coarse] > _COARSE * in_plane.max() else 2
         area = np.count_nonzero(ras.from_file(truth), axis=tuple(a for a in range(3) if a != axis))
         cut = _Slice(ras, axis, int(area.argmax()))
-        self._open = _Open(cut, cut.of(volume.array), cut.of(truth).copy())
+        self._open = _OpenCase(cut, cut.of(volume.array), cut.of(truth).copy())
 
     def add(self, method: str, mask: NDArray[np.bool_]) -> None:
-        """The (i, j, k) last mask of an object of that case."""
+        """Add the (i, j, k) last mask of an object of that case."""
         if self._open is not None:
             self._open.masks.append((method, self._open.cut.of(mask).copy()))
 
     def finish(self, key: CaseKey) -> None:
-        """Keep the slice of the case, cropped around the objects."""
+        """Store the slice of the case, cropped around the objects."""
         if self._open is None:
             return
         case, self._open = self._open, None
-        drawn = np.any([case.truth > 0, *(mask for _, mask in case.masks)], axis=0)
-        box = padded_bounds(drawn)
+        covered = np.any([case.truth > 0, *(mask for _, mask in case.masks)], axis=0)
+        box = padded_bounds(covered)
         image = case.image[box].astype(np.float32)
         black, white = np.percentile(image, [1, 99])
         grey = np.clip((image - black) / max(white - black, 1e-6), 0, 1)
@@ -119,7 +119,7 @@ class Gallery:
         return key in self._packed
 
     def __getitem__(self, key: CaseKey) -> Picture:
-        """The picture of a case."""
+        """Return the picture of a case."""
         stored, names, spacing = self._packed[key]
         masks: dict[str, list[NDArray[np.bool_]]] = defaultdict(list)
         with np.load(io.BytesIO(stored)) as arrays:
@@ -129,7 +129,7 @@ class Gallery:
 
 
 def case_dice(scores: Sequence[Score], method: str) -> dict[CaseKey, float]:
-    """Mean of the last Dice of the objects of each case."""
+    """Return the mean over objects of the last Dice, by case."""
     last: dict[tuple, Score] = {}
     for score in scores:
         if score.method == method and (score.object not in last or score.click > last[score.object].click):
@@ -141,9 +141,12 @@ def case_dice(scores: Sequence[Score], method: str) -> dict[CaseKey, float]:
 
 
 def ranked_cases(scores: Sequence[Score], method: str) -> list[tuple[str, CaseKey]]:
-    """('best' / 'median' / 'worst', case) by `case_dice`; of two cases no median, of one no worst."""
+    """Return ('best' / 'median' / 'worst', case) by `case_dice`.
+
+    Two cases have no median; a single case is only the best.
+    """
     dice = case_dice(scores, method)
     order = sorted(dice, key=lambda key: dice[key], reverse=True)
     ranks = {"best": 0, "median": len(order) // 2, "worst": -1}
-    wanted = {1: ["best"], 2: ["best", "worst"]}.get(len(order), list(ranks))
-    return [(rank, order[ranks[rank]]) for rank in wanted if order]
+    names = {1: ["best"], 2: ["best", "worst"]}.get(len(order), list(ranks))
+    return [(rank, order[ranks[rank]]) for rank in names if order]

@@ -1,4 +1,4 @@
-"""Loading of an evaluation's methods: model, adapter, prompted labels, baselines."""
+"""Loading of an evaluation's methods: model, adapter, learned labels, baselines."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from medsam_app.predict.predictor import AnyModel, VolumePredictor
 def load_methods(options: EvaluateOptions) -> Methods:
     """Load all methods of an evaluation.
 
-    A model with an adapter is called 'MODEL + NAME'. Where the adapter has learned prompts, 'MODEL + NAME,
-    told the label' is it again, given the value of the object with its clicks. Each method has embeddings
-    of its own, so that none is quick because another one was slow.
+    A model with an adapter is called 'MODEL + NAME'. If the adapter has learned prompts, the method 'MODEL +
+    NAME, told the label' is the same model, given the object's label value with its clicks. Each method has
+    its own embeddings, so that no method is faster because another one computed them.
 
     Raises:
         SettingsError, ModelError, AdapterError: from loading.
@@ -36,43 +36,43 @@ def load_methods(options: EvaluateOptions) -> Methods:
         methods.segmenters = {model.name: VolumePredictor(network, refine=refine)}
     else:
         adapter = Adapter.load(model.adapter, cast(nn.Module, network))
-        _adapted(methods, model.name, adapter, network, refine, options.base)
+        _add_adapted(methods, model.name, adapter, network, refine, options.base)
     for name in options.baselines:
         methods.segmenters[name] = baseline(name, device=model.device, refine=refine, seed=options.seed)
     for file in options.nets:
-        from medsam_app.predict.baseline_net import BaselineNet  # slow: MONAI's networks
+        from medsam_app.predict.baseline_net import BaselineNet  # slow: imports MONAI's networks
 
         net = BaselineNet(file, device)
         methods.mappers[net.name if net.name not in methods.mappers else str(file)] = net
     return methods
 
 
-def _adapted(
+def _add_adapted(
     methods: Methods, model: str, adapter: Adapter, network: AnyModel, refine: bool, base: bool
 ) -> None:
-    """Add the model with its adapter, told the label where it can be, and without it where wanted."""
+    """Add the model with its adapter; optionally with labels, and without the adapter."""
     name = f"{model} + {adapter.name}"
     methods.adapter = adapter.name
-    methods.segmenters[name] = Switched(network, adapter, on=True, refine=refine)
+    methods.segmenters[name] = SwitchedModel(network, adapter, on=True, refine=refine)
     if base:
-        methods.segmenters[model] = Switched(network, adapter, on=False, refine=refine)
+        methods.segmenters[model] = SwitchedModel(network, adapter, on=False, refine=refine)
         methods.pairs += ((name, model),)
     if adapter.prompts.labels:
-        knowing = f"{name}, told the label"
-        methods.told[knowing] = ToldByAdapter(Switched(network, adapter, on=True, refine=refine))
-        methods.pairs += ((knowing, name),)
+        label_name = f"{name}, told the label"
+        methods.labelled[label_name] = LearnedLabels(SwitchedModel(network, adapter, on=True, refine=refine))
+        methods.pairs += ((label_name, name),)
         if adapter.card.spacing is not None:
-            methods.begin[knowing] = f"{name}, no prompt"
-            methods.mappers[methods.begin[knowing]] = Unprompted(network, adapter)
+            methods.initial_maps[label_name] = f"{name}, no prompt"
+            methods.mappers[methods.initial_maps[label_name]] = Unprompted(network, adapter)
 
 
-class Switched:
-    """A model whose adapter is switched on or off before each prediction, which takes milliseconds.
+class SwitchedModel:
+    """A model whose adapter is enabled or disabled before each prediction, which takes milliseconds.
 
     Args:
-        model: shared with others that want the adapter otherwise.
-        adapter: of that model.
-        on: whether this one has it.
+        model: shared with methods that use another state of the adapter.
+        adapter: adapter of that model.
+        on: whether this method uses the adapter.
         refine: as for `VolumePredictor`.
     """
 
@@ -83,46 +83,48 @@ class Switched:
 
     @property
     def volume(self) -> Volume:
-        """The volume that is segmented."""
+        """The volume to segment."""
         return self._predictor.volume
 
     def set_volume(self, volume: Volume) -> None:
-        """Choose the volume."""
+        """Set the volume to segment."""
         self._predictor.set_volume(volume)
 
-    def predict(self, **asked: Any) -> MaskPrediction:
-        """As `VolumePredictor.predict`."""
+    def predict(self, **arguments: Any) -> MaskPrediction:
+        """Predict as `VolumePredictor.predict`."""
         if self._on:
             self.adapter.enable()
         else:
             self.adapter.disable()
-        return self._predictor.predict(**asked)
+        return self._predictor.predict(**arguments)
 
 
-class ToldByAdapter:
-    """A model that gets a label by the learned prompts of its adapter."""
+class LearnedLabels:
+    """A model that receives the label of an object as learned prompts of its adapter."""
 
-    def __init__(self, model: Switched) -> None:
+    def __init__(self, model: SwitchedModel) -> None:
         self._model = model
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """Values that the adapter has learned prompts for."""
+        """Label values for which the adapter has learned prompts."""
         return self._model.adapter.prompts.labels
 
     def set_volume(self, volume: Volume) -> None:
-        """Choose the volume."""
+        """Set the volume to segment."""
         self._model.set_volume(volume)
 
-    def meaning(self, value: int, *, begun: NDArray[np.bool_] | None = None) -> Segmenter:
-        """The model for objects of that value."""
-        return _Meaning(self._model, value, begun if begun is not None and begun.any() else None)
+    def with_label(self, value: int, *, initial_mask: NDArray[np.bool_] | None = None) -> Segmenter:
+        """Return the model for objects of one label value."""
+        return _OneLabel(
+            self._model, value, initial_mask if initial_mask is not None and initial_mask.any() else None
+        )
 
 
-class _Meaning:
-    def __init__(self, model: Switched, value: int, begun: NDArray[np.bool_] | None) -> None:
+class _OneLabel:
+    def __init__(self, model: SwitchedModel, value: int, initial_mask: NDArray[np.bool_] | None) -> None:
         self._model = model
-        self._told = {"label": value, "mask_input": begun}
+        self._label_prompts = {"label": value, "mask_input": initial_mask}
 
     @property
     def volume(self) -> Volume:
@@ -132,15 +134,17 @@ class _Meaning:
         self._model.set_volume(volume)
 
     def predict(self, *, points: Any = None, point_labels: Any = None, boxes: Any = None) -> MaskPrediction:
-        return self._model.predict(points=points, point_labels=point_labels, boxes=boxes, **self._told)
+        return self._model.predict(
+            points=points, point_labels=point_labels, boxes=boxes, **self._label_prompts
+        )
 
 
 class Unprompted:
-    """Model that finds the adapter's labels in the whole volume.
+    """A model that finds the adapter's labels in the whole volume.
 
     Args:
-        model: shared with others that want the adapter otherwise.
-        adapter: of that model, with learned prompts.
+        model: shared with methods that use another state of the adapter.
+        adapter: adapter of that model, with learned prompts.
     """
 
     def __init__(self, model: AnyModel, adapter: Adapter) -> None:
@@ -149,14 +153,14 @@ class Unprompted:
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """Values that the adapter has learned prompts for."""
+        """Label values for which the adapter has learned prompts."""
         return self._adapter.prompts.labels
 
     def set_volume(self, volume: Volume) -> None:
-        """Choose the volume."""
+        """Set the volume to segment."""
         self._predictor.set_volume(volume)
 
     def predict_labels(self) -> NDArray[np.integer]:
-        """(i, j, k) values of labels on the volume's grid, 0 for none of them."""
+        """Return (i, j, k) label values on the volume's grid, 0 for the background."""
         self._adapter.enable()
         return self._predictor.predict_labels().array

@@ -1,4 +1,4 @@
-"""Options of an evaluation; free of torch."""
+"""Options of an evaluation, without a dependency on torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medsam_app.errors import SettingsError, unknown_name
 from medsam_app.evaluate.summary import TARGETS, shown_clicks
 from medsam_app.predict.model_choice import ModelChoice
 
-#: What an object's prompts may begin with; see `EvaluateOptions.first`.
+#: Kinds of the first prompt of an object; see `EvaluateOptions.first`.
 FIRSTS = ("click", "box", "found")
 
 
@@ -19,22 +19,22 @@ class EvaluateOptions:
     """Options of an evaluation, checked on construction.
 
     Attributes:
-        model: the model that is measured.
-        base: whether the model without its adapter is measured too, and the difference.
-        baselines: names of `medsam_app.evaluate.classical.BASELINES`.
-        nets: files of networks that `medsam-app finetune --baseline` has written.
-        split, datasets, most_cases: which cases, see `take_cases`.
-        labels: names or values of the labels that are measured; empty for all.
-        clicks: number of clicks on each object; or the numbers of clicks after which means are given, the
-            largest of which is how many are made.
-        targets: Dice values whose number of clicks is counted, each above 0 and up to 1.
-        first: "click", "box" instead of the first click, or "found": methods that know the label begin with
-            the mask that they find without a prompt, which is click 0, and clicks correct it; others begin
-            with a click.
+        model: the model to measure.
+        base: whether to measure the model without its adapter as well, and the difference.
+        baselines: names in `medsam_app.evaluate.classical.BASELINES`.
+        nets: network files written by `medsam-app finetune --baseline`.
+        split, datasets, most_cases: selection of cases, see `select_cases`.
+        labels: names or values of the labels to measure; empty for all.
+        clicks: number of clicks per object; or the numbers of clicks after which means are given, the largest
+            being the number of clicks made.
+        targets: Dice values for which the number of clicks is counted, each above 0 and at most 1.
+        first: "click"; "box" instead of the first click; or "found": methods that get the label start from
+            the mask that they find without a prompt, which is click 0, and clicks correct it; other methods
+            start with a click.
         distances: whether surface Dice and HD95 are measured after the clicks that are shown.
-        tolerance: of the surface Dice in mm; None for the largest side of a voxel of each volume.
+        tolerance: tolerance of the surface Dice in mm; None for the largest voxel side of each volume.
         refine: draw the outlines of large objects in tiles; takes seconds per click.
-        seed: of boxes, of resampling and of fresh weights.
+        seed: seed of boxes, resampling and fresh weights.
 
     Raises:
         SettingsError: an unknown baseline or first prompt, the base without an adapter, or a number out of

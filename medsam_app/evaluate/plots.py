@@ -1,4 +1,4 @@
-"""Figures of a report as PNG: Dice by click, cases, pictures; needs matplotlib."""
+"""Figures of a report as PNG (Dice by click, cases, pictures), drawn with matplotlib."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Outlines of the truth and of a mask, on grey.
+#: Colours of the outlines of the truth and of a mask, on grey.
 TRUTH, MASK = "#3cdc5a", "#ff9628"
-#: Told apart by people who see few colours (Okabe and Ito).
+#: Distinguishable with colour vision deficiency (Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 _DPI = 130
 _GREY = "#555555"
 
 
 def check_matplotlib() -> None:
-    """Refuse a report before anything is measured for it.
+    """Reject a report without matplotlib before the measurement starts.
 
     Raises:
         SettingsError: matplotlib is not installed.
@@ -45,14 +45,14 @@ def check_matplotlib() -> None:
 
 
 def curves(scores: Sequence[Score], *, first: str, seed: int) -> bytes:
-    """Mean Dice of all objects by click, a line a method, in a band of its 95 % interval over cases."""
+    """Draw the mean Dice of all objects by click, one line per method, with its 95 % interval over cases."""
     figure = _figure(7.2, 4.0)
     axes = figure.add_subplot()
     most = max(score.click for score in scores)
     for number, (method, objects) in enumerate(objects_by_method(scores).items()):
         values = np.array([[row.dice for row in rows] for rows in objects])
-        drawn = draw(values, [case_of(rows) for rows in objects], generator(seed, "curve"))
-        means = drawn.means()
+        resampled = draw(values, [case_of(rows) for rows in objects], generator(seed, "curve"))
+        means = resampled.means()
         name = f"{method} ({len(objects)} objects)"
         _line(axes, means, name, COLOURS[number % len(COLOURS)], objects[0][0].click, most)
     axes.set(ylabel="mean Dice", ylim=(0, 1))
@@ -65,7 +65,7 @@ def curves(scores: Sequence[Score], *, first: str, seed: int) -> bytes:
 
 
 def training(losses: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]]) -> bytes:
-    """A run: its loss by step, smoothed, and Dice of each measurement by kind and round.
+    """Draw a training run: smoothed loss by step, and Dice of each validation by kind and round.
 
     Args:
         losses: rows with 'step' and 'loss'.
@@ -84,8 +84,8 @@ def training(losses: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str
     lines = [(kind, n) for kind, rounds in kinds.items() for n in range(rounds)]
     for (kind, n), colour in zip(lines, itertools.cycle(COLOURS), strict=False):
         name = f"{kind}, {n + 1}" if kinds[kind] > 1 else kind
-        at, dice = [row["step"] for row in measured], [row[kind][n] for row in measured]
-        right.plot(at, dice, color=colour, marker="o", markersize=3, label=name)
+        step, dice = [row["step"] for row in measured], [row[kind][n] for row in measured]
+        right.plot(step, dice, color=colour, marker="o", markersize=3, label=name)
     right.set(xlabel="step", ylabel="mean Dice", ylim=(0, 1))
     for axes in (left, right):
         _plain(axes)
@@ -94,15 +94,15 @@ def training(losses: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str
 
 
 def strip(scores: Sequence[Score], methods: Sequence[str], *, first: str) -> bytes:
-    """Every case as a dot at the mean Dice of its objects in the end, a row a method; bars are medians."""
+    """Draw each case as a dot at the final mean Dice of its objects, one row per method; bars are medians."""
     figure = _figure(7.2, 0.9 + 0.6 * len(methods))
     axes = figure.add_subplot()
     for number, method in enumerate(methods):
         dice = np.array(list(case_dice(scores, method).values()))
-        # Spread evenly and not by chance, so that a report is the same every time.
-        off = 0.5 * (np.arange(len(dice)) * 0.618 % 1 - 0.5)
+        # A deterministic spread instead of random jitter, so that reports are reproducible.
+        offset = 0.5 * (np.arange(len(dice)) * 0.618 % 1 - 0.5)
         colour = COLOURS[number % len(COLOURS)]
-        axes.scatter(dice, number + off, s=16, color=colour, alpha=0.6, linewidths=0)
+        axes.scatter(dice, number + offset, s=16, color=colour, alpha=0.6, linewidths=0)
         axes.plot([np.median(dice)] * 2, [number - 0.36, number + 0.36], color=colour, linewidth=2)
     last = max(score.click for score in scores)
     axes.set(xlim=(-0.02, 1.02), ylim=(len(methods) - 0.4, -0.6), yticks=range(len(methods)))
@@ -140,18 +140,18 @@ def case_picture(picture: Picture, titles: Mapping[str, str]) -> bytes:
 
 
 def _line(axes: Axes, means: Sequence[Mean], name: str, colour: str, start: int, most: int) -> None:
-    """Draw the mean of a method without clicks as a dashed line."""
+    """Draw the mean Dice of one method; a method without clicks is a dashed horizontal line."""
     value, low, high = (np.array([getattr(mean, end) for mean in means]) for end in ("value", "low", "high"))
     clicks, style, marker = np.arange(start, start + len(means)), "-", "o"
     if start == 0 and len(means) == 1:
         clicks, style, marker = np.array([1, max(most, 2)]), "--", ""
-        value, low, high = (np.repeat(each, 2) for each in (value, low, high))
+        value, low, high = (np.repeat(values, 2) for values in (value, low, high))
     axes.plot(clicks, value, style, color=colour, marker=marker, markersize=4, label=name)
     axes.fill_between(clicks, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def _outline(axes: Axes, mask: np.ndarray, colour: str) -> None:
-    """Closed also where the mask meets the edge of the picture."""
+    """Draw the outline of a mask, closed along the edge of the picture."""
     if mask.any():
         padded = np.pad(mask, 1).astype(np.float32)
         x, y = np.arange(-1, padded.shape[1] - 1), np.arange(-1, padded.shape[0] - 1)
@@ -159,7 +159,7 @@ def _outline(axes: Axes, mask: np.ndarray, colour: str) -> None:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """Return a figure of a size in inches, without pyplot, which would keep figures open."""
+    """Return a figure with a size in inches, without pyplot, which would keep figures open."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
@@ -179,8 +179,8 @@ def _legend(axes: Axes) -> None:
 
 
 def _png(figure: Any) -> bytes:
-    stored = io.BytesIO()
-    with warnings.catch_warnings():  # of letters in names that the font does not have
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():  # about characters in names that the font does not have
         warnings.simplefilter("ignore")
-        figure.savefig(stored, format="png")
-    return stored.getvalue()
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -17,53 +17,57 @@ class Answer(Protocol):
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """(i, j, k) on the volume's grid."""
+        """The mask, (i, j, k) on the volume's grid."""
 
     @property
     def score(self) -> float | None:
-        """The Dice that the method itself expects, if it expects any."""
+        """The Dice that the method predicts, or None."""
 
 
 class Segmenter(Protocol):
-    """A method that is clicked: `VolumePredictor`, or one of `medsam_app.evaluate.classical`."""
+    """Method that is clicked: `VolumePredictor`, or one in `medsam_app.evaluate.classical`."""
 
     @property
     def volume(self) -> Volume:
-        """The volume that is segmented."""
+        """The volume to segment."""
 
     def set_volume(self, volume: Volume) -> None:
-        """Choose the volume."""
+        """Set the volume to segment."""
 
     def predict(self, *, points: Any = None, point_labels: Any = None, boxes: Any = None) -> Answer:
         """Segment from all prompts so far; see `VolumePredictor.predict`."""
 
 
-class LabelTold(Protocol):
-    """Method that gets clicks and the label they mean."""
+class LabelledSegmenter(Protocol):
+    """Method that receives clicks and the label of the object."""
 
     @property
     def labels(self) -> Collection[int]:
-        """Label values of the method; other objects are left out."""
+        """Label values that the method supports; other objects are left out."""
 
     def set_volume(self, volume: Volume) -> None:
-        """Choose the volume."""
+        """Set the volume to segment."""
 
-    def meaning(self, value: int, *, begun: NDArray[np.bool_] | None = None) -> Segmenter:
-        """The method for objects of one value; `begun` is a mask (i, j, k) that its prompts correct."""
+    def with_label(self, value: int, *, initial_mask: NDArray[np.bool_] | None = None) -> Segmenter:
+        """Return the method for objects of one label value.
+
+        Args:
+            initial_mask: (i, j, k) mask for prompts to correct.
+        """
 
 
 class LabelMapper(Protocol):
-    """A method that finds all labels of a volume at once, without a prompt."""
+    """Method that finds all labels of a volume at once, without prompts."""
 
     @property
     def labels(self) -> Collection[int]:
-        """Values that it looks for; objects of others are left out."""
+        """Label values that the method finds; objects of other labels are left out."""
 
     def set_volume(self, volume: Volume) -> None:
-        """Choose the volume."""
+        """Set the volume to segment."""
 
     def predict_labels(self) -> NDArray[np.integer]:
-        """(i, j, k) values of labels on the volume's grid, 0 for none of them."""
+        """Return (i, j, k) label values on the volume's grid, 0 for the background."""
 
 
 @dataclass(kw_only=True)
@@ -72,29 +76,31 @@ class Methods:
 
     Attributes:
         segmenters: clicked on every object.
-        told: clicked on the objects of the labels that they know, and told which.
-        mappers: asked once a volume, and scored as click 0 of the objects whose labels they know.
-        begin: of those that are told a label, the one of `mappers` that finds what they can begin with.
-        pairs: (method, against): of these the differences are worked out.
-        weights_sha256: of the model that is measured.
+        labelled: clicked on objects of the labels that they support, and given the label.
+        mappers: run once per volume, and scored as click 0 of the objects whose labels they find.
+        initial_maps: for methods in `labelled`, the method in `mappers` that supplies the initial mask.
+        pairs: (method, against) for which differences are computed.
+        weights_sha256: hash of the weights of the measured model.
         adapter: name of its adapter, empty without one.
     """
 
     segmenters: dict[str, Segmenter] = field(default_factory=dict)
-    told: dict[str, LabelTold] = field(default_factory=dict)
+    labelled: dict[str, LabelledSegmenter] = field(default_factory=dict)
     mappers: dict[str, LabelMapper] = field(default_factory=dict)
-    begin: dict[str, str] = field(default_factory=dict)
+    initial_maps: dict[str, str] = field(default_factory=dict)
     pairs: tuple[tuple[str, str], ...] = ()
     weights_sha256: str = ""
     adapter: str = ""
 
     def set_volume(self, volume: Volume) -> None:
-        """Choose the volume of all of them."""
-        for methods in (self.segmenters, self.told, self.mappers):
-            for each in methods.values():
-                each.set_volume(volume)
+        """Set the volume of all methods."""
+        for methods in (self.segmenters, self.labelled, self.mappers):
+            for method in methods.values():
+                method.set_volume(volume)
 
     def for_label(self, value: int) -> dict[str, Segmenter]:
-        """Return the methods that get clicks for a label value."""
-        told = {name: each.meaning(value) for name, each in self.told.items() if value in each.labels}
-        return self.segmenters | told
+        """Return the methods that receive clicks for a label value."""
+        labelled = {
+            name: method.with_label(value) for name, method in self.labelled.items() if value in method.labels
+        }
+        return self.segmenters | labelled

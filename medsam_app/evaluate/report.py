@@ -1,4 +1,4 @@
-"""Self-contained HTML report of an evaluation: curves, pictures, tables."""
+"""Self-contained HTML report of an evaluation: curves, pictures and tables."""
 
 from __future__ import annotations
 
@@ -43,60 +43,65 @@ span.truth { color: #128a2c; font-weight: 600; } span.mask { color: #c26200; fon
 
 
 def write_report(
-    found: Evaluation, path: Path, *, gallery: Gallery, figures: Sequence[tuple[str, bytes, str]] = ()
+    evaluation: Evaluation, path: Path, *, gallery: Gallery, figures: Sequence[tuple[str, bytes, str]] = ()
 ) -> None:
     """Write the page.
 
     Args:
-        gallery: has pictures of the cases.
-        figures: more to show: title, PNG, and what it shows.
+        gallery: pictures of the cases.
+        figures: additional figures: title, PNG, and a description.
 
     Raises:
-        SaveError: the file could not be written.
+        SaveError: the file cannot be written.
     """
-    title = f"{found.summaries[0].method} on {Path(found.folder).name or found.folder}"
-    said = remarks(found)
+    title = f"{evaluation.summaries[0].method} on {Path(evaluation.folder).name or evaluation.folder}"
+    sentences = remarks(evaluation)
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="note">Measured by simulated clicks with medsam-app {__version__}. For research only.</p>',
-        f"<p>{escape(said[0])}</p>",
+        f"<p>{escape(sentences[0])}</p>",
         "<h2>Dice</h2>",
         _image(
-            plots.curves(found.scores, first=found.first, seed=found.seed),
+            plots.curves(evaluation.scores, first=evaluation.first, seed=evaluation.seed),
             "Mean Dice of all objects by click, a line a method",
         ),
         '<p class="note">Lines: means over the objects of a method. Bands: 95 % intervals from resampled '
         "cases.</p>",
         _image(
-            plots.strip(found.scores, [each.method for each in found.summaries], first=found.first),
+            plots.strip(
+                evaluation.scores,
+                [summary.method for summary in evaluation.summaries],
+                first=evaluation.first,
+            ),
             "Mean Dice of every case in the end, a row a method",
         ),
         '<p class="note">Dots: cases. Bars: their median.</p>',
         *(
-            f'<h2>{escape(name)}</h2>\n{_image(png, shows)}\n<p class="note">{escape(shows)}</p>'
-            for name, png, shows in figures
+            f'<h2>{escape(name)}</h2>\n{_image(png, description)}\n<p class="note">{escape(description)}</p>'
+            for name, png, description in figures
         ),
-        *_pictures(found, gallery),
+        *_pictures(evaluation, gallery),
         "<h2>Tables</h2>",
-        *(_table(sheet) for sheet in sheets(found)),
-        *(f"<p>{escape(sentence)}</p>" for sentence in said[1:]),
-        *_skipped(found),
+        *(_table(sheet) for sheet in sheets(evaluation)),
+        *(f"<p>{escape(sentence)}</p>" for sentence in sentences[1:]),
+        *_skipped(evaluation),
         "<h2>How it was measured</h2>",
-        _settings(found),
+        _settings(evaluation),
     ]
     save_whole(path, page(title, "\n".join(parts), style=_STYLE))
 
 
-def _pictures(found: Evaluation, gallery: Gallery) -> list[str]:
-    """The best, the median and the worst case of the first method, as every method has them."""
-    first = found.summaries[0].method
-    ranked = [(rank, key) for rank, key in ranked_cases(found.scores, first) if key in gallery]
+def _pictures(evaluation: Evaluation, gallery: Gallery) -> list[str]:
+    """Return the best, the median and the worst case of the first method, with the masks of every method."""
+    first = evaluation.summaries[0].method
+    ranked = [(rank, key) for rank, key in ranked_cases(evaluation.scores, first) if key in gallery]
     if not ranked:
         return []
-    dice = {summary.method: case_dice(found.scores, summary.method) for summary in found.summaries}
+    dice = {summary.method: case_dice(evaluation.scores, summary.method) for summary in evaluation.summaries}
     parts = [
         "<h2>Cases</h2>",
-        f"<p>Chosen by the mean Dice of {escape(first)} after {count_name(found.clicks, found.first)}, "
+        f"<p>Chosen by the mean Dice of {escape(first)} after "
+        f"{count_name(evaluation.clicks, evaluation.first)}, "
         'in the slice that holds most of the objects: <span class="truth">the truth in green</span>, '
         '<span class="mask">the mask in orange</span>.</p>',
     ]
@@ -105,10 +110,10 @@ def _pictures(found: Evaluation, gallery: Gallery) -> list[str]:
             method: f"{method}: Dice {of_case[key]:.3f}" for method, of_case in dice.items() if key in of_case
         }
         dataset, modality, case = key
-        where = ", ".join(filter(None, (dataset, modality, case)))
-        caption = f"{rank.capitalize()}: {where}"
-        drawn = plots.case_picture(gallery[key], titles)
-        parts.append(f"<figure><figcaption>{escape(caption)}</figcaption>{_image(drawn, caption)}</figure>")
+        place = ", ".join(filter(None, (dataset, modality, case)))
+        caption = f"{rank.capitalize()}: {place}"
+        png = plots.case_picture(gallery[key], titles)
+        parts.append(f"<figure><figcaption>{escape(caption)}</figcaption>{_image(png, caption)}</figure>")
     return parts
 
 
@@ -127,31 +132,35 @@ def _table(sheet: Sheet) -> str:
     return f'<div class="wide"><table>{caption}{head}{bodies}</table></div>'
 
 
-def _skipped(found: Evaluation) -> list[str]:
-    if not found.skipped:
+def _skipped(evaluation: Evaluation) -> list[str]:
+    if not evaluation.skipped:
         return []
-    items = [f"<li>{escape(f'{each.dataset}, {each.case}: {each.error}')}</li>" for each in found.skipped]
+    items = [
+        f"<li>{escape(f'{case.dataset}, {case.case}: {case.error}')}</li>" for case in evaluation.skipped
+    ]
     return [f"<h2>Skipped: {len(items)} of the cases</h2>", f"<ul>{''.join(items)}</ul>"]
 
 
-def _settings(found: Evaluation) -> str:
-    tolerance = "the largest side of a voxel" if found.tolerance is None else f"{found.tolerance:g} mm"
+def _settings(evaluation: Evaluation) -> str:
+    tolerance = (
+        "the largest side of a voxel" if evaluation.tolerance is None else f"{evaluation.tolerance:g} mm"
+    )
     values = {
-        "data": f"{found.folder} ({found.layout})",
-        "split": found.split or "all cases",
-        "datasets": ", ".join(found.datasets),
-        "labels": ", ".join(found.labels),
-        "model": f"{found.model}, weights {found.weights_sha256}",
-        "adapter": found.adapter,
-        "prompts": f"{count_name(found.clicks, found.first)} on each object"
-        + (", on what was found of it without a prompt" if found.first == "found" else ""),
-        "surface Dice": f"tolerance {tolerance}" if found.distances else "not measured",
-        "outlines": "refined in tiles" if found.refine else "as the model's window gives them",
-        "cases of a dataset": "" if found.most_cases is None else f"at most {found.most_cases}",
-        "seed": str(found.seed),
+        "data": f"{evaluation.folder} ({evaluation.layout})",
+        "split": evaluation.split or "all cases",
+        "datasets": ", ".join(evaluation.datasets),
+        "labels": ", ".join(evaluation.labels),
+        "model": f"{evaluation.model}, weights {evaluation.weights_sha256}",
+        "adapter": evaluation.adapter,
+        "prompts": f"{count_name(evaluation.clicks, evaluation.first)} on each object"
+        + (", on what was found of it without a prompt" if evaluation.first == "found" else ""),
+        "surface Dice": f"tolerance {tolerance}" if evaluation.distances else "not measured",
+        "outlines": "refined in tiles" if evaluation.refine else "as the model's window gives them",
+        "cases of a dataset": "" if evaluation.most_cases is None else f"at most {evaluation.most_cases}",
+        "seed": str(evaluation.seed),
     }
     return definitions(values)
 
 
-def _image(png: bytes, what: str) -> str:
-    return f'<img alt="{escape(what)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+def _image(png: bytes, description: str) -> str:
+    return f'<img alt="{escape(description)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'

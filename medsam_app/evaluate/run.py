@@ -2,10 +2,10 @@
 
     medsam-app evaluate DATASET --adapter liver.safetensors --base --csv scores.csv --report report.html
 
-Each label of each case is one object. The first click is the deepest voxel of the object, each next one
-the deepest voxel of the largest connected error, with its sign. The method finds its own window: it knows
-the clicks and nothing of the object. Objects under 100 voxels are left out and counted. Instead of the
-first click there may be a box, drawn around the object with an unsteady hand.
+Each label of each case is one object. The first click is the deepest voxel of the object, each following one
+the deepest voxel of the largest connected error, with its sign. The method chooses its own window from the
+clicks alone. Objects under 100 voxels are left out and counted. A box with randomly jittered sides can
+replace the first click.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from medsam_app.datasets.cases import Case
 from medsam_app.datasets.find import find_cases
 from medsam_app.datasets.gathering import Dataset
 from medsam_app.errors import MedsamError, VolumeError
-from medsam_app.evaluate.cases import Skipped, Taken, check_labels, take_cases
+from medsam_app.evaluate.cases import SelectedCases, Skipped, check_labels, select_cases
 from medsam_app.evaluate.click_through import CaseInfo, CaseScores, ClickPlan, evaluate_case
 from medsam_app.evaluate.comparison import Comparison, compare
 from medsam_app.evaluate.gallery import Gallery
@@ -39,18 +39,19 @@ class Evaluation:
     """Result of an evaluation and its settings.
 
     Attributes:
-        folder, layout: where the cases are, and what that was understood to be.
-        split: which of them were measured, empty for all.
-        datasets, labels, first, seed, refine, most_cases, targets, tolerance: as in
-            `EvaluateOptions`.
-        clicks, shown: how many were made, and after which means are given.
-        distances: whether surfaces were measured.
-        model: name of the model; weights_sha256, adapter: what it ran with ('' for no adapter).
-        scores: every object after every click, by every method.
-        summaries: of the model with its adapter, without it, the baselines, told the label, without prompts.
-        comparisons: differences of pairs of these.
-        false_labels: labels that methods without prompts found where there are none.
-        small: objects left out because they have fewer than `MIN_VOXELS` voxels.
+        folder, layout: path of the dataset, and its detected layout.
+        split: the measured split, empty for all.
+        datasets, labels, first, seed, refine, most_cases, targets, tolerance: as in `EvaluateOptions`.
+        clicks, shown: number of clicks made, and numbers of clicks after which means are given.
+        distances: whether surface distances were measured.
+        model: name of the model.
+        weights_sha256, adapter: hash of its weights, and name of its adapter ('' without one).
+        scores: one per object, click and method.
+        summaries: one per method: the model with its adapter, without it, baselines, with labels, without
+            prompts.
+        comparisons: differences of pairs of methods.
+        false_labels: labels that methods without prompts found in cases that do not have them.
+        small: number of objects left out because they have fewer than `MIN_VOXELS` voxels.
         skipped: cases that could not be measured.
     """
 
@@ -108,30 +109,30 @@ def evaluate_folder(  # noqa: PLR0913 - public, by keyword
     """Measure a model, and other methods for comparison, on labelled volumes.
 
     Args:
-        dataset: a folder or list that `medsam_app.datasets.find.find_cases` knows, or what that found.
-        split, datasets: which cases, see `take_cases`.
-        labels: names or values of the labels that are measured; none named for all.
-        clicks: on each object; or the numbers of clicks after which means are given, the largest of which
-            is how many are made.
-        targets: Dice values whose number of clicks is counted, each above 0 and up to 1.
+        dataset: a folder or list that `medsam_app.datasets.find.find_cases` supports, or its result.
+        split, datasets: selection of cases, see `select_cases`.
+        labels: names or values of the labels to measure; empty for all.
+        clicks: number of clicks per object; or the numbers of clicks after which means are given, the largest
+            being the number of clicks made.
+        targets: Dice values for which the number of clicks is counted, each above 0 and at most 1.
         first: "click", "box" instead of the first click, or "found": see `EvaluateOptions.first`.
         distances: whether surface Dice and HD95 are measured after the clicks that are shown.
-        tolerance: of the surface Dice in mm; None for the largest side of a voxel of each volume.
+        tolerance: tolerance of the surface Dice in mm; None for the largest voxel side of each volume.
         model, weights, adapter, device: as for `VolumePredictor`.
-        base: whether the model without its adapter is measured too, and the difference.
-        refine: draw the outlines of large objects in tiles; takes seconds a click.
-        baselines: names of `medsam_app.evaluate.classical.BASELINES`.
-        nets: files of networks that `medsam-app finetune --baseline` has written.
-        most_cases: at most this many per dataset, evenly spread.
-        seed: of boxes, of resampling and of fresh weights.
-        progress: called with a sentence and a fraction done.
+        base: whether to measure the model without its adapter as well, and the difference.
+        refine: draw the outlines of large objects in tiles; takes seconds per click.
+        baselines: names in `medsam_app.evaluate.classical.BASELINES`.
+        nets: network files written by `medsam-app finetune --baseline`.
+        most_cases: maximum number of cases per dataset, evenly spread.
+        seed: seed of boxes, resampling and fresh weights.
+        progress: called with a sentence and the fraction done.
         tell: called with sentences about the selected cases before the measurement starts.
-        skip: called with a case that cannot be measured, when it is met.
-        gallery: gets a picture of each case.
+        skip: called with each case that cannot be measured, as soon as this is detected.
+        gallery: receives a picture of each case.
 
     Raises:
         DatasetError: no labelled cases are found.
-        VolumeError: no usable manifest, no case that can be read, no object large enough.
+        VolumeError: no usable manifest, no readable case, or no object that is large enough.
         SettingsError: an unknown split, dataset, label, baseline or first prompt, or a number out of range.
         ModelError, AdapterError: from loading the model.
     """
@@ -166,10 +167,10 @@ def run_evaluation(
 ) -> Evaluation:
     """Run `evaluate_folder` with checked options."""
     dataset = dataset if isinstance(dataset, Dataset) else find_cases(dataset)
-    taken = take_cases(dataset, split=options.split, datasets=options.datasets, most=options.most_cases)
-    check_labels(options.labels, taken.cases)
+    selection = select_cases(dataset, split=options.split, datasets=options.datasets, most=options.most_cases)
+    check_labels(options.labels, selection.cases)
     if tell is not None:
-        for sentence in (taken.said, *taken.warnings):
+        for sentence in (selection.description, *selection.warnings):
             tell(sentence)
     methods = load_methods(options)
     shown, seed = options.shown, options.seed
@@ -181,12 +182,12 @@ def run_evaluation(
         tolerance=options.tolerance,
         labels=options.labels,
     )
-    found, skipped = _measure(taken, methods, plan, progress=progress, skip=skip, gallery=gallery)
-    scores = found.scores
+    measured, skipped = _measure(selection, methods, plan, progress=progress, skip=skip, gallery=gallery)
+    scores = measured.scores
     return Evaluation(
         folder=str(dataset.path),
         layout=dataset.layout,
-        split=taken.split,
+        split=selection.split,
         datasets=options.datasets,
         labels=options.labels,
         first=options.first,
@@ -202,16 +203,16 @@ def run_evaluation(
         weights_sha256=methods.weights_sha256,
         adapter=methods.adapter,
         scores=tuple(scores),
-        summaries=summarise(scores, shown=shown, targets=options.targets, false=found.false, seed=seed),
+        summaries=summarise(scores, shown=shown, targets=options.targets, false=measured.false, seed=seed),
         comparisons=compare(scores, methods.pairs, shown=shown, seed=seed),
-        false_labels=tuple(found.false),
-        small=found.small,
+        false_labels=tuple(measured.false),
+        small=measured.small,
         skipped=tuple(skipped),
     )
 
 
 def _measure(
-    taken: Taken,
+    selection: SelectedCases,
     methods: Methods,
     plan: ClickPlan,
     *,
@@ -220,52 +221,54 @@ def _measure(
     gallery: Gallery | None,
 ) -> tuple[CaseScores, list[Skipped]]:
     """Measure all cases; return their scores and the skipped cases."""
-    whole, skipped = CaseScores(), []
+    total, skipped = CaseScores(), []
 
     def leave_out(case: Skipped) -> None:
         skipped.append(case)
         if skip is not None:
             skip(case)
 
-    for case in taken.skipped:
-        leave_out(case)
-    read = 0
-    for number, each in enumerate(taken.cases):
-        here = _telling(progress, each, number / len(taken.cases), 1 / len(taken.cases))
-        here("reading", 0.0)
+    for missing in selection.skipped:
+        leave_out(missing)
+    count = 0
+    for number, case in enumerate(selection.cases):
+        case_progress = _case_progress(
+            progress, case, number / len(selection.cases), 1 / len(selection.cases)
+        )
+        case_progress("reading", 0.0)
         try:
-            volume, label_map = each.load()
+            volume, label_map = case.load()
         except MedsamError as error:
-            leave_out(Skipped(each.dataset, each.case, str(error)))
+            leave_out(Skipped(case.dataset, case.case, str(error)))
             continue
-        read += 1
-        found = evaluate_case(
+        count += 1
+        case_scores = evaluate_case(
             methods,
             volume,
             label_map,
             plan=plan,
-            about=CaseInfo(dataset=each.dataset, modality=each.modality, case=each.case, names=each.names),
-            progress=here,
+            about=CaseInfo(dataset=case.dataset, modality=case.modality, case=case.case, names=case.names),
+            progress=case_progress,
             gallery=gallery,
         )
-        whole.scores += found.scores
-        whole.small += found.small
-        whole.false += found.false
-    if not whole.scores:
-        which = f" of split '{taken.split}'" if taken.split else ""
-        wanted = f" that were asked for ({', '.join(plan.labels)})" if plan.labels else ""
+        total.scores += case_scores.scores
+        total.small += case_scores.small
+        total.false += case_scores.false
+    if not total.scores:
+        of_split = f" of split '{selection.split}'" if selection.split else ""
+        requested = f" that were asked for ({', '.join(plan.labels)})" if plan.labels else ""
         raise VolumeError(
-            f"Nothing was measured: of {len(taken.cases)} cases{which} {read} could be read, and none "
-            f"of their labels{wanted} has {MIN_VOXELS} voxels or more."
+            f"Nothing was measured: of {len(selection.cases)} cases{of_split} {count} could be read, and "
+            f"none of their labels{requested} has {MIN_VOXELS} voxels or more."
         )
-    return whole, skipped
+    return total, skipped
 
 
-def _telling(progress: Progress | None, case: Case, start: float, share: float) -> Progress:
-    """Progress within a case as progress of the whole."""
+def _case_progress(progress: Progress | None, case: Case, start: float, share: float) -> Progress:
+    """Return a callback that maps progress within a case to progress of the whole run."""
 
-    def tell(what: str, done: float) -> None:
+    def report_progress(text: str, done: float) -> None:
         if progress is not None:
-            progress(f"{case.dataset}, {case.case}: {what}", start + done * share)
+            progress(f"{case.dataset}, {case.case}: {text}", start + done * share)
 
-    return tell
+    return report_progress

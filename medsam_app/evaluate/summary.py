@@ -1,4 +1,4 @@
-"""Summaries of scores: means with intervals, clicks to a Dice, and harmful clicks."""
+"""Summaries of scores: means with intervals, clicks needed for a Dice, and harmful clicks."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from medsam_app.evaluate.bootstrap import Drawn, Mean, draw, generator, interval
+from medsam_app.evaluate.bootstrap import Mean, ResampledMeans, draw, generator, interval
 from medsam_app.measure.scores import FalseLabel, Score
 
-#: Clicks after which means are given.
+#: Numbers of clicks after which means are given.
 CLICKS = (1, 2, 3, 5, 10)
-#: Dice values whose number of clicks is counted.
+#: Dice values for which the number of clicks is counted.
 TARGETS = (0.80, 0.85)
-#: Classes of size: name and number of voxels below which an object belongs to it.
+#: Size classes: name, and number of voxels below which an object belongs to the class.
 SIZES = (("small", 1_000), ("medium", 20_000), ("large", None))
-#: An object whose last mask is this much below its best one was spoilt by clicks.
+#: An object is spoilt by clicks if its last Dice is this much below its best one.
 SPOILT = 0.05
 _MEASURES = ("dice", "surface_dice", "hd95")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Means of some objects.
+    """Means over a group of objects.
 
     Attributes:
-        kind: "dataset", "modality", "size", "label", "objects" (all of them) or "datasets" (the mean over
-            datasets, each weighing the same; cases are resampled within their datasets).
-        name: which dataset, modality, class of size or label; a label has its dataset before it where there
-            are several.
-        objects, cases: how many.
-        dice: by the number of clicks.
-        surface_dice, hd95: likewise; empty where not measured.
+        kind: "dataset", "modality", "size", "label", "objects" (all objects) or "datasets" (mean over
+            datasets with equal weights; cases are resampled within their datasets).
+        name: the dataset, modality, size class or label; with several datasets, a label is prefixed with its
+            dataset.
+        objects, cases: number of objects and cases.
+        dice: mean by the number of clicks.
+        surface_dice, hd95: likewise; empty if not measured.
     """
 
     kind: str
@@ -48,12 +48,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Reach:
-    """Clicks that it takes to a Dice.
+    """Number of clicks needed to reach a Dice.
 
     Attributes:
         target: the Dice.
-        clicks: mean over objects; one that never gets there counts as one click more than were made.
-        never: share of the objects that never do.
+        clicks: mean over objects; an object that never reaches the target counts as one click more than were
+            made.
+        never: share of the objects that never reach it.
     """
 
     target: float
@@ -77,16 +78,16 @@ class Summary:
     """Summary of one method.
 
     Attributes:
-        clicks: on each object; 0 of a method that finds labels without a prompt. One that begins with what
-            it found has means after 0 clicks too.
-        groups: datasets, modalities, classes of size and labels in this order, then "objects" and "datasets".
-        reach: for each target; nothing where nothing was clicked.
+        clicks: number of clicks per object; 0 for a method that finds labels without prompts. A method that
+            starts from the mask it found also has means after 0 clicks.
+        groups: datasets, modalities, size classes and labels in this order, then "objects" and "datasets".
+        reach: one per target; empty without clicks.
         honoured: share of the objects whose last mask honours all clicks.
-        seconds: median time of a click, or of a label map.
-        worse: after how many of the clicks the mean over all objects was lower than before.
-        spoilt: objects that end `SPOILT` or more below their own best.
-        worst: the one of these that lost most.
-        false_labels: labels that were found in cases that have none of them.
+        seconds: median time per click, or per label map.
+        worse: number of clicks that lowered the mean over all objects.
+        spoilt: number of objects that end `SPOILT` or more below their best Dice.
+        worst: the spoilt object with the largest loss.
+        false_labels: number of labels found in cases that do not have them.
     """
 
     method: str
@@ -101,17 +102,19 @@ class Summary:
     false_labels: int = 0
 
     def group(self, kind: str, name: str | None = None) -> Group | None:
-        """The first group of a kind, or that of a name; None where the method has no such objects."""
-        return next((each for each in self.groups if each.kind == kind and name in (None, each.name)), None)
+        """Return the first group of a kind, or the one with a name; None if there is no such group."""
+        return next(
+            (group for group in self.groups if group.kind == kind and name in (None, group.name)), None
+        )
 
 
 def size_class(voxels: int) -> str:
-    """Name of the class of size of an object."""
+    """Return the name of an object's size class."""
     return next(name for name, limit in SIZES if limit is None or voxels < limit)
 
 
 def shown_clicks(clicks: int) -> tuple[int, ...]:
-    """Return the numbers of `CLICKS` up to the number made, and that number."""
+    """Return the numbers in `CLICKS` below the number of clicks made, and that number."""
     return tuple(sorted({*(number for number in CLICKS if number < clicks), clicks}))
 
 
@@ -123,14 +126,14 @@ def summarise(
     false: Sequence[FalseLabel] = (),
     seed: int = 0,
 ) -> tuple[Summary, ...]:
-    """One summary a method, in the order in which they come.
+    """Return one summary per method, in order of first appearance.
 
     Args:
-        scores: each object of a method with the same clicks, from 0 or 1 on without a gap, or click 0 alone.
-        shown: after which clicks means are given; None for `shown_clicks`.
-        targets: Dice values whose clicks are counted.
-        false: labels that were found in cases that have none of them.
-        seed: of the resampling; a group's interval depends on its own objects alone.
+        scores: objects of one method all have the same clicks: consecutive from 0 or 1, or click 0 alone.
+        shown: numbers of clicks after which means are given; None for `shown_clicks`.
+        targets: Dice values for which clicks are counted.
+        false: labels found in cases that do not have them.
+        seed: seed of the resampling; a group's interval depends only on its own objects.
     """
     several = len({score.dataset for score in scores}) > 1
     return tuple(
@@ -139,7 +142,7 @@ def summarise(
             objects,
             shown or shown_clicks(objects[0][-1].click),
             targets,
-            sum(each.method == method for each in false),
+            sum(label.method == method for label in false),
             seed,
             several,
         )
@@ -148,18 +151,18 @@ def summarise(
 
 
 def objects_by_method(scores: Sequence[Score]) -> dict[str, list[list[Score]]]:
-    """The scores of each object, click by click, by method; all in the order in which they come."""
-    found: dict[str, dict[tuple, list[Score]]] = defaultdict(lambda: defaultdict(list))
+    """Return the scores of each object, click by click, by method, in order of first appearance."""
+    rows_by_object: dict[str, dict[tuple, list[Score]]] = defaultdict(lambda: defaultdict(list))
     for score in scores:
-        found[score.method][score.object].append(score)
+        rows_by_object[score.method][score.object].append(score)
     return {
         method: [sorted(rows, key=lambda row: row.click) for rows in objects.values()]
-        for method, objects in found.items()
+        for method, objects in rows_by_object.items()
     }
 
 
 def case_of(rows: Sequence[Score]) -> tuple[str, str, str]:
-    """Return the unit of resampling of a score."""
+    """Return the case of an object, the unit of resampling."""
     return rows[0].dataset, rows[0].modality, rows[0].case
 
 
@@ -195,7 +198,7 @@ def _summary(
 
 
 def _timed(score: Score, rows: Sequence[Score]) -> bool:
-    """Return whether a score's time counts towards the median time of a click."""
+    """Return whether a score's time counts towards the median time per click."""
     return score.seconds is not None and (score.click > 0 or rows[-1].click == 0)
 
 
@@ -205,47 +208,47 @@ def _spoilt(rows: list[Score], dice: NDArray[np.float64]) -> Spoilt:
 
 
 def _groups(objects: list[list[Score]], shown: Sequence[int], seed: int, several: bool) -> tuple[Group, ...]:
-    chosen = [[row for row in rows if row.click in shown] for rows in objects]
-    numbers = [row.click for row in chosen[0]]
-    surfaces = any(row.surface_dice is not None for row in chosen[0])
+    shown_rows = [[row for row in rows if row.click in shown] for rows in objects]
+    numbers = [row.click for row in shown_rows[0]]
+    surfaces = any(row.surface_dice is not None for row in shown_rows[0])
     measures = _MEASURES if surfaces else _MEASURES[:1]
     values = np.array(
-        [[getattr(row, name) for name in measures for row in rows] for rows in chosen], dtype=np.float64
+        [[getattr(row, name) for name in measures for row in rows] for rows in shown_rows], dtype=np.float64
     )
     cases = [case_of(rows) for rows in objects]
     groups: list[Group] = []
-    datasets: list[Drawn] = []
+    datasets: list[ResampledMeans] = []
 
     def add(kind: str, name: str, rows: list[int], means: list[Mean]) -> None:
         count = len(numbers)
-        parts = [dict(zip(numbers, means[n * count :], strict=False)) for n in range(len(measures))]
-        own = {cases[row] for row in rows}
-        shown_by = dict(zip(measures, parts, strict=True))
-        groups.append(Group(kind=kind, name=name, objects=len(rows), cases=len(own), **shown_by))
+        means_by_click = [dict(zip(numbers, means[n * count :], strict=False)) for n in range(len(measures))]
+        group_cases = {cases[row] for row in rows}
+        fields = dict(zip(measures, means_by_click, strict=True))
+        groups.append(Group(kind=kind, name=name, objects=len(rows), cases=len(group_cases), **fields))
 
     for kind, names in _members(objects, several).items():
         for name, rows in names.items():
-            drawn = draw(values[rows], [cases[row] for row in rows], generator(seed, kind, name))
-            add(kind, name, rows, drawn.means())
+            resampled = draw(values[rows], [cases[row] for row in rows], generator(seed, kind, name))
+            add(kind, name, rows, resampled.means())
             if kind == "dataset":
-                datasets.append(drawn)
-    add("datasets", "mean over datasets", list(range(len(objects))), _over(datasets).means())
+                datasets.append(resampled)
+    add("datasets", "mean over datasets", list(range(len(objects))), _over_datasets(datasets).means())
     return tuple(groups)
 
 
-def _over(datasets: list[Drawn]) -> Drawn:
-    """The mean over datasets, of those in which a value is defined."""
-    known = [~np.isnan(each.mean) for each in datasets]
+def _over_datasets(datasets: list[ResampledMeans]) -> ResampledMeans:
+    """Return the mean over the datasets in which a value is defined."""
+    known = [~np.isnan(dataset.mean) for dataset in datasets]
     count = np.sum(known, axis=0)
     with np.errstate(invalid="ignore"):
-        mean = np.sum([np.nan_to_num(each.mean) for each in datasets], axis=0) / count
-        there = np.sum([~np.isnan(each.resampled) for each in datasets], axis=0)
-        resampled = np.sum([np.nan_to_num(each.resampled) for each in datasets], axis=0) / there
-    return Drawn(mean, resampled, np.sum([each.undefined for each in datasets], axis=0))
+        mean = np.sum([np.nan_to_num(dataset.mean) for dataset in datasets], axis=0) / count
+        defined = np.sum([~np.isnan(dataset.resampled) for dataset in datasets], axis=0)
+        resampled = np.sum([np.nan_to_num(dataset.resampled) for dataset in datasets], axis=0) / defined
+    return ResampledMeans(mean, resampled, np.sum([dataset.undefined for dataset in datasets], axis=0))
 
 
 def _members(objects: list[list[Score]], several: bool) -> dict[str, dict[str, list[int]]]:
-    """Rows of the objects of each group, by kind and name."""
+    """Return the rows of the objects of each group, by kind and name."""
     members: dict[str, dict[str, list[int]]] = {
         "dataset": defaultdict(list),
         "modality": defaultdict(list),
@@ -264,9 +267,11 @@ def _members(objects: list[list[Score]], several: bool) -> dict[str, dict[str, l
 
 
 def _reach(dice: NDArray[np.float64], first: int, cases: list, target: float, seed: int) -> Reach:
-    """Of Dice by object and click, of which the first column is that after `first` clicks."""
-    there = dice >= target
-    ever = there.any(axis=1)
-    needed = first + np.where(ever, there.argmax(axis=1), dice.shape[1]).astype(float)
-    drawn = draw(needed[:, None], cases, generator(seed, "reach", ""))
-    return Reach(target, interval(drawn.mean[0], drawn.resampled[:, 0]), float(1 - ever.mean()))
+    """Return the clicks to a target, from Dice by object and click; column 0 is after `first` clicks."""
+    reached = dice >= target
+    ever_reached = reached.any(axis=1)
+    needed = first + np.where(ever_reached, reached.argmax(axis=1), dice.shape[1]).astype(float)
+    resampled = draw(needed[:, None], cases, generator(seed, "reach", ""))
+    return Reach(
+        target, interval(resampled.mean[0], resampled.resampled[:, 0]), float(1 - ever_reached.mean())
+    )

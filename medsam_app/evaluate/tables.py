@@ -1,4 +1,4 @@
-"""The tables of an evaluation, as text in cells, for the terminal and for the report alike."""
+"""Tables of an evaluation as text cells, for the terminal and the report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medsam_app.measure.scores import MIN_VOXELS
 if TYPE_CHECKING:  # heavy
     from medsam_app.evaluate.run import Evaluation
 
-#: How the groups of a table are called.
+#: Name of each kind of group in a table.
 KINDS = {"dataset": "dataset", "modality": "modality", "size": "size of the object", "label": "label"}
 
 
@@ -23,7 +23,7 @@ class Sheet:
 
     Attributes:
         columns: titles.
-        text: how many columns from the left hold words; the others hold numbers.
+        text: number of columns, from the left, that contain words; the others contain numbers.
         sections: rows that belong together.
     """
 
@@ -33,39 +33,41 @@ class Sheet:
     sections: list[list[list[str]]] = field(default_factory=list)
 
 
-def sheets(found: Evaluation) -> list[Sheet]:
-    """All tables."""
-    made = [_groups(found, kind) for kind in KINDS]
-    if found.distances:
-        made += [
-            _surfaces(found, "surface_dice", f"Surface Dice ({_tolerance(found)}) by dataset"),
-            _surfaces(found, "hd95", "HD95 in mm by dataset"),
+def sheets(evaluation: Evaluation) -> list[Sheet]:
+    """Return all tables."""
+    tables = [_dice_table(evaluation, kind) for kind in KINDS]
+    if evaluation.distances:
+        tables += [
+            _surface_table(
+                evaluation, "surface_dice", f"Surface Dice ({_tolerance_text(evaluation)}) by dataset"
+            ),
+            _surface_table(evaluation, "hd95", "HD95 in mm by dataset"),
         ]
-    if found.comparisons:
-        made.append(_comparisons(found))
-    return [*made, _methods(found)]
+    if evaluation.comparisons:
+        tables.append(_comparison_table(evaluation))
+    return [*tables, _method_table(evaluation)]
 
 
-def remarks(found: Evaluation) -> list[str]:
-    """Return remarks that the tables do not show, in sentences."""
-    said = [
-        f"{_objects(found)} objects; {found.small} under {MIN_VOXELS} voxels were left out. "
+def remarks(evaluation: Evaluation) -> list[str]:
+    """Return facts that the tables do not show, in sentences."""
+    sentences = [
+        f"{_object_count(evaluation)} objects; {evaluation.small} under {MIN_VOXELS} voxels were left out. "
         "In brackets: 95 % intervals, from resampled cases."
     ]
-    if found.distances:
-        undefined = [_undefined(summary) for summary in found.summaries if _undefined(summary)]
+    if evaluation.distances:
+        undefined = [_undefined_text(summary) for summary in evaluation.summaries if _undefined_text(summary)]
         if undefined:
-            said.append(
+            sentences.append(
                 f"HD95 is not defined of an empty mask and left out of its means: {'; '.join(undefined)}."
             )
-    for summary in found.summaries:
+    for summary in evaluation.summaries:
         if summary.clicks > 1:
-            said.append(_harm(summary))
+            sentences.append(_harm_sentence(summary))
         if summary.clicks == 0:
-            said.append(
+            sentences.append(
                 f"{summary.method}: {summary.false_labels} labels found in cases that have none of them."
             )
-    return said
+    return sentences
 
 
 def count_name(n: int, first: str) -> str:
@@ -78,7 +80,7 @@ def count_name(n: int, first: str) -> str:
 
 
 def mean_text(mean: Mean | None, digits: int = 3, sign: str = "") -> str:
-    """'0.705 (0.68-0.73)', which may be wrapped between the two; of one case the value alone."""
+    """Return '0.705 (0.68-0.73)', which may wrap between the two; for a single case only the value."""
     if mean is None:
         return ""
     if mean.value is None or mean.low is None or mean.high is None:
@@ -86,72 +88,74 @@ def mean_text(mean: Mean | None, digits: int = 3, sign: str = "") -> str:
     text = f"{mean.value:{sign}.{digits}f}"
     if mean.low == mean.high:
         return text
-    narrow, between = (digits, " to ") if sign else (max(1, digits - 1), "-")
-    return f"{text} ({mean.low:{sign}.{narrow}f}{between}{mean.high:{sign}.{narrow}f})"
+    interval_digits, separator = (digits, " to ") if sign else (max(1, digits - 1), "-")
+    return f"{text} ({mean.low:{sign}.{interval_digits}f}{separator}{mean.high:{sign}.{interval_digits}f})"
 
 
-def _numbers(found: Evaluation) -> list[int]:
-    """Numbers of clicks that have a column."""
-    without = any(summary.clicks == 0 for summary in found.summaries)
-    clicked = any(summary.clicks for summary in found.summaries)
-    return [*([0] if without else []), *(found.shown if clicked else [])]
+def _numbers(evaluation: Evaluation) -> list[int]:
+    """Return the numbers of clicks that have a column."""
+    without = any(summary.clicks == 0 for summary in evaluation.summaries)
+    clicked = any(summary.clicks for summary in evaluation.summaries)
+    return [*([0] if without else []), *(evaluation.shown if clicked else [])]
 
 
-def _wanted(found: Evaluation, kinds: Sequence[str]) -> list[Group]:
-    """The groups of some kinds that any method has, in the order of the methods."""
+def _groups_of(evaluation: Evaluation, kinds: Sequence[str]) -> list[Group]:
+    """Return the groups of these kinds that any method has, in the order of the methods."""
     groups: dict[tuple[str, str], Group] = {}
-    for summary in found.summaries:
-        for each in summary.groups:
-            if each.kind in kinds:
-                groups.setdefault((each.kind, each.name), each)
-    return sorted(groups.values(), key=lambda each: kinds.index(each.kind))
+    for summary in evaluation.summaries:
+        for group in summary.groups:
+            if group.kind in kinds:
+                groups.setdefault((group.kind, group.name), group)
+    return sorted(groups.values(), key=lambda group: kinds.index(group.kind))
 
 
-def _groups(found: Evaluation, kind: str) -> Sheet:
-    """Mean Dice after some clicks of each group, all methods one below the other, and of all objects."""
-    return _measure(found, "dice", kind, f"Mean Dice by {KINDS[kind]}")
+def _dice_table(evaluation: Evaluation, kind: str) -> Sheet:
+    """Return the mean Dice after some clicks by group, with one row per method, and over all objects."""
+    return _measure_table(evaluation, "dice", kind, f"Mean Dice by {KINDS[kind]}")
 
 
-def _surfaces(found: Evaluation, measure: str, title: str) -> Sheet:
-    return _measure(found, measure, "dataset", title)
+def _surface_table(evaluation: Evaluation, measure: str, title: str) -> Sheet:
+    return _measure_table(evaluation, measure, "dataset", title)
 
 
-def _measure(found: Evaluation, measure: str, kind: str, title: str) -> Sheet:
-    numbers = _numbers(found)
-    columns = [kind, "method", "objects", *(count_name(n, found.first) for n in numbers)]
+def _measure_table(evaluation: Evaluation, measure: str, kind: str, title: str) -> Sheet:
+    numbers = _numbers(evaluation)
+    columns = [kind, "method", "objects", *(count_name(n, evaluation.first) for n in numbers)]
     sheet = Sheet(title, columns, text=2)
     digits = 1 if measure == "hd95" else 3
-    for group in _wanted(found, [kind, "objects", *(["datasets"] if kind == "dataset" else [])]):
+    for group in _groups_of(evaluation, [kind, "objects", *(["datasets"] if kind == "dataset" else [])]):
         rows: list[list[str]] = []
-        for summary in found.summaries:
-            own = summary.group(group.kind, group.name)
-            if own is not None:
-                means: dict[int, Mean] = getattr(own, measure)
+        for summary in evaluation.summaries:
+            matching = summary.group(group.kind, group.name)
+            if matching is not None:
+                means: dict[int, Mean] = getattr(matching, measure)
                 cells = [mean_text(means.get(n), digits) for n in numbers]
-                rows.append(["" if rows else own.name, summary.method, str(own.objects), *cells])
+                rows.append(["" if rows else matching.name, summary.method, str(matching.objects), *cells])
         sheet.sections.append(rows)
     return sheet
 
 
-def _comparisons(found: Evaluation) -> Sheet:
-    shown = list(found.comparisons[0].dice)
-    columns = ["method", "less", "objects", "cases", *(count_name(n, found.first) for n in shown)]
+def _comparison_table(evaluation: Evaluation) -> Sheet:
+    shown = list(evaluation.comparisons[0].dice)
+    columns = ["method", "less", "objects", "cases", *(count_name(n, evaluation.first) for n in shown)]
     sheet = Sheet("Difference of the mean Dice, on the same objects", columns, text=2)
-    for each in found.comparisons:
-        cells = [mean_text(each.dice.get(n), 3, sign="+") for n in shown]
-        sheet.sections.append([[each.method, each.against, str(each.objects), str(each.cases), *cells]])
+    for comparison in evaluation.comparisons:
+        cells = [mean_text(comparison.dice.get(n), 3, sign="+") for n in shown]
+        sheet.sections.append(
+            [[comparison.method, comparison.against, str(comparison.objects), str(comparison.cases), *cells]]
+        )
     return sheet
 
 
-def _methods(found: Evaluation) -> Sheet:
+def _method_table(evaluation: Evaluation) -> Sheet:
     columns = ["method"]
-    for target in found.targets:
+    for target in evaluation.targets:
         columns += [f"to Dice {target:.2f}", "never"]
     sheet = Sheet("Clicks", [*columns, "all clicks honoured", "seconds a click"], text=1)
     rows = []
-    for summary in found.summaries:
+    for summary in evaluation.summaries:
         if summary.clicks == 0:
-            blank = [""] * (2 * len(found.targets) + 1)
+            blank = [""] * (2 * len(evaluation.targets) + 1)
             rows.append([summary.method, *blank, f"{summary.seconds:.2f} a volume"])
             continue
         cells = []
@@ -162,10 +166,10 @@ def _methods(found: Evaluation) -> Sheet:
     return sheet
 
 
-def _harm(summary: Summary) -> str:
-    """Describe where clicks made masks worse, in a sentence."""
-    whole = summary.group("objects")
-    steps = summary.clicks - (0 if whole is not None and 0 in whole.dice else 1)
+def _harm_sentence(summary: Summary) -> str:
+    """Describe in one sentence where clicks made masks worse."""
+    all_objects = summary.group("objects")
+    steps = summary.clicks - (0 if all_objects is not None and 0 in all_objects.dice else 1)
     text = (
         f"{summary.method}: {summary.worse} of {steps} further clicks lowered the mean over all objects; "
         f"{summary.spoilt} objects end {SPOILT} or more below their own best"
@@ -179,24 +183,27 @@ def _harm(summary: Summary) -> str:
     )
 
 
-def _undefined(summary: Summary) -> str:
-    """'sam3d_tiny 3 of 40 objects after 1 click, ...' or nothing."""
-    whole = summary.group("objects")
-    if whole is None:
+def _undefined_text(summary: Summary) -> str:
+    """Return 'sam3d_tiny 3 of 40 objects after 1 click, ...', or '' if everything is defined."""
+    all_objects = summary.group("objects")
+    if all_objects is None:
         return ""
-    counted = [
-        f"{mean.undefined} of {whole.objects} objects at {count_name(n, 'click')}"
-        for n, mean in whole.hd95.items()
+    counts = [
+        f"{mean.undefined} of {all_objects.objects} objects at {count_name(n, 'click')}"
+        for n, mean in all_objects.hd95.items()
         if mean.undefined
     ]
-    return f"{summary.method} {', '.join(counted)}" if counted else ""
+    return f"{summary.method} {', '.join(counts)}" if counts else ""
 
 
-def _objects(found: Evaluation) -> int:
+def _object_count(evaluation: Evaluation) -> int:
     return max(
-        each.objects for summary in found.summaries for each in summary.groups if each.kind == "objects"
+        group.objects
+        for summary in evaluation.summaries
+        for group in summary.groups
+        if group.kind == "objects"
     )
 
 
-def _tolerance(found: Evaluation) -> str:
-    return "within one voxel" if found.tolerance is None else f"within {found.tolerance:g} mm"
+def _tolerance_text(evaluation: Evaluation) -> str:
+    return "within one voxel" if evaluation.tolerance is None else f"within {evaluation.tolerance:g} mm"

@@ -12,7 +12,7 @@ import pytest
 
 from medsam_app.datasets.find import find_cases
 from medsam_app.errors import DatasetError, SettingsError, VolumeError
-from medsam_app.evaluate.cases import check_labels, take_cases
+from medsam_app.evaluate.cases import check_labels, select_cases
 from medsam_app.evaluate.run import evaluate_folder
 from tests.support import labelled_folders as kit
 from tests.support.evaluation_data import write_folder
@@ -54,12 +54,12 @@ LAYOUTS = {
 @pytest.mark.parametrize("make", LAYOUTS.values(), ids=LAYOUTS.keys())
 def test_every_layout_is_taken(make: Callable[[Path], Path], tmp_path: Path) -> None:
     dataset = find_cases(make(tmp_path / "data"))
-    taken = take_cases(dataset, most=1)
+    taken = select_cases(dataset, most=1)
     (case,) = taken.cases
     volume, labels = case.load()
     assert volume.shape == labels.shape == kit.SHAPE and np.array_equal(labels, kit.labels())
     assert (taken.split, taken.skipped) == ("", ())
-    assert dataset.layout in taken.said and "nothing is said of splits" in taken.said
+    assert dataset.layout in taken.description and "nothing is said of splits" in taken.description
 
 
 @pytest.mark.parametrize("layout", ["nnU-Net v2 raw folder", "CSV list"])
@@ -104,9 +104,9 @@ def listed(folder: Path, splits: list[str]) -> Path:
 def test_splits(
     tmp_path: Path, splits: list[str], asked: str | None, taken: str, cases: list[int], said: str
 ) -> None:
-    found = take_cases(find_cases(listed(tmp_path / "data", splits)), split=asked)
+    found = select_cases(find_cases(listed(tmp_path / "data", splits)), split=asked)
     assert found.split == taken and [case.case for case in found.cases] == [f"case{n}" for n in cases]
-    assert said in found.said and found.said.startswith("Measuring ")
+    assert said in found.description and found.description.startswith("Measuring ")
     assert "is listed" in found.warnings[0]
 
 
@@ -121,7 +121,7 @@ def test_splits(
 )
 def test_mistakes(tmp_path: Path, splits: list[str], options: dict, said: str) -> None:
     with pytest.raises(SettingsError) as raised:
-        take_cases(find_cases(listed(tmp_path / "data", splits)), **options)
+        select_cases(find_cases(listed(tmp_path / "data", splits)), **options)
     assert said in str(raised.value)
 
 
@@ -135,15 +135,15 @@ def test_missing_files_are_said_and_counted(tmp_path: Path) -> None:
         (folder / f"balls_case{number}_labels.nii.gz").unlink()
     (folder / "balls_case1.nii.gz").unlink()
     dataset = find_cases(folder)
-    taken = take_cases(dataset)
+    taken = select_cases(dataset)
     assert [case.case for case in taken.cases] == ["case2", "only"]
     (skipped,) = taken.skipped
     assert (skipped.dataset, skipped.case) == (
         "balls",
         "case1",
     ) and "is listed but not there" in skipped.error
-    assert [each.case for each in take_cases(dataset, split="all").skipped] == ["case0", "case1"]
-    assert take_cases(dataset, datasets=["one"]).skipped == ()
+    assert [each.case for each in select_cases(dataset, split="all").skipped] == ["case0", "case1"]
+    assert select_cases(dataset, datasets=["one"]).skipped == ()
     said = []
     found = evaluate_folder(
         dataset, clicks=1, datasets=["balls"], labels=["larger ball"], distances=False, skip=said.append
@@ -158,7 +158,7 @@ def test_no_case_has_its_files(tmp_path: Path) -> None:
     path = listed(tmp_path / "data", ["", ""])
     (path.parent / "anna.nii.gz").unlink()
     with pytest.raises(DatasetError, match=r"can be measured; the first of 2 problems: The image"):
-        take_cases(find_cases(path))
+        select_cases(find_cases(path))
 
 
 def test_labels_that_are_not_there(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_without_the_base_there_is_the_adapter_alone(adapter: Path) -> None:
     methods = load_methods(
         EvaluateOptions(model=ModelChoice(adapter=adapter, device="cpu"), baselines=("confidence",))
     )
-    assert list(methods.segmenters) == [NAME, "confidence"] and list(methods.told) == [TOLD]
+    assert list(methods.segmenters) == [NAME, "confidence"] and list(methods.labelled) == [TOLD]
     assert methods.pairs == ((TOLD, NAME),)
     assert list(methods.for_label(1)) == [NAME, "confidence", TOLD]
     assert list(methods.for_label(2)) == [NAME, "confidence"]
@@ -147,8 +147,8 @@ def test_clicks_mend_what_was_found_without_one(mapped: tuple[CaseScores, Volume
         def set_volume(self, volume: Volume) -> None:
             pass
 
-        def meaning(self, value: int, *, begun: np.ndarray | None = None) -> Mending:
-            given.append((value, begun))
+        def with_label(self, value: int, *, initial_mask: np.ndarray | None = None) -> Mending:
+            given.append((value, initial_mask))
             return self
 
         def predict(self, **prompts: object) -> MaskPrediction:
@@ -161,21 +161,21 @@ def test_clicks_mend_what_was_found_without_one(mapped: tuple[CaseScores, Volume
     mapper = Shifted()
     methods = Methods(
         segmenters={"clicked": alone},
-        told={"told": Mending()},
+        labelled={"told": Mending()},
         mappers={"map": mapper},
-        begin={"told": "map"},
+        initial_maps={"told": "map"},
     )
     plan = ClickPlan(clicks=2, first="found", labels=("1",))
     found = evaluate_case(methods, volume, labels, plan=plan)
     rows = {method: [s for s in found.scores if s.method == method] for method in ("clicked", "told", "map")}
     assert [s.click for s in rows["clicked"]] == [1, 2] and [s.click for s in rows["told"]] == [0, 1, 2]
-    value, begun = given[-1]
+    value, initial_mask = given[-1]
     truth = labels == 1
-    assert value == 1 and np.array_equal(begun, mapper.predict_labels() == 1)
-    click = next_click(begun, truth, spacing=volume.spacing)
+    assert value == 1 and np.array_equal(initial_mask, mapper.predict_labels() == 1)
+    click = next_click(initial_mask, truth, spacing=volume.spacing)
     assert click is not None
-    mended = alone.predict(mask_input=begun, points=[click[0]], point_labels=[int(click[1])])
-    assert [s.dice for s in rows["told"][:2]] == [dice(begun, truth), dice(mended.mask, truth)]
+    mended = alone.predict(mask_input=initial_mask, points=[click[0]], point_labels=[int(click[1])])
+    assert [s.dice for s in rows["told"][:2]] == [dice(initial_mask, truth), dice(mended.mask, truth)]
     assert rows["told"][0].dice == rows["map"][0].dice
 
     summaries = {each.method: each for each in summarise(found.scores, targets=(rows["map"][0].dice, 1.0))}
