@@ -16,14 +16,14 @@ import numpy as np
 from medsam_app.html_page import definitions, page
 from medsam_app.session.objects import checked_colour
 
-#: A volume farther from the median than this many standard deviations, as the median distance from it tells
-#: them, is unusual, where there are this many cases.
+#: A volume is unusual if it is farther from the median than this many standard deviations, estimated from the
+#: median absolute deviation. The second number is the minimum number of cases.
 UNUSUAL, LEAST_CASES = 5.0, 8
-#: Median distance from the median to standard deviation, for normally distributed values.
+#: Ratio of standard deviation to median absolute deviation for normally distributed values.
 _DEVIATION = 1.4826
-#: Volumes of one label differ by this share of their median at least, as far as `UNUSUAL` is concerned.
+#: Lower bound of the estimated standard deviation of a label's volumes, as a share of their median.
 _LEAST_SPREAD = 0.01
-#: What is looked for, in this order, and how a button names it.
+#: Filters in the order of their buttons, with the text of each button.
 _FILTERS = {
     "all": "All",
     "failed": "Failed",
@@ -33,7 +33,7 @@ _FILTERS = {
     "done": "Done",
     "skipped": "Skipped",
 }
-#: Filters that are shown only where there is such a case.
+#: Filters whose button appears only if a case matches.
 _RARE = {"unusual", "skipped"}
 
 
@@ -42,16 +42,16 @@ class IndexRow:
     """One case of a batch.
 
     Attributes:
-        case: its path in the input folder, or whatever names it; unique.
-        outcome: what became of it.
-        sentence: the error of a failed case, the warnings of another, empty for none.
-        thumbnail: path of its picture from the folder of the page, with '/', not percent-encoded.
-        output: likewise, of its mask.
-        volumes_ml: volume in ml by the name of the label, 0 for one that was not found; a case that was
-            done and has none above 0 is shown as empty.
-        seconds: that it took; those of a failed case are shown, and count for no order.
+        case: unique name, usually the path in the input folder.
+        outcome: result of the case.
+        sentence: the error of a failed case or the warnings of another, empty for none.
+        thumbnail: path of its picture relative to the folder of the page, with '/', not percent-encoded.
+        output: path of its mask, likewise.
+        volumes_ml: volume in ml by label name, 0 for a label that was not found. A finished case without a
+            volume above 0 is shown as empty.
+        seconds: processing time; for a failed case it is displayed but not used for sorting.
         unmet: number of prompts that could not be honoured.
-        not_found: names of the labels that were looked for and not found.
+        not_found: names of the labels that were requested and not found.
     """
 
     case: str
@@ -66,12 +66,12 @@ class IndexRow:
 
     @property
     def empty(self) -> bool:
-        """Whether a case that was done has no labelled voxel."""
+        """Whether a finished case has no labelled voxel."""
         return self.outcome == "done" and not any(ml > 0 for ml in self.volumes_ml.values())
 
 
 class _Spread(NamedTuple):
-    """Range that holds most values of one kind."""
+    """Median and spread of the values of one kind."""
 
     median: float
     deviation: float
@@ -79,23 +79,23 @@ class _Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Iterable[float]) -> _Spread:
-        """Zeros are left out: what was not found says nothing of how large it is elsewhere."""
-        found = np.array([value for value in values if value > 0])
-        if not len(found):
+        """Return the spread of the positive values; a volume of zero means that the label was not found."""
+        positive = np.array([value for value in values if value > 0])
+        if not len(positive):
             return cls(0.0, 1.0, 0)
-        median = float(np.median(found))
-        distance = float(np.median(np.abs(found - median)))
-        return cls(median, max(_DEVIATION * distance, _LEAST_SPREAD * median), len(found))
+        median = float(np.median(positive))
+        distance = float(np.median(np.abs(positive - median)))
+        return cls(median, max(_DEVIATION * distance, _LEAST_SPREAD * median), len(positive))
 
     def far(self, value: float) -> float:
         return abs(value - self.median) / self.deviation
 
 
 def unusual_volumes(rows: Sequence[IndexRow]) -> list[list[str]]:
-    """For each row the labels whose volume is far from that of the other cases.
+    """Return for each row the labels whose volume is far from that of the other cases.
 
-    Far is a robust z-score, |volume - median| / (1.4826 x median distance from the median), above 5. Only
-    cases in which a label was found count for it and are marked, and only where there are 8 or more.
+    A volume is far if its robust z-score, |volume - median| / (1.4826 x median absolute deviation), exceeds
+    5. Cases in which a label was not found are ignored for this label, and at least 8 cases are required.
     """
     spreads = _spreads(rows)
     return [
@@ -115,30 +115,31 @@ def index_page(
     facts: Mapping[str, str],
     colours: Mapping[str, str] | None = None,
 ) -> str:
-    """A page that is self-contained but the pictures that it shows; write it with `save_whole`.
+    """Return a page that is self-contained except for its pictures; write it with `save_whole`.
 
-    It counts, filters, searches and sorts. Keys move from card to card, enlarge one and flag it; flags
-    are kept by the browser for the address of the page, and saved as a list of cases, one a line.
+    The page counts, filters, searches and sorts cases. Keys move between cards, enlarge a card and flag it.
+    The browser stores flags by the address of the page, and the page exports them as a list with one case per
+    line.
 
     Args:
-        rows: shown in this order at first.
-        title: of the page.
-        facts: how the batch was made, by name; shown in the end.
-        colours: '#rrggbb' of labels by name, as the thumbnails have them.
+        rows: cases in their initial order.
+        title: title of the page.
+        facts: facts about the run, by name; shown at the end.
+        colours: '#rrggbb' of labels by name, as in the thumbnails.
 
     Raises:
-        SettingsError: a colour is none.
+        SettingsError: a colour is invalid.
     """
     spreads, unusual = _spreads(rows), unusual_volumes(rows)
-    time = _Spread.of(row.seconds for row in rows if row.outcome != "failed")
-    kinds = [_kinds(row, strange) for row, strange in zip(rows, unusual, strict=True)]
+    durations = _Spread.of(row.seconds for row in rows if row.outcome != "failed")
+    kinds = [_kinds(row, unusual_labels) for row, unusual_labels in zip(rows, unusual, strict=True)]
     dots = {
         label: f'<i style="background:{checked_colour(colour)}"></i>'
         for label, colour in (colours or {}).items()
     }
     cards = [
-        _card(row, of_row, strange, spreads, time, dots)
-        for row, of_row, strange in zip(rows, kinds, unusual, strict=True)
+        _card(row, row_kinds, unusual_labels, spreads, durations, dots)
+        for row, row_kinds, unusual_labels in zip(rows, kinds, unusual, strict=True)
     ]
     body = "\n".join(
         [
@@ -151,7 +152,7 @@ def index_page(
             f"<footer>{_LEGEND}{definitions(facts)}</footer>",
         ]
     )
-    style, script = (Path(__file__).with_suffix(end).read_text("utf-8") for end in (".css", ".js"))
+    style, script = (Path(__file__).with_suffix(suffix).read_text("utf-8") for suffix in (".css", ".js"))
     return page(title, body, style=style, images="'self' file: data:", script=script)
 
 
@@ -164,20 +165,20 @@ def _spreads(rows: Sequence[IndexRow]) -> dict[str, _Spread]:
 
 
 def _kinds(row: IndexRow, unusual: Sequence[str]) -> set[str]:
-    """Filters that a case passes."""
+    """Return the filters that match a case."""
     kinds = {"all", row.outcome}
     if row.empty:
         kinds.add("empty")
     if unusual:
         kinds.add("unusual")
-    said = row.sentence and row.outcome == "done"  # of a skipped case it says only why
-    if row.outcome != "failed" and (said or row.unmet or row.not_found or unusual):
+    warned = row.sentence and row.outcome == "done"  # the sentence of a skipped case is only its reason
+    if row.outcome != "failed" and (warned or row.unmet or row.not_found or unusual):
         kinds.add("warnings")
     return kinds
 
 
 def _filters(kinds: Sequence[set[str]]) -> str:
-    counts = Counter(kind for of_row in kinds for kind in of_row)
+    counts = Counter(kind for row_kinds in kinds for kind in row_kinds)
     buttons = [
         f'<button type="button" data-filter="{kind}" aria-pressed="{str(kind == "all").lower()}">'
         f"{name} <b>{counts[kind]}</b></button>"
@@ -208,17 +209,20 @@ def _card(
     kinds: set[str],
     unusual: Sequence[str],
     spreads: Mapping[str, _Spread],
-    time: _Spread,
+    durations: _Spread,
     dots: Mapping[str, str],
 ) -> str:
     seconds = None if row.outcome == "failed" else row.seconds
-    numbers = [(time, seconds), *((spread, row.volumes_ml.get(name)) for name, spread in spreads.items())]
+    numbers = [
+        (durations, seconds),
+        *((spread, row.volumes_ml.get(name)) for name, spread in spreads.items()),
+    ]
     values = " ".join("-" if value is None else f"{value:.6g}" for _, value in numbers)
-    far = " ".join("-" if value is None else f"{spread.far(value):.4g}" for spread, value in numbers)
+    deviations = " ".join("-" if value is None else f"{spread.far(value):.4g}" for spread, value in numbers)
     case = escape(row.case)
     parts = [
         f'<article class="card" tabindex="-1" data-case="{case}" data-kinds="{" ".join(sorted(kinds))}" '
-        f'data-values="{values}" data-far="{far}">',
+        f'data-values="{values}" data-far="{deviations}">',
         f'<div class="name"><h2 title="{case}"><bdi>{case}</bdi></h2>'
         '<button type="button" data-action="flag" aria-pressed="false">Flag</button></div>',
     ]
@@ -229,7 +233,10 @@ def _card(
         )
     marks = _marks(row, unusual, spreads)
     if marks:
-        parts.append('<p class="marks">' + "".join(f"<span{of}>{escape(text)}</span>" for text, of in marks))
+        parts.append(
+            '<p class="marks">'
+            + "".join(f"<span{attributes}>{escape(text)}</span>" for text, attributes in marks)
+        )
         parts.append("</p>")
     if row.sentence:
         parts.append(f'<p class="said" dir="auto">{escape(row.sentence)}</p>')
@@ -245,7 +252,7 @@ def _card(
 
 
 def _marks(row: IndexRow, unusual: Sequence[str], spreads: Mapping[str, _Spread]) -> list[tuple[str, str]]:
-    """Return a card's warnings in words, and the attributes that colour it."""
+    """Return the warnings of a card, and the HTML attributes that colour them."""
     bad, odd = ' class="bad"', ' class="odd"'
     marks: list[tuple[str, str]] = []
     if row.outcome != "done":
@@ -268,7 +275,7 @@ def _number(value: float) -> str:
 
 
 def _url(path: str) -> str:
-    """Return a relative URL of a relative path; colons are encoded so that no name is read as a scheme."""
+    """Return a relative URL of a relative path; colons are encoded so that no name is parsed as a scheme."""
     return escape(quote(os.fsencode(path)))
 
 

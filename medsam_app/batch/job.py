@@ -1,4 +1,4 @@
-"""Jobs of a folder run and the names of their masks; free of torch."""
+"""Jobs of a folder run and the names of their masks, without a dependency on torch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from medsam_app.errors import SaveError
 from medsam_app.io.formats import mask_suffix_for
 from medsam_app.io.volume_folder import FoundVolume
 
-#: Cases that one process reads, segments and writes at the same time; the model processes one of them.
-SIDE_BY_SIDE = 2
+#: Cases that one process reads, segments and writes concurrently; the model processes one at a time.
+CONCURRENT_CASES = 2
 
 
-class NoRoom(SaveError):
+class DiskFull(SaveError):
     """The disk is full: the run ends and can be resumed later."""
 
 
@@ -25,14 +25,16 @@ class Job:
     """One case to segment.
 
     Attributes:
-        found: the volume. asked: what is asked of it.
-        outputs: the label map's path, or the folder of its objects' files.
-        ending: of the files.
-        settings: hash of what decides the mask. key: of the files that are read.
+        source: the image.
+        prompts: its prompts.
+        outputs: path of the label map, or folder of one file per object.
+        ending: suffix of the output files.
+        settings: hash of the settings that determine the mask.
+        key: hash of the input files.
     """
 
-    found: FoundVolume
-    asked: CasePrompts
+    source: FoundVolume
+    prompts: CasePrompts
     outputs: Path
     ending: str
     settings: str
@@ -41,17 +43,21 @@ class Job:
     @property
     def case(self) -> str:
         """Name of the case."""
-        return self.found.case
+        return self.source.case
 
     def record(self, **fields: object) -> CaseRecord:
-        """A record of this case."""
-        kinds = {"prompt file": self.asked.prompt_file, "table": self.asked.rows, "mask": self.asked.mask}
-        asked = next((name for name, value in kinds.items() if value), "automatic")
+        """Return a record of this case."""
+        sources = {
+            "prompt file": self.prompts.prompt_file,
+            "table": self.prompts.rows,
+            "mask": self.prompts.mask,
+        }
+        prompt_source = next((name for name, value in sources.items() if value), "automatic")
         return CaseRecord(
             case=self.case,
-            image=str(self.found.path),
-            series=self.found.series,
-            asked="" if self.asked.missing else asked,
+            image=str(self.source.path),
+            series=self.source.series,
+            asked="" if self.prompts.missing else prompt_source,
             settings=self.settings,
             key=self.key,
             **fields,  # type: ignore[arg-type]
@@ -59,5 +65,5 @@ class Job:
 
 
 def ending_for(path: Path, format: OutputFormat) -> str:
-    """Return the ending of the masks of an image."""
+    """Return the suffix of the masks of an image."""
     return mask_suffix_for(path) if format == "input" else f".{format}"

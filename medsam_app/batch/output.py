@@ -1,4 +1,4 @@
-"""Output files of a case: its masks, and a picture of them."""
+"""Output files of a case: its masks and their thumbnail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_app.atomic import replace_file
-from medsam_app.batch.job import Job, NoRoom
+from medsam_app.batch.job import DiskFull, Job
 from medsam_app.batch.record import HIDDEN, ObjectRecord
 from medsam_app.batch.settings import BatchSettings
 from medsam_app.batch.thumbnails import thumbnail
@@ -25,8 +25,8 @@ from medsam_app.io.writing import save_probability
 if TYPE_CHECKING:  # heavy
     from medsam_app.predict.core.prediction import MaskPrediction
 
-#: What a disk says that takes no more, which no other case would change.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+#: Errors of a disk that accepts no data, so that every other case would fail as well.
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass
@@ -35,9 +35,11 @@ class CaseResult:
 
     Attributes:
         labels: (i, j, k) label values.
-        colours: of each label.
-        masks: each object's own mask, where they are written one by one and may overlap.
-        chances: (i, j, k) probabilities by label, 255 for 1, of labels that were found without prompts.
+        objects: records of its objects.
+        colours: colour by label value.
+        masks: mask of each object by label value, for separate files; they may overlap.
+        chances: (i, j, k) uint8 probabilities by label value, 255 for 1, of labels found without prompts.
+        warnings: sentences for the user.
     """
 
     labels: NDArray[np.unsignedinteger]
@@ -50,76 +52,80 @@ class CaseResult:
     @property
     def names(self) -> dict[int, str]:
         """Label names by value."""
-        return {each.label: each.name for each in self.objects}
+        return {record.label: record.name for record in self.objects}
 
 
-def write_masks(job: Job, volume: Volume, made: CaseResult, settings: BatchSettings) -> list[Path]:
-    """Write what was made; each file is whole or not there.
+def write_masks(job: Job, volume: Volume, result: CaseResult, settings: BatchSettings) -> list[Path]:
+    """Write the masks of a case; each file is written completely or not at all.
 
     Raises:
-        SaveError: a file could not be written. NoRoom: nor could any other.
+        SaveError: a file cannot be written.
+        DiskFull: the disk accepts no further file.
     """
-    place = job.outputs
-    with _told(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
+    outputs = job.outputs
+    with _disk_errors(outputs):
+        outputs.parent.mkdir(parents=True, exist_ok=True)
         if settings.separate:
-            place.mkdir(exist_ok=True)
-            written = [_save_own(job, volume, made, each) for each in made.objects]
+            outputs.mkdir(exist_ok=True)
+            written = [_save_object_mask(job, volume, result, record) for record in result.objects]
         else:
-            written = [save_labels(made.labels, volume, place, names=made.names, colours=made.colours)]
+            written = [
+                save_labels(result.labels, volume, outputs, names=result.names, colours=result.colours)
+            ]
         if settings.probabilities:
-            written += [_save_chance(job, volume, made, each) for each in made.objects]
+            written += [_save_probability(job, volume, result, record) for record in result.objects]
         return written
 
 
-def write_picture(job: Job, volume: Volume, made: CaseResult, out: Path) -> Path:
-    """Write the thumbnail of a case within the output folder.
+def write_picture(job: Job, volume: Volume, result: CaseResult, out: Path) -> Path:
+    """Write the thumbnail of a case into the output folder.
 
     Raises:
-        SaveError: it could not be written. NoRoom: nor could anything else.
+        SaveError: the file cannot be written.
+        DiskFull: the disk accepts no further file.
     """
     path = out / HIDDEN / "thumbnails" / f"{job.case}.png"
-    with _told(path):
+    with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as draft:
-            draft.write_bytes(thumbnail(volume, made.labels, colours=made.colours or None))
+            draft.write_bytes(thumbnail(volume, result.labels, colours=result.colours or None))
     return path
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turn errors of the disk into sentences; a full disk ends the run."""
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turn disk errors into errors with a sentence; a full disk ends the run."""
     try:
         yield
     except SaveError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM:
-            raise NoRoom(str(error)) from error
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _DISK_FULL:
+            raise DiskFull(str(error)) from error
         raise
     except OSError as error:
-        kind = NoRoom if error.errno in _NO_ROOM else SaveError
+        kind = DiskFull if error.errno in _DISK_FULL else SaveError
         raise kind(
             f"{path} could not be written ({error.strerror}); free some space, change the permissions or "
             "give another output folder."
         ) from error
 
 
-def _save_own(job: Job, volume: Volume, made: CaseResult, each: ObjectRecord) -> Path:
-    """Write the mask of one object to its own file."""
-    own = made.masks[each.label].mask if each.label in made.masks else made.labels == each.label
-    path = job.outputs / f"{each.label}_{plain_name(each.name)}{job.ending}"
-    colour = {1: made.colours[each.label]} if each.label in made.colours else {}
-    return save_labels(own, volume, path, names={1: each.name}, colours=colour)
+def _save_object_mask(job: Job, volume: Volume, result: CaseResult, record: ObjectRecord) -> Path:
+    """Write the mask of one object to a separate file."""
+    mask = result.masks[record.label].mask if record.label in result.masks else result.labels == record.label
+    path = job.outputs / f"{record.label}_{plain_name(record.name)}{job.ending}"
+    colour = {1: result.colours[record.label]} if record.label in result.colours else {}
+    return save_labels(mask, volume, path, names={1: record.name}, colours=colour)
 
 
-def _save_chance(job: Job, volume: Volume, made: CaseResult, each: ObjectRecord) -> Path:
-    """The probability of one object as a NIfTI file."""
-    name = f"{each.label}_{plain_name(each.name)}_probability.nii.gz"
-    beside = job.outputs.with_name(f"{job.case.rsplit('/', 1)[-1]}_{name}")
-    path = job.outputs / name if job.outputs.is_dir() else beside
-    if each.label in made.chances:
-        chance = made.chances[each.label]
-    elif each.label in made.masks:
-        chance = made.masks[each.label].probability()
+def _save_probability(job: Job, volume: Volume, result: CaseResult, record: ObjectRecord) -> Path:
+    """Write the probability of one object as a NIfTI file."""
+    name = f"{record.label}_{plain_name(record.name)}_probability.nii.gz"
+    sibling = job.outputs.with_name(f"{job.case.rsplit('/', 1)[-1]}_{name}")
+    path = job.outputs / name if job.outputs.is_dir() else sibling
+    if record.label in result.chances:
+        probability = result.chances[record.label]
+    elif record.label in result.masks:
+        probability = result.masks[record.label].probability()
     else:
-        chance = np.zeros(volume.shape, dtype=np.uint8)
-    return save_probability(chance, volume, path)
+        probability = np.zeros(volume.shape, dtype=np.uint8)
+    return save_probability(probability, volume, path)

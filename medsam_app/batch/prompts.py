@@ -24,12 +24,12 @@ from medsam_app.session.objects import AnyPrompt
 from medsam_app.session.prompt_file import SUFFIX
 from medsam_app.session.prompt_schema import voxel_of, world_box
 
-#: Columns of a table: voxel indices or mm, and the opposite corner where the row is a box.
+#: Coordinate columns of a table: voxel indices or mm; the opposite corner of a box has the suffix 2.
 _PLACES = (("i", "j", "k"), ("x", "y", "z"))
 _SIGNS = {"1": True, "+": True, "positive": True, "inside": True, "": True, "+1": True} | dict.fromkeys(
     ("0", "-", "-1", "negative", "outside"), False
 )
-#: No more problems than this are spelled out in one message.
+#: Maximum number of problems listed in one message.
 _MOST_PROBLEMS = 12
 
 
@@ -38,8 +38,12 @@ class Row:
     """A point or a box of a table.
 
     Attributes:
-        label: value of the object that it belongs to. name: of the object, '' where none is given.
-        place: voxel indices, or mm in RAS+ where `world`. corner: the opposite one of a box.
+        label: label value of the object.
+        name: name of the object, '' if none is given.
+        place: voxel indices, or mm in RAS+ if `world` is set.
+        corner: opposite corner of a box, None for a point.
+        positive: whether a point is inside the object.
+        world: whether coordinates are in mm.
     """
 
     label: int
@@ -55,7 +59,7 @@ class CasePrompts:
     """Prompts for one volume. If all fields are empty, segment the labels the adapter learned.
 
     Attributes:
-        missing: where a prompt file, rows or a mask were looked for in vain.
+        missing: why no prompt file, rows or mask exist for the volume; empty if they do.
     """
 
     prompt_file: Path | None = None
@@ -71,7 +75,7 @@ class CasePrompts:
 
 @dataclass(frozen=True)
 class ObjectRequest:
-    """An object of a volume: its label value, its name or '', and its prompts in voxel indices."""
+    """An object to segment: its label value, its name or '', and its prompts in voxel indices."""
 
     label: int
     name: str
@@ -83,10 +87,11 @@ class Prompts:
     """Prompts of each volume of a folder.
 
     Args:
-        folder: that holds the volumes.
+        folder: folder of the volumes.
+        settings: settings of the run, with the source of the prompts.
 
     Raises:
-        PromptFileError: the table cannot be read, or names images that are not there.
+        PromptFileError: the table cannot be read, or names images that do not exist.
     """
 
     folder: Path
@@ -98,20 +103,20 @@ class Prompts:
         if settings.automatic:
             return [CasePrompts()] * len(volumes)
         if settings.masks is not None:
-            return [self._mask(each, settings.masks) for each in volumes]
+            return [self._mask(volume, settings.masks) for volume in volumes]
         if settings.prompts is not None and settings.prompts.is_file():
             rows = _rows_of(settings.prompts, volumes, self.folder)
             return [
-                CasePrompts(rows=tuple(rows[each.case]))
-                if each.case in rows
+                CasePrompts(rows=tuple(rows[volume.case]))
+                if volume.case in rows
                 else CasePrompts(missing=f"{settings.prompts.name} has no row for it")
-                for each in volumes
+                for volume in volumes
             ]
-        return [self._prompt_file(each) for each in volumes]
+        return [self._prompt_file(volume) for volume in volumes]
 
     def _prompt_file(self, volume: FoundVolume) -> CasePrompts:
         root = self.settings.prompts or self.folder
-        # A folder of slices that is the whole input has its prompts in it.
+        # If the input folder itself is one series of slices, its prompt file is inside it.
         path = root / f"{volume.case}{SUFFIX}"
         return CasePrompts(prompt_file=path) if path.is_file() else CasePrompts(missing=f"there is no {path}")
 
@@ -124,34 +129,34 @@ class Prompts:
 
 
 def objects_of_rows(rows: Sequence[Row], grid: Grid) -> list[ObjectRequest]:
-    """The objects of a table's rows, each with its boxes first, then its points, in the table's order."""
+    """Return the objects of a table's rows: boxes first, then points, each in the order of the table."""
     by_label: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         by_label[row.label].append(row)
     return [
         ObjectRequest(
             label,
-            next((row.name for row in own if row.name), ""),
-            [_prompt(row, grid) for row in sorted(own, key=lambda row: row.corner is None)],
+            next((row.name for row in object_rows if row.name), ""),
+            [_prompt(row, grid) for row in sorted(object_rows, key=lambda row: row.corner is None)],
         )
-        for label, own in by_label.items()
+        for label, object_rows in by_label.items()
     ]
 
 
 def objects_of_mask(path: Path, volume: Volume, settings: BatchSettings, case: str) -> list[ObjectRequest]:
-    """Return an object per label of a coarse mask, with the prompts taken from it.
+    """Return one object per label of a coarse mask, with prompts derived from it.
 
     Raises:
-        MedsamError: the mask cannot be read or does not lie on the image.
+        MedsamError: the mask cannot be read or does not match the grid of the image.
     """
     mask = load_mask(path, volume.grid)
     values = [int(value) for value in np.unique(mask) if value]
     if not values:
         raise PromptError(f"The mask '{path.name}' is empty: it does not say where anything is.")
-    own = zlib.crc32(case.encode("utf-8", "surrogateescape"))
-    found = []
+    case_seed = zlib.crc32(case.encode("utf-8", "surrogateescape"))
+    objects = []
     for value in values:
-        rng = np.random.default_rng([settings.seed, own, value])
+        rng = np.random.default_rng([settings.seed, case_seed, value])
         inside = mask == value
         prompts: list[AnyPrompt] = []
         if settings.from_masks in ("box", "both"):
@@ -160,8 +165,8 @@ def objects_of_mask(path: Path, volume: Volume, settings: BatchSettings, case: s
         if settings.from_masks in ("point", "both"):
             i, j, k = click_inside(inside, spacing=volume.spacing, rng=rng if settings.jitter else None)
             prompts.append(Point(coordinates=(i, j, k)))
-        found.append(ObjectRequest(value, "", prompts))
-    return found
+        objects.append(ObjectRequest(value, "", prompts))
+    return objects
 
 
 def _prompt(row: Row, grid: Grid) -> AnyPrompt:
@@ -176,20 +181,20 @@ def _rows_of(path: Path, volumes: Sequence[FoundVolume], folder: Path) -> dict[s
     """Return the rows of a table by case.
 
     Raises:
-        PromptError: with every problem of the table.
+        PromptFileError: with every problem of the table.
     """
     cases = _by_name(volumes, folder)
     rows: dict[str, list[Row]] = defaultdict(list)
     problems: list[str] = []
     for line, values in _table(path):
         image = (values.get("image") or "").strip().replace("\\", "/")
-        wanted = cases.get(image.lower(), [])
-        if len(wanted) != 1:
-            known = f"{len(wanted)} images of that name" if wanted else "no such image"
-            problems.append(f"line {line}: there are {known} in {folder}: '{image}'")
+        matches = cases.get(image.lower(), [])
+        if len(matches) != 1:
+            problem = f"{len(matches)} images of that name" if matches else "no such image"
+            problems.append(f"line {line}: there are {problem} in {folder}: '{image}'")
             continue
         try:
-            rows[wanted[0]].append(_row(values))
+            rows[matches[0]].append(_row(values))
         except ValueError as error:
             problems.append(f"line {line}: {error}")
     if problems:
@@ -200,23 +205,27 @@ def _rows_of(path: Path, volumes: Sequence[FoundVolume], folder: Path) -> dict[s
 
 
 def _by_name(volumes: Sequence[FoundVolume], folder: Path) -> dict[str, list[str]]:
-    """Return cases by their possible names: path with or without ending, or file name alone."""
-    named: dict[str, list[str]] = defaultdict(list)
-    for each in volumes:
-        inside = each.path.relative_to(folder).as_posix()
-        names = {each.case, inside if each.series is None else each.case, each.case.rsplit("/", 1)[-1]}
-        names |= {each.path.name, stem(each.path)} if each.series is None else set()
+    """Return cases by each lower-case name: path with or without suffix, or file name alone."""
+    cases: dict[str, list[str]] = defaultdict(list)
+    for volume in volumes:
+        relative = volume.path.relative_to(folder).as_posix()
+        names = {
+            volume.case,
+            relative if volume.series is None else volume.case,
+            volume.case.rsplit("/", 1)[-1],
+        }
+        names |= {volume.path.name, stem(volume.path)} if volume.series is None else set()
         for name in {name.lower() for name in names}:
-            named[name].append(each.case)
-    exact = {each.case.lower(): [each.case] for each in volumes}
-    return named | exact
+            cases[name].append(volume.case)
+    exact = {volume.case.lower(): [volume.case] for volume in volumes}
+    return cases | exact
 
 
 def _table(path: Path) -> list[tuple[int, Mapping[str, str]]]:
-    """Rows by lower-case column, and the number of their line."""
+    """Return the rows by lower-case column, with their line numbers."""
     columns, rows = read_table(path, error=PromptFileError)
-    whole = [axes for axes in _PLACES if set(axes) <= set(columns)]
-    if "image" not in columns or len(whole) != 1:
+    complete = [axes for axes in _PLACES if set(axes) <= set(columns)]
+    if "image" not in columns or len(complete) != 1:
         raise PromptFileError(
             f"{path} has the columns {', '.join(columns) or 'none'}; wanted are image, label and i, j, k "
             "(voxels from 0) or x, y, z (mm in RAS+), and where there are any sign, name and i2, j2, k2 or "

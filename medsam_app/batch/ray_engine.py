@@ -1,7 +1,7 @@
-"""Engine on many processes or machines: Ray actors that each hold the model.
+"""Engine for many processes or machines: Ray actors that each hold the model.
 
-All of them see the input and the output folder under the same paths. A worker that dies loses the cases that
-it was at to a new try on another; a case at which workers die again and again has failed.
+All actors access the input and the output folder under the same paths. If a worker dies, the cases in
+progress are retried on another worker. A case fails after several workers died while processing it.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from medsam_app.batch.job import SIDE_BY_SIDE, Job
+from medsam_app.batch.job import CONCURRENT_CASES, Job
 from medsam_app.batch.record import CaseRecord
 from medsam_app.batch.settings import BatchSettings
 from medsam_app.batch.worker import Worker
 from medsam_app.errors import SettingsError
 
-#: How often a case is given to a worker at most, where workers die at it.
+#: Maximum number of attempts for a case during which workers die.
 TRIES = 3
-#: Cores of a worker without a GPU.
+#: CPU cores of a worker without a GPU.
 CORES = 2
 
 
 class RayEngine:
-    """Cases on Ray actors.
+    """Engine that runs cases on Ray actors.
 
     Args:
-        settings, out: as for `Worker`, with whole paths.
-        device: 'auto', 'cpu' or 'cuda'. With 'auto' workers have a GPU each where the cluster has any.
-        workers: how many; None for as many as the cluster's GPUs or cores allow.
-        address: of a cluster; None for one on this machine that ends with the engine's run.
+        settings, out: as for `Worker`, with absolute paths.
+        device: 'auto', 'cpu' or 'cuda'. With 'auto', each worker has a GPU if the cluster has any.
+        workers: number of workers; None for as many as the GPUs or cores of the cluster allow.
+        address: address of a cluster; None for a local one that ends with the run.
 
     Raises:
-        SettingsError: Ray is not installed, or no cluster answers.
+        SettingsError: Ray is not installed, or no cluster responds.
     """
 
     def __init__(
@@ -59,14 +59,19 @@ class RayEngine:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, error) from None
-        there = ray.cluster_resources()
-        self.gpu = device.startswith("cuda") or (device == "auto" and there.get("GPU", 0) >= 1)
-        most = int(there.get("GPU", 0)) if self.gpu else int(there.get("CPU", 1)) // CORES
-        self.count = workers or max(1, most)
-        self.cores = 1 if self.gpu else max(1, min(CORES, int(there.get("CPU", 1)) // self.count))
+        resources = ray.cluster_resources()
+        self.gpu = device.startswith("cuda") or (device == "auto" and resources.get("GPU", 0) >= 1)
+        capacity = int(resources.get("GPU", 0)) if self.gpu else int(resources.get("CPU", 1)) // CORES
+        self.count = workers or max(1, capacity)
+        self.cores = 1 if self.gpu else max(1, min(CORES, int(resources.get("CPU", 1)) // self.count))
 
     def run(self, jobs: Iterable[Job]) -> Iterator[CaseRecord]:
-        """As `Engine.run`; raises `NoRoom` as soon as a worker does, `SettingsError` where none can begin."""
+        """Yield records as `CaseEngine.run`.
+
+        Raises:
+            DiskFull: as soon as a worker raises it.
+            SettingsError: a worker cannot start.
+        """
         try:
             yield from self._run(iter(jobs))
         finally:
@@ -78,46 +83,49 @@ class RayEngine:
         try:
             ray.get([actor.ready.remote() for actor in actors])
         except ray.exceptions.RayActorError as error:
-            said = str(error).strip().splitlines()[-1].strip()
+            reason = str(error).strip().splitlines()[-1].strip()
             raise SettingsError(
-                f"A worker of the Ray cluster could not begin ({said}); medsam_app, the weights and the "
+                f"A worker of the Ray cluster could not begin ({reason}); medsam_app, the weights and the "
                 "adapter must be there on each of its machines."
             ) from None
-        under_way: dict[Any, tuple[Any, Job]] = {}
-        again: list[Job] = []
-        tries: Counter[str] = Counter()
+        in_progress: dict[Any, tuple[Any, Job]] = {}
+        retries: list[Job] = []
+        attempts: Counter[str] = Counter()
         while True:
-            load = Counter(id(actor) for actor, _ in under_way.values())
-            for _ in range(SIDE_BY_SIDE):
+            load = Counter(id(actor) for actor, _ in in_progress.values())
+            for _ in range(CONCURRENT_CASES):
                 for actor in actors:
-                    if load[id(actor)] < SIDE_BY_SIDE:
-                        job = again.pop() if again else next(jobs, None)
+                    if load[id(actor)] < CONCURRENT_CASES:
+                        job = retries.pop() if retries else next(jobs, None)
                         if job is not None:
-                            under_way[actor.run.remote(job)] = (actor, job)
+                            in_progress[actor.run.remote(job)] = (actor, job)
                             load[id(actor)] += 1
-            if not under_way:
+            if not in_progress:
                 return
-            (ended, *_), _ = ray.wait(list(under_way), num_returns=1)
-            actor, job = under_way.pop(ended)
+            (future, *_), _ = ray.wait(list(in_progress), num_returns=1)
+            actor, job = in_progress.pop(future)
             try:
-                yield ray.get(ended)
+                yield ray.get(future)
             except ray.exceptions.RayActorError:
-                if actor in actors:  # the first of its cases to tell
+                if actor in actors:  # the first of its cases to report this
                     actors[actors.index(actor)] = self._actor()
-                tries[job.case] += 1
-                if tries[job.case] < TRIES:
-                    again.append(job)
+                attempts[job.case] += 1
+                if attempts[job.case] < TRIES:
+                    retries.append(job)
                 else:
                     yield job.record(outcome="failed", message=_died(job))
             except ray.exceptions.RayTaskError as error:
                 raise error.as_instanceof_cause() from None
 
     def _actor(self) -> Any:
-        """Worker actor; if it dies, it is restarted here, where its cases are known, and not by Ray."""
+        """Start a worker actor.
+
+        Ray must not restart it, because only this engine has the list of its cases.
+        """
         options = {"num_gpus": 1} if self.gpu else {}
         remote = self.ray.remote(
             num_cpus=self.cores,
-            max_concurrency=SIDE_BY_SIDE,
+            max_concurrency=CONCURRENT_CASES,
             max_restarts=0,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(os.environ.get("OMP_NUM_THREADS", self.cores))}},
             **options,
@@ -127,7 +135,7 @@ class RayEngine:
 
 
 def _check_address(address: str) -> None:
-    """Fail early: Ray itself waits for minutes if no cluster answers."""
+    """Raise an error at once if no cluster responds: Ray itself would wait for minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if colon:
         try:
@@ -146,5 +154,5 @@ def _no_cluster(address: str | None, error: Exception) -> SettingsError:
 def _died(job: Job) -> str:
     return (
         f"{TRIES} workers ended while they were at it, perhaps for want of memory; try "
-        f"'{job.found.path.name}' by itself."
+        f"'{job.source.path.name}' by itself."
     )

@@ -1,8 +1,8 @@
-"""Records of a folder's results: one per case, in a journal that survives kills.
+"""Records of a folder run: one per case, in a journal that survives interruptions.
 
-In the output folder, `.medsam-app/` holds what runs tell each other: what decides the masks there
-(`settings.json`), a journal of each run or shard, to which a line is added when a case is begun and when it
-has ended, and a lock that a run holds as long as it lives.
+The folder `.medsam-app/` in the output folder holds the state that runs share: the settings that determine
+the masks (`settings.json`), one journal per run or shard, and one lock per active run. A line is appended to
+the journal when a case begins and when it ends.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ HIDDEN = ".medsam-app"
 Outcome = Literal["done", "failed", "skipped"]
 
 
-class _Kept(BaseModel):
+class _FrozenModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ObjectRecord(_Kept):
-    """An object that was segmented.
+class ObjectRecord(_FrozenModel):
+    """A segmented object.
 
     Attributes:
         label, name: of the object.
-        voxels, volume_ml: of its mask.
-        prompts: how many were given; 0 where the adapter found it without.
-        unmet: how many of them the mask does not honour.
+        voxels, volume_ml: size of its mask.
+        prompts: number of prompts; 0 for a label that the adapter found without prompts.
+        unmet: number of prompts that the mask does not honour.
         score: predicted Dice from 0 to 1; None without prompts.
     """
 
@@ -51,31 +51,33 @@ class ObjectRecord(_Kept):
     score: float | None = None
 
 
-class OutputRecord(_Kept):
-    """A file that was written: its path within the output folder, with '/', and its size."""
+class OutputRecord(_FrozenModel):
+    """An output file: its path within the output folder, with '/', and its size in bytes."""
 
     path: str
     bytes: int
 
 
-class CaseRecord(_Kept):
+class CaseRecord(_FrozenModel):
     """Result of one case.
 
     Attributes:
-        case: its name: its path within the input folder without the ending, with '/'.
-        image: file or folder. series: UID of a DICOM series.
-        outcome: "done", "failed" or "skipped", where nothing was asked of it.
-        message: why it failed or was skipped, in a sentence.
-        warnings: what a person should know, in sentences.
-        asked: what said where the objects are: "prompt file", "table", "mask" or "automatic".
-        objects: one for each; of a case that failed none.
-        outputs: files that were written, label maps first. thumbnail: a picture, within the output folder.
-        seconds: by step ("read", "wait", "segment", "write").
-        peak_memory: most bytes that its process took from when the case was in the model to its end; None
-            where the system does not say.
-        device: where the model ran.
-        settings: hash of what decided the masks.
-        key: hash of the image's and the prompts' files as they were, by size and time.
+        case: name: path within the input folder without suffix, with '/'.
+        image: file or folder.
+        series: UID of a DICOM series.
+        outcome: "done", "failed", or "skipped" for a case without prompts.
+        message: why the case failed or was skipped, in a sentence.
+        warnings: warnings for the user, in sentences.
+        asked: source of the prompts: "prompt file", "table", "mask" or "automatic".
+        objects: one record per object; empty for a failed case.
+        outputs: written files, label maps first.
+        thumbnail: path of the thumbnail within the output folder.
+        seconds: duration by step ("read", "wait", "segment", "write").
+        peak_memory: peak memory of the process in bytes from the start of segmentation to the end of the
+            case; None if the system does not report it.
+        device: device of the model.
+        settings: hash of the settings that determined the masks.
+        key: hash of name, size and time of the image and prompt files.
     """
 
     case: str
@@ -96,18 +98,18 @@ class CaseRecord(_Kept):
 
     @property
     def unmet(self) -> int:
-        """Number of prompts that the masks do not satisfy."""
-        return sum(each.unmet for each in self.objects)
+        """Number of prompts that the masks do not honour."""
+        return sum(record.unmet for record in self.objects)
 
     @property
     def empty(self) -> list[str]:
-        """Names of the objects that have no voxel."""
-        return [each.name for each in self.objects if not each.voxels]
+        """Names of the objects without voxels."""
+        return [record.name for record in self.objects if not record.voxels]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `number` of `count` of a folder's cases, from 1; 1 of 1 for all."""
+    """Part `number` of `count` of the cases of a folder, counted from 1; 1 of 1 is the whole folder."""
 
     number: int = 1
     count: int = 1
@@ -119,15 +121,15 @@ class Shard:
 
     @property
     def suffix(self) -> str:
-        """Suffix of the names of this shard's files."""
+        """Suffix of the file names of this shard."""
         return "" if self.whole else f"-{self.number}-of-{self.count}"
 
 
 def read_shard(text: str | None) -> Shard:
-    """'2/8' as a shard; None for the whole.
+    """Parse a shard such as '2/8'; None is the whole folder.
 
     Raises:
-        SettingsError: it is not written so.
+        SettingsError: the text has another format.
     """
     if text is None:
         return Shard()
@@ -141,17 +143,17 @@ def read_shard(text: str | None) -> Shard:
 
 
 class Journal:
-    """The journals of an output folder, and the one that this run adds to.
+    """Journals of an output folder, and the one that this run appends to.
 
     Args:
         out: the output folder.
-        shard: which part of the cases this run is about.
-        settings: hash of what decides the masks; records of others count for nothing.
+        shard: part of the cases that this run processes.
+        settings: hash of the settings that determine the masks; records with other settings are ignored.
 
     Attributes:
-        records: the last record of each case, of all journals.
-        begun: cases that were begun but have not ended.
-        ours: cases whose files are of this program, whatever decided them.
+        records: last record of each case, over all journals.
+        begun: cases that began but did not end.
+        owned: cases whose files were written by this program, with any settings.
     """
 
     def __init__(self, out: Path, shard: Shard, settings: str) -> None:
@@ -159,7 +161,7 @@ class Journal:
         self.settings = settings
         self.records: dict[str, CaseRecord] = {}
         self.begun: set[str] = set()
-        self.ours: set[str] = set()
+        self.owned: set[str] = set()
         for path in sorted(self.path.parent.glob("journal*.jsonl")):
             self._read(path)
 
@@ -169,19 +171,19 @@ class Journal:
                 row = json.loads(line)
                 if "begun" in row:
                     self.begun.add(row["begun"])
-                    self.ours.add(row["begun"])
+                    self.owned.add(row["begun"])
                     continue
                 record = CaseRecord.model_validate(row)
                 self.begun.discard(record.case)
                 if record.settings == self.settings:
                     self.records[record.case] = record
-            except (ValueError, TypeError, ValidationError):  # a line that was cut short
+            except (ValueError, TypeError, ValidationError):  # a truncated line
                 continue
 
     def begin(self, case: str) -> None:
-        """Note that a case's files may appear from now on."""
+        """Record that files of a case may exist from now on."""
         self.begun.add(case)
-        self.ours.add(case)
+        self.owned.add(case)
         self._add({"begun": case})
 
     def end(self, record: CaseRecord) -> None:
@@ -193,7 +195,7 @@ class Journal:
     def _add(self, row: Mapping[str, Any]) -> None:
         try:
             with self.path.open("a+b") as file:
-                # After a line that was cut short a new one begins.
+                # Start a new line after a truncated one.
                 end = file.seek(0, os.SEEK_END)
                 if end and (file.seek(end - 1), file.read(1))[1] != b"\n":
                     file.write(b"\n")
@@ -209,24 +211,24 @@ class Journal:
 
 @contextmanager
 def locked(out: Path, shard: Shard) -> Iterator[None]:
-    """Hold the output folder against other runs; shards of one count may work side by side.
+    """Lock the output folder against other runs; shards of the same count may run concurrently.
 
     Raises:
-        SettingsError: another run is at work there.
-        SaveError: the folder cannot be made.
+        SettingsError: another run uses the folder.
+        SaveError: the folder cannot be created.
     """
     folder = out / HIDDEN
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SaveError(f"The folder {out} cannot be written to ({error.strerror}); give another.") from None
-    mine = folder / f"lock{shard.suffix}"
+    lock = folder / f"lock{shard.suffix}"
     try:
-        with FileLock(mine, timeout=0):
-            for other in folder.glob("lock*"):
-                same = not shard.whole and other.name.endswith(f"-of-{shard.count}")
-                if other != mine and not same:
-                    with FileLock(other, timeout=0):
+        with FileLock(lock, timeout=0):
+            for path in folder.glob("lock*"):
+                compatible = not shard.whole and path.name.endswith(f"-of-{shard.count}")
+                if path != lock and not compatible:
+                    with FileLock(path, timeout=0):
                         pass
             yield
     except Timeout:
@@ -235,29 +237,29 @@ def locked(out: Path, shard: Shard) -> Iterator[None]:
         ) from None
 
 
-def settle(out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> str:
+def store_settings(out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> str:
     """Compare the settings with those of earlier results in the folder, and store them.
 
     Args:
-        overwrite: whether other results are made again instead of refused.
+        overwrite: replace results with other settings instead of raising an error.
 
     Returns:
-        the hash of what decides them.
+        Hash of the settings.
 
     Raises:
-        SettingsError: results of other settings are there; says which.
+        SettingsError: the folder holds results with other settings; the message lists the differences.
     """
     path = out / HIDDEN / "settings.json"
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        before = None
-    if before == identity:
+        stored = None
+    if stored == identity:
         return hash_of(identity)
-    if before is not None and not overwrite:
-        names = sorted(name for name in {*before, *identity} if before.get(name) != identity.get(name))
+    if stored is not None and not overwrite:
+        names = sorted(name for name in {*stored, *identity} if stored.get(name) != identity.get(name))
         changed = ", ".join(
-            f"{name}: {_short(before.get(name))}, here {_short(identity.get(name))}" for name in names
+            f"{name}: {_short(stored.get(name))}, here {_short(identity.get(name))}" for name in names
         )
         raise SettingsError(
             f"The folder {out} holds results of other settings ({changed}); give another output folder, or "
@@ -268,7 +270,7 @@ def settle(out: Path, identity: Mapping[str, Any], *, overwrite: bool) -> str:
 
 
 def hash_of(identity: Mapping[str, Any]) -> str:
-    """Return a short hash of the settings that decide the masks."""
+    """Return a short hash of the settings that determine the masks."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 

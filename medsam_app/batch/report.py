@@ -1,4 +1,4 @@
-"""Files next to the masks of a folder: run.json, results.csv and index.html."""
+"""Files next to the masks of a folder run: run.json, results.csv and index.html."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def write_report(
     began: datetime,
     finished: bool,
 ) -> None:
-    """Write run.json with the shard's cases.
+    """Write run.json with the cases of the shard.
 
     Args:
-        identity: what decided the masks.
-        options: what else was requested.
-        finished: whether no case is left.
+        identity: settings that determined the masks.
+        options: remaining options of the run.
+        finished: whether all cases have ended.
 
     Raises:
-        SaveError: a file could not be written.
+        SaveError: a file cannot be written.
     """
     counts = Counter(case.outcome for case in cases)
     run = {
@@ -65,13 +65,13 @@ def write_report(
 
 
 def write_overview(out: Path, cases: Sequence[CaseRecord]) -> None:
-    """Write results.csv, a row an object, and index.html.
+    """Write results.csv, one row per object, and index.html.
 
     Args:
-        cases: of all shards.
+        cases: cases of all shards.
 
     Raises:
-        SaveError: a file could not be written.
+        SaveError: a file cannot be written.
     """
     save_whole(out / TABLE, _table(cases))
     title = f"Masks in {out.resolve().name}"
@@ -85,13 +85,13 @@ def write_overview(out: Path, cases: Sequence[CaseRecord]) -> None:
 def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {}
+    versions = {}
     for name in ("torch", "monai", "numpy", "nibabel", "SimpleITK", "ray"):
         try:
-            found[name.lower()] = version(name)
+            versions[name.lower()] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _table(cases: Sequence[CaseRecord]) -> str:
@@ -99,7 +99,7 @@ def _table(cases: Sequence[CaseRecord]) -> str:
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
     for case in cases:
-        own: dict[str, Any] = {
+        case_columns: dict[str, Any] = {
             "case": case.case,
             "image": case.image,
             "series": case.series or "",
@@ -107,15 +107,19 @@ def _table(cases: Sequence[CaseRecord]) -> str:
             "message": case.message,
             "warnings": " ".join(case.warnings),
             "asked": case.asked,
-            "seconds": f"{_spent(case):.2f}",
+            "seconds": f"{_work_seconds(case):.2f}",
         }
         separate = bool(case.outputs) and case.outputs[0].path.startswith(f"{case.case}/")
-        for number, each in enumerate(case.objects):
+        for number, record in enumerate(case.objects):
             output = case.outputs[number if separate else 0].path if case.outputs else ""
-            facts = each.model_dump(include={"label", "name", "voxels", "prompts", "unmet", "score"})
-            writer.writerow(own | facts | {"volume_ml": f"{each.volume_ml:.4f}", "output": output})
+            object_columns = record.model_dump(
+                include={"label", "name", "voxels", "prompts", "unmet", "score"}
+            )
+            writer.writerow(
+                case_columns | object_columns | {"volume_ml": f"{record.volume_ml:.4f}", "output": output}
+            )
         if not case.objects:
-            writer.writerow(own)
+            writer.writerow(case_columns)
     return text.getvalue()
 
 
@@ -126,13 +130,13 @@ def _row(case: CaseRecord) -> IndexRow:
         sentence=case.message or " ".join(case.warnings),
         thumbnail=case.thumbnail,
         output=case.outputs[0].path if case.outputs else None,
-        volumes_ml={each.name: each.volume_ml for each in case.objects},
-        seconds=_spent(case),
+        volumes_ml={record.name: record.volume_ml for record in case.objects},
+        seconds=_work_seconds(case),
         unmet=case.unmet,
         not_found=case.empty,
     )
 
 
-def _spent(case: CaseRecord) -> float:
-    """Seconds of work on a case; it is no work to wait for the model."""
+def _work_seconds(case: CaseRecord) -> float:
+    """Return the seconds of work on a case, without the time spent waiting for the model."""
     return sum(seconds for step, seconds in case.seconds.items() if step != "wait")

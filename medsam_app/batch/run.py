@@ -5,8 +5,8 @@
         print(case.case, case.outcome, case.message)
 
 An interrupted run resumes where it stopped: finished cases with the same settings, image and prompts are
-kept. Each case is a function of its own files and the settings alone, so whichever process makes it, in
-whatever order, the mask is the same.
+reused. The mask of a case depends only on its files and the settings, not on the process or the order of
+processing.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from medsam_app.batch.job import SIDE_BY_SIDE, Job, ending_for
+from medsam_app.batch.job import CONCURRENT_CASES, Job, ending_for
 from medsam_app.batch.prompts import Prompts
-from medsam_app.batch.record import CaseRecord, Journal, Shard, hash_of, locked, read_shard, settle
+from medsam_app.batch.record import CaseRecord, Journal, Shard, hash_of, locked, read_shard, store_settings
 from medsam_app.batch.report import write_overview, write_report
 from medsam_app.batch.settings import BatchSettings, make_settings
 from medsam_app.batch.worker import Worker
@@ -32,7 +32,7 @@ from medsam_app.errors import SaveError, SettingsError, unknown_name
 from medsam_app.io.volume_folder import find_volumes
 
 ENGINES = ("local", "ray")
-#: Settings that are files or folders.
+#: Settings that are paths.
 _PATHS = ("weights", "adapter", "net", "prompts", "masks")
 
 
@@ -40,7 +40,7 @@ class CaseEngine(Protocol):
     """Engine that runs cases and yields their records in order of completion."""
 
     def run(self, jobs: Iterable[Job]) -> Iterator[CaseRecord]:
-        """Yield jobs one by one as capacity becomes free."""
+        """Yield one record per job, taking the next job when capacity becomes free."""
         ...
 
 
@@ -50,9 +50,9 @@ class FolderPlan:
 
     Attributes:
         jobs: all cases of the shard.
-        todo: those that are not done yet, in the order in which they are taken.
-        done: records of those that are.
-        names: of the cases of all shards.
+        todo: unfinished cases, in processing order.
+        done: records of the finished cases.
+        names: names of the cases of all shards.
     """
 
     jobs: tuple[Job, ...]
@@ -66,10 +66,10 @@ class FolderResult:
     """Result of a folder run.
 
     Attributes:
-        output: the folder of the masks.
-        cases: a record for each, by name; of those that were done before too.
-        made: names of the cases that this run segmented or tried to.
-        stopped: whether the run was asked to stop before its end.
+        output: folder of the masks.
+        cases: one record per case, by name, including cases finished by earlier runs.
+        made: names of the cases that this run processed, successfully or not.
+        stopped: whether the run was stopped before its end.
     """
 
     output: Path
@@ -78,7 +78,7 @@ class FolderResult:
     stopped: bool = False
 
     def having(self, outcome: str) -> list[CaseRecord]:
-        """The cases of an outcome: "done", "failed" or "skipped"."""
+        """Return the cases with an outcome: "done", "failed" or "skipped"."""
         return [case for case in self.cases if case.outcome == outcome]
 
 
@@ -96,94 +96,97 @@ def segment_folder(  # noqa: PLR0913 - public, by keyword
     stopped: Callable[[], bool] = lambda: False,
     **settings: Any,
 ) -> FolderResult:
-    """Segment every volume under a folder into a folder of the same structure.
+    """Segment every volume under a folder into an output folder of the same structure.
 
     Args:
-        folder: holds NIfTI, NRRD, MetaImage and DICOM, at any depth.
-        output: gets the masks, made where it is not there.
+        folder: folder of NIfTI, NRRD, MetaImage and DICOM images, at any depth.
+        output: folder of the masks, created if it does not exist.
         device: as for `VolumePredictor`.
         engine: 'local', or 'ray' for several processes or machines.
-        workers: of Ray, each with a model of its own; None for one a GPU, or one for every two cores.
-        ray_address: of a Ray cluster; None for one on this machine that ends with the run.
+        workers: number of Ray workers, each with its own model; None for one per GPU, or one per two cores.
+        ray_address: address of a Ray cluster; None for a local one that ends with the run.
         shard: 'NUMBER/COUNT', such as '2/8', for one part of the cases.
-        overwrite: whether files that are there already are replaced, results of other settings among them.
-        watch: called after each case with its record, the number of cases that are done and of all.
-        stopped: asked before each case whether to stop.
+        overwrite: whether to replace existing files, including results with other settings.
+        watch: called after each case with its record, the number of finished cases and the number of all
+            cases.
+        stopped: called before each case; returns whether to stop.
         settings: fields of `BatchSettings`: model, weights, adapter, prompts, masks, automatic, ...
 
     Raises:
-        MedsamError: something that concerns the whole run; what concerns a case is in its record.
-        NoRoom: the disk is full; the same call resumes from there.
+        MedsamError: the whole run is impossible; errors of a single case are in its record.
+        DiskFull: the disk is full; the same call resumes the run.
     """
-    folder, output = _whole(folder), _whole(output)
+    folder, output = _absolute(folder), _absolute(output)
     if engine not in ENGINES:
         raise SettingsError(unknown_name("engine", engine, ENGINES))
-    chosen, part = make_settings(settings), read_shard(shard)
+    batch_settings, part = make_settings(settings), read_shard(shard)
     with locked(output, part):
-        identity = chosen.identity()
-        digest = settle(output, identity, overwrite=overwrite)
+        identity = batch_settings.identity()
+        digest = store_settings(output, identity, overwrite=overwrite)
         journal = Journal(output, part, digest)
-        plan = plan_folder(folder, output, chosen, part, journal, overwrite=overwrite)
+        plan = plan_folder(folder, output, batch_settings, part, journal, overwrite=overwrite)
         records = {record.case: record for record in plan.done}
-        made: list[str] = []
+        processed: list[str] = []
         options = {"input": str(folder), "engine": engine, "workers": workers, "device": device}
-        options |= {name: str(path) for name in _PATHS if (path := getattr(chosen, name)) is not None}
+        options |= {name: str(path) for name in _PATHS if (path := getattr(batch_settings, name)) is not None}
         report = partial(
             write_report, output, shard=part, identity=identity, options=options, began=datetime.now(UTC)
         )
         report(list(records.values()), finished=False)
 
-        def taken() -> Iterator[Job]:
+        def next_jobs() -> Iterator[Job]:
             for job in plan.todo:
                 if stopped():
                     return
                 journal.begin(job.case)
                 yield job
 
-        def note(record: CaseRecord) -> None:
-            old = journal.records.get(record.case)
+        def add_record(record: CaseRecord) -> None:
+            previous = journal.records.get(record.case)
             journal.end(record)
-            if old is not None:
-                _take_away(output, old, record)
+            if previous is not None:
+                _remove_stale_files(output, previous, record)
             records[record.case] = record
             if watch is not None:
                 watch(record, len(records), len(plan.jobs))
 
-        for job in (job for job in plan.todo if job.found.problem or job.asked.missing):
-            outcome = "failed" if job.found.problem else "skipped"
-            why = job.found.problem or f"Nothing says where anything is: {job.asked.missing}."
-            note(job.record(outcome=outcome, message=why))
+        for job in (job for job in plan.todo if job.source.problem or job.prompts.missing):
+            outcome = "failed" if job.source.problem else "skipped"
+            why = job.source.problem or f"Nothing says where anything is: {job.prompts.missing}."
+            add_record(job.record(outcome=outcome, message=why))
         plan = replace(plan, todo=tuple(job for job in plan.todo if job.case not in records))
         try:
             if plan.todo:
-                for record in _engine(engine, chosen, output, device, workers, ray_address).run(taken()):
-                    made.append(record.case)
-                    note(record)
+                for record in _engine(engine, batch_settings, output, device, workers, ray_address).run(
+                    next_jobs()
+                ):
+                    processed.append(record.case)
+                    add_record(record)
         finally:
             cases = tuple(records[job.case] for job in plan.jobs if job.case in records)
-            with suppress(SaveError):  # what ended the run says more
+            with suppress(SaveError):  # keep the error that ended the run, which is more specific
                 report(cases, finished=len(cases) == len(plan.jobs))
-                everywhere = Journal(output, part, digest).records  # of all shards
-                write_overview(output, [everywhere[name] for name in plan.names if name in everywhere])
-        return FolderResult(output, cases, tuple(made), stopped=len(cases) < len(plan.jobs))
+                all_records = Journal(output, part, digest).records  # includes the other shards
+                write_overview(output, [all_records[name] for name in plan.names if name in all_records])
+        return FolderResult(output, cases, tuple(processed), stopped=len(cases) < len(plan.jobs))
 
 
-def look_at_folder(
+def preview_folder(
     folder: str | Path, output: str | Path, *, shard: str | None = None, **settings: Any
 ) -> FolderPlan:
-    """Return what `segment_folder` would do; write nothing.
+    """Return the plan of `segment_folder` without writing anything.
 
     Raises:
-        MedsamError: as `segment_folder`, what only a run can find apart.
+        MedsamError: as `segment_folder`, except for errors that only a run can detect.
     """
-    folder, output = _whole(folder), _whole(output)
-    chosen, part = make_settings(settings), read_shard(shard)
-    journal = Journal(output, part, hash_of(chosen.identity()))
-    return plan_folder(folder, output, chosen, part, journal, overwrite=True)
+    folder, output = _absolute(folder), _absolute(output)
+    batch_settings, part = make_settings(settings), read_shard(shard)
+    journal = Journal(output, part, hash_of(batch_settings.identity()))
+    return plan_folder(folder, output, batch_settings, part, journal, overwrite=True)
 
 
-def _whole(path: str | Path) -> Path:
-    """A path that other processes find too."""
+def _absolute(path: str | Path) -> Path:
+    """Return an absolute path, which is valid for other processes as well."""
     return Path(path).expanduser().absolute()
 
 
@@ -196,71 +199,76 @@ def plan_folder(
     *,
     overwrite: bool = False,
 ) -> FolderPlan:
-    """Return the cases of a shard, and the jobs that are left to do.
+    """Return the cases of a shard and the jobs to run.
 
     Raises:
-        MedsamError: no volumes, prompts that cannot be read, or files in the way.
+        MedsamError: no volumes, unreadable prompts, or existing files of another origin.
     """
     if output.resolve() == folder.resolve():
         raise SaveError(f"The masks would lie among the images in {folder}; give another output folder.")
-    beside = [path for path in (settings.prompts, settings.masks) if path is not None]
-    found = find_volumes(folder, leave_out=[output, *beside])
-    asked = Prompts(folder, settings).of(found)
-    if all(each.missing for each in asked):
+    prompt_paths = [path for path in (settings.prompts, settings.masks) if path is not None]
+    volumes = find_volumes(folder, leave_out=[output, *prompt_paths])
+    case_prompts = Prompts(folder, settings).of(volumes)
+    if all(prompts.missing for prompts in case_prompts):
         raise SettingsError(
-            f"Nothing says where the objects are: for '{found[0].case}', {asked[0].missing}; give prompts or "
-            "masks, or an adapter that was taught labels and 'automatic'."
+            f"Nothing says where the objects are: for '{volumes[0].case}', {case_prompts[0].missing}; give "
+            "prompts or masks, or an adapter that was taught labels and 'automatic'."
         )
     jobs = []
-    for each, what in zip(found, asked, strict=True):
-        if zlib.crc32(each.case.encode("utf-8", "surrogateescape")) % shard.count == shard.number - 1:
-            ending = ending_for(each.path, settings.format)
-            place = output / (each.case if settings.separate else each.case + ending)
-            key = _key(each.path, *what.files) + _digest(repr(what.rows))
-            jobs.append(Job(each, what, place, ending, journal.settings, key))
-    done = {job.case: record for job in jobs if (record := _still_good(job, journal, output)) is not None}
+    for volume, prompts in zip(volumes, case_prompts, strict=True):
+        if zlib.crc32(volume.case.encode("utf-8", "surrogateescape")) % shard.count == shard.number - 1:
+            ending = ending_for(volume.path, settings.format)
+            outputs = output / (volume.case if settings.separate else volume.case + ending)
+            key = _key(volume.path, *prompts.files) + _digest(repr(prompts.rows))
+            jobs.append(Job(volume, prompts, outputs, ending, journal.settings, key))
+    done = {
+        job.case: record for job in jobs if (record := _reusable_record(job, journal, output)) is not None
+    }
     todo = [job for job in jobs if job.case not in done]
-    in_the_way = [job.outputs for job in todo if job.case not in journal.ours and job.outputs.exists()]
+    in_the_way = [job.outputs for job in todo if job.case not in journal.owned and job.outputs.exists()]
     if in_the_way and not overwrite:
         more = f" and {len(in_the_way) - 1} more" if len(in_the_way) > 1 else ""
         raise SaveError(
             f"{in_the_way[0]}{more} exist already and are not of a run in this folder; give another output "
             "folder, or --overwrite to replace them."
         )
-    # What was at work when a run was ended comes last: if that was a case's fault, the others are done first.
+    # Cases in progress when an earlier run ended come last: if one of them caused the end, the others
+    # finish first.
     todo.sort(key=lambda job: job.case in journal.begun)
-    return FolderPlan(tuple(jobs), tuple(todo), tuple(done.values()), tuple(each.case for each in found))
+    return FolderPlan(
+        tuple(jobs), tuple(todo), tuple(done.values()), tuple(volume.case for volume in volumes)
+    )
 
 
-def _still_good(job: Job, journal: Journal, output: Path) -> CaseRecord | None:
-    """Return the record of a case done from the same files with its outputs in place, else None."""
+def _reusable_record(job: Job, journal: Journal, output: Path) -> CaseRecord | None:
+    """Return the record of a case finished from the same files with its outputs in place, else None."""
     record = journal.records.get(job.case)
     if record is None or record.outcome != "done" or record.key != job.key or not record.outputs:
         return None
-    for each in record.outputs:
-        path = output / each.path
-        if not path.is_file() or path.stat().st_size != each.bytes:
+    for output_record in record.outputs:
+        path = output / output_record.path
+        if not path.is_file() or path.stat().st_size != output_record.bytes:
             return None
     return record
 
 
-def _take_away(output: Path, old: CaseRecord, new: CaseRecord) -> None:
-    """Remove files of a case from an earlier run that are no longer produced."""
-    kept = {each.path for each in new.outputs}
-    for each in old.outputs:
-        if each.path not in kept:
-            (output / each.path).unlink(missing_ok=True)
+def _remove_stale_files(output: Path, old: CaseRecord, new: CaseRecord) -> None:
+    """Remove files of a case that an earlier run wrote and the new run did not."""
+    new_paths = {output_record.path for output_record in new.outputs}
+    for output_record in old.outputs:
+        if output_record.path not in new_paths:
+            (output / output_record.path).unlink(missing_ok=True)
 
 
 def _key(*paths: Path) -> str:
-    """Hash of files by name, size and time; of all in a folder."""
+    """Return a hash of files by name, size and time; for a folder, of all files in it."""
     lines = []
     for path in paths:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in files:
             if file.is_file():
-                facts = file.stat()
-                lines.append(f"{file.name} {facts.st_size} {facts.st_mtime_ns}")
+                stat = file.stat()
+                lines.append(f"{file.name} {stat.st_size} {stat.st_mtime_ns}")
     return _digest("\n".join(lines))
 
 
@@ -281,19 +289,19 @@ def _engine(
 
 
 class LocalEngine:
-    """Cases in this process: while one is in the model, others are read and written."""
+    """Engine in this process: while one case uses the model, others are read and written."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
 
     def run(self, jobs: Iterable[Job]) -> Iterator[CaseRecord]:
-        """Raise `NoRoom` after the cases in progress have ended."""
-        waiting: set[Future[CaseRecord]] = set()
-        with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="case") as pool:
+        """Yield records; raise `DiskFull` after the cases in progress have ended."""
+        pending: set[Future[CaseRecord]] = set()
+        with ThreadPoolExecutor(CONCURRENT_CASES, thread_name_prefix="case") as pool:
             for job in jobs:
-                waiting.add(pool.submit(self.worker.run, job))
-                if len(waiting) == SIDE_BY_SIDE:
-                    ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    yield from (each.result() for each in ended)
-            for each in waiting:
-                yield each.result()
+                pending.add(pool.submit(self.worker.run, job))
+                if len(pending) == CONCURRENT_CASES:
+                    completed, pending = wait(pending, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in completed)
+            for future in pending:
+                yield future.result()

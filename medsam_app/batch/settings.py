@@ -1,4 +1,4 @@
-"""Settings of a folder run; free of torch."""
+"""Settings of a folder run, without a dependency on torch."""
 
 from __future__ import annotations
 
@@ -14,50 +14,53 @@ from medsam_app.errors import AdapterError, PromptFileError, SettingsError, Volu
 from medsam_app.models.table import DEFAULT_MODEL, model_entry
 from medsam_app.predict.model_choice import ModelChoice
 
-#: How the label maps of a folder are written: in one format, or each in that of its image.
+#: Format of the label maps of a folder: one format, or that of each image.
 OutputFormat = Literal["nii.gz", "nii", "nrrd", "mha", "input"]
-#: What is taken of a coarse mask: the box around each label, its deepest voxel, or both.
-Taken = Literal["box", "point", "both"]
-#: A path that other processes find too.
-_WholePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+#: Prompts derived from each label of a coarse mask: its bounding box, its deepest voxel, or both.
+MaskPrompts = Literal["box", "point", "both"]
+#: An absolute path, which is valid for other processes as well.
+_AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
 class BatchSettings(BaseModel):
-    """Settings that decide the masks of a folder, besides images and prompts.
+    """Settings that, with images and prompts, determine the masks of a folder.
 
     Attributes:
-        model: name of the model. weights: a checkpoint in place of the published one. adapter: its file.
+        model: name of the model.
+        weights: checkpoint instead of the published one.
+        adapter: file of an adapter.
         prompts: a folder of prompt files, a CSV table of points and boxes, or None for prompt files next to
             the images.
-        masks: a folder of coarse masks that say where objects are, instead of prompts.
-        from_masks: what is taken of them.
-        jitter: how unsteady these boxes are, as a fraction of the box; points are then drawn at random,
-            deeper voxels being likelier. 0 for the box as it is and the deepest voxel.
-        seed: of what is drawn.
-        automatic: no prompts: the labels that the adapter or the net was trained on.
+        masks: a folder of coarse masks, used instead of prompts.
+        from_masks: prompts derived from them.
+        jitter: random displacement of these boxes as a fraction of their size; points are then random, with
+            deeper voxels more likely. 0 for the exact box and the deepest voxel.
+        seed: seed of the jitter.
+        automatic: segment the labels of the adapter or the network without prompts.
         net: a network of `medsam-app finetune --baseline`, instead of an adapter.
-        only: names or values of those that are looked for; none named for all.
-        largest: whether of each of them only the largest connected part is kept.
-        refine: whether outlines of large objects are drawn finely; None as a prompt file says, or yes.
-        frame, channel: of images that hold several.
-        other_image: whether prompt files of other images on the same grid are accepted.
-        format: of the label maps.
-        separate: one file an object in a folder of the case's name, instead of one label map.
-        probabilities: also maps of the probability of each object, in NIfTI.
+        only: names or values of the labels to segment; empty for all.
+        largest: keep only the largest connected component of each label.
+        refine: draw the outlines of large objects finely; None for the prompt file's setting, or
+            yes.
+        frame, channel: for images that contain several.
+        other_image: whether to accept prompt files of other images on the same grid.
+        format: format of the label maps.
+        separate: write one file per object into a folder with the name of the case, instead of one label map.
+        probabilities: also write the probability of each object, as NIfTI.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = DEFAULT_MODEL
-    weights: _WholePath | None = None
-    adapter: _WholePath | None = None
-    prompts: _WholePath | None = None
-    masks: _WholePath | None = None
-    from_masks: Taken = "box"
+    weights: _AbsolutePath | None = None
+    adapter: _AbsolutePath | None = None
+    prompts: _AbsolutePath | None = None
+    masks: _AbsolutePath | None = None
+    from_masks: MaskPrompts = "box"
     jitter: float = Field(0.0, ge=0, le=0.5)
     seed: int = Field(0, ge=0, lt=2**63)
     automatic: bool = False
-    net: _WholePath | None = None
+    net: _AbsolutePath | None = None
     only: tuple[str, ...] = ()
     largest: bool = False
     refine: bool | None = None
@@ -74,17 +77,17 @@ class BatchSettings(BaseModel):
         return ModelChoice(name=self.model, weights=self.weights, adapter=self.adapter)
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that decide the results, by name; hashes instead of files."""
+        """Return the settings that determine the results, by name; files are replaced by their hashes."""
         from medsam_app.models.download import sha256_of
 
         weights = (
             model_entry(self.model).checkpoint.sha256 if self.weights is None else sha256_of(self.weights)
         )
         adapter = None if self.adapter is None else read_header(self.adapter).sha256
-        skipped = {"weights", "adapter", "prompts", "masks", "net"}
+        paths = {"weights", "adapter", "prompts", "masks", "net"}
         return {
             "version": __version__,
-            **self.model_dump(mode="json", exclude=skipped),
+            **self.model_dump(mode="json", exclude=paths),
             "weights": weights,
             "adapter": adapter,
             "net": None if self.net is None else sha256_of(self.net),
@@ -92,11 +95,11 @@ class BatchSettings(BaseModel):
 
 
 def make_settings(values: Mapping[str, Any]) -> BatchSettings:
-    """Settings from their fields, checked as far as that can be done without an image.
+    """Return settings from their fields, with all checks that need no image.
 
     Raises:
-        SettingsError: a field that is unknown or out of its range, or fields that exclude each other.
-        ModelError, AdapterError, VolumeError: no such model, adapter, prompts or masks.
+        SettingsError: a field is unknown or out of range, or fields exclude each other.
+        ModelError, AdapterError, VolumeError: the model, adapter, prompts or masks do not exist.
     """
     try:
         settings = BatchSettings.model_validate(dict(values))
@@ -117,11 +120,11 @@ def make_settings(values: Mapping[str, Any]) -> BatchSettings:
 
 
 def _check_combination(settings: BatchSettings) -> None:
-    ways = {"prompts": settings.prompts, "masks": settings.masks, "automatic": settings.automatic or None}
-    given = [name for name, value in ways.items() if value is not None]
-    if len(given) > 1:
+    sources = {"prompts": settings.prompts, "masks": settings.masks, "automatic": settings.automatic or None}
+    names = [name for name, value in sources.items() if value is not None]
+    if len(names) > 1:
         raise SettingsError(
-            f"'{given[0]}' and '{given[1]}' both say where the objects are; give one of them."
+            f"'{names[0]}' and '{names[1]}' both say where the objects are; give one of them."
         )
     if settings.automatic and settings.adapter is None and settings.net is None:
         raise AdapterError(

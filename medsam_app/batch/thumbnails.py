@@ -1,4 +1,4 @@
-"""Thumbnails of results: three planes through a volume, side by side."""
+"""Thumbnails of results: three orthogonal slices of a volume, side by side."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:  # heavy
 
 #: RAS axes down, across and through the axial, the coronal and the sagittal plane.
 PLANES = ((1, 0, 2), (2, 0, 1), (2, 1, 0))
-#: Pixels between the planes, and their grey.
+#: Pixels between the planes, and the grey value of the background.
 GAP, _BACK = 4, 24
-#: Percentiles of what is near the labels that become black and white.
+#: Intensity percentiles near the labels that become black and white.
 _BLACK, _WHITE = 1.0, 99.0
-#: The window goes no farther beyond the intensities of what was found than this many times their range,
-#: so that an organ next to air or bone keeps its contrast, but is this share of what is near it at least,
-#: on either side.
+#: Limits of the intensity window on either side of the intensities inside the labels. At most this many times
+#: their range, so that an organ next to air or bone keeps its contrast; at least this share of the range near
+#: the labels.
 _BEYOND, _NARROWEST = 1.5, 0.1
-#: How much of the label's colour is mixed into its inside.
+#: Share of the label's colour inside the label.
 _OPACITY = 0.3
 _LEAST_HEIGHT = 16
 
 
 class _Plane(NamedTuple):
-    """A slice as it is shown, row 0 at the top, the patient's right (or front) on the left.
+    """A slice as displayed: row 0 at the top, the patient's right (or front) on the left.
 
-    `image` and `labels` are (rows, columns); `size` is what it measures in mm, down and across.
+    `image` and `labels` are (rows, columns); `size` is the height and width in mm.
     """
 
     image: NDArray
@@ -49,22 +49,21 @@ def thumbnail(
 ) -> bytes:
     """Draw the axial, the coronal and the sagittal slice with the most labelled voxels.
 
-    They stand in three squares, each as large as fits with millimetres alike down and across, in
-    radiological convention: the patient's right on the left, the front at the top or on the left. Where
-    nothing was found they go through the middle of the volume. Labels are outlined and lightly filled;
-    one that is smaller than a pixel still gets a pixel.
+    Each slice is scaled isotropically to fit into a square, in radiological convention: the patient's right
+    on the left, the front at the top or on the left. Without labels, the slices pass through the centre of
+    the volume. Labels are outlined and lightly filled; a label smaller than a pixel still gets one pixel.
 
     Args:
-        labels: (i, j, k) whole numbers or bool on the volume's grid, 0 = background.
-        colours: '#rrggbb' by label value; the others have that of the palette of objects.
-        height: of the picture in pixels, 16 or more; it is 3 x height + 8 wide.
+        labels: (i, j, k) integers or bool on the volume's grid, 0 = background.
+        colours: '#rrggbb' by label value; other labels use the palette of objects.
+        height: height of the picture in pixels, 16 or more; its width is 3 x height + 8.
 
     Returns:
         A PNG.
 
     Raises:
-        GridMismatch: the labels have another shape than the volume.
-        SettingsError: a colour is none, or the height is too small.
+        GridMismatch: the labels and the volume differ in shape.
+        SettingsError: a colour is invalid, or the height is too small.
     """
     if labels.shape != tuple(volume.shape):
         raise GridMismatch(
@@ -81,96 +80,96 @@ def thumbnail(
         rows, columns = drawn.shape[:2]
         top, left = (height - rows) // 2, number * (height + GAP) + (height - columns) // 2
         picture[top : top + rows, left : left + columns] = drawn
-    stored = io.BytesIO()
-    Image.fromarray(picture).save(stored, format="png")
-    return stored.getvalue()
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="png")
+    return buffer.getvalue()
 
 
 def _planes(image: NDArray, labels: NDArray, ras: RasView) -> list[_Plane]:
-    """Cut both (i, j, k) arrays."""
+    """Return the three slices of both (i, j, k) arrays."""
     counts = _counts(labels)
-    turned = zip(ras.axes, ras.flips, strict=True)
-    where = [_fullest(np.flip(counts[axis]) if flip else counts[axis]) for axis, flip in turned]
+    axis_flips = zip(ras.axes, ras.flips, strict=True)
+    indices = [_fullest(np.flip(counts[axis]) if flip else counts[axis]) for axis, flip in axis_flips]
     planes = []
-    for down, across, through in PLANES:
+    for vertical, horizontal, normal in PLANES:
         cut_image, cut_labels = (
-            np.flip(ras.from_file(array).transpose(through, down, across)[where[through]])
+            np.flip(ras.from_file(array).transpose(normal, vertical, horizontal)[indices[normal]])
             for array in (image, labels)
         )
-        size = [float(ras.shape[axis] * ras.spacing[axis]) for axis in (down, across)]
+        size = [float(ras.shape[axis] * ras.spacing[axis]) for axis in (vertical, horizontal)]
         planes.append(_Plane(cut_image, cut_labels, (size[0], size[1])))
     return planes
 
 
 def _fullest(counts: NDArray[np.integer]) -> int:
-    """The index with the largest count, the middle one of several; that of the middle if all are 0."""
+    """Return the index with the largest count; of several such indices, the middle one."""
     best = np.flatnonzero(counts == counts.max())
     return int(best[len(best) // 2])
 
 
 def _counts(labels: NDArray) -> list[NDArray[np.int64]]:
-    """Labelled voxels in each slice, by axis.
+    """Return the number of labelled voxels in each slice, by axis.
 
-    It goes through memory once and in order, and adds up bytes: sums along three axes of a large volume
-    would take seconds.
+    This reads memory once and sequentially, and sums bytes: sums along three axes of a large volume would
+    take seconds.
     """
     order = sorted(range(3), key=lambda axis: -abs(labels.strides[axis]))
     slabs = labels.transpose(order)
-    first = np.zeros(len(slabs), dtype=np.int64)
-    rest = np.zeros(slabs.shape[1:], dtype=np.int64)
-    most = 255  # what a byte counts up to
-    for start in range(0, len(slabs), most):
-        part = np.zeros(slabs.shape[1:], dtype=np.uint8)
-        for index in range(start, min(start + most, len(slabs))):
-            found = slabs[index] != 0
-            first[index] = np.count_nonzero(found)
-            part += found
-        rest += part
-    by_axis = dict(zip(order, (first, rest.sum(axis=1), rest.sum(axis=0)), strict=True))
+    per_slab = np.zeros(len(slabs), dtype=np.int64)
+    totals = np.zeros(slabs.shape[1:], dtype=np.int64)
+    batch = 255  # the largest count in a byte
+    for start in range(0, len(slabs), batch):
+        batch_counts = np.zeros(slabs.shape[1:], dtype=np.uint8)
+        for index in range(start, min(start + batch, len(slabs))):
+            labelled = slabs[index] != 0
+            per_slab[index] = np.count_nonzero(labelled)
+            batch_counts += labelled
+        totals += batch_counts
+    by_axis = dict(zip(order, (per_slab, totals.sum(axis=1), totals.sum(axis=0)), strict=True))
     return [by_axis[axis] for axis in range(3)]
 
 
 def _window(planes: list[_Plane]) -> tuple[float, float]:
-    """Intensities that become black and white."""
-    near, inside = [], []
+    """Return the intensities that become black and white."""
+    nearby, inside = [], []
     for plane in planes:
-        drawn = plane.labels != 0
-        if drawn.any():
-            near.append(plane.image[padded_bounds(drawn)].ravel())
-            inside.append(plane.image[drawn])
+        labelled = plane.labels != 0
+        if labelled.any():
+            nearby.append(plane.image[padded_bounds(labelled)].ravel())
+            inside.append(plane.image[labelled])
         else:
-            near.append(plane.image.ravel())
-    low, high = np.percentile(np.concatenate(near), [_BLACK, _WHITE]).tolist()
+            nearby.append(plane.image.ravel())
+    low, high = np.percentile(np.concatenate(nearby), [_BLACK, _WHITE]).tolist()
     if inside:
         least, most = np.percentile(np.concatenate(inside), [_BLACK, _WHITE]).tolist()
-        beyond = max(_BEYOND * (most - least), _NARROWEST * (high - low))
-        low, high = max(low, least - beyond), min(high, most + beyond)
+        margin = max(_BEYOND * (most - least), _NARROWEST * (high - low))
+        low, high = max(low, least - margin), min(high, most + margin)
     return low, max(high, low + 1e-6)
 
 
 def _draw(plane: _Plane, low: float, high: float, colours: Mapping[int, str], height: int) -> NDArray:
-    """(rows, columns, 3) uint8 the slice with its labels, `height` at most on each side."""
+    """Return the slice with its labels, (rows, columns, 3) uint8, at most `height` pixels on each side."""
     scale = height / max(plane.size)
     rows, columns = (min(height, max(1, round(scale * side))) for side in plane.size)
     grey = np.clip((plane.image.astype(np.float32) - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
     image = Image.fromarray(grey).resize((columns, rows), Image.Resampling.BILINEAR)
-    drawn = np.repeat(np.asarray(image)[..., None], 3, axis=2).astype(np.float32)
+    picture = np.repeat(np.asarray(image)[..., None], 3, axis=2).astype(np.float32)
     labels = _resized(_resized(plane.labels, rows, 0), columns, 1)
-    # A pixel of an outline has another label above, below or next to it; what lies beyond the edge is none.
+    # An outline pixel has a neighbour with another label; pixels outside count as background.
     padded = np.pad(labels, 1)
-    beside = padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]
-    edge = np.any([other != labels for other in beside], axis=0)
+    neighbours = padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]
+    edge = np.any([neighbour != labels for neighbour in neighbours], axis=0)
     for value in np.unique(labels[labels != 0]).tolist():
         colour = checked_colour(colours.get(int(value), PALETTE[(int(value) - 1) % len(PALETTE)]))
         rgb = np.frombuffer(bytes.fromhex(colour[1:]), dtype=np.uint8).astype(np.float32)
         inside = labels == value
-        drawn[inside] += _OPACITY * (rgb - drawn[inside])
-        drawn[inside & edge] = rgb
-    return np.rint(drawn).astype(np.uint8)
+        picture[inside] += _OPACITY * (rgb - picture[inside])
+        picture[inside & edge] = rgb
+    return np.rint(picture).astype(np.uint8)
 
 
 def _resized(labels: NDArray, count: int, axis: int) -> NDArray:
-    """Resample labels along an axis: the nearest one, or the largest label of merged ones."""
+    """Resample labels along an axis: nearest label to enlarge, largest of the merged labels to reduce."""
     size = labels.shape[axis]
     if count >= size:
         return labels.take((np.arange(count) * size + size // 2) // count, axis=axis)

@@ -1,4 +1,4 @@
-"""A case of a folder, from its file to its mask on the disk: the function that every engine runs."""
+"""Worker of a folder run: segments one case from its file to its mask on disk, in every engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from medsam_app.batch.job import Job, NoRoom
+from medsam_app.batch.job import DiskFull, Job
 from medsam_app.batch.output import CaseResult, write_masks, write_picture
 from medsam_app.batch.prompts import CasePrompts, ObjectRequest, objects_of_mask, objects_of_rows
 from medsam_app.batch.record import HIDDEN, CaseRecord, ObjectRecord, OutputRecord
@@ -35,9 +35,12 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """Holds the model and segments cases; safe to call from several threads, of which one uses the model.
+    """A loaded model that segments cases.
+
+    Several threads may share a worker; only one of them uses the model at a time.
 
     Args:
+        settings: settings of the run.
         out: the output folder.
         device: as for `VolumePredictor`.
 
@@ -54,25 +57,25 @@ class Worker:
         )
         self.net: BaselineNet | None = None
         if settings.net is not None:
-            from medsam_app.predict.baseline_net import BaselineNet  # slow: MONAI's networks
+            from medsam_app.predict.baseline_net import BaselineNet  # slow: imports MONAI's networks
 
             self.net = BaselineNet(settings.net, torch.device(self.device))
         self._model = threading.Lock()
 
     def ready(self) -> bool:
-        """Return True; answering at all shows that the worker is ready."""
+        """Return True; any response shows that the worker is ready."""
         return True
 
     def run(self, job: Job) -> CaseRecord:
-        """Segment a case, or say why that cannot be.
+        """Segment a case and return its record; a failure is recorded with its reason.
 
         Raises:
-            NoRoom: the disk takes no more.
+            DiskFull: the disk accepts no further data.
         """
         seconds: dict[str, float] = {}
         try:
             return self._run(job, seconds)
-        except NoRoom:
+        except DiskFull:
             raise
         except MedsamError as error:
             message = str(error)
@@ -81,10 +84,10 @@ class Worker:
         except Exception as error:
             if "out of memory" in str(error).lower() or "can't allocate memory" in str(
                 error
-            ):  # torch's words
+            ):  # as worded by torch
                 message = _too_large(job)
             else:
-                message = self._unforeseen(job, error)
+                message = self._unexpected_error(job, error)
         return job.record(
             outcome="failed",
             message=message,
@@ -95,32 +98,34 @@ class Worker:
 
     def _run(self, job: Job, seconds: dict[str, float]) -> CaseRecord:
         with _timed(seconds, "read"):
-            volume, wanted = self._read(job)
+            volume, requests = self._read(job)
         with _timed(seconds, "wait"):
             self._model.acquire()
         try:
-            self.predictor.cache.clear()  # no case has use for another's embeddings
+            self.predictor.cache.clear()  # embeddings are per case
             forget_peak()
             with _timed(seconds, "segment"):
-                made = (
-                    self._labels(volume) if job.asked == CasePrompts() else self._objects(job, volume, wanted)
+                result = (
+                    self._labels(volume)
+                    if job.prompts == CasePrompts()
+                    else self._objects(job, volume, requests)
                 )
         finally:
-            most = peak_memory() or 0
+            peak = peak_memory() or 0
             self._model.release()
         with _timed(seconds, "write"):
-            outputs = write_masks(job, volume, made, self.settings)
-            picture = write_picture(job, volume, made, self.out)
+            outputs = write_masks(job, volume, result, self.settings)
+            picture = write_picture(job, volume, result, self.out)
         return job.record(
             outcome="done",
-            objects=tuple(made.objects),
-            warnings=(*volume.notes, *made.warnings),
+            objects=tuple(result.objects),
+            warnings=(*volume.notes, *result.warnings),
             outputs=tuple(
                 OutputRecord(path=self._inside(path), bytes=path.stat().st_size) for path in outputs
             ),
             thumbnail=self._inside(picture),
             seconds=seconds,
-            peak_memory=max(most, peak_memory() or 0) or None,
+            peak_memory=max(peak, peak_memory() or 0) or None,
             device=self.device,
         )
 
@@ -130,36 +135,36 @@ class Worker:
     def _read(self, job: Job) -> tuple[Volume, list[ObjectRequest]]:
         """Read the volume, and the objects of a table or a mask.
 
-        A prompt file decides which part of the image is meant if the job does not.
+        A prompt file selects the series, frame and channel of the image if the job does not.
         """
-        series, frame, channel = job.found.series, self.settings.frame, self.settings.channel
-        if job.asked.prompt_file is not None:
-            image = read_prompt_file(job.asked.prompt_file).image
+        series, frame, channel = job.source.series, self.settings.frame, self.settings.channel
+        if job.prompts.prompt_file is not None:
+            image = read_prompt_file(job.prompts.prompt_file).image
             frame = image.frame if frame is None else frame
             channel = image.channel if channel is None else channel
             series = series or image.series
-        volume = load_volume(job.found.path, series=series, frame=frame, channel=channel)
-        _ = volume.fingerprint  # worked out here, while the model is busy with another
-        if job.asked.mask is not None:
-            return volume, objects_of_mask(job.asked.mask, volume, self.settings, job.case)
-        return volume, objects_of_rows(job.asked.rows, volume.grid)
+        volume = load_volume(job.source.path, series=series, frame=frame, channel=channel)
+        _ = volume.fingerprint  # compute and cache it here, while another case uses the model
+        if job.prompts.mask is not None:
+            return volume, objects_of_mask(job.prompts.mask, volume, self.settings, job.case)
+        return volume, objects_of_rows(job.prompts.rows, volume.grid)
 
     def _labels(self, volume: Volume) -> CaseResult:
         """Segment the labels that the adapter or network learned, without prompts."""
         settings = self.settings
         if self.net is not None:
             self.net.set_volume(volume)
-            found = self.net.label_map(probabilities=settings.probabilities)
+            label_map = self.net.label_map(probabilities=settings.probabilities)
             if settings.largest:
                 from medsam_app.predict.whole_volume import keep_largest_parts
 
-                keep_largest_parts(found.array)
+                keep_largest_parts(label_map.array)
         else:
             self.predictor.set_volume(volume)
-            found = self.predictor.predict_labels(
+            label_map = self.predictor.predict_labels(
                 labels=settings.only or None, largest=settings.largest, probabilities=settings.probabilities
             )
-        counts = np.bincount(found.array.ravel(), minlength=max(found.names) + 1)
+        counts = np.bincount(label_map.array.ravel(), minlength=max(label_map.names) + 1)
         objects = [
             ObjectRecord(
                 label=value,
@@ -167,43 +172,43 @@ class Worker:
                 voxels=int(counts[value]),
                 volume_ml=float(counts[value]) * volume.grid.voxel_volume_ml,
             )
-            for value, name in found.names.items()
+            for value, name in label_map.names.items()
         ]
-        return CaseResult(found.array, objects, chances=found.probabilities)
+        return CaseResult(label_map.array, objects, chances=label_map.probabilities)
 
-    def _objects(self, job: Job, volume: Volume, wanted: list[ObjectRequest]) -> CaseResult:
+    def _objects(self, job: Job, volume: Volume, requests: list[ObjectRequest]) -> CaseResult:
         """Segment the objects that prompts define."""
         session = Session(volume, self.predictor)
         warnings: list[str] = []
-        if job.asked.prompt_file is not None:
-            warnings += session.load_prompts(job.asked.prompt_file, other_image=self.settings.other_image)
+        if job.prompts.prompt_file is not None:
+            warnings += session.load_prompts(job.prompts.prompt_file, other_image=self.settings.other_image)
         else:
             session.settings = replace(session.settings, by_label=True)
-            for each in wanted:
-                name = each.name or self.predictor.learned.get(each.label, f"label {each.label}")
-                added = session.add_object(name, label=each.label)
-                for prompt in each.prompts:
-                    session.add_prompt(added.id, prompt)
+            for request in requests:
+                name = request.name or self.predictor.learned.get(request.label, f"label {request.label}")
+                session_object = session.add_object(name, label=request.label)
+                for prompt in request.prompts:
+                    session.add_prompt(session_object.id, prompt)
         if self.settings.refine is not None:
             session.settings = replace(session.settings, refine=self.settings.refine)
-        colours = {each.label: each.colour for each in session.objects}
-        made = CaseResult(session.label_map(), [], colours, warnings=warnings)
+        colours = {owner.label: owner.colour for owner in session.objects}
+        result = CaseResult(session.label_map(), [], colours, warnings=warnings)
         for owner in session.objects:
-            found = session.prediction(owner.id)
-            made.objects.append(_object_record(owner, found))
-            if found is None:
-                made.warnings.append(f"No prompt says where '{owner.name}' is; it has no voxels.")
+            prediction = session.prediction(owner.id)
+            result.objects.append(_object_record(owner, prediction))
+            if prediction is None:
+                result.warnings.append(f"No prompt says where '{owner.name}' is; it has no voxels.")
             else:
-                made.masks[owner.label] = found
+                result.masks[owner.label] = prediction
         for first, second, voxels in session.overlaps() if not self.settings.separate else ():
             owner = second if session.settings.overlap == "later" else first
-            made.warnings.append(
+            result.warnings.append(
                 f"'{first.name}' and '{second.name}' share {voxels} voxels, which belong to '{owner.name}'."
             )
-        return made
+        return result
 
-    def _unforeseen(self, job: Job, error: Exception) -> str:
-        """Store the details of an unexpected error, and report where they are."""
+    def _unexpected_error(self, job: Job, error: Exception) -> str:
+        """Write the details of an unexpected error to a file, and return a message with its path."""
         path = self.out / HIDDEN / "errors" / f"{job.case}.txt"
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,30 +219,34 @@ class Worker:
         )
 
 
-def _object_record(owner: SegmentedObject, found: MaskPrediction | None) -> ObjectRecord:
-    if found is None:
+def _object_record(segmented: SegmentedObject, prediction: MaskPrediction | None) -> ObjectRecord:
+    if prediction is None:
         return ObjectRecord(
-            label=owner.label, name=owner.name, voxels=0, volume_ml=0.0, prompts=len(owner.prompts)
+            label=segmented.label,
+            name=segmented.name,
+            voxels=0,
+            volume_ml=0.0,
+            prompts=len(segmented.prompts),
         )
     return ObjectRecord(
-        label=owner.label,
-        name=owner.name,
-        voxels=found.voxels,
-        volume_ml=found.volume_ml,
-        prompts=len(owner.prompts),
-        unmet=len(found.unmet),
-        score=round(found.score, 4),
+        label=segmented.label,
+        name=segmented.name,
+        voxels=prediction.voxels,
+        volume_ml=prediction.volume_ml,
+        prompts=len(segmented.prompts),
+        unmet=len(prediction.unmet),
+        score=round(prediction.score, 4),
     )
 
 
 def _too_large(job: Job) -> str:
-    return f"'{job.found.path.name}' does not fit into the memory that is free; crop or downsample it first."
+    return f"'{job.source.path.name}' does not fit into the memory that is free; crop or downsample it first."
 
 
 @contextmanager
 def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    began = time.perf_counter()
+    start = time.perf_counter()
     try:
         yield
     finally:
-        seconds[step] = round(time.perf_counter() - began, 3)
+        seconds[step] = round(time.perf_counter() - start, 3)

@@ -1,7 +1,7 @@
 """Command line `medsam-app`, implemented in `medsam_app.commands`.
 
-Nothing here imports torch, MONAI or gradio before a command that needs it runs, so that help and
-tables appear at once.
+This module imports torch, MONAI and gradio only when a command needs them, so that help and tables appear at
+once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from medsam_app.cli.segment import segment
 from medsam_app.errors import MedsamError, SeriesChoice
 from medsam_app.models.table import DEFAULT_MODEL
 
-#: Exit status of a mistake in the input, and of Ctrl-C, as shells have it.
+#: Exit status of an error in the input, and of Ctrl-C, as in shells.
 MISTAKE, INTERRUPTED = 2, 130
 
 app = typer.Typer(
@@ -43,7 +43,7 @@ app = typer.Typer(
     help="Segment medical volumes by clicking, from files, or in bulk. Research use, not a medical device.",
     add_completion=False,
     pretty_exceptions_enable=False,
-    # Plain help: the same in a terminal and in the log of a machine.
+    # Plain help text, identical in a terminal and in a log.
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
@@ -197,13 +197,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; by default those of the process.
 
     Returns:
-        Exit status: 0, 1 when a part of the input was skipped, 2 for a mistake in it, 130 for Ctrl-C.
+        Exit status: 0, 1 if part of the input was skipped, 2 for an error in the input, 130 for Ctrl-C.
     """
-    # Waiting threads that spin make a click several times slower when the cores are shared.
+    # Spinning OpenMP threads make a click several times slower when other processes use the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # So do OpenBLAS's, which serve little but SciPy's solvers here: a random walker took 40 s instead of 1.
+    # The same holds for OpenBLAS, used mainly by SciPy's solvers: a random walker took 40 s instead of 1.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # Both Click and the copy of it in newer versions of typer: BadParameter < UsageError < ClickException.
+    # For Click and for its copy in newer versions of typer: BadParameter < UsageError < ClickException.
     usage_error: type[Exception] = cast(Any, typer.BadParameter).__mro__[2]
     errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
@@ -214,13 +214,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         # Typer reads the arguments of the process when given None.
-        given = None if arguments is None else list(arguments)
+        argument_list = None if arguments is None else list(arguments)
         status = typer.main.get_command(app).main(
-            given, prog_name="medsam-app", standalone_mode=False, obj=sys.argv[1:] if given is None else given
+            argument_list,
+            prog_name="medsam-app",
+            standalone_mode=False,
+            obj=sys.argv[1:] if argument_list is None else argument_list,
         )
-        if status == INTERRUPTED:  # what newer versions of typer make of Ctrl-C
+        if status == INTERRUPTED:  # newer versions of typer return this status for Ctrl-C
             raise KeyboardInterrupt
-        # Written out here, so that a pipe closed early is noticed here and not at exit.
+        # Flush here, so that a pipe closed early raises here and not at exit.
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except SeriesChoice as error:
@@ -231,14 +234,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MedsamError as error:
         return complain(str(error))
     except usage_error as error:
-        said = cast(Any, error).format_message()
-        where = getattr(getattr(error, "ctx", None), "command_path", "medsam-app")
-        return complain(f"{said.rstrip('.')}. See '{where} --help'.")
+        usage_message = cast(Any, error).format_message()
+        command = getattr(getattr(error, "ctx", None), "command_path", "medsam-app")
+        return complain(f"{usage_message.rstrip('.')}. See '{command} --help'.")
     except (KeyboardInterrupt, typer.Abort):
         errors.print("Stopped.")
         return INTERRUPTED
     except BrokenPipeError:
-        # As with `medsam-app info x | head -1`; the interpreter must not flush to it again.
+        # For example `medsam-app info x | head -1`; the interpreter must not flush to the pipe again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

@@ -12,7 +12,7 @@ import typer
 from medsam_app.cli.options import DeviceOption, WeightsOption
 from medsam_app.errors import SettingsError
 
-#: As shells have Ctrl-C.
+#: Exit status of a stopped run, as for Ctrl-C in shells.
 _STOPPED = 130
 
 
@@ -124,17 +124,17 @@ def finetune(
     from medsam_app.commands.finetune_options import FinetuneOptions
     from medsam_app.finetuning.plan import merge_settings, read_settings
 
-    named = {"base": base, "adapter": adapter, "split": split, "minutes": minutes, "steps": steps}
-    given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    simple_fields = {"base": base, "adapter": adapter, "split": split, "minutes": minutes, "steps": steps}
+    fields: dict[str, Any] = {name: value for name, value in simple_fields.items() if value is not None}
     if datasets:
-        given["datasets"] = tuple(datasets)
+        fields["datasets"] = tuple(datasets)
     if labels:
-        given["labels"] = [part.strip() for text in labels for part in text.split(",") if part.strip()]
+        fields["labels"] = [part.strip() for text in labels for part in text.split(",") if part.strip()]
     options = FinetuneOptions(
         dataset=dataset,
         output=output,
         fields=merge_settings(
-            {} if settings is None else read_settings(settings), _items(items or []) | given
+            {} if settings is None else read_settings(settings), _items(items or []) | fields
         ),
         baseline=baseline,
         memory=_gigabytes(memory),
@@ -152,7 +152,7 @@ def finetune(
 
 
 def _count(text: str) -> int | None:
-    """Processes of '2' or 'auto', which is None."""
+    """Return the number of processes for '2', or None for 'auto'."""
     if text == "auto":
         return None
     if not text.isdecimal() or int(text) < 1:

@@ -9,7 +9,7 @@ import typer
 
 from medsam_app.cli.options import DeviceOption
 
-#: As shells have Ctrl-C.
+#: Exit status of a stopped run, as for Ctrl-C in shells.
 _STOPPED = 130
 
 

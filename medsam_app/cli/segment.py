@@ -22,11 +22,11 @@ from medsam_app.errors import SettingsError
 from medsam_app.models.table import DEFAULT_MODEL
 
 
-def _refuse(options: Mapping[str, Any], what: str) -> None:
-    """Refuse options that were given and are of no use here."""
-    given = [name for name, value in options.items() if value not in (None, False, [])]
-    if given:
-        raise SettingsError(f"{given[0]} is {what}.")
+def _refuse(options: Mapping[str, Any], reason: str) -> None:
+    """Reject options that were given and do not apply."""
+    names = [name for name, value in options.items() if value not in (None, False, [])]
+    if names:
+        raise SettingsError(f"{names[0]} is {reason}.")
 
 
 def segment(
@@ -178,11 +178,11 @@ def segment(
     A folder: medsam-app segment IMAGES MASKS. What fails is told at the end; a run that was ended goes on by
     the same command.
     """
-    of_folder: dict[str, Any] = {
+    batch_settings: dict[str, Any] = {
         "net": net, "masks": masks, "from_masks": from_masks, "jitter": jitter, "seed": seed,
         "format": format, "separate": separate, "probabilities": probabilities,
     }  # fmt: skip
-    how: dict[str, Any] = {
+    run_options: dict[str, Any] = {
         "engine": engine, "workers": workers, "ray_address": ray_address, "shard": shard, "dry_run": dry_run,
     }  # fmt: skip
     if output_folder is not None:
@@ -194,21 +194,23 @@ def segment(
             "--save-prompts": save_prompts,
         }  # fmt: skip
         _refuse(single, "for one image; for a folder give --prompts, --masks or --automatic")
-        of_folder |= {
+        batch_settings |= {
             "model": model, "weights": weights, "adapter": adapter, "prompts": prompts,
             "automatic": automatic, "only": tuple(only or ()), "largest": largest, "refine": refine,
             "frame": frame, "channel": channel, "other_image": other_image,
         }  # fmt: skip
         status = batch_command.segment_folder(
-            image, output_folder, settings=of_folder, device=device, overwrite=overwrite, **how
+            image, output_folder, settings=batch_settings, device=device, overwrite=overwrite, **run_options
         )
         if status:
             raise typer.Exit(status)
         return
-    usual = {"from_masks": "box", "jitter": 0.0, "seed": 0, "format": "nii.gz", "engine": "local"}
-    given = {name: each for name, each in (of_folder | how).items() if each != usual.get(name)}
+    defaults = {"from_masks": "box", "jitter": 0.0, "seed": 0, "format": "nii.gz", "engine": "local"}
+    folder_options = {
+        name: value for name, value in (batch_settings | run_options).items() if value != defaults.get(name)
+    }
     _refuse(
-        {f"--{name.replace('_', '-')}": each for name, each in given.items()},
+        {f"--{name.replace('_', '-')}": value for name, value in folder_options.items()},
         "for a folder; give the folder of the masks after that of the images",
     )
     if output is None:

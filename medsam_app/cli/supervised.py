@@ -1,7 +1,7 @@
-"""Run the command line as a child that is stopped when its standard input ends.
+"""Run the command line as a child process that stops when its standard input ends.
 
-Whoever starts it holds the other end: when that process is gone, killed or not, this one stops too, and may
-save what it has.
+The parent process holds the other end of the pipe. When the parent exits, even if it was killed, this process
+receives SIGTERM, so that it can save its state and stop.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from medsam_app.cli.app import main
 
 
 def _stop_with_input() -> None:
-    # Not through sys.stdin, whose lock an interpreter that ends would wait for.
+    # Read the descriptor directly: an exiting interpreter would wait for the lock of sys.stdin.
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""`medsam-app dataset inspect`: check every case, print tables, write a file."""
+"""`medsam-app dataset inspect`: check every case, print tables, write a JSON file."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from medsam_app.datasets.find import Dataset, Problem, find_cases
 from medsam_app.datasets.fingerprint import Fingerprint, Spread, fingerprint
 from medsam_app.datasets.label_census import PERCENTILES
 
-#: This many warnings of a kind are printed; the file has all.
+#: Maximum number of printed warnings of one kind; the JSON file has all of them.
 _WARNINGS = 10
 
 
 def inspect(path: Path, *, json_file: Path | None, overwrite: bool) -> int:
-    """Read, print, write.
+    """Read a dataset, print its fingerprint and problems, and write them to a file.
 
     Args:
         path: folder or list.
-        json_file: gets everything.
-        overwrite: replace it where it exists.
+        json_file: output file for the complete fingerprint.
+        overwrite: whether to replace an existing file.
 
     Returns:
-        how many cases cannot be used.
+        Number of cases that cannot be used.
     """
     dataset = find_cases(path)
     if json_file is not None:
@@ -38,50 +38,50 @@ def inspect(path: Path, *, json_file: Path | None, overwrite: bool) -> int:
     count = len(dataset.cases)
     note(f"Reading {count} case{'' if count == 1 else 's'}: {dataset.layout}")
     with progress_bar("Reading") as (progress, _):
-        found = fingerprint(dataset, progress=progress)
-    # The file first: a pipe that closes early must not cost the reading.
+        report = fingerprint(dataset, progress=progress)
+    # Write the file first: a pipe that closes early must not lose the result.
     if json_file is not None:
-        whole = {"medsam_app": __version__} | asdict(found)
-        save_whole(json_file, json.dumps(whole, indent=1, allow_nan=False) + "\n")
-    _print(found)
+        document = {"medsam_app": __version__} | asdict(report)
+        save_whole(json_file, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    _print(report)
     if json_file is not None:
         say(f"Saved {json_file}.")
-    if found.unusable:
-        note(f"Cases that cannot be used: {found.unusable}.")
-    return found.unusable
+    if report.unusable:
+        note(f"Cases that cannot be used: {report.unusable}.")
+    return report.unusable
 
 
 def _sources(dataset: Dataset) -> list[Path]:
-    """Return all input files of a run."""
+    """Return all input files of a dataset."""
     volumes = [file for case in dataset.cases for file in (case.image, case.label, *case.channels)]
     return [*dataset.sources, *volumes]
 
 
-def _print(found: Fingerprint) -> None:
+def _print(report: Fingerprint) -> None:
     console = table_console()
-    console.print(_overview(found))
-    if found.shape is not None and found.spacing is not None:
-        console.print(_grids(found.shape, found.spacing))
-    if found.intensities:
-        console.print(_intensities(found))
-    if found.labels:
-        console.print(_labels(found))
-    _print_problems(console, found.problems)
+    console.print(_overview(report))
+    if report.shape is not None and report.spacing is not None:
+        console.print(_grids(report.shape, report.spacing))
+    if report.intensities:
+        console.print(_intensities(report))
+    if report.labels:
+        console.print(_labels(report))
+    _print_problems(console, report.problems)
 
 
-def _overview(found: Fingerprint) -> Table:
+def _overview(report: Fingerprint) -> Table:
     table = titled_table("Dataset")
     table.show_header = False
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("path", found.path)
-    table.add_row("layout", found.layout)
-    unusable = f", {found.unusable} cannot be used" if found.unusable else ""
-    table.add_row("cases", f"{found.usable} usable{unusable}")
+    table.add_row("path", report.path)
+    table.add_row("layout", report.layout)
+    unusable = f", {report.unusable} cannot be used" if report.unusable else ""
+    table.add_row("cases", f"{report.usable} usable{unusable}")
     for title, counts in (
-        ("splits", found.splits),
-        ("modalities", found.modalities),
-        ("orientations", found.orientations),
+        ("splits", report.splits),
+        ("modalities", report.modalities),
+        ("orientations", report.orientations),
     ):
         table.add_row(title, ", ".join(f"{name} {count}" for name, count in counts.items()) or "not said")
     return table
@@ -97,24 +97,24 @@ def _grids(shape: Spread, spacing: Spread) -> Table:
     return table
 
 
-def _intensities(found: Fingerprint) -> Table:
+def _intensities(report: Fingerprint) -> Table:
     table = titled_table("Intensities, percentiles over the cases of a modality")
     for column in ("modality", "cases", ""):
         table.add_column(column, justify="right" if column == "cases" else "left")
     for per_cent in PERCENTILES:
         table.add_column(f"{per_cent:g} %", justify="right")
-    for each in found.intensities:
-        about = (each.modality or "not said", str(each.cases))
-        for title, values in (("whole volume", each.whole), ("inside labels", each.inside)):
+    for intensities in report.intensities:
+        leading = (intensities.modality or "not said", str(intensities.cases))
+        for title, values in (("whole volume", intensities.whole), ("inside labels", intensities.inside)):
             if values is not None:
-                table.add_row(*about, title, *(f"{values[per_cent]:.6g}" for per_cent in PERCENTILES))
-                about = ("", "")
+                table.add_row(*leading, title, *(f"{values[per_cent]:.6g}" for per_cent in PERCENTILES))
+                leading = ("", "")
     return table
 
 
-def _labels(found: Fingerprint) -> Table:
+def _labels(report: Fingerprint) -> Table:
     table = titled_table("Labels")
-    several = len({label.dataset for label in found.labels}) > 1
+    several = len({label.dataset for label in report.labels}) > 1
     for column in (
         *(["dataset"] if several else []),
         "value",
@@ -126,10 +126,10 @@ def _labels(found: Fingerprint) -> Table:
         "max",
     ):
         table.add_column(column, justify="left" if column in ("dataset", "name") else "right")
-    before = None
-    for label in found.labels:
-        name = [label.dataset if label.dataset != before else ""] if several else []
-        before = label.dataset
+    previous = None
+    for label in report.labels:
+        name = [label.dataset if label.dataset != previous else ""] if several else []
+        previous = label.dataset
         volumes = (f"{ml:.4g}" for ml in (label.ml_min, label.ml_median, label.ml_max))
         table.add_row(
             *name, str(label.value), label.name or "-", str(label.cases), str(label.voxels), *volumes
@@ -138,7 +138,7 @@ def _labels(found: Fingerprint) -> Table:
 
 
 def _print_problems(console: Console, problems: tuple[Problem, ...]) -> None:
-    """All errors, and of each kind of warning the first ones."""
+    """Print all errors, and the first warnings of each kind."""
     if not problems:
         say("No problems were found.")
         return
@@ -151,9 +151,9 @@ def _print_problems(console: Console, problems: tuple[Problem, ...]) -> None:
     for problem in problems:
         shown[problem.kind] += 1
         if problem.severity == "error" or shown[problem.kind] <= _WARNINGS:
-            about = [problem.dataset] if several or not problem.case else []
-            about += [problem.case] if problem.case else []
-            table.add_row(problem.severity, problem.kind, ", ".join(about), problem.message)
+            place = [problem.dataset] if several or not problem.case else []
+            place += [problem.case] if problem.case else []
+            table.add_row(problem.severity, problem.kind, ", ".join(place), problem.message)
     console.print(table)
     severities = Counter(problem.severity for problem in problems)
     hidden = len(problems) - table.row_count

@@ -22,10 +22,10 @@ class OutputFiles:
     """Files that an evaluation writes.
 
     Attributes:
-        csv: gets every score.
-        json: gets the summaries.
-        report: gets a page with tables, curves and pictures.
-        overwrite: replace these where they exist.
+        csv: one row per score.
+        json: the summaries.
+        report: a page with tables, curves and pictures.
+        overwrite: whether to replace existing files.
     """
 
     csv: Path | None = None
@@ -34,19 +34,19 @@ class OutputFiles:
     overwrite: bool = False
 
     def named(self) -> dict[str, Path]:
-        """The files by their options."""
+        """Return the files by command-line option."""
         files = {"--csv": self.csv, "--json": self.json, "--report": self.report}
         return {option: file for option, file in files.items() if file is not None}
 
 
 def evaluate(path: Path, options: EvaluateOptions, files: OutputFiles) -> int:
-    """Measure, print, write.
+    """Measure, print the results and write them to files.
 
     Args:
         path: folder or list of labelled volumes.
 
     Returns:
-        how many cases could not be measured.
+        Number of cases that could not be measured.
     """
     with step("Loading"):
         from medsam_app.datasets.find import find_cases
@@ -66,31 +66,33 @@ def evaluate(path: Path, options: EvaluateOptions, files: OutputFiles) -> int:
         def skip(case: Skipped) -> None:
             tell(f"Skipped {case.dataset}, {case.case}: {case.error}")
 
-        found = run_evaluation(dataset, options, progress=progress, tell=tell, skip=skip, gallery=gallery)
-    # Files first: a pipe that closes early must not cost the measurement.
+        evaluation = run_evaluation(
+            dataset, options, progress=progress, tell=tell, skip=skip, gallery=gallery
+        )
+    # Write files first: a pipe that closes early must not lose the measurement.
     if files.csv is not None:
-        write_scores(found.scores, files.csv)
+        write_scores(evaluation.scores, files.csv)
     if files.json is not None:
-        write_json(found, files.json)
+        write_json(evaluation, files.json)
     if files.report is not None and gallery is not None:
         with step("Drawing the report"):
             from medsam_app.evaluate.report import write_report
 
-            write_report(found, files.report, gallery=gallery)
+            write_report(evaluation, files.report, gallery=gallery)
     console = table_console()
-    for sheet in sheets(found):
+    for sheet in sheets(evaluation):
         print_sheet(sheet, console)
-    for remark in remarks(found):
+    for remark in remarks(evaluation):
         say(remark)
     for file in files.named().values():
         say(f"Saved {file}.")
-    if found.skipped:
-        note(f"Skipped because they could not be read: {len(found.skipped)} of the cases.")
-    return len(found.skipped)
+    if evaluation.skipped:
+        note(f"Skipped because they could not be read: {len(evaluation.skipped)} of the cases.")
+    return len(evaluation.skipped)
 
 
 def _check_targets(dataset: Dataset, files: OutputFiles) -> None:
-    """Refuse outputs that could not or should not be written, before hours of work."""
+    """Reject outputs that cannot or should not be written, before hours of work."""
     volumes = [file for case in dataset.cases for file in (case.image, case.label, *case.channels)]
     if files.report is not None and files.report.suffix.lower() not in (".html", ".htm"):
         raise SaveError(
@@ -99,9 +101,11 @@ def _check_targets(dataset: Dataset, files: OutputFiles) -> None:
     options: dict[Path, str] = {}
     for option, target in files.named().items():
         check_target(target, sources=[*dataset.sources, *volumes], overwrite=files.overwrite)
-        other = options.setdefault(target.resolve(), option)
-        if other != option:
-            raise SaveError(f"{other} and {option} both name {files.named()[other]}; give two names.")
+        first_option = options.setdefault(target.resolve(), option)
+        if first_option != option:
+            raise SaveError(
+                f"{first_option} and {option} both name {files.named()[first_option]}; give two names."
+            )
 
 
 def print_sheet(sheet: Sheet, console: Any) -> None:
@@ -110,7 +114,7 @@ def print_sheet(sheet: Sheet, console: Any) -> None:
     for number, column in enumerate(sheet.columns):
         table.add_column(column, justify="left" if number < sheet.text else "right")
     for rows in sheet.sections:
-        if any(len(each) > 1 for each in sheet.sections):
+        if any(len(section) > 1 for section in sheet.sections):
             table.add_section()
         for row in rows:
             table.add_row(*row)

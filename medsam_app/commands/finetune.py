@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # heavy
     from medsam_app.finetuning.trainer import FinetuneTrainer
     from medsam_app.training.loop import Watcher
 
-#: In the folder of a run: its adapter as it was last, its curves.
+#: In the folder of a run: its latest adapter and its curves.
 LAST, CURVES = "last.safetensors", "tensorboard"
 
 
@@ -38,17 +38,17 @@ def finetune(options: FinetuneOptions) -> bool:
     """Train an adapter.
 
     Returns:
-        whether the run is done; otherwise it was stopped.
+        Whether the run is complete; False if it was stopped.
 
     Raises:
-        MedsamError: an input that cannot be used, or a file that cannot be written.
+        MedsamError: an input cannot be used, or a file cannot be written.
     """
     first, out = is_first(), options.run_folder
     resumes = (out / PLAN).is_file() and not options.overwrite
     device, sentence = process_device(options.device)
     count = options.processes
     if count is None:
-        count = _suitable(options, device, resumes=resumes) if first and not options.dry_run else 1
+        count = _suitable_processes(options, device, resumes=resumes) if first and not options.dry_run else 1
     with process_group(device, count=count, command=options.command), ExitStack() as stack:
         if first:
             if not resumes:
@@ -58,7 +58,7 @@ def finetune(options: FinetuneOptions) -> bool:
                 prepare(options, device)
         if options.dry_run:
             return True
-        _wait(device)
+        _wait_for_preparation(device)
         prepared = prepared_run(options.dataset, out, options.fields)
         with step("Reading", quiet=not first):
             from medsam_app.finetuning.trainer import FinetuneTrainer
@@ -74,14 +74,14 @@ def finetune(options: FinetuneOptions) -> bool:
                 memory=prepared.caches,
             )
         if first:
-            _tell_cases(prepared, trainer)
+            _print_cases(prepared, trainer)
         stopped = stack.enter_context(stopping())
         watchers = _watchers(prepared.plan, trainer, stack, curves=options.tensorboard) if first else []
         measure = trainer.measure if trainer.validation is not None and prepared.plan.validates else None
         done = run(trainer, measure, watchers=watchers, stopped=lambda: stopped() or trainer.stalled())
         done = done or trainer.stalled()
         if first:
-            _keep(trainer, options.adapter_file, done=done)
+            _save_adapter(trainer, options.adapter_file, done=done)
         if done and options.baseline is not None:
             done = _train_baseline(options.baseline, prepared, trainer, stopped=stopped)
     if first and done and prepared.measured:
@@ -89,20 +89,20 @@ def finetune(options: FinetuneOptions) -> bool:
     return done
 
 
-def _suitable(options: FinetuneOptions, device: torch.device, *, resumes: bool) -> int:
-    """Return a suitable number of processes for a run with partly known settings."""
+def _suitable_processes(options: FinetuneOptions, device: torch.device, *, resumes: bool) -> int:
+    """Return a suitable number of processes for a run whose settings are only partly known."""
     known = dict(options.fields)
     if resumes:
         known |= read_plan(options.run_folder / PLAN).model_dump()
     minutes = known.get("minutes") or (None if known.get("steps") else MINUTES)
     batch = known.get("batch", Plan.model_fields["batch"].default)
     if not (isinstance(minutes, int | float | None) and isinstance(batch, int)):
-        return 1  # planning says what is wrong
+        return 1  # planning reports the error
     return suitable_count(device, minutes=minutes, batch=batch, memory=options.memory)
 
 
 def _watchers(plan: Plan, trainer: FinetuneTrainer, stack: ExitStack, *, curves: bool) -> list[Watcher]:
-    """The log and the console, and curves where they are wanted; closed with the stack."""
+    """Return the log, the console and optional curves; they are closed with the stack."""
     from medsam_app.training.loop import RunLog
     from medsam_app.training.watchers import Board, on_console
 
@@ -115,10 +115,10 @@ def _watchers(plan: Plan, trainer: FinetuneTrainer, stack: ExitStack, *, curves:
 
 def _measure_gain(options: FinetuneOptions, prepared: PreparedRun) -> None:
     """Measure the adapter on the held-out cases."""
-    from medsam_app.commands.finetune_report import tell_gain
+    from medsam_app.commands.finetune_report import report_gain
 
     out = options.run_folder
-    tell_gain(
+    report_gain(
         options.adapter_file,
         out,
         prepared.plan,
@@ -133,7 +133,7 @@ def _measure_gain(options: FinetuneOptions, prepared: PreparedRun) -> None:
 def _train_baseline(
     name: str, prepared: PreparedRun, trainer: FinetuneTrainer, *, stopped: Callable[[], bool]
 ) -> bool:
-    """Train a network of MONAI's on the same windows; return whether that is done."""
+    """Train a MONAI network on the same windows; return whether the training is complete."""
     from medsam_app.finetuning.baseline_trainer import BaselineTrainer
     from medsam_app.training.loop import RunLog, run
     from medsam_app.training.watchers import on_console
@@ -152,15 +152,15 @@ def _train_baseline(
     return done
 
 
-def _wait(device: Any) -> None:
-    """Until the first process has prepared the run."""
+def _wait_for_preparation(device: Any) -> None:
+    """Wait until the first process has prepared the run."""
     if process_count() > 1:
         import torch.distributed as dist
 
         dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)
 
 
-def _tell_cases(prepared: PreparedRun, trainer: FinetuneTrainer) -> None:
+def _print_cases(prepared: PreparedRun, trainer: FinetuneTrainer) -> None:
     """Print the numbers of training and validation cases."""
     text = f"Learning from {len(prepared.learned)} cases, measuring on {len(prepared.measured)}"
     if trainer.windows.cached < trainer.windows.count:
@@ -170,8 +170,8 @@ def _tell_cases(prepared: PreparedRun, trainer: FinetuneTrainer) -> None:
     note(text + (f"; going on after step {trainer.step}." if trainer.step else "."))
 
 
-def _keep(trainer: FinetuneTrainer, output: Path, *, done: bool) -> None:
-    """Copy the best adapter to the requested path, and print where everything is."""
+def _save_adapter(trainer: FinetuneTrainer, output: Path, *, done: bool) -> None:
+    """Copy the best adapter to the requested path, and print the paths."""
     from medsam_app.finetuning.trainer import BEST
 
     out = trainer.out

@@ -1,4 +1,4 @@
-"""Options of a fine-tuning run; free of torch."""
+"""Options of a fine-tuning run, without a dependency on torch."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class FinetuneOptions:
         dataset: labelled volumes.
         output: file of the adapter; the folder of the run is next to it.
         fields: fields of `Plan` that the user set.
-        baseline: name of a network that is trained on the same windows afterwards.
-        memory: most bytes of all processes; None for most of what is free.
-        preflight: whether a step is tried before, and the plan made to fit.
-        weights: of the base, instead of the published ones.
-        device: 'auto' or a device of torch.
+        baseline: name of a network to train on the same windows afterwards.
+        memory: maximum memory of all processes in bytes; None for most of the free memory.
+        preflight: whether to try one step first, and adapt the plan to the available memory.
+        weights: weights of the base model, instead of the published ones.
+        device: 'auto' or a torch device.
         tensorboard: whether to write curves.
-        dry_run: whether to stop once the plan was shown.
-        overwrite: whether to replace an adapter, and a run that is there.
-        processes: number of processes that share the run, unless torchrun started some; None for as many as
-            suit the machine.
-        command: arguments of `medsam-app` that the other processes are started with.
+        dry_run: whether to stop after printing the plan.
+        overwrite: whether to replace an existing adapter and run.
+        processes: number of processes that share the run, unless torchrun started them; None for a number
+            that suits the machine.
+        command: `medsam-app` arguments for starting the other processes.
 
     Raises:
-        ModelError: no file of weights.
+        ModelError: the weights file does not exist.
         SettingsError: an unknown baseline, or curves without tensorboard.
     """
 
@@ -63,12 +63,12 @@ class FinetuneOptions:
 
     @property
     def adapter_file(self) -> Path:
-        """`output`, with the ending of an adapter."""
+        """Path `output` with the suffix of an adapter."""
         if self.output.suffix == ".safetensors":
             return self.output
         return self.output.with_name(self.output.name + ".safetensors")
 
     @property
     def run_folder(self) -> Path:
-        """The folder of the run."""
+        """Folder of the run."""
         return self.adapter_file.with_name(self.adapter_file.stem + ".run")

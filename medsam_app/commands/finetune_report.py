@@ -1,4 +1,4 @@
-"""Report of a fine-tuning run: the product on held-out cases with and without the adapter."""
+"""Report of a fine-tuning run: held-out cases with and without the adapter."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from medsam_app.finetuning.plan import Plan
 from medsam_app.models.load import load_model
 from medsam_app.training.loop import LOG, MEASUREMENTS
 
-#: Clicks on each object, and after which of them means are given.
+#: Numbers of clicks after which means are given; the largest is the number of clicks per object.
 CLICKS = (1, 3, 5)
-#: Cases of a dataset that are measured at most: a look, not a study.
+#: Maximum number of measured cases per dataset; enough for an impression, not for a study.
 MOST_CASES = 12
-#: In the folder of a run: what was measured.
+#: In the folder of a run: the measured scores.
 SCORES = "scores.json"
 
 
-def tell_gain(
+def report_gain(
     adapter: Path,
     out: Path,
     plan: Plan,
@@ -43,22 +43,26 @@ def tell_gain(
     nets: Sequence[Path],
     device: str,
 ) -> None:
-    """Measure, print, write the scores into the run's folder and the adapter's card, and draw a page.
+    """Measure the benefit of an adapter and report it.
+
+    The scores are printed, written into the run's folder and the adapter's card, and drawn as a page.
 
     Args:
-        adapter: its file.
+        adapter: file of the adapter.
         out: folder of the run.
-        plan: of the run.
-        dataset: whose cases they are.
-        measured: cases that were never trained on.
-        nets: files of networks that are measured too.
+        plan: plan of the run.
+        dataset: dataset of the cases.
+        measured: held-out cases, never used for training.
+        weights: weights of the base model, None for the published ones.
+        nets: network files to measure as well.
+        device: 'auto' or a torch device.
 
     Raises:
-        MedsamError: something cannot be read or written.
+        MedsamError: a file cannot be read or written.
     """
     gallery = Gallery()
     with progress_bar("Measuring") as (progress, _):
-        found = evaluate_folder(
+        evaluation = evaluate_folder(
             replace(dataset, cases=tuple(measured), problems=()),
             labels=[str(value) for value in plan.labels],
             clicks=CLICKS,
@@ -73,31 +77,31 @@ def tell_gain(
             progress=progress,
             gallery=gallery,
         )
-    write_json(found, out / SCORES)
-    _into_card(adapter, plan, found, weights)
+    write_json(evaluation, out / SCORES)
+    _update_card(adapter, plan, evaluation, weights)
     console = table_console()
-    for sheet in sheets(found):
+    for sheet in sheets(evaluation):
         print_sheet(sheet, console)
-    for remark in remarks(found):
+    for remark in remarks(evaluation):
         say(remark)
-    _page(adapter.with_suffix(".html"), out, found, gallery)
+    _write_page(adapter.with_suffix(".html"), out, evaluation, gallery)
 
 
-def _into_card(path: Path, plan: Plan, found: Evaluation, weights: Path | None) -> None:
-    """Add the means by method and click to the card in the adapter's file."""
+def _update_card(path: Path, plan: Plan, evaluation: Evaluation, weights: Path | None) -> None:
+    """Add the mean Dice by method and click to the card in the adapter's file."""
     dice: dict[str, Any] = {}
-    for summary in found.summaries:
+    for summary in evaluation.summaries:
         group = summary.group("objects")
         means = {} if group is None else group.dice
         dice[summary.method] = {str(n): mean.value and round(mean.value, 4) for n, mean in means.items()}
-    cases = len({(score.dataset, score.case) for score in found.scores})
+    cases = len({(score.dataset, score.case) for score in evaluation.scores})
     adapter = Adapter.load(path, cast(nn.Module, load_model(plan.base, weights=weights)))
     training = adapter.card.training | {"held_out": {"cases": cases, "dice_by_clicks": dice}}
     adapter.save(path, adapter.card.model_copy(update={"training": training}))
 
 
-def _page(path: Path, out: Path, found: Evaluation, gallery: Gallery) -> None:
-    """The report with the run's curves; a word where it cannot be drawn."""
+def _write_page(path: Path, out: Path, evaluation: Evaluation, gallery: Gallery) -> None:
+    """Write the report with the run's curves, or print a note if matplotlib is missing."""
     if find_spec("matplotlib") is None:
         note("No page was drawn, for want of matplotlib: pip install matplotlib.")
         return
@@ -107,9 +111,9 @@ def _page(path: Path, out: Path, found: Evaluation, gallery: Gallery) -> None:
     losses, measured = (_rows(out / name) for name in (LOG, MEASUREMENTS))
     figures = []
     if losses and measured:
-        shows = "Loss by step, and Dice on windows around held-out objects by number of clicks."
-        figures.append(("Training", training(losses, measured), shows))
-    write_report(found, path, gallery=gallery, figures=figures)
+        description = "Loss by step, and Dice on windows around held-out objects by number of clicks."
+        figures.append(("Training", training(losses, measured), description))
+    write_report(evaluation, path, gallery=gallery, figures=figures)
     say(f"Saved {path}.")
 
 

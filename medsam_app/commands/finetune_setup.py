@@ -1,4 +1,4 @@
-"""Preparation of a fine-tuning run before it starts, read again when it resumes."""
+"""Preparation of a fine-tuning run, stored in its folder and read again on resumption."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from medsam_app.training.processes import process_count
 if TYPE_CHECKING:  # heavy
     import torch
 
-#: In the folder of a run: its plan, what the dataset is like, and what was found about memory.
+#: In the folder of a run: its plan, the fingerprint of the dataset, and the memory estimate.
 PLAN, FINGERPRINT, MEMORY = "plan.json", "fingerprint.json", "memory.json"
-#: What a run leaves in its folder, and a new one there takes away.
+#: Files that a run writes into its folder, and that a new run in this folder removes.
 _RUN_FILES = (
     PLAN, FINGERPRINT, MEMORY, "scores.json", "*.jsonl", "*.safetensors", DRAFTS,
     "tensorboard/events.*", *(f"{name}/*" for name in BASELINE_NETS),
 )  # fmt: skip
-#: The split that is learned from where a dataset has one of that name.
+#: Split used for training if the dataset has it.
 SPLIT = "train"
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run that can begin.
+    """A run that is ready to start.
 
     Attributes:
-        plan: of the run.
+        plan: plan of the run.
         dataset: all cases of the run.
         learned: cases to train on.
         measured: held-out cases.
-        caches: bytes that a process may keep of them.
+        caches: maximum size of a process's case cache in bytes.
     """
 
     plan: Plan
@@ -60,37 +60,39 @@ class PreparedRun:
 
 
 def prepare(options: FinetuneOptions, device: torch.device) -> None:
-    """Read the dataset, settle the plan, see that it fits, show it, and write it into the folder of the run.
+    """Read the dataset, resolve the plan, fit it into memory, print it, and write it into the run's folder.
 
     Raises:
         MedsamError: the dataset and the options allow no run, or it does not fit into memory.
     """
-    asked, out = dict(options.fields), options.run_folder
+    fields, out = dict(options.fields), options.run_folder
     dataset = find_cases(options.dataset)
     splits = {case.split for case in dataset.cases}
-    if "split" not in asked and SPLIT in splits:
-        asked["split"] = SPLIT
-    which = {"split": asked.get("split"), "datasets": asked.get("datasets", ())}
-    dataset = restrict_dataset(dataset, **which, most=asked.get("most_cases"))
+    if "split" not in fields and SPLIT in splits:
+        fields["split"] = SPLIT
+    selection = {"split": fields.get("split"), "datasets": fields.get("datasets", ())}
+    dataset = restrict_dataset(dataset, **selection, most=fields.get("most_cases"))
     with progress_bar("Reading the dataset") as (progress, _):
-        found = fingerprint(dataset, progress=progress)
-    settled = plan_for(found, **asked)
-    learned, _ = split_cases(trainable_cases(dataset.cases, found, settled.plan), settled.plan)
+        dataset_fingerprint = fingerprint(dataset, progress=progress)
+    resolved = plan_for(dataset_fingerprint, **fields)
+    learned, _ = split_cases(
+        trainable_cases(dataset.cases, dataset_fingerprint, resolved.plan), resolved.plan
+    )
     machine: dict[str, Any] = {"memory": options.memory, "device": device, "processes": process_count()}
     if options.preflight:
         with progress_bar("Trying a step") as (progress, _):
             fitted = fit(
-                settled.plan, learned, weights=options.weights, fixed=asked, progress=progress, **machine
+                resolved.plan, learned, weights=options.weights, fixed=fields, progress=progress, **machine
             )
     else:
-        fitted = unmeasured(settled.plan, learned, **machine)
+        fitted = unmeasured(resolved.plan, learned, **machine)
     changed = [
-        name for name in Plan.model_fields if getattr(fitted.plan, name) != getattr(settled.plan, name)
+        name for name in Plan.model_fields if getattr(fitted.plan, name) != getattr(resolved.plan, name)
     ]
-    settled = replace(
-        settled, plan=fitted.plan, reasons=settled.reasons | dict.fromkeys(changed, "to fit into memory")
+    resolved = replace(
+        resolved, plan=fitted.plan, reasons=resolved.reasons | dict.fromkeys(changed, "to fit into memory")
     )
-    show_plan(settled)
+    show_plan(resolved)
     if fitted.predicted:
         note(
             f"Memory: {format_bytes(fitted.predicted)} of {format_bytes(fitted.available)} a process, of "
@@ -104,43 +106,43 @@ def prepare(options: FinetuneOptions, device: torch.device) -> None:
         out.mkdir(exist_ok=True)
         for pattern in _RUN_FILES:
             for file in out.glob(pattern):
-                if file.match(DRAFTS):  # left by a run that was killed
+                if file.match(DRAFTS):  # from a run that was killed
                     shutil.rmtree(file)
                 else:
                     file.unlink()
     except OSError as error:
         raise SaveError(f"{out} cannot be the folder of a run ({error.strerror}); give another -o.") from None
-    save_fingerprint(out / FINGERPRINT, found)
+    save_fingerprint(out / FINGERPRINT, dataset_fingerprint)
     save_whole(out / MEMORY, json.dumps({"predicted": fitted.predicted, "caches": fitted.caches}) + "\n")
-    # Last: a folder without a plan holds no run.
-    save_whole(out / PLAN, settled.plan.text())
+    # Write the plan last; a folder counts as a run only once the plan exists.
+    save_whole(out / PLAN, resolved.plan.text())
 
 
-def prepared_run(path: Path, out: Path, asked: Mapping[str, Any]) -> PreparedRun:
+def prepared_run(path: Path, out: Path, fields: Mapping[str, Any]) -> PreparedRun:
     """Read the run that `prepare` wrote.
 
     Args:
         path: the dataset.
         out: folder of the run.
-        asked: fields of the plan that the user set.
+        fields: fields of the plan that the user set.
 
     Raises:
-        MedsamError: something cannot be read, or does not agree with the dataset or the fields.
+        MedsamError: a file cannot be read, or does not match the dataset or the fields.
     """
-    plan, found = read_plan(out / PLAN), read_fingerprint(out / FINGERPRINT)
-    held = plan.model_dump(mode="json")
-    for name, value in asked.items():
+    plan, dataset_fingerprint = read_plan(out / PLAN), read_fingerprint(out / FINGERPRINT)
+    stored = plan.model_dump(mode="json")
+    for name, value in fields.items():
         if name == "labels":
             if set(map(str, value)) - {str(v) for v in plan.labels} - set(plan.labels.values()):
-                raise _other(out, f"labels: {', '.join(plan.labels.values())}")
-        elif held[name] != json.loads(json.dumps(value)):
-            raise _other(out, f"{name}: {held[name]}, here {value}")
-    if found.path != str(path):
-        raise _other(out, f"dataset: {found.path}, here {path}")
+                raise _other_plan(out, f"labels: {', '.join(plan.labels.values())}")
+        elif stored[name] != json.loads(json.dumps(value)):
+            raise _other_plan(out, f"{name}: {stored[name]}, here {value}")
+    if dataset_fingerprint.path != str(path):
+        raise _other_plan(out, f"dataset: {dataset_fingerprint.path}, here {path}")
     dataset = restrict_dataset(
         find_cases(path), split=plan.split, datasets=plan.datasets, most=plan.most_cases
     )
-    usable = trainable_cases(dataset.cases, found, plan)
+    usable = trainable_cases(dataset.cases, dataset_fingerprint, plan)
     learned, measured = split_cases(usable, plan)
     try:
         caches = int(json.loads((out / MEMORY).read_text())["caches"])
@@ -152,8 +154,8 @@ def prepared_run(path: Path, out: Path, asked: Mapping[str, Any]) -> PreparedRun
     return PreparedRun(plan, replace(dataset, cases=tuple(usable)), learned, measured, caches)
 
 
-def _other(out: Path, what: str) -> SettingsError:
+def _other_plan(out: Path, difference: str) -> SettingsError:
     return SettingsError(
-        f"The folder {out} holds a run of another plan ({what}); give another -o, or --overwrite to start "
-        "anew."
+        f"The folder {out} holds a run of another plan ({difference}); give another -o, or --overwrite "
+        "to start anew."
     )

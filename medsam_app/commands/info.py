@@ -13,9 +13,11 @@ def info(image: Path, *, series: str | None, frame: int | None, channel: int | N
     with step(f"Reading {image.name}"):
         from medsam_app.io.describe import describe
 
-        found = describe(image, series=series, frame=frame, channel=channel)
-    # What the file does not say is left out.
-    known = {key.replace("_", " "): value for key, value in found.items() if value not in (None, [], (), {})}
+        description = describe(image, series=series, frame=frame, channel=channel)
+    # Leave out what the file does not specify.
+    known = {
+        key.replace("_", " "): value for key, value in description.items() if value not in (None, [], (), {})
+    }
     width = max(map(len, known), default=0)
     for key, value in known.items():
         for number, line in enumerate(_lines(value)):
@@ -25,9 +27,9 @@ def info(image: Path, *, series: str | None, frame: int | None, channel: int | N
 def _lines(value: Any) -> list[str]:
     """Format a value of `describe` as lines: all numbers on one line, other items one per line."""
     if isinstance(value, dict):
-        return [f"{key}: {' '.join(_lines(each))}" for key, each in value.items() if each is not None]
+        return [f"{key}: {' '.join(_lines(item))}" for key, item in value.items() if item is not None]
     if isinstance(value, list | tuple):
-        if all(isinstance(each, int | float) for each in value):
-            return ["  ".join(_lines(each)[0] for each in value)]
-        return [line for each in value for line in _lines(each)]
+        if all(isinstance(item, int | float) for item in value):
+            return ["  ".join(_lines(item)[0] for item in value)]
+        return [line for item in value for line in _lines(item)]
     return [f"{value:g}" if isinstance(value, float) else str(value)]

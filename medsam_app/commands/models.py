@@ -1,4 +1,4 @@
-"""`medsam-app models`: the table, the details of one model, and downloads."""
+"""`medsam-app models`: table of models, details of one model, and downloads."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from medsam_app.errors import ModelError
 from medsam_app.models import download as store
 from medsam_app.models.table import MODELS, ModelEntry, model_entry
 
-#: A log has no width: nothing is cut or wrapped there.
+#: Width of the table in a log, which must not be wrapped or truncated.
 _LOG_WIDTH = 160
-#: Between two lines about something that takes long.
+#: Seconds between two progress lines in a log.
 _LOG_SECONDS = 5
 
 
 def models() -> None:
-    """Print the table."""
+    """Print the table of models."""
     table = Table(box=borders.SIMPLE_HEAD, highlight=False)
     for column in ("model", "what it is", "licence", "size", "here"):
         table.add_column(column, no_wrap=column != "what it is")
@@ -69,21 +69,21 @@ def show(name: str) -> None:
 
 
 def download(name: str, *, file: Path | None) -> None:
-    """Fetch the weights of a model, or take them from a file."""
+    """Download the weights of a model, or install them from a file."""
     entry = model_entry(name)
-    with _watched(entry.checkpoint.file) as progress:
+    with _shown_progress(entry.checkpoint.file) as progress:
         if file is None:
             done = store.download(entry, progress=progress)
         else:
             done = store.install(entry, file, progress=progress)
     if done.replaced:
         note(f"Warning: the file that lay there was damaged ({done.replaced}) and was replaced.")
-    said = {
+    sentences = {
         "there": f"The weights of {name} are here already and right: {done.path}",
         "downloaded": f"Downloaded and verified the weights of {name}: {done.path}",
         "copied": f"Copied and verified the weights of {name}: {done.path}",
     }
-    say(said[done.how])
+    say(sentences[done.how])
 
 
 def _size(entry: ModelEntry) -> str:
@@ -104,7 +104,7 @@ def _without_url(entry: ModelEntry) -> str:
 
 
 def _state(entry: ModelEntry) -> str:
-    """Return the place of the verified weights."""
+    """Return the path of the verified weights, or why there are none."""
     if entry.checkpoint.sha256 is None:
         return "not kept: the file is given each time"
     if store.installed_state(entry) == "no" and entry.checkpoint.package is not None:
@@ -112,24 +112,24 @@ def _state(entry: ModelEntry) -> str:
     if store.installed_state(entry) == "no":
         return f"no; 'medsam-app models download {entry.name}' puts them at {store.checkpoint_path(entry)}"
     try:
-        with _watched(entry.checkpoint.file) as progress:
+        with _shown_progress(entry.checkpoint.file) as progress:
             return f"{store.verified_path(entry, progress=progress)} (verified)"
     except ModelError as error:
         return f"damaged; {error}"
 
 
 @contextmanager
-def _watched(file: str) -> Iterator[store.Progress]:
+def _shown_progress(file: str) -> Iterator[store.Progress]:
     """Show the progress of a file: a bar in a terminal, occasional lines in a log."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        said = time.monotonic()
+        last_line = time.monotonic()
 
-        def line(what: str, done: int, size: int) -> None:
-            nonlocal said
-            if time.monotonic() - said > _LOG_SECONDS:
-                said = time.monotonic()
-                note(f"{what} {file}: {100 * done // size} % of {store.format_size(size)}")
+        def line(action: str, done: int, size: int) -> None:
+            nonlocal last_line
+            if time.monotonic() - last_line > _LOG_SECONDS:
+                last_line = time.monotonic()
+                note(f"{action} {file}: {100 * done // size} % of {store.format_size(size)}")
 
         yield line
         return
@@ -138,8 +138,8 @@ def _watched(file: str) -> Iterator[store.Progress]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", visible=False)
 
-        def move(what: str, done: int, size: int) -> None:
-            text = f"{what} {file}"
+        def move(action: str, done: int, size: int) -> None:
+            text = f"{action} {file}"
             if bar.tasks[0].description != text:
                 bar.reset(task, description=text, total=size, visible=True)
             bar.update(task, completed=done)

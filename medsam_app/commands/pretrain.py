@@ -1,4 +1,4 @@
-"""`medsam-app pretrain`: check, join the processes, train, and stop in order."""
+"""`medsam-app pretrain`: check the inputs, join the processes, train, and stop cleanly."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ if TYPE_CHECKING:  # heavy
     from medsam_app.pretraining.trainer import PretrainTrainer
     from medsam_app.pretraining.validation import Validation
 
-#: The recipe of a run folder.
+#: File of the recipe in a run folder.
 RECIPE = "recipe.json"
-#: Folder of label maps of whole heads in a folder of data.
+#: Folder of label maps of complete heads in a data folder.
 HEADS = "head_label_maps"
-#: Curves in a run folder.
+#: Folder of the curves in a run folder.
 CURVES = "tensorboard"
 
 
 def pretrain(
     file: Path, *, out: Path, data: Path | None, weights: Path | None, device: str, tensorboard: bool
 ) -> bool:
-    """Train by a recipe.
+    """Train a model with the settings of a recipe.
 
     Args:
-        file: of the recipe.
+        file: the recipe.
         out: folder of the run, which resumes from its saved state.
-        data: folder with a manifest; synthetic windows alone without it.
-        weights: what a new run starts from.
-        device: 'auto' or a device of torch.
+        data: folder with a manifest; None for synthetic windows alone.
+        weights: initial weights of a new run.
+        device: 'auto' or a torch device.
         tensorboard: whether to write curves.
 
     Returns:
-        whether the run is done; otherwise it was stopped.
+        Whether the run is complete; False if it was stopped.
 
     Raises:
-        MedsamError: one of these cannot be used.
+        MedsamError: an input cannot be used.
     """
     recipe = read_recipe(file)
     _check_inputs(recipe, data, weights)
@@ -62,14 +62,14 @@ def pretrain(
         from medsam_app.training.loop import RunLog, Watcher, run
         from medsam_app.training.watchers import Board, on_console
 
-    where, told = process_device(device)
-    with process_group(where), ExitStack() as stack:
-        if first:  # what was taken from --weights
+    torch_device, device_sentence = process_device(device)
+    with process_group(torch_device), ExitStack() as stack:
+        if first:  # log what was loaded from --weights
             logging.basicConfig(format="%(message)s")
             logging.getLogger(PretrainTrainer.__module__).setLevel(logging.INFO)
-            note(told)
+            note(device_sentence)
         with step("Reading", quiet=not first):
-            trainer = PretrainTrainer(recipe, data, out, where, weights)
+            trainer = PretrainTrainer(recipe, data, out, torch_device, weights)
             windows = Validation(recipe, data) if first and recipe.validates else None
         measure = None if windows is None else partial(_measured, trainer, windows)
         stopped = stack.enter_context(stopping())
@@ -96,7 +96,7 @@ def _measured(
 
 
 def _check_inputs(recipe: Recipe, data: Path | None, weights: Path | None) -> None:
-    """Refuse models that cannot be trained, before anything slow starts."""
+    """Reject inputs that cannot be trained on, before anything slow starts."""
     check_weights(weights)
     if data is None:
         if not recipe.shares.get("synthetic"):
@@ -118,14 +118,14 @@ def _check_inputs(recipe: Recipe, data: Path | None, weights: Path | None) -> No
 
 
 def _check_run(recipe: Recipe, out: Path) -> None:
-    """Make the folder of the run, or refuse one that holds a run of another recipe."""
-    held = out / RECIPE
-    if held.is_file():
-        found = recipe.differences(read_recipe(held))
-        if found:
+    """Create the folder of the run, or reject one that holds a run with another recipe."""
+    stored = out / RECIPE
+    if stored.is_file():
+        differences = recipe.differences(read_recipe(stored))
+        if differences:
             raise SettingsError(
-                f"The folder {out} holds a run of another recipe ({'; '.join(found)}); give another --out, "
-                f"or {held} as the recipe to go on with it."
+                f"The folder {out} holds a run of another recipe ({'; '.join(differences)}); give another "
+                f"--out, or {stored} as the recipe to go on with it."
             )
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def _check_run(recipe: Recipe, out: Path) -> None:
 
 
 def _write_recipe(recipe: Recipe, out: Path) -> None:
-    """Write the plan into the folder, last: a folder counts as a run only once the plan exists."""
+    """Write the recipe into the folder, last: a folder counts as a run only once the recipe exists."""
     if (out / RECIPE).is_file():
         return
     try:

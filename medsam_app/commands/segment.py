@@ -51,173 +51,194 @@ class Segmentation:
     largest: bool
 
 
-def segment(asked: Segmentation) -> None:
-    # What can be refused is refused before anything slow begins.
-    """Segment one image and save its label map."""
-    _check_targets(asked)
-    _check_combination(asked)
-    asked.model.check()
-    if asked.automatic:
-        _check_automatic(asked)
-    with step(f"Reading {asked.image.name}"):
+def segment(options: Segmentation) -> None:
+    """Segment one image and save its label map; options are checked before anything slow starts."""
+    _check_targets(options)
+    _check_combination(options)
+    options.model.check()
+    if options.automatic:
+        _check_automatic(options)
+    with step(f"Reading {options.image.name}"):
         from medsam_app.io.loading import load_volume
 
-        volume = load_volume(asked.image, series=asked.series, frame=asked.frame, channel=asked.channel)
+        volume = load_volume(
+            options.image, series=options.series, frame=options.frame, channel=options.channel
+        )
     for remark in volume.notes:
         note(f"Note: {remark}")
-    prompts = [] if asked.prompt_file or asked.automatic else _prompts(asked, volume.grid)
-    with step(f"Loading {asked.model.name}"):
+    prompts = [] if options.prompt_file or options.automatic else _prompts(options, volume.grid)
+    with step(f"Loading {options.model.name}"):
         from medsam_app.models.load import choose_device
         from medsam_app.predict.predictor import VolumePredictor
 
-        model = asked.model
-        device, chosen = choose_device(model.device)
+        model = options.model
+        device, device_sentence = choose_device(model.device)
         predictor = VolumePredictor(
             model.name, weights=model.weights, adapter=model.adapter, device=str(device)
         )
-    note(chosen)
-    if asked.automatic:
-        _find_labels(asked, volume, predictor)
+    note(device_sentence)
+    if options.automatic:
+        _segment_labels(options, volume, predictor)
     else:
-        _follow_prompts(asked, volume, predictor, prompts)
+        _segment_objects(options, volume, predictor, prompts)
 
 
-def _find_labels(asked: Segmentation, volume: Volume, predictor: VolumePredictor) -> None:
-    """The labels of the adapter, without a prompt."""
+def _segment_labels(options: Segmentation, volume: Volume, predictor: VolumePredictor) -> None:
+    """Segment the labels of the adapter without prompts."""
     predictor.set_volume(volume)
     with step("Looking for labels") as progress:
-        found = predictor.predict_labels(labels=asked.only or None, largest=asked.largest, progress=progress)
-    for value, ml in found.volumes_ml().items():
-        say(f"{found.names[value]} (label {value}): {ml:.2f} ml")
+        label_map = predictor.predict_labels(
+            labels=options.only or None, largest=options.largest, progress=progress
+        )
+    for value, ml in label_map.volumes_ml().items():
+        say(f"{label_map.names[value]} (label {value}): {ml:.2f} ml")
         if not ml:
-            note(f"Warning: '{found.names[value]}' was not found; it has no voxels.")
-    _save(asked, volume, found.array, found.names)
+            note(f"Warning: '{label_map.names[value]}' was not found; it has no voxels.")
+    _save(options, volume, label_map.array, label_map.names)
 
 
-def _follow_prompts(
-    asked: Segmentation,
+def _segment_objects(
+    options: Segmentation,
     volume: Volume,
     predictor: VolumePredictor,
     prompts: Sequence[ModelPrompt],
 ) -> None:
-    """Objects by the prompts of a file or of the options."""
+    """Segment objects from the prompts of a file or of the options."""
     from medsam_app.session.session import Session
 
     session = Session(volume, predictor)
-    if asked.prompt_file is not None:
-        for remark in session.load_prompts(asked.prompt_file, other_image=asked.other_image):
+    if options.prompt_file is not None:
+        for remark in session.load_prompts(options.prompt_file, other_image=options.other_image):
             note(f"Warning: {remark}")
     else:
-        added = session.add_object(asked.name, label=asked.label)
+        session_object = session.add_object(options.name, label=options.label)
         for prompt in prompts:
-            session.add_prompt(added.id, prompt)
-        if asked.label in predictor.learned:
+            session.add_prompt(session_object.id, prompt)
+        if options.label in predictor.learned:
             session.settings = replace(session.settings, by_label=True)
-            note(f"The adapter has learned label {asked.label}, {predictor.learned[asked.label]}.")
-    if asked.refine is not None:
-        session.settings = replace(session.settings, refine=asked.refine)
+            note(f"The adapter has learned label {options.label}, {predictor.learned[options.label]}.")
+    if options.refine is not None:
+        session.settings = replace(session.settings, refine=options.refine)
     _run(session)
-    _save(asked, volume, session.label_map(), session.label_names)
-    if asked.save_prompts is not None:
-        say(f"Saved {session.save_prompts(asked.save_prompts)}: prompts of {len(session.objects)} object(s).")
+    _save(options, volume, session.label_map(), session.label_names)
+    if options.save_prompts is not None:
+        say(
+            f"Saved {session.save_prompts(options.save_prompts)}: "
+            f"prompts of {len(session.objects)} object(s)."
+        )
 
 
-def _save(asked: Segmentation, volume: Volume, labels: NDArray, names: Mapping[int, str]) -> None:
-    with step(f"Writing {asked.output.name}"):
+def _save(options: Segmentation, volume: Volume, labels: NDArray, names: Mapping[int, str]) -> None:
+    with step(f"Writing {options.output.name}"):
         from medsam_app.io.writing import save_mask
 
-        saved = save_mask(labels, volume, asked.output, label_names=names)
+        saved = save_mask(labels, volume, options.output, label_names=names)
     say(f"Saved {saved}: {_geometry(volume)}; affine, shape and labels were checked by reading it back.")
 
 
 def _geometry(volume: Volume) -> str:
-    """Shape, spacing and orientation of a volume in words."""
+    """Return shape, spacing and orientation of a volume as text."""
     from medsam_app.grid.geometry import format_mm
 
     grid = volume.grid
     return f"{' x '.join(str(n) for n in grid.shape)} voxels, {format_mm(grid.spacing)}, {grid.orientation}"
 
 
-def _check_targets(asked: Segmentation) -> None:
-    """Refuse outputs that could not or should not be written."""
-    check_image(asked.image)
-    if not asked.output.name.lower().endswith(WRITABLE):
+def _check_targets(options: Segmentation) -> None:
+    """Reject outputs that cannot or should not be written."""
+    check_image(options.image)
+    if not options.output.name.lower().endswith(WRITABLE):
         raise SaveError(
-            f"The mask cannot be written as {asked.output.name}; end its name in {', '.join(WRITABLE)}."
+            f"The mask cannot be written as {options.output.name}; end its name in {', '.join(WRITABLE)}."
         )
-    if asked.save_prompts is not None and asked.save_prompts.suffix.lower() != ".json":
+    if options.save_prompts is not None and options.save_prompts.suffix.lower() != ".json":
         raise SaveError(
-            f"The prompt file cannot be named {asked.save_prompts.name}; end it in .prompts.json."
+            f"The prompt file cannot be named {options.save_prompts.name}; end it in .prompts.json."
         )
-    sources = [asked.image] if asked.mask is None else [asked.image, asked.mask]
-    for target in filter(None, (asked.output, asked.save_prompts)):
-        check_target(target, sources=sources, overwrite=asked.overwrite)
+    sources = [options.image] if options.mask is None else [options.image, options.mask]
+    for target in filter(None, (options.output, options.save_prompts)):
+        check_target(target, sources=sources, overwrite=options.overwrite)
 
 
-def _check_automatic(asked: Segmentation) -> None:
-    """Check the labels of an adapter without loading it."""
-    if asked.model.adapter is None:
+def _check_automatic(options: Segmentation) -> None:
+    """Check the requested labels of an adapter without loading it."""
+    if options.model.adapter is None:
         raise AdapterError(
             "--automatic finds the labels that an adapter was taught; give one with --adapter, or say where "
             "the object is with --point, --box, --mask or --prompts."
         )
-    asked.model.check_labels(asked.only)
+    options.model.check_labels(options.only)
 
 
-def _check_combination(asked: Segmentation) -> None:
-    own = bool(asked.points or asked.negatives or asked.boxes or asked.mask)
-    if asked.automatic:
-        other = (asked.prompt_file, asked.save_prompts, asked.label, asked.name, asked.refine)
-        if own or asked.world or asked.other_image or any(each is not None for each in other):
+def _check_combination(options: Segmentation) -> None:
+    has_prompts = bool(options.points or options.negatives or options.boxes or options.mask)
+    if options.automatic:
+        other_options = (
+            options.prompt_file,
+            options.save_prompts,
+            options.label,
+            options.name,
+            options.refine,
+        )
+        if (
+            has_prompts
+            or options.world
+            or options.other_image
+            or any(value is not None for value in other_options)
+        ):
             raise SettingsError(
                 "--automatic goes without prompts, and the adapter says labels and names; leave out --point, "
                 "--negative, --box, --mask, --prompts, --save-prompts, --world, --other-image, --label, "
                 "--name and --refine, and choose labels by --only."
             )
         return
-    if asked.only or asked.largest:
+    if options.only or options.largest:
         raise SettingsError("--only and --largest are for --automatic; give them with it, or leave them out.")
-    if asked.prompt_file is not None:
-        if own or asked.label is not None or asked.name is not None or asked.world:
+    if options.prompt_file is not None:
+        if has_prompts or options.label is not None or options.name is not None or options.world:
             raise SettingsError(
                 "--prompts brings objects, labels and prompts of its own; give it without "
                 "--point, --negative, --box, --mask, --label, --name and --world."
             )
-    elif not own:
+    elif not has_prompts:
         raise PromptError(
             "Nothing says where the object is; give --point, --box, --mask or --prompts, or --automatic with "
             "an adapter that was taught labels."
         )
-    elif not (asked.points or asked.boxes or asked.mask):
+    elif not (options.points or options.boxes or options.mask):
         raise PromptError("Negative points say only where the object is not; add --point, --box or --mask.")
-    for option, texts in (("--point", asked.points), ("--negative", asked.negatives), ("--box", asked.boxes)):
+    for option, texts in (
+        ("--point", options.points),
+        ("--negative", options.negatives),
+        ("--box", options.boxes),
+    ):
         for text in texts:
             _numbers(option, text)
 
 
-def _prompts(asked: Segmentation, grid: Grid) -> list[Point | Box | MaskPrompt]:
-    """The prompts of the options, in voxel indices, in the order in which they are used."""
+def _prompts(options: Segmentation, grid: Grid) -> list[Point | Box | MaskPrompt]:
+    """Return the prompts of the options, in voxel indices, in the order of their use."""
     from medsam_app.io.loading import load_mask
     from medsam_app.prompts.types import Box, MaskPrompt, Point, check_prompts
     from medsam_app.session.prompt_schema import voxel_of, world_box
 
-    found: list[Point | Box | MaskPrompt] = []
-    if asked.mask is not None:
-        found.append(MaskPrompt.from_array(load_mask(asked.mask, grid)))
-    for text in asked.boxes:
+    prompts: list[Point | Box | MaskPrompt] = []
+    if options.mask is not None:
+        prompts.append(MaskPrompt.from_array(load_mask(options.mask, grid)))
+    for text in options.boxes:
         low, high = (a := _numbers("--box", text))[:3], a[3:]
-        found.append(world_box(low, high, grid) if asked.world else Box(lower=low, upper=high))
-    for option, texts in (("--point", asked.points), ("--negative", asked.negatives)):
+        prompts.append(world_box(low, high, grid) if options.world else Box(lower=low, upper=high))
+    for option, texts in (("--point", options.points), ("--negative", options.negatives)):
         for text in texts:
-            at = _numbers(option, text)
-            at = voxel_of(at, grid) if asked.world else at
-            found.append(Point(coordinates=at, positive=option == "--point"))
-    check_prompts(found, grid)
-    return found
+            position = _numbers(option, text)
+            position = voxel_of(position, grid) if options.world else position
+            prompts.append(Point(coordinates=position, positive=option == "--point"))
+    check_prompts(prompts, grid)
+    return prompts
 
 
 def _numbers(option: str, text: str) -> Any:
-    """The 3 numbers of a point or the 6 of a box."""
+    """Return the 3 numbers of a point or the 6 of a box."""
     count = 6 if option == "--box" else 3
     try:
         values = tuple(float(part) for part in text.split(","))
@@ -232,30 +253,33 @@ def _numbers(option: str, text: str) -> Any:
 
 
 def _run(session: Session) -> None:
-    """Predict every object's mask and print the results."""
+    """Predict the mask of every object and print the results."""
     from medsam_app.prompts.types import Point, format_voxel
     from medsam_app.session.objects import prompt_words
 
-    for each in session.objects:
-        with step(f"Segmenting {each.name}") as progress:
-            made = session.prediction(each.id, progress=progress)
-        if made is None:
-            note(f"Warning: no prompt says where '{each.name}' is; it has no voxels.")
+    for session_object in session.objects:
+        with step(f"Segmenting {session_object.name}") as progress:
+            prediction = session.prediction(session_object.id, progress=progress)
+        if prediction is None:
+            note(f"Warning: no prompt says where '{session_object.name}' is; it has no voxels.")
             continue
-        honoured = len(each.prompts) - len(made.unmet)
-        said = f"all {honoured}" if not made.unmet else f"{honoured} of {len(each.prompts)}"
+        honoured = len(session_object.prompts) - len(prediction.unmet)
+        count = f"all {honoured}" if not prediction.unmet else f"{honoured} of {len(session_object.prompts)}"
         say(
-            f"{each.name} (label {each.label}): {made.volume_ml:.2f} ml, predicted quality {made.score:.2f}, "
-            f"{said} prompts honoured"
+            f"{session_object.name} (label {session_object.label}): {prediction.volume_ml:.2f} ml, "
+            f"predicted quality {prediction.score:.2f}, {count} prompts honoured"
         )
-        for index in made.unmet:
-            prompt = each.prompts[index]
-            what = prompt_words(prompt)
+        for index in prediction.unmet:
+            prompt = session_object.prompts[index]
+            words = prompt_words(prompt)
             if isinstance(prompt, Point):
-                what += f" at {format_voxel(prompt.coordinates)}"
-            note(f"Warning: the mask of '{each.name}' does not honour prompt {index + 1}, the {what}.")
-        if not made.voxels:
-            note(f"Warning: the mask of '{each.name}' is empty.")
+                words += f" at {format_voxel(prompt.coordinates)}"
+            note(
+                f"Warning: the mask of '{session_object.name}' does not honour prompt {index + 1}, "
+                f"the {words}."
+            )
+        if not prediction.voxels:
+            note(f"Warning: the mask of '{session_object.name}' is empty.")
     for first, second, voxels in session.overlaps():
         owner = second if session.settings.overlap == "later" else first
         shared = f"'{first.name}' and '{second.name}' share {voxels} voxels"

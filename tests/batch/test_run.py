@@ -21,7 +21,7 @@ from filelock import FileLock
 from medsam_app.batch import run as batch
 from medsam_app.batch.job import Job
 from medsam_app.batch.record import HIDDEN, CaseRecord
-from medsam_app.batch.run import FolderResult, look_at_folder, segment_folder
+from medsam_app.batch.run import FolderResult, preview_folder, segment_folder
 from medsam_app.batch.worker import Worker
 from medsam_app.errors import MedsamError, SaveError, SettingsError
 from medsam_app.io.loading import load_mask, load_volume
@@ -98,7 +98,7 @@ def test_nothing_is_made_twice(images: Path, tmp_path: Path) -> None:
         table_of(images).write_text(table + "e.mha,1,0,0,1,0\n")
         (tmp_path / "a.nii.gz").unlink()
         (tmp_path / "deep/c.nii.gz").write_bytes(b"")
-        plan = look_at_folder(images, tmp_path, prompts=table_of(images), refine=False)
+        plan = preview_folder(images, tmp_path, prompts=table_of(images), refine=False)
         assert sorted(job.case for job in plan.todo) == ["a", "deep/c", "e"]
         assert sorted(segment(images, tmp_path).made) == ["a", "deep/c", "e"]
     finally:
