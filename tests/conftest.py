@@ -14,7 +14,7 @@ from medsam_app.models import fetch
 from medsam_app.models.table import MODELS, Checkpoint, ModelEntry
 from tests.support import web_server
 
-# Three tests run at a time, and processes of theirs: one thread each, rather than all waiting for each other.
+# Three tests and their subprocesses run concurrently: one thread each avoids contention.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -22,11 +22,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the browser tests, and order a run on several workers.
+    """Mark the browser tests, and order the tests for a run on several workers.
 
-    Each worker begins with an equal part of the list. Slow tests come first in each part, so that no worker
-    is left with one at the end. Tests that fork the command line share a part, because each worker that runs
-    one of them imports everything once more.
+    Each worker starts with an equal part of the list. Slow tests come first in each part, so that no worker
+    ends with one. Tests that fork the command line share a part, because each worker that runs one of them
+    imports everything once more.
     """
     for item in items:
         if item.path.parent.name == "e2e":
@@ -55,7 +55,7 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of downloads, not there yet; nothing goes through a proxy or is waited for long."""
+    """Empty download folder, not created yet; no proxy, and short timeouts."""
     monkeypatch.setenv("MEDSAM_APP_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(fetch, "RETRY_DELAYS", (0.0, 0.0))
@@ -65,14 +65,14 @@ def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def site() -> Iterator[web_server.Site]:
-    """A web server on this machine."""
+    """Local web server."""
     with web_server.serving(web_server.CONTENT) as running:
         yield running
 
 
 @pytest.fixture
 def entry(site: web_server.Site, downloads: Path, monkeypatch: pytest.MonkeyPatch) -> ModelEntry:
-    """sam_vit_b of the table, with a checkpoint of 0.9 MB on that server."""
+    """Table entry of sam_vit_b, with a checkpoint of 0.9 MB on that server."""
     size, sha256 = len(web_server.CONTENT), web_server.SHA256
     small = Checkpoint(
         file="small.pth", size=size, sha256=sha256, url=site.url, licence="MIT", page="its page"

@@ -1,4 +1,4 @@
-"""Replacing files: complete at any moment, with the mode of new files, and nothing left behind."""
+"""Replacing files: complete at any time, with the mode of new files, and without leftovers."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Moment = Literal["while writing", "before the rename"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Files below a folder by their paths, without those that are not complete yet."""
+    """Return the files below a folder by path, without incomplete ones."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     complete = [file for file in files if not file.parent.name.startswith((".saving-", ".case-"))]
     return {str(file.relative_to(folder)): file.read_bytes() for file in complete}
 
 
 def rewrite(writer: str, folder: Path, size: int, moment: Moment | None) -> None:
-    """Let a writer write its file, and be killed in the middle of that."""
+    """Let a writer write its file, and kill it in the middle."""
     write = WRITERS[writer](folder)
     if moment == "while writing":
-        # The system kills a process that writes past this limit, before any code of its own can run.
+        # The system kills a process that writes past this limit, without running any handler.
         largest = max(len(file) for file in contents(folder).values())
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -45,7 +45,7 @@ def rewrite(writer: str, folder: Path, size: int, moment: Moment | None) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("moment", get_args(Moment))
-def test_a_killed_writer_leaves_the_earlier_file(tmp_path: Path, writer: str, moment: Moment) -> None:
+def test_a_killed_writer_preserves_the_earlier_file(tmp_path: Path, writer: str, moment: Moment) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     assert exit_status(rewrite, writer, folder, 1, None) == 0
@@ -54,14 +54,14 @@ def test_a_killed_writer_leaves_the_earlier_file(tmp_path: Path, writer: str, mo
     by = signal.SIGXFSZ if moment == "while writing" else signal.SIGKILL
     assert exit_status(rewrite, writer, folder, 2, moment) == -by
     assert contents(folder) == before
-    assert [path for path in folder.rglob(DRAFTS) if any(path.iterdir())]  # it had begun to write
+    assert [path for path in folder.rglob(DRAFTS) if any(path.iterdir())]  # it had started to write
     assert exit_status(rewrite, writer, folder, 2, None) == 0
     after = contents(folder)
     assert after.keys() == before.keys() and all(after[name] != before[name] for name in before)
 
 
 def rewrite_with_umask(writer: str, folder: Path, umask: int) -> None:
-    """Write with a umask that may not be changed, not even for a moment: other threads would see it."""
+    """Write without changing the umask even briefly, because other threads would be affected."""
     write = WRITERS[writer](folder)
     os.umask(umask)
     os.umask = _refuse
@@ -96,7 +96,7 @@ def test_drafts_of_killed_processes_are_removed_by_age(tmp_path: Path) -> None:
     remove_drafts(tmp_path / "nowhere" / "a", older_than=0)
 
 
-def test_an_error_leaves_the_earlier_file_and_no_draft(tmp_path: Path) -> None:
+def test_an_error_preserves_the_earlier_file_and_leaves_no_draft(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(ValueError, match="not right"), replace_file(path) as draft:
@@ -121,7 +121,7 @@ def test_the_mode_is_that_of_a_new_file_and_the_umask_stays(tmp_path: Path, umas
     done = threading.Event()
 
     def watch() -> None:
-        # What another thread creates in the meantime has the umask's mode, too.
+        # Files that another thread creates in the meantime have the umask's mode as well.
         number = 0
         while not done.is_set():
             other = tmp_path / f"other-{number}"
@@ -143,9 +143,9 @@ def test_the_mode_is_that_of_a_new_file_and_the_umask_stays(tmp_path: Path, umas
     assert seen == {0o666 & ~umask}
 
 
-def test_several_files_of_one_draft_arrive_together(tmp_path: Path) -> None:
+def test_several_files_of_one_draft_appear_together(tmp_path: Path) -> None:
     with replace_file(tmp_path / "a.mhd") as draft:
         draft.write_text("header")
         draft.with_suffix(".raw").write_bytes(b"voxels")
         assert not (tmp_path / "a.raw").exists()
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.mhd", "a.raw"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mhd", "a.raw"]

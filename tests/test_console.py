@@ -1,4 +1,4 @@
-"""Lines that are printed as they are, and files that a command may write."""
+"""Printed lines, and checks of files that a command may write."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_sources_are_protected_by_every_name(source: Path, tmp_path: Path, overwrite: bool) -> None:
+def test_sources_are_protected_under_every_name(source: Path, tmp_path: Path, overwrite: bool) -> None:
     os.link(source, tmp_path / "hard.nii")
     (tmp_path / "soft.nii").symlink_to(source)
     for target in (source, tmp_path / "hard.nii", tmp_path / "soft.nii"):
@@ -47,7 +47,7 @@ def test_folders(source: Path, tmp_path: Path) -> None:
         check_target(tmp_path / "nowhere" / "mask.nii", sources=[source], overwrite=True)
 
 
-def test_lines_are_printed_as_they_are(capfd: pytest.CaptureFixture[str]) -> None:
+def test_lines_are_printed_verbatim(capfd: pytest.CaptureFixture[str]) -> None:
     text = "scan.py:100: [bold]liver[/bold] :warning: " + "long " * 40 + "end"
     say(text)
     note(text)

@@ -1,4 +1,4 @@
-"""The package as a whole: its public names, what importing it loads, and what a wheel holds."""
+"""The package as a whole: public names, imports, and the content of the wheel."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_public_names_are_exactly_those_of_the_stub() -> None:
         assert getattr(value, "__name__", name) == name
 
 
-def test_the_docs_import_public_names_alone() -> None:
+def test_the_docs_import_only_public_names() -> None:
     import medsam_app
 
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
@@ -51,18 +51,23 @@ def test_bare_names_are_refused(name: str) -> None:
     assert f"imported as 'medsam_app.{name}'" in run.stderr
 
 
-def test_every_dependency_can_be_tried_at_its_lowest() -> None:
+def test_every_dependency_has_a_lower_bound() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = project["dependencies"], *project["optional-dependencies"].values()
-    wanted = [each for group in groups for each in group if each != "medsam-app[test]" and "==" not in each]
+    unbounded = [
+        requirement
+        for group in groups
+        for requirement in group
+        if requirement != "medsam-app[test]" and "==" not in requirement
+    ]
     script = [sys.executable, ".ci/lowest.py"]
     lines = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert [line.replace("==", ">=") for line in lines] == wanted
+    assert [line.replace("==", ">=") for line in lines] == unbounded
     assert all(re.fullmatch(r"[\w-]+==\d[\d.]*", line) for line in lines)
 
 
 @pytest.mark.slow
-def test_wheel_holds_medsam_app_alone(tmp_path: Path) -> None:
+def test_the_wheel_contains_only_medsam_app(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), "."]
     run = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
@@ -83,7 +88,7 @@ def test_wheel_holds_medsam_app_alone(tmp_path: Path) -> None:
     assert scripts == {path.name for path in (ROOT / "medsam_app/browser/static").iterdir() if path.is_file()}
 
 
-def test_the_project_names_no_registry_and_no_path_of_a_machine() -> None:
+def test_the_project_names_no_registry_and_no_local_path() -> None:
     hosts = ["files.python" + "hosted", "registry.npm" + "js", "py" + "pi.org", "deb.deb" + "ian"]
     files = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True

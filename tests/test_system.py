@@ -1,4 +1,4 @@
-"""How much memory there is, and what cached cases take of it."""
+"""Memory of the system, and the share of cached cases."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.support.bad_kit import nifti
 from tests.support.teaching_folder import ball_cases, small_plan
 
 
-def test_less_is_free_than_there_is() -> None:
-    whole, free = machine_memory(), free_memory()
-    if whole is not None:
+def test_free_memory_is_less_than_total() -> None:
+    total, free = machine_memory(), free_memory()
+    if total is not None:
         assert free is not None
-        assert 0 < free < whole
+        assert 0 < free < total
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_less_is_free_than_there_is() -> None:
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file 300"),
     ],
 )
-def test_limit_of_a_container_counts(tmp_path: Path, limit: str, used: str, line: str) -> None:
+def test_the_limit_of_a_container_applies(tmp_path: Path, limit: str, used: str, line: str) -> None:
     assert not list(_free_in_container(tmp_path))
     for name, text in ((limit, "1000\n"), (used, "600\n")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -41,7 +41,7 @@ def test_limit_of_a_container_counts(tmp_path: Path, limit: str, used: str, line
 
 
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.mha"])
-def test_header_tells_the_grid(tmp_path: Path, name: str) -> None:
+def test_the_header_gives_the_grid(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     if name.endswith("gz"):
         nifti(file)
@@ -59,9 +59,9 @@ def test_cases_are_cached_as_far_as_they_fit(tmp_path: Path) -> None:
     sizes = [bytes_on_grid(case, plan) for case in cases]
     windows = TrainingWindows(cases, plan, memory=sum(sizes[:3]))
     assert (windows.cached, windows.count) == (3, 4)
-    for size, held in zip(sizes, windows.cases._cache, strict=False):
-        voxels = sum(held[key].nbytes for key in ("image", "label", "valid"))
-        taken = voxels + sum(each.nbytes for each in held["label_cls_indices"])
+    for size, arrays in zip(sizes, windows.cases._cache, strict=False):
+        voxels = sum(arrays[key].nbytes for key in ("image", "label", "valid"))
+        taken = voxels + sum(array.nbytes for array in arrays["label_cls_indices"])
         assert 0.8 * size < taken <= size
     assert TrainingWindows(cases, plan, memory=sizes[0] - 1).cached == 0
     assert TrainingWindows(cases, plan, memory=sizes[0] - 1).draw(0).image.shape == plan.window

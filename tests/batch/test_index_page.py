@@ -1,4 +1,4 @@
-"""The page of a batch as HTML: hostile words stay words, links lead to files, what is odd is marked."""
+"""HTML page of a batch: hostile names stay text, links work, unusual cases are marked."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from medsam_app.atomic import save_whole
 from medsam_app.batch.index_page import IndexRow, index_page, unusual_volumes
 from medsam_app.errors import SettingsError
 
-EVIL = '<script>alert("1")</script>&\'"><img src=x onerror=alert(1)></article>'
-#: Names of files that a careless link does not lead to.
-NASTY = [
+HOSTILE = '<script>alert("1")</script>&\'"><img src=x onerror=alert(1)></article>'
+#: File names that need correct URL encoding.
+SPECIAL_NAMES = [
     "with space.png",
     "hash#1.png",
     "what?.png",
@@ -34,7 +34,7 @@ NASTY = [
 
 
 class Page(HTMLParser):
-    """What a browser would make of a page: tags with attributes, words, and the same of each card."""
+    """Parsed page: tags with attributes and text, for the page and for each card."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -69,35 +69,35 @@ def kinds(page: Page) -> list[set[str]]:
 
 
 def counts(page: Page) -> dict[str, str]:
-    """What the buttons say, by their names."""
+    """Return the counts on the filter buttons, by filter name."""
     words = page.words[page.words.index("All ") :]
     return {words[n].strip(): words[n + 1] for n in range(0, 16, 2) if words[n + 1].isdigit()}
 
 
-def test_hostile_words_stay_words() -> None:
+def test_hostile_names_stay_text() -> None:
     row = IndexRow(
-        case=EVIL, outcome="done", sentence=EVIL, thumbnail=EVIL, output=EVIL, volumes_ml={EVIL: 2.0},
-        not_found=[EVIL], unmet=1,
+        case=HOSTILE, outcome="done", sentence=HOSTILE, thumbnail=HOSTILE, output=HOSTILE,
+        volumes_ml={HOSTILE: 2.0}, not_found=[HOSTILE], unmet=1,
     )  # fmt: skip
-    text = index_page([row], title=EVIL, facts={EVIL: EVIL}, colours={EVIL: "#102030"})
+    text = index_page([row], title=HOSTILE, facts={HOSTILE: HOSTILE}, colours={HOSTILE: "#102030"})
     page = Page(text)
     assert not page.inside[1:], "every tag is closed"
     assert [tag for tag, _ in page.tags].count("script") == 1
     assert [tag for tag, _ in page.tags].count("img") == 1 and len(page.cards) == 1
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
-    assert page.cards[0]["attributes"]["data-case"] == EVIL
-    assert page.cards[0]["words"].count(EVIL) == 3  # name, sentence, label
-    assert page.words.count(EVIL) == 3 + 4  # title, heading, fact
-    # Nothing from elsewhere, and no script but the page's own.
+    assert page.cards[0]["attributes"]["data-case"] == HOSTILE
+    assert page.cards[0]["words"].count(HOSTILE) == 3  # name, sentence, label
+    assert page.words.count(HOSTILE) == 3 + 4  # title, heading, fact
+    # No external resources, and no script but the page's own.
     assert not [a for _, a in page.tags for key in ("src", "href") if urlsplit(a.get(key) or "").scheme]
     policy = next(a["content"] for _, a in page.tags if a.get("http-equiv"))
     assert policy.startswith("default-src 'none'") and "script-src 'sha256-" in policy
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
-def test_links_lead_to_files_with_nasty_names(tmp_path: Path) -> None:
+def test_links_to_files_with_special_characters(tmp_path: Path) -> None:
     rows = []
-    for number, name in enumerate(NASTY):
+    for number, name in enumerate(SPECIAL_NAMES):
         for folder in ("thumbs", "."):
             path = tmp_path / folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,14 +107,14 @@ def test_links_lead_to_files_with_nasty_names(tmp_path: Path) -> None:
     base = (tmp_path / "index.html").as_uri()
     page = Page((tmp_path / "index.html").read_text("utf-8"))
     for number, card in enumerate(page.cards):
-        found = [a.get("src") or a.get("href") for _, a in card["tags"] if "src" in a or "href" in a]
-        for url, folder in zip(found, ("thumbs", "."), strict=True):
+        urls = [a.get("src") or a.get("href") for _, a in card["tags"] if "src" in a or "href" in a]
+        for url, folder in zip(urls, ("thumbs", "."), strict=True):
             parts = urlsplit(urljoin(base, url))
             assert parts.scheme == "file" and not parts.query and not parts.fragment, url
             assert Path(os.fsdecode(unquote_to_bytes(parts.path))).read_text() == f"{folder} {number}"
 
 
-def test_cases_are_counted_by_what_is_odd_about_them() -> None:
+def test_cases_are_counted_by_filter() -> None:
     rows = [
         IndexRow(case="fine", outcome="done", volumes_ml={"liver": 1500.0}),
         IndexRow(case="bad", outcome="failed", sentence="It is cut short."),
@@ -146,7 +146,7 @@ def rows_of(volumes: list[float], label: str = "liver") -> list[IndexRow]:
 
 
 def test_unusual_volumes_are_those_far_from_the_median() -> None:
-    # Median 100, distances from it 0 1 1 2 2 3 3 4 and far: median distance 2, deviation 2.9652.
+    # Median 100, absolute deviations 0 1 1 2 2 3 3 4 and a large one: median deviation 2, scaled 2.9652.
     usual = [100.0, 99, 101, 98, 102, 97, 103, 96]
     just, beyond = 100 + 5 * 2.9652 - 0.01, 100 + 5 * 2.9652 + 0.01
     assert unusual_volumes(rows_of([*usual, just])) == [[]] * 9
@@ -157,7 +157,7 @@ def test_unusual_volumes_are_those_far_from_the_median() -> None:
     assert counts(page)["Unusual volume"] == "1"
 
 
-def test_few_cases_and_labels_that_were_not_found_are_never_unusual() -> None:
+def test_few_cases_and_missing_labels_are_never_unusual() -> None:
     assert unusual_volumes(rows_of([10, 10.1, 10.2, 9.9, 9.8, 10, 500])) == [[]] * 7
     assert unusual_volumes(rows_of([10, 10.1, 10.2, 9.9, 9.8, 10, 500, 0])) == [[]] * 8
     assert unusual_volumes(rows_of([10, 10.1, 10.2, 9.9, 9.8, 10, 10, 500, 0])) == [

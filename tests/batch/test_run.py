@@ -1,4 +1,4 @@
-"""A folder is segmented whole: every case gets its mask or its sentence, whatever happens on the way."""
+"""Folder runs: every case gets its mask or its error message, also after faults and kills."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ def test_every_mask_lies_on_its_image(images: Path, straight: FolderResult) -> N
     assert not straight.stopped and len(straight.having("done")) == 5
     for seed, name in enumerate(NAMES):
         case = name.split(".")[0]
-        record = next(each for each in straight.cases if each.case == case)
+        record = next(file for file in straight.cases if file.case == case)
         path = straight.output / f"{case}.nii.gz"
-        assert [each.path for each in record.outputs] == [f"{case}.nii.gz"]
+        assert [file.path for file in record.outputs] == [f"{case}.nii.gz"]
         assert path.stat().st_size == record.outputs[0].bytes
         saved: Any = nib.load(path)
         np.testing.assert_allclose(saved.affine, affine_of(seed), atol=1e-5)
         mask, truth = np.asarray(saved.dataobj) == 1, ball(seed)[1]
         assert (mask & truth).sum() > 0.8 * mask.sum() > 0.25 * truth.sum()
-        (found,) = record.objects
-        assert (found.voxels, found.prompts, found.unmet) == (mask.sum(), 2, 0)
-        assert found.volume_ml == pytest.approx(mask.sum() * 2e-3)
+        (object_record,) = record.objects
+        assert (object_record.voxels, object_record.prompts, object_record.unmet) == (mask.sum(), 2, 0)
+        assert object_record.volume_ml == pytest.approx(mask.sum() * 2e-3)
 
 
 @pytest.mark.slow
-def test_what_is_left_beside_the_masks(images: Path, straight: FolderResult) -> None:
+def test_files_next_to_the_masks(images: Path, straight: FolderResult) -> None:
     run = json.loads((straight.output / "run.json").read_text())
     assert run["finished"] and run["counts"] == {"cases": 5, "done": 5, "failed": 0, "skipped": 0}
     assert run["settings"]["model"] == "sam3d_tiny" and len(run["settings"]["weights"]) == 64
@@ -87,12 +87,12 @@ def test_what_is_left_beside_the_masks(images: Path, straight: FolderResult) -> 
 
 
 @pytest.mark.slow
-def test_nothing_is_made_twice(images: Path, tmp_path: Path) -> None:
+def test_finished_cases_are_not_repeated(images: Path, tmp_path: Path) -> None:
     first = segment(images, tmp_path)
     before = masks_in(tmp_path)
     again = segment(images, tmp_path)
     assert again.made == () and again.cases == first.cases
-    # Another click, a mask that is gone and one that was changed: these alone are made again.
+    # Only cases with a changed prompt, a missing mask or a changed mask are repeated.
     table = table_of(images).read_text()
     try:
         table_of(images).write_text(table + "e.mha,1,0,0,1,0\n")
@@ -108,7 +108,7 @@ def test_nothing_is_made_twice(images: Path, tmp_path: Path) -> None:
     }
 
 
-def test_a_name_that_is_no_text(images: Path, straight: FolderResult, tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8(images: Path, straight: FolderResult, tmp_path: Path) -> None:
     odd = os.fsdecode(b"bild_\xfc")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / f"{odd}.nii.gz").write_bytes((images / "a.nii.gz").read_bytes())
@@ -116,9 +116,9 @@ def test_a_name_that_is_no_text(images: Path, straight: FolderResult, tmp_path: 
     mask = next(path for path in straight.output.glob("a.nii.gz"))
     (tmp_path / "masks" / f"{odd}.nii.gz").write_bytes(mask.read_bytes())
     options = {"masks": tmp_path / "masks", "prompts": None}
-    for made in ([odd], []):  # and it is known again
+    for processed in ([odd], []):  # the second run recognises it
         result = segment(tmp_path / "in", tmp_path / "out", **options)
-        assert [case.case for case in result.having("done")] == [odd] and list(result.made) == made
+        assert [case.case for case in result.having("done")] == [odd] and list(result.made) == processed
     assert (tmp_path / "out" / f"{odd}.nii.gz").is_file()
     assert r"bild_\udcfc" in (tmp_path / "out/index.html").read_text()
 
@@ -133,7 +133,7 @@ def test_results_of_other_settings_are_not_mixed(images: Path, tmp_path: Path) -
     assert [each.path for each in again.cases[0].outputs] == ["a/1_label_1.nii.gz"]
 
 
-def test_what_was_there_before_is_not_overwritten(images: Path, tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(images: Path, tmp_path: Path) -> None:
     (tmp_path / "a.nii.gz").write_text("mine")
     with pytest.raises(SaveError, match=r"a\.nii\.gz exist already"):
         segment(images, tmp_path)
@@ -143,7 +143,7 @@ def test_what_was_there_before_is_not_overwritten(images: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_two_runs_refuse_each_other(images: Path, tmp_path: Path) -> None:
+def test_two_runs_exclude_each_other(images: Path, tmp_path: Path) -> None:
     (tmp_path / HIDDEN).mkdir()
     with FileLock(tmp_path / HIDDEN / "lock"), pytest.raises(SettingsError, match="Another run is at work"):
         segment(images, tmp_path)
@@ -155,7 +155,7 @@ def test_two_runs_refuse_each_other(images: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_shards_give_what_one_run_gives(images: Path, straight: FolderResult, tmp_path: Path) -> None:
+def test_shards_give_the_same_as_one_run(images: Path, straight: FolderResult, tmp_path: Path) -> None:
     parts = [segment(images, tmp_path, shard=f"{n}/2") for n in (1, 2)]
     assert sorted(case.case for part in parts for case in part.cases) == [
         case.case for case in straight.cases
@@ -167,23 +167,23 @@ def test_shards_give_what_one_run_gives(images: Path, straight: FolderResult, tm
 
 
 @pytest.mark.slow
-def test_faults_of_every_kind_are_told_and_harm_nothing(
+def test_bad_files_are_reported_and_do_not_affect_others(
     images: Path, straight: FolderResult, tmp_path: Path
 ) -> None:
-    """All bad files that the loader knows lie among good ones."""
+    """Segment good files among all known bad files."""
     mixed = write_volumes(tmp_path / "mixed", NAMES)
     for number, bad in enumerate(BAD_INPUTS):
         folder = mixed / f"bad{number}"
         folder.mkdir()
         with contextlib.suppress(MedsamError):
             bad.run(folder)
-    found = {each.case for each in batch.find_volumes(mixed)}
-    assert len(found) > 60
+    names = {volume.case for volume in batch.find_volumes(mixed)}
+    assert len(names) > 60
     with table_of(mixed).open("a") as table:
-        for case in sorted(found - {"a", "d", "e", "deep/c", "deep/er/b"}):
+        for case in sorted(names - {"a", "d", "e", "deep/c", "deep/er/b"}):
             table.write(f'"{case}",1,1,1,1,1\n')
     result = segment(mixed, tmp_path / "out")
-    assert len(result.cases) == len(found)
+    assert len(result.cases) == len(names)
     good = {name: mask for name, mask in masks_in(tmp_path / "out").items() if not name.startswith("bad")}
     assert good == masks_in(straight.output)
     failed = result.having("failed")
@@ -233,18 +233,18 @@ def test_objects_one_by_one_and_their_probabilities(images: Path, tmp_path: Path
     rows = list(csv.DictReader((tmp_path / "out/results.csv").open()))
     assert [row["output"] for row in rows[:3]] == ["a/1_the_ball.nii.gz", "a/4_all.nii.gz", ""]
     assert [each.outcome for each in result.cases] == ["done", "skipped", "skipped", "skipped", "skipped"]
-    for name, found in zip(("1_the_ball", "4_all"), case.objects, strict=True):
+    for name, object_record in zip(("1_the_ball", "4_all"), case.objects, strict=True):
         mask: Any = nib.load(tmp_path / f"out/a/{name}.nii.gz")
         chance: Any = nib.load(tmp_path / f"out/a/{name}_probability.nii.gz")
-        inside, sure = np.asarray(mask.dataobj) == 1, np.asarray(chance.dataobj)
-        assert inside.sum() == found.voxels
-        np.testing.assert_array_equal(sure > 0.5, inside)
-        assert sure.min() >= 0 and sure.max() <= 1 and len(np.unique(sure)) > 20
+        inside, probability = np.asarray(mask.dataobj) == 1, np.asarray(chance.dataobj)
+        assert inside.sum() == object_record.voxels
+        np.testing.assert_array_equal(probability > 0.5, inside)
+        assert probability.min() >= 0 and probability.max() <= 1 and len(np.unique(probability)) > 20
         np.testing.assert_array_equal(mask.affine, chance.affine)
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_the_run_and_not_its_work(
+def test_a_full_disk_ends_the_run_and_keeps_its_results(
     images: Path, straight: FolderResult, tmp_path: Path
 ) -> None:
     small = tmp_path / "small"
@@ -266,7 +266,7 @@ def test_a_full_disk_ends_the_run_and_not_its_work(
 
 
 @pytest.mark.slow
-def test_what_nobody_foresaw_fails_its_case_alone(
+def test_an_unexpected_error_fails_only_its_case(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = Worker._read
@@ -294,14 +294,14 @@ def command(images: Path, out: Path, *more: str) -> list[str]:
 
 @pytest.mark.forked
 @pytest.mark.slow
-def test_killed_twenty_times_it_ends_with_the_same_files(
+def test_a_run_killed_twenty_times_ends_with_the_same_files(
     images: Path, straight: FolderResult, tmp_path: Path
 ) -> None:
     draw = random.Random(4)
     log = tmp_path / HIDDEN / "journal.jsonl"
     for _ in range(20):
         child = ForkedCli(command(images, tmp_path))
-        # Kills that come before the first case is begun show little: it is waited for.
+        # A kill before the first case begins tests little, so wait for it.
         size, end = log.stat().st_size if log.exists() else 0, time.monotonic() + 60
         while child.returncode is None and time.monotonic() < end:
             if log.exists() and log.stat().st_size > size:
@@ -310,7 +310,7 @@ def test_killed_twenty_times_it_ends_with_the_same_files(
             time.sleep(0.01)
         child.kill()
         child.wait()
-        for path, mask in masks_in(tmp_path).items():  # whole or not there, at any moment
+        for path, mask in masks_in(tmp_path).items():  # complete or absent at any time
             assert mask == (straight.output / path).read_bytes()
     ended = run_cli(command(images, tmp_path))
     assert ended.returncode == 0, ended.stderr
@@ -321,7 +321,7 @@ def test_killed_twenty_times_it_ends_with_the_same_files(
 
 @pytest.mark.forked
 @pytest.mark.slow
-def test_ctrl_c_ends_after_the_cases_under_way(images: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_after_the_cases_in_progress(images: Path, tmp_path: Path) -> None:
     process = ForkedCli(command(images, tmp_path))
     log, end = tmp_path / HIDDEN / "journal.jsonl", time.monotonic() + 60
     while not log.exists() and time.monotonic() < end:
@@ -335,13 +335,13 @@ def test_ctrl_c_ends_after_the_cases_under_way(images: Path, tmp_path: Path) -> 
 
 @pytest.mark.forked
 @pytest.mark.slow
-def test_the_command_says_what_came_of_it(images: Path, tmp_path: Path) -> None:
+def test_the_command_reports_the_result(images: Path, tmp_path: Path) -> None:
     (images / "z.nii.gz").write_bytes(b"broken")
     try:
         with table_of(images).open("a") as table:
             table.write("z,1,0,0,0,1\n")
-        look = run_cli(command(images, tmp_path, "--dry-run"))
-        assert look.returncode == 0 and "6 cases: 6 to do, 0 done. Nothing was written." in look.stdout
+        dry_run = run_cli(command(images, tmp_path, "--dry-run"))
+        assert dry_run.returncode == 0 and "6 cases: 6 to do, 0 done. Nothing was written." in dry_run.stdout
         assert not (tmp_path / "run.json").exists()
         run = run_cli(command(images, tmp_path))
         assert run.returncode == 1
@@ -354,7 +354,7 @@ def test_the_command_says_what_came_of_it(images: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:many"])
-def test_a_cluster_that_is_not_there_is_a_sentence(images: Path, tmp_path: Path, address: str) -> None:
+def test_a_missing_cluster_is_reported(images: Path, tmp_path: Path, address: str) -> None:
     with pytest.raises(SettingsError, match="No Ray cluster answers"):
         segment(images, tmp_path, engine="ray", ray_address=address)
     with pytest.raises(SettingsError, match="are for --engine ray"):
@@ -362,7 +362,7 @@ def test_a_cluster_that_is_not_there_is_a_sentence(images: Path, tmp_path: Path,
 
 
 def descends(process: int) -> bool:
-    """Whether a process comes of this one: others may run Ray beside us."""
+    """Return whether a process is a descendant of this one: other users may run Ray as well."""
     while process > 1:
         if process == os.getpid():
             return True
@@ -372,17 +372,17 @@ def descends(process: int) -> bool:
 
 
 @pytest.mark.slow
-def test_ray_gives_the_same_though_a_worker_is_killed(
+def test_ray_gives_the_same_when_a_worker_is_killed(
     images: Path, straight: FolderResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Ray's workers give way to all other processes, which would be for minutes here.
+    # Ray's workers run at a low priority and could wait for minutes here.
     monkeypatch.setenv("RAY_worker_niceness", "0")
     killed: list[int] = []
 
     def kill(record: CaseRecord, done: int, count: int) -> None:
         if not killed:
-            told = subprocess.run(["pgrep", "-f", "ray::Worker"], capture_output=True, text=True)
-            killed.extend([each for each in map(int, told.stdout.split()) if descends(each)][:1])
+            listing = subprocess.run(["pgrep", "-f", "ray::Worker"], capture_output=True, text=True)
+            killed.extend([pid for pid in map(int, listing.stdout.split()) if descends(pid)][:1])
             os.kill(killed[0], signal.SIGKILL)
 
     result = segment(images, tmp_path, engine="ray", workers=2, watch=kill)

@@ -1,4 +1,4 @@
-"""Thumbnails: what is found lies where a radiologist looks for it, in its shape and colour."""
+"""Thumbnails: position of the labels in radiological convention, their shape and their colour."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEIGHT = 160
 
 
 def tiles(png: bytes, height: int = HEIGHT) -> list[NDArray[np.uint8]]:
-    """The axial, coronal and sagittal square of a thumbnail."""
+    """Return the axial, coronal and sagittal square of a thumbnail."""
     picture = np.asarray(Image.open(io.BytesIO(png)))
     assert picture.shape == (height, 3 * height + 2 * GAP, 3)
     return [picture[:, n * (height + GAP) : n * (height + GAP) + height] for n in range(3)]
@@ -32,7 +32,7 @@ def coloured(tile: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def box_of(where: NDArray[np.bool_]) -> list[int]:
-    """Top, bottom, left, right; bottom and right one beyond."""
+    """Return top, bottom, left and right; bottom and right are exclusive."""
     rows, columns = np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0))
     return [int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1]
 
@@ -46,13 +46,13 @@ def plain(shape: tuple[int, int, int]) -> tuple[Volume, NDArray[np.uint8]]:
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SLA", "IAL"])
-def test_a_box_lies_on_its_side_of_each_plane_whatever_way_the_file_lies(codes: str) -> None:
-    """Right, front and top of an oblique volume, with a bright spot left, behind and below."""
+def test_a_box_is_on_its_side_of_each_plane_for_any_orientation(codes: str) -> None:
+    """Draw a box at the right, front and top of an oblique volume, and a bright spot opposite."""
     shape, spacing = np.array([40, 60, 24]), np.array([2.0, 1.0, 3.0])
     low, high = np.array([26, 42, 15]), np.array([36, 54, 21])
     labels, image = np.zeros(shape, np.uint8), np.zeros(shape, np.int16)
     labels[tuple(map(slice, low, high))] = 1
-    # A bright bar along each axis, through the box, so that each plane shows one across it.
+    # A bright bar along each axis through the box, so that each plane shows the cross-section of one.
     spot = np.array([8, 10, 4])
     for axis in range(3):
         bar = [slice(spot[a], spot[a] + 4) for a in range(3)]
@@ -82,7 +82,7 @@ def test_a_box_lies_on_its_side_of_each_plane_whatever_way_the_file_lies(codes: 
                 start + scale * (size[axis] - low[axis] * spacing[axis]),
             ]
         np.testing.assert_allclose(box_of(coloured(tile)), expected, atol=1.01)
-        # The bar that runs through this plane is a white spot, on the other side of the middle.
+        # The bar perpendicular to this plane is a white spot on the other side of the centre.
         spot_box = []
         for axis in (down, across):
             start = (HEIGHT - scale * size[axis]) / 2
@@ -91,12 +91,12 @@ def test_a_box_lies_on_its_side_of_each_plane_whatever_way_the_file_lies(codes: 
         np.testing.assert_allclose(white.mean(axis=0) + 0.5, spot_box, atol=1.5)
 
 
-def test_outlines_have_the_colour_and_insides_a_little_of_it() -> None:
+def test_outlines_have_the_full_colour_and_insides_a_tint() -> None:
     volume, labels = plain((40, 40, 40))
     labels[5:20, 5:35, 5:35], labels[20:35, 5:35, 5:35] = 1, 2
     axial = tiles(thumbnail(volume, labels, colours={2: "#FF0010"}))[0]
     first, second, scale = rgb(PALETTE[0]), rgb("#ff0010"), HEIGHT // 40
-    # RAS: what has large indices is on the left.
+    # RAS: large indices are on the left.
     assert tuple(axial[80, 5 * scale]) == second
     assert tuple(axial[80, 35 * scale - 1]) == first
     assert tuple(axial[80, 20 * scale - 1]) == second and tuple(axial[80, 20 * scale]) == first
@@ -107,7 +107,7 @@ def test_outlines_have_the_colour_and_insides_a_little_of_it() -> None:
     assert tuple(tiles(thumbnail(volume, everywhere))[2][0, 0]) == first
 
 
-def test_planes_go_where_most_was_found() -> None:
+def test_planes_pass_through_the_largest_sections() -> None:
     volume, labels = plain((20, 20, 20))
     labels[2:4, 2:4, 2] = 1
     labels[2:12, 2:12, 15] = 1
@@ -117,7 +117,7 @@ def test_planes_go_where_most_was_found() -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_without_labels_planes_go_through_the_middle(axis: int) -> None:
+def test_without_labels_planes_pass_through_the_centre(axis: int) -> None:
     array = np.zeros((9, 9, 9), np.float32)
     np.moveaxis(array, axis, 0)[4] = 1
     drawn = tiles(thumbnail(Volume.from_array(array, np.eye(4)), np.zeros(array.shape, np.uint8)))
@@ -135,7 +135,7 @@ def test_thin_volumes(shape: tuple[int, int, int]) -> None:
         assert tuple(rgb(PALETTE[0])) in {tuple(pixel) for pixel in tile[coloured(tile)].tolist()}
 
 
-def test_what_is_smaller_than_a_pixel_is_seen() -> None:
+def test_labels_smaller_than_a_pixel_are_visible() -> None:
     volume, labels = plain((400, 400, 8))
     for corner in (201, 203, 207):
         labels[corner, corner, 3] = 1
@@ -144,8 +144,8 @@ def test_what_is_smaller_than_a_pixel_is_seen() -> None:
         labels[...] = 0
 
 
-def test_tissue_beside_the_organ_is_told_from_it() -> None:
-    """An organ of a CT in soft tissue, with air and bone near."""
+def test_tissue_next_to_the_organ_has_contrast() -> None:
+    """Draw an organ of a CT in soft tissue, close to air and bone."""
     rng = np.random.default_rng(0)
     array = np.full((60, 60, 60), -1000.0)
     array[10:50, 10:50, :] = 40
@@ -167,11 +167,11 @@ def test_counts_are_those_of_numpy_in_any_layout() -> None:
     labels = (rng.random((300, 7, 5)) < 0.95).astype(np.uint8) * 3
     for array in (labels, np.asfortranarray(labels), labels[::-1, :, ::-1], labels.transpose(2, 0, 1) > 0):
         for axis, counts in enumerate(_counts(array)):
-            others = tuple(each for each in range(3) if each != axis)
-            np.testing.assert_array_equal(counts, np.count_nonzero(array, axis=others))
+            other_axes = tuple(other_axis for other_axis in range(3) if other_axis != axis)
+            np.testing.assert_array_equal(counts, np.count_nonzero(array, axis=other_axes))
 
 
-def test_any_type_of_labels_gives_the_same_picture_and_nothing_is_changed() -> None:
+def test_any_dtype_gives_the_same_picture_and_inputs_are_unchanged() -> None:
     rng = np.random.default_rng(2)
     volume = Volume.from_array(rng.normal(size=(30, 20, 10)).astype(np.float32), np.diag([-1, 1, 3, 1]))
     labels = np.zeros((30, 20, 10), bool)
@@ -183,7 +183,7 @@ def test_any_type_of_labels_gives_the_same_picture_and_nothing_is_changed() -> N
     np.testing.assert_array_equal(volume.array, before)
 
 
-def test_mistakes_are_sentences() -> None:
+def test_invalid_arguments() -> None:
     volume, labels = plain((4, 5, 6))
     with pytest.raises(GridMismatch, match="shape"):
         thumbnail(volume, labels.T)

@@ -1,4 +1,4 @@
-"""The command line, run as it is, on the phantom written to a file."""
+"""The command line, on the phantom written to a file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def phantom(tmp_path_factory):
 
 
 def middle(mask) -> tuple[int, ...]:
-    """The deepest voxel of an object."""
+    """Return the deepest voxel of an object."""
     depth = ndimage.distance_transform_edt(mask, sampling=(1.5, 1.5, 3.0))
     return tuple(int(v) for v in np.unravel_index(depth.argmax(), depth.shape))
 
@@ -52,7 +52,7 @@ def dice(a, b) -> float:
 
 
 def run(*arguments) -> int:
-    return main([str(each) for each in arguments])
+    return main([str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_help_and_tables_load_nothing_heavy(arguments):
 
 
 @pytest.mark.slow
-def test_module_runs_as_the_program_and_logs_have_no_colour():
+def test_the_module_runs_as_the_program_and_logs_have_no_colour():
     for extra in ({}, {"GITHUB_ACTIONS": "true"}):
         for arguments in (["models"], ["--help"], ["segment", "--nonsense"]):
             done = subprocess.run(
@@ -93,7 +93,7 @@ def test_module_runs_as_the_program_and_logs_have_no_colour():
             assert done.returncode == (2 if "--nonsense" in arguments else 0)
 
 
-def test_models_table_shows_every_model_whole(capsys):
+def test_the_models_table_is_complete(capsys):
     assert run("models") == 0
     shown = capsys.readouterr().out
     for entry in MODELS.values():
@@ -103,35 +103,35 @@ def test_models_table_shows_every_model_whole(capsys):
 
 @pytest.mark.slow
 def test_segment_then_replay(phantom, tmp_path, capsys):
-    """The mask lies on the image, and the prompt file gives the same mask bit for bit."""
+    """Check that the mask matches the image, and that the prompt file reproduces it bit for bit."""
     path, masks = phantom
     truth = masks["gallbladder"]
     where = np.argwhere(truth)
     boxed = np.zeros_like(truth)
     boxed[box_slices(where.min(axis=0), where.max(axis=0) + 1)] = True
-    beside = text(middle(boxed & ~truth))
+    background = text(middle(boxed & ~truth))
     output, prompts = tmp_path / "gallbladder.nii.gz", tmp_path / "gallbladder.prompts.json"
     status = run(
-        *("segment", path, "--negative", beside, "--box", box_of(truth), "-o", output),
+        *("segment", path, "--negative", background, "--box", box_of(truth), "-o", output),
         *("--save-prompts", prompts, "--name", "gallbladder", "--label", 300, "--device", "cpu"),
     )
     shown = capsys.readouterr()
     assert status == 0, shown.err
     saved, image = nib.load(output), nib.load(path)
-    found = np.asarray(saved.dataobj)
+    label_map = np.asarray(saved.dataobj)
     np.testing.assert_array_equal(saved.affine, image.affine)
     assert saved.shape == image.shape
     assert (saved.header["qform_code"], saved.header["sform_code"]) == (1, 2)
-    assert saved.get_data_dtype() == np.uint16 and set(np.unique(found)) == {0, 300}
-    assert dice(found == 300, truth) > 0.8
-    ml = (found == 300).sum() * 6.75 / 1000
+    assert saved.get_data_dtype() == np.uint16 and set(np.unique(label_map)) == {0, 300}
+    assert dice(label_map == 300, truth) > 0.8
+    ml = (label_map == 300).sum() * 6.75 / 1000
     assert f"gallbladder (label 300): {ml:.2f} ml" in shown.out and "all 2 prompts honoured" in shown.out
     assert "checked by reading it back" in shown.out and str(prompts) in shown.out
     assert "as asked" in shown.err
 
     again = tmp_path / "again.nii.gz"
     assert run("segment", path, "--prompts", prompts, "-o", again, "--device", "cpu") == 0
-    np.testing.assert_array_equal(np.asarray(nib.load(again).dataobj), found)
+    np.testing.assert_array_equal(np.asarray(nib.load(again).dataobj), label_map)
     assert "Warning" not in capsys.readouterr().err
 
 
@@ -140,10 +140,10 @@ def test_world_points_are_the_same_voxels(phantom, tmp_path):
     path, masks = phantom
     affine = nib.load(path).affine
     at = middle(masks["gallbladder"])
-    beside = (at[0] + 22, at[1], at[2])
-    inside, outside = (nib.affines.apply_affine(affine, each).tolist() for each in (at, beside))
+    neighbour = (at[0] + 22, at[1], at[2])
+    inside, outside = (nib.affines.apply_affine(affine, each).tolist() for each in (at, neighbour))
     files = [tmp_path / "voxel.nii.gz", tmp_path / "world.nii.gz"]
-    assert run("segment", path, "--point", text(at), "--negative", text(beside), "-o", files[0]) == 0
+    assert run("segment", path, "--point", text(at), "--negative", text(neighbour), "-o", files[0]) == 0
     assert (
         run(
             *("segment", path, "--world", "--point", text(inside), "--negative", text(outside)),
@@ -154,7 +154,7 @@ def test_world_points_are_the_same_voxels(phantom, tmp_path):
     )
     first, second = (np.asarray(nib.load(each).dataobj) for each in files)
     np.testing.assert_array_equal(first, second)
-    assert first[at] == 1 and first[beside] == 0
+    assert first[at] == 1 and first[neighbour] == 0
 
 
 def test_negative_numbers_are_values_not_options(phantom, tmp_path, capsys):
@@ -208,34 +208,34 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "said"), BAD)
-def test_mistakes_are_one_sentence(phantom, tmp_path, capsys, arguments, said):
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_errors_are_one_sentence(phantom, tmp_path, capsys, arguments, message):
     path, _ = phantom
     assert run("segment", path, *arguments, "-o", tmp_path / "x.nii.gz") == 2
     shown = capsys.readouterr()
     errors = [line for line in shown.err.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1 and said in errors[0], shown.err
+    assert len(errors) == 1 and message in errors[0], shown.err
     assert shown.err.splitlines()[-1] == errors[0] and "Traceback" not in shown.err
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("x.png", "end its name in .nii.gz, .nii, .nrrd, .mha, .mhd"),
         ("x", "end its name in"),
         ("nowhere/x.nii", "There is no folder"),
     ],
 )
-def test_outputs_are_checked_before_any_work(phantom, tmp_path, capsys, name, said):
+def test_outputs_are_checked_before_any_work(phantom, tmp_path, capsys, name, message):
     path, _ = phantom
     assert run("segment", path, "--point", "1,2,3", "-o", tmp_path / name) == 2
     shown = capsys.readouterr().err
-    assert said in shown and "Reading" not in shown
+    assert message in shown and "Reading" not in shown
 
 
 @pytest.mark.slow
-def test_nothing_is_overwritten_by_chance(phantom, tmp_path, capsys):
+def test_nothing_is_overwritten_without_the_option(phantom, tmp_path, capsys):
     path, masks = phantom
     image = tmp_path / "image.nii.gz"
     image.write_bytes(path.read_bytes())
@@ -264,21 +264,21 @@ def test_choices_are_offered(phantom, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_other_images_need_a_word(phantom, tmp_path, capsys):
+def test_other_images_need_an_option(phantom, tmp_path, capsys):
     path, masks = phantom
-    prompts, other = tmp_path / "p.prompts.json", tmp_path / "other.nii.gz"
+    prompts, other_image = tmp_path / "p.prompts.json", tmp_path / "other.nii.gz"
     point = ("--point", text(middle(masks["gallbladder"])))
     assert run("segment", path, *point, "-o", tmp_path / "a.nii", "--save-prompts", prompts) == 0
     image = nib.load(path)
-    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + np.int16(1), image.affine), other)
-    assert run("segment", other, "--prompts", prompts, "-o", tmp_path / "b.nii") == 2
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + np.int16(1), image.affine), other_image)
+    assert run("segment", other_image, "--prompts", prompts, "-o", tmp_path / "b.nii") == 2
     assert "other voxels" in capsys.readouterr().err
-    assert run("segment", other, "--prompts", prompts, "-o", tmp_path / "b.nii", "--other-image") == 0
+    assert run("segment", other_image, "--prompts", prompts, "-o", tmp_path / "b.nii", "--other-image") == 0
     assert "Warning: p.prompts.json was made on another image" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_contradicting_clicks_are_reported_and_no_failure(phantom, tmp_path, capsys):
+def test_contradictory_clicks_are_reported_but_no_failure(phantom, tmp_path, capsys):
     path, masks = phantom
     at = text(middle(masks["gallbladder"]))
     assert run("segment", path, "--point", at, "--negative", at, "-o", tmp_path / "x.nii.gz") == 0
@@ -288,7 +288,7 @@ def test_contradicting_clicks_are_reported_and_no_failure(phantom, tmp_path, cap
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nothing.nii"], "There is no file or folder nothing.nii"),
         (["--root", "nowhere"], "--root nowhere is not a folder"),
@@ -297,13 +297,13 @@ def test_contradicting_clicks_are_reported_and_no_failure(phantom, tmp_path, cap
         (["--model", "none"], "There is no model 'none'"),
     ],
 )
-def test_serve_refuses_before_it_starts(capsys, arguments, said):
+def test_serve_refuses_before_it_starts(capsys, arguments, message):
     assert run("serve", *arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["info", "nothing.nii"], ["info"], ["nonsense"]])
-def test_other_mistakes(capsys, arguments):
+def test_other_errors(capsys, arguments):
     assert run(*arguments) == 2
     assert capsys.readouterr().err.count("Error: ") == 1
 

@@ -1,4 +1,4 @@
-"""The command `medsam-app dataset inspect`, run as it is."""
+"""The command `medsam-app dataset inspect`."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*arguments: object) -> int:
-    return main(["dataset", "inspect", *(str(each) for each in arguments)])
+    return main(["dataset", "inspect", *(str(argument) for argument in arguments)])
 
 
 def words(text: str) -> str:
-    """Printed text with one blank between words, as cells of tables are wrapped."""
+    """Return printed text with single blanks between words, because table cells wrap."""
     return " ".join(text.split())
 
 
-def test_a_sound_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_valid_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder, target = decathlon(tmp_path / "data"), tmp_path / "inspected.json"
     assert run(folder, "--json", target) == 0
     shown = capsys.readouterr()
     out = words(shown.out)
-    for wanted in (
+    for expected in (
         "layout Medical Segmentation Decathlon",
         "cases 2 usable",
         "splits not said",
@@ -48,16 +48,16 @@ def test_a_sound_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         "2 right lump 2 240 0.72 0.72 0.72",
         "No problems were found.",
     ):
-        assert wanted in out
+        assert expected in out
     assert shown.err.splitlines()[0] == "Reading 2 cases: Medical Segmentation Decathlon"
     data = json.loads(target.read_text())
-    found = fingerprint(find_cases(folder))
+    report = fingerprint(find_cases(folder))
     size = {"extent_mm": [4, 12, 18], "piece_mm": [4, 12, 18]}
     about = {"value": 1, "name": "left lump", "voxels": 144, "ml": 0.864}
-    within = {str(key): value for key, value in found.cases[1].labels[0].intensities.items()}
+    within = {str(key): value for key, value in report.cases[1].labels[0].intensities.items()}
     assert data["cases"][1]["labels"][0] == about | size | {"intensities": within}
     assert data["labels"][0]["mm_median"] == data["labels"][0]["piece_mm_95"] == 18
-    assert data["cases"][0]["inside"] == {str(key): value for key, value in found.cases[0].inside.items()}
+    assert data["cases"][0]["inside"] == {str(key): value for key, value in report.cases[0].inside.items()}
     assert (data["usable"], data["unusable"], data["problems"]) == (2, 0, [])
 
 
@@ -89,7 +89,7 @@ def test_all_errors_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture) -
     assert len(json.loads((tmp_path / "out.json").read_text())["problems"]) == len(FAULTS) + 2
 
 
-def test_many_warnings_of_a_kind_are_not_all_printed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_long_lists_of_warnings_are_shortened(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     speck = np.zeros_like(labels())
     speck[:2] = 1
     speck[2, 2, 2] = 2
@@ -103,7 +103,7 @@ def test_many_warnings_of_a_kind_are_not_all_printed(tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nowhere"], "There is no file or folder 'nowhere'"),
         (["DATA/imagesTr"], "No labelled cases were found in"),
@@ -118,14 +118,14 @@ def test_many_warnings_of_a_kind_are_not_all_printed(tmp_path: Path, capsys: pyt
         ([], "path"),
     ],
 )
-def test_mistakes_are_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture, arguments: list[str], said: str
+def test_errors_are_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture, arguments: list[str], message: str
 ) -> None:
     folder = decathlon(tmp_path / "data")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert run(*(each.replace("DATA", str(folder)) for each in arguments)) == 2
+    assert run(*(argument.replace("DATA", str(folder)) for argument in arguments)) == 2
     shown = capsys.readouterr()
-    assert said in shown.err.splitlines()[-1] and shown.err.startswith("Error: ") and not shown.out
+    assert message in shown.err.splitlines()[-1] and shown.err.startswith("Error: ") and not shown.out
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 

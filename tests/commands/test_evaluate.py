@@ -1,4 +1,4 @@
-"""The command `medsam-app evaluate`, run as it is on a small folder."""
+"""The command `medsam-app evaluate`, on a small folder."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ MEASURES = {
 
 
 def run(*arguments: object) -> int:
-    return main(["evaluate", *(str(each) for each in arguments)])
+    return main(["evaluate", *(str(argument) for argument in arguments)])
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first of three cases cannot be read."""
+    """A dataset with three cases; the first cannot be read."""
     made = write_folder(tmp_path_factory.mktemp("evaluate") / "data", broken=True)
     (made / "old.csv").write_text("kept")
     return made
 
 
 @pytest.mark.slow
-def test_tables_and_files_say_the_same(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_tables_and_files_agree(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     scores, summary = tmp_path / "scores.csv", tmp_path / "summary.json"
     options = ("--clicks", "2,1", "--target", 0.9, "--baseline", "confidence", "--device", "cpu")
     assert run(folder, *options, "--csv", scores, "--json", summary) == 1
@@ -71,7 +71,7 @@ def test_tables_and_files_say_the_same(folder: Path, tmp_path: Path, capsys: pyt
                 for mean in group[measure].values():
                     digits = 1 if measure == "hd95" else 3
                     text = f"{mean['value']:.{digits}f}"
-                    if mean["low"] < mean["high"]:  # of one case there is no interval
+                    if mean["low"] < mean["high"]:  # one case has no interval
                         narrow = max(1, digits - 1)
                         text += f" ({mean['low']:.{narrow}f}-{mean['high']:.{narrow}f})"
                     assert text in line
@@ -85,13 +85,13 @@ def test_tables_and_files_say_the_same(folder: Path, tmp_path: Path, capsys: pyt
 @pytest.mark.slow
 def test_a_box_first_is_named(folder: Path, capsys: pytest.CaptureFixture) -> None:
     options = ("--first", "box", "--clicks", 2, "--most-cases", 1, "--device", "cpu")
-    assert run(folder, *options) == 1  # the one case of 'balls' is the damaged one
+    assert run(folder, *options) == 1  # the only case of 'balls' is damaged
     shown = capsys.readouterr().out
     assert "box + 1 click" in shown and "case0" not in shown
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--clicks", "0"], "At least one click an object is needed; got 0."),
         (["--clicks", "x"], "--clicks takes a number such as 10, or several such as 1,3,5,10; got 'x'."),
@@ -120,14 +120,14 @@ def test_a_box_first_is_named(folder: Path, capsys: pytest.CaptureFixture) -> No
         (["--csv", "DATA"], "is a folder; give the name of a file"),
     ],
 )
-def test_mistakes_are_one_sentence(
-    folder: Path, capsys: pytest.CaptureFixture, options: list[str], said: str
+def test_errors_are_one_sentence(
+    folder: Path, capsys: pytest.CaptureFixture, options: list[str], message: str
 ) -> None:
     before = {path: path.read_bytes() for path in folder.iterdir()}
     assert run(folder, *(option.replace("DATA", str(folder)) for option in options)) == 2
     shown = capsys.readouterr()
     errors = [line for line in shown.err.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1 and said in errors[0] and errors[0] == shown.err.splitlines()[-1], shown.err
+    assert len(errors) == 1 and message in errors[0] and errors[0] == shown.err.splitlines()[-1], shown.err
     assert "Traceback" not in shown.err and not shown.out
     assert before == {path: path.read_bytes() for path in folder.iterdir()}
 
@@ -146,7 +146,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stderr.strip() == "set()" and "--baseline" in done.stdout
 
 
-def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_files_are_written_completely_or_not_at_all(tmp_path: Path) -> None:
     score = Score("ours", "a", "CT", "b", 'a "name", quoted', 3, 120, 1, 0.5, None, 0, None)
     target = tmp_path / "scores.csv"
     target.write_text("before")

@@ -1,4 +1,4 @@
-"""`medsam-app finetune`: the plan, a whole run with its report, interruptions, and what is refused."""
+"""`medsam-app finetune`: the plan, complete runs with their report, interruptions, and errors."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def test_the_plan_is_shown_and_nothing_is_written(tmp_path: Path, capsys: pytest
     data = write_balls(tmp_path / "data")
     options = ["--dry-run", "--no-preflight", "--set", "rotate=5", *SMALL]
     assert run("finetune", data, "-o", tmp_path / "balls", *options) == 0
-    told = capsys.readouterr().out
-    assert "Plan, for 4 cases" in told
-    assert "1 larger ball, 2 smaller ball" in told
-    assert "5 degrees" in told
-    assert "as asked for" in told
+    printed = capsys.readouterr().out
+    assert "Plan, for 4 cases" in printed
+    assert "1 larger ball, 2 smaller ball" in printed
+    assert "5 degrees" in printed
+    assert "as asked for" in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
 @pytest.mark.slow
-def test_a_run_leaves_an_adapter_a_page_and_scores(
+def test_a_run_writes_an_adapter_a_page_and_scores(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_balls(tmp_path / "data")
@@ -51,21 +51,21 @@ def test_a_run_leaves_an_adapter_a_page_and_scores(
     settings.write_text(json.dumps({"rotate": 0, "steps": 99, "validate_steps": 1}))
     options = ["--steps", 2, "--settings", settings, "--baseline", "unet", *SMALL]
     drafts = [tmp_path / "balls.run" / name / ".saving-state.safetensors-12345678" for name in (".", "unet")]
-    for draft in drafts:  # of a run that was killed while it saved its state
+    for draft in drafts:  # left by a run that was killed while saving its state
         draft.mkdir(parents=True)
         (draft / "state.safetensors").touch()
     assert run("finetune", data, "-o", tmp_path / "balls", *options) == 0
     assert not any(draft.exists() for draft in drafts)
-    told = capsys.readouterr().out
-    assert "Done after 2 steps" in told
+    printed = capsys.readouterr().out
+    assert "Done after 2 steps" in printed
     for method in ("sam3d_tiny + balls", "sam3d_tiny + balls, no prompt", "unet"):
-        assert method in told
+        assert method in printed
     card = read_header(tmp_path / "balls.safetensors")
     assert card.labels == {1: "larger ball", 2: "smaller ball"}
-    held = card.training["held_out"]
-    assert isinstance(held, dict)
-    assert held["cases"] == 1
-    assert set(held["dice_by_clicks"]["sam3d_tiny"]) == {"1", "3", "5"}
+    held_out = card.training["held_out"]
+    assert isinstance(held_out, dict)
+    assert held_out["cases"] == 1
+    assert set(held_out["dice_by_clicks"]["sam3d_tiny"]) == {"1", "3", "5"}
     page = (tmp_path / "balls.html").read_text()
     assert "Loss by step" in page
     assert "https://" not in page
@@ -76,11 +76,11 @@ def test_a_run_leaves_an_adapter_a_page_and_scores(
     assert {"best.safetensors", "last.safetensors", "plan.json", "scores.json", "unet.safetensors"} <= names
     plan = json.loads((folder / "plan.json").read_text())
     assert (plan["rotate"], plan["steps"], plan["batch"]) == (0, 2, 2)
-    # Another plan in the same place is refused, and so is another dataset.
+    # Another plan or dataset is refused in the same folder.
     assert run("finetune", data, "-o", tmp_path / "balls", "--steps", 3, *SMALL) == 2
     assert "holds a run of another plan (steps: 2, here 3)" in capsys.readouterr().err
-    other = write_balls(tmp_path / "other")
-    assert run("finetune", other, "-o", tmp_path / "balls", "--steps", 2, *SMALL) == 2
+    other_folder = write_balls(tmp_path / "other")
+    assert run("finetune", other_folder, "-o", tmp_path / "balls", "--steps", 2, *SMALL) == 2
     assert "another plan (dataset" in capsys.readouterr().err
 
 
@@ -101,14 +101,14 @@ def test_a_run_leaves_an_adapter_a_page_and_scores(
         (["--minutes", "5", "--steps", "5"], "Exactly one of 'minutes' and 'steps'"),
     ],
 )
-def test_mistakes_are_sentences(
+def test_errors_are_sentences(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     data = write_balls(tmp_path / "data", cases=2)
     assert run("finetune", data, "-o", tmp_path / "balls", "--device", "cpu", *arguments) == 2
-    told = capsys.readouterr().err
-    assert message in told
-    assert "Traceback" not in told
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
     assert not (tmp_path / "balls.run" / "plan.json").exists()
 
 
@@ -124,13 +124,13 @@ def test_cases_with_faults_are_left_out(tmp_path: Path, capsys: pytest.CaptureFi
     save(data / "labelsTr/balls_3.nii.gz", np.zeros_like(np.asarray(empty.dataobj)), empty.affine)
     options = ["--no-preflight", "--steps", 1, "--set", "validate_steps=0", *SMALL]
     assert run("finetune", data, "-o", tmp_path / "balls", *options) == 0
-    told = capsys.readouterr()
-    assert "whether it fits into memory is not known" in told.err
-    assert "left out" in told.err
-    assert "Learning from 1 cases, measuring on 1" in told.err
+    printed = capsys.readouterr()
+    assert "whether it fits into memory is not known" in printed.err
+    assert "left out" in printed.err
+    assert "Learning from 1 cases, measuring on 1" in printed.err
 
 
-def test_there_must_be_something_to_learn_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dataset_without_usable_cases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_balls(tmp_path / "data", cases=1)
     (data / "imagesTr/balls_0.nii.gz").write_bytes(b"")
     assert run("finetune", data, "-o", tmp_path / "balls", "--device", "cpu") == 2
@@ -152,7 +152,7 @@ def wait_for_steps(log: Path, steps: int, process: ForkedCli) -> None:
 
 @pytest.mark.forked
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_with_the_same_result(tmp_path: Path) -> None:
     data = write_balls(tmp_path / "data")
     straight = start(data, tmp_path / "straight", 3)
     assert straight.wait(300) == 0, straight.communicate()[1]

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("downloads")
 
 
 def run(*arguments: object) -> int:
-    return main([str(each) for each in arguments])
+    return main([str(argument) for argument in arguments])
 
 
 def row(shown: str, name: str) -> str:
@@ -33,10 +33,10 @@ def test_command_downloads_once(entry: ModelEntry, capsys: pytest.CaptureFixture
     assert run("models", "show", "sam_vit_b") == 0
     assert "no; 'medsam-app models download sam_vit_b' puts them at" in capsys.readouterr().out
     path = store.checkpoint_path(entry)
-    for said in ("Downloaded and verified", "are here already and right"):
+    for sentence in ("Downloaded and verified", "are here already and right"):
         assert run("models", "download", "sam_vit_b") == 0
         shown = capsys.readouterr()
-        assert said in shown.out and str(path) in shown.out and shown.err == ""
+        assert sentence in shown.out and str(path) in shown.out and shown.err == ""
     assert run("models") == 0
     assert row(capsys.readouterr().out, "sam_vit_b").split()[-1] == "yes"
     assert run("models", "show", "sam_vit_b") == 0
@@ -63,7 +63,7 @@ def test_command_takes_a_file(entry: ModelEntry, tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["download", "sam_vit_x"], "There is no model 'sam_vit_x'"),
         (["show", "sam_vit_x"], "There is no model 'sam_vit_x'"),
@@ -72,10 +72,12 @@ def test_command_takes_a_file(entry: ModelEntry, tmp_path: Path, capsys: pytest.
         (["fetch"], "No such command 'fetch'"),
     ],
 )
-def test_mistakes_of_the_command(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+def test_errors_of_the_command(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
     assert run("models", *arguments) == 2
     shown = capsys.readouterr().err
-    assert said in shown and shown.count("Error: ") == 1
+    assert message in shown and shown.count("Error: ") == 1
 
 
 def test_every_model_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,10 +89,10 @@ def test_every_model_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_ctrl_c_while_downloading(downloads: Path, entry: ModelEntry, site: web.Site) -> None:
-    """The program is started, waits for a server that sends half and hangs, and is interrupted."""
+    """Interrupt the program while it waits for a server that hangs after half of the file."""
     site.answers = [web.hang]
     code = (
-        # A job in the background of a script is started with Ctrl-C ignored.
+        # Background jobs of a script ignore Ctrl-C by default.
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from dataclasses import replace; from medsam_app.models.table import MODELS; "
         "from medsam_app.cli.app import main; entry = MODELS['sam_vit_b']; checkpoint = replace("

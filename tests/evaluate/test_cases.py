@@ -1,4 +1,4 @@
-"""Which cases are measured: every layout, splits, datasets, labels, and files that are missing."""
+"""Selection of cases: every layout, splits, datasets, labels, and missing files."""
 
 from __future__ import annotations
 
@@ -52,37 +52,37 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("make", LAYOUTS.values(), ids=LAYOUTS.keys())
-def test_every_layout_is_taken(make: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_every_layout_is_supported(make: Callable[[Path], Path], tmp_path: Path) -> None:
     dataset = find_cases(make(tmp_path / "data"))
-    taken = select_cases(dataset, most=1)
-    (case,) = taken.cases
+    selection = select_cases(dataset, most=1)
+    (case,) = selection.cases
     volume, labels = case.load()
     assert volume.shape == labels.shape == kit.SHAPE and np.array_equal(labels, kit.labels())
-    assert (taken.split, taken.skipped) == ("", ())
-    assert dataset.layout in taken.description and "nothing is said of splits" in taken.description
+    assert (selection.split, selection.skipped) == ("", ())
+    assert dataset.layout in selection.description and "nothing is said of splits" in selection.description
 
 
 @pytest.mark.parametrize("layout", ["nnU-Net v2 raw folder", "CSV list"])
 def test_layouts_are_measured(layout: str, tmp_path: Path) -> None:
-    said: list[str] = []
-    found = evaluate_folder(
+    sentences: list[str] = []
+    evaluation = evaluate_folder(
         LAYOUTS[layout](tmp_path / "data"),
         clicks=1,
         labels=["2"],
         most_cases=1,
         device="cpu",
-        tell=said.append,
+        tell=sentences.append,
     )
-    assert found.layout == layout and found.layout in said[0]
-    (score,) = found.scores
+    assert evaluation.layout == layout and evaluation.layout in sentences[0]
+    (score,) = evaluation.scores
     assert (score.value, score.voxels, score.click) == (2, 120, 1) and score.dice > 0.2
     assert 0 <= (score.surface_dice or -1) <= 1 and score.hd95 is not None
     channels = "the first (T1) is inspected, the others are not used"
-    assert any(channels in sentence for sentence in said) == (layout != "CSV list")
+    assert any(channels in sentence for sentence in sentences) == (layout != "CSV list")
 
 
-def listed(folder: Path, splits: list[str]) -> Path:
-    """A list of so many cases with their splits; the files are those of one."""
+def write_list(folder: Path, splits: list[str]) -> Path:
+    """Write a list with one case per split; all cases share the files of one."""
     pairs(folder)
     rows = [["anna.nii.gz", "anna_seg.nii.gz", f"case{n}", split] for n, split in enumerate(splits)]
     with (folder / "cases.csv").open("w", newline="") as file:
@@ -91,7 +91,7 @@ def listed(folder: Path, splits: list[str]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("splits", "asked", "taken", "cases", "said"),
+    ("splits", "split", "expected_split", "cases", "sentence"),
     [
         (["train", "dev", "dev"], None, "dev", [1, 2], "2 of 3 cases"),
         (["train", "dev", "dev"], "train", "train", [0], "1 of 3 cases"),
@@ -102,16 +102,18 @@ def listed(folder: Path, splits: list[str]) -> Path:
     ],
 )
 def test_splits(
-    tmp_path: Path, splits: list[str], asked: str | None, taken: str, cases: list[int], said: str
+    tmp_path: Path, splits: list[str], split: str | None, expected_split: str, cases: list[int], sentence: str
 ) -> None:
-    found = select_cases(find_cases(listed(tmp_path / "data", splits)), split=asked)
-    assert found.split == taken and [case.case for case in found.cases] == [f"case{n}" for n in cases]
-    assert said in found.description and found.description.startswith("Measuring ")
-    assert "is listed" in found.warnings[0]
+    selection = select_cases(find_cases(write_list(tmp_path / "data", splits)), split=split)
+    assert selection.split == expected_split and [case.case for case in selection.cases] == [
+        f"case{n}" for n in cases
+    ]
+    assert sentence in selection.description and selection.description.startswith("Measuring ")
+    assert "is listed" in selection.warnings[0]
 
 
 @pytest.mark.parametrize(
-    ("splits", "options", "said"),
+    ("splits", "options", "message"),
     [
         (["train", "dev"], {"split": "dve"}, "There is no split 'dve'. Did you mean 'dev'?"),
         (["", ""], {"split": "dev"}, "says nothing of splits; leave it out"),
@@ -119,14 +121,14 @@ def test_splits(
         (["", ""], {"most": 0}, "At least one case of a dataset is needed; got 0."),
     ],
 )
-def test_mistakes(tmp_path: Path, splits: list[str], options: dict, said: str) -> None:
+def test_invalid_options(tmp_path: Path, splits: list[str], options: dict, message: str) -> None:
     with pytest.raises(SettingsError) as raised:
-        select_cases(find_cases(listed(tmp_path / "data", splits)), **options)
-    assert said in str(raised.value)
+        select_cases(find_cases(write_list(tmp_path / "data", splits)), **options)
+    assert message in str(raised.value)
 
 
-def test_missing_files_are_said_and_counted(tmp_path: Path) -> None:
-    """Those of the cases that would be measured, and not those of another split."""
+def test_missing_files_are_reported_and_counted(tmp_path: Path) -> None:
+    """Count cases with missing files only in the selected split."""
     folder = write_folder(tmp_path / "data", cases=3)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["cases"][0]["split"] = "train"
@@ -135,33 +137,35 @@ def test_missing_files_are_said_and_counted(tmp_path: Path) -> None:
         (folder / f"balls_case{number}_labels.nii.gz").unlink()
     (folder / "balls_case1.nii.gz").unlink()
     dataset = find_cases(folder)
-    taken = select_cases(dataset)
-    assert [case.case for case in taken.cases] == ["case2", "only"]
-    (skipped,) = taken.skipped
+    selection = select_cases(dataset)
+    assert [case.case for case in selection.cases] == ["case2", "only"]
+    (skipped,) = selection.skipped
     assert (skipped.dataset, skipped.case) == (
         "balls",
         "case1",
     ) and "is listed but not there" in skipped.error
-    assert [each.case for each in select_cases(dataset, split="all").skipped] == ["case0", "case1"]
+    assert [case.case for case in select_cases(dataset, split="all").skipped] == ["case0", "case1"]
     assert select_cases(dataset, datasets=["one"]).skipped == ()
-    said = []
-    found = evaluate_folder(
-        dataset, clicks=1, datasets=["balls"], labels=["larger ball"], distances=False, skip=said.append
+    reported = []
+    evaluation = evaluate_folder(
+        dataset, clicks=1, datasets=["balls"], labels=["larger ball"], distances=False, skip=reported.append
     )
-    assert list(found.skipped) == said == [skipped]
-    assert [(s.case, s.value, s.surface_dice, s.hd95) for s in found.scores] == [("case2", 1, None, None)]
-    assert found.small == 0  # the speck is another label
-    assert found.summaries[0].groups[0].hd95 == {}
+    assert list(evaluation.skipped) == reported == [skipped]
+    assert [(s.case, s.value, s.surface_dice, s.hd95) for s in evaluation.scores] == [
+        ("case2", 1, None, None)
+    ]
+    assert evaluation.small == 0  # the speck has another label
+    assert evaluation.summaries[0].groups[0].hd95 == {}
 
 
-def test_no_case_has_its_files(tmp_path: Path) -> None:
-    path = listed(tmp_path / "data", ["", ""])
+def test_all_files_missing(tmp_path: Path) -> None:
+    path = write_list(tmp_path / "data", ["", ""])
     (path.parent / "anna.nii.gz").unlink()
     with pytest.raises(DatasetError, match=r"can be measured; the first of 2 problems: The image"):
         select_cases(find_cases(path))
 
 
-def test_labels_that_are_not_there(tmp_path: Path) -> None:
+def test_unknown_labels(tmp_path: Path) -> None:
     cases = find_cases(kit.decathlon(tmp_path / "msd", cases=1)).cases
     check_labels(["left lump", "2", "77"], cases)
     with pytest.raises(SettingsError, match=r"There is no label 'left lamp'\. Did you mean 'left lump'\?"):

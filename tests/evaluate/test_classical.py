@@ -1,4 +1,4 @@
-"""The baselines on objects that are easy, and what they do with clicks and boxes."""
+"""Baselines on easy objects, and their response to clicks and boxes."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def truth() -> np.ndarray:
     return two_balls()[1] == 1
 
 
-def on(method: type[Classical], volume: Volume) -> Classical:
-    made = method()
-    made.set_volume(volume)
-    return made
+def with_volume(method: type[Classical], volume: Volume) -> Classical:
+    segmenter = method()
+    segmenter.set_volume(volume)
+    return segmenter
 
 
 @pytest.mark.slow
@@ -56,41 +56,43 @@ def test_easy_objects_are_found(name: str, volume: Volume, truth: np.ndarray) ->
 @pytest.mark.parametrize("method", CLASSICAL)
 def test_nothing_lies_outside_a_box(method: type[Classical], volume: Volume) -> None:
     box = ((4, 10, 6), (12, 26, 14))
-    mask = on(method, volume).predict(boxes=[box], points=[(9, 18, 10)]).mask
+    mask = with_volume(method, volume).predict(boxes=[box], points=[(9, 18, 10)]).mask
     within = np.zeros_like(mask)
-    within[3:14, 8:29, 5:16] = True  # a tenth of its size more
+    within[3:14, 8:29, 5:16] = True  # the box enlarged by a tenth of its size
     assert mask[9, 18, 10] and not (mask & ~within).any()
-    middle = on(method, volume).predict(boxes=[box]).mask
-    np.testing.assert_array_equal(middle, on(method, volume).predict(boxes=[box], points=[(8, 18, 10)]).mask)
+    middle = with_volume(method, volume).predict(boxes=[box]).mask
+    np.testing.assert_array_equal(
+        middle, with_volume(method, volume).predict(boxes=[box], points=[(8, 18, 10)]).mask
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", CLASSICAL)
-def test_a_negative_click_takes_its_part_away(method: type[Classical]) -> None:
-    """Two balls joined by a bar: one click finds all, a negative one in the other ball leaves the first."""
+def test_a_negative_click_removes_its_part(method: type[Classical]) -> None:
+    """Segment two balls joined by a bar: a negative click in the second ball removes it."""
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in (48, 32, 32)], indexing="ij"), axis=-1)
     first, second = (np.linalg.norm(grid - (i, 16, 16), axis=-1) < 8 for i in (12, 35))
-    whole = first | second
-    whole[12:35, 12:21, 12:21] = True
-    image = 100.0 * whole + 10.0 * np.random.default_rng(0).normal(size=whole.shape)
-    segmenter = on(method, Volume.from_array(image.astype(np.float32), np.eye(4)))
-    segmenter.SIDE = 32 if method is RandomWalker else 64  # quicker
+    truth = first | second
+    truth[12:35, 12:21, 12:21] = True
+    image = 100.0 * truth + 10.0 * np.random.default_rng(0).normal(size=truth.shape)
+    segmenter = with_volume(method, Volume.from_array(image.astype(np.float32), np.eye(4)))
+    segmenter.SIDE = 32 if method is RandomWalker else 64  # faster
     one = segmenter.predict(points=[(12, 16, 16)]).mask
-    assert dice(one, whole) > 0.75 and one[35, 16, 16]
-    left = segmenter.predict(points=[(12, 16, 16), (35, 16, 16)], point_labels=[1, 0]).mask
-    assert (left & first).sum() > 0.6 * first.sum() and (left & second).sum() < 0.1 * second.sum()
-    # Nothing of the prompts before is left.
+    assert dice(one, truth) > 0.75 and one[35, 16, 16]
+    remaining = segmenter.predict(points=[(12, 16, 16), (35, 16, 16)], point_labels=[1, 0]).mask
+    assert (remaining & first).sum() > 0.6 * first.sum() and (remaining & second).sum() < 0.1 * second.sum()
+    # Earlier prompts have no effect.
     np.testing.assert_array_equal(segmenter.predict(points=[(12, 16, 16)]).mask, one)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", CLASSICAL)
 def test_the_window_holds_all_clicks(method: type[Classical]) -> None:
-    """Two bars 100 mm apart, in a window that shows 96 mm at first."""
+    """Segment two bars 100 mm apart, in a window that initially covers 96 mm."""
     image = np.zeros((200, 24, 24), dtype=np.float32)
     image[10:50, 4:20, 4:20] = image[150:190, 4:20, 4:20] = 100
     image += 3 * np.random.default_rng(0).normal(size=image.shape).astype(np.float32)
-    segmenter = on(method, Volume.from_array(image, np.eye(4)))
+    segmenter = with_volume(method, Volume.from_array(image, np.eye(4)))
     one = segmenter.predict(points=[(30, 12, 12)]).mask
     assert one[30, 12, 12] and not one[100:].any()
     both = segmenter.predict(points=[(30, 12, 12), (170, 12, 12)]).mask
@@ -106,7 +108,7 @@ def test_fresh_weights_have_their_seed(volume: Volume) -> None:
 
 @pytest.mark.parametrize("method", CLASSICAL)
 @pytest.mark.parametrize(
-    ("prompts", "said"),
+    ("prompts", "message"),
     [
         ({}, "give a positive click or a box"),
         ({"points": [(1, 2, 3)], "point_labels": [0]}, "give a positive click or a box"),
@@ -114,14 +116,14 @@ def test_fresh_weights_have_their_seed(volume: Volume) -> None:
         ({"boxes": [((1, 1, 1), (5, 5, 5))] * 2}, "takes one box; got 2"),
     ],
 )
-def test_mistakes(method: type[Classical], volume: Volume, prompts: dict, said: str) -> None:
+def test_invalid_prompts(method: type[Classical], volume: Volume, prompts: dict, message: str) -> None:
     with pytest.raises(PromptError, match="No volume is set"):
         method().predict(**prompts)
     with pytest.raises(PromptError) as raised:
-        on(method, volume).predict(**prompts)
-    assert said in str(raised.value)
+        with_volume(method, volume).predict(**prompts)
+    assert message in str(raised.value)
 
 
 def test_help_names_every_baseline() -> None:
-    said = str(evaluate.__annotations__["baseline"])
-    assert all(f"{name} (" in said for name in BASELINES)
+    help_text = str(evaluate.__annotations__["baseline"])
+    assert all(f"{name} (" in help_text for name in BASELINES)

@@ -1,4 +1,4 @@
-"""The options of an evaluation: one error for one mistake."""
+"""Options of an evaluation: one error per mistake."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medsam_app.predict.model_choice import ModelChoice
 @pytest.mark.parametrize(
     ("clicks", "shown"), [(10, (1, 2, 3, 5, 10)), (4, (1, 2, 3, 4)), ((5, 1, 5), (1, 5)), ((7,), (7,))]
 )
-def test_clicks_that_are_shown(clicks: int | tuple[int, ...], shown: tuple[int, ...]) -> None:
+def test_shown_clicks(clicks: int | tuple[int, ...], shown: tuple[int, ...]) -> None:
     assert EvaluateOptions(clicks=clicks).shown == shown
 
 
@@ -38,7 +38,7 @@ def test_clicks_that_are_shown(clicks: int | tuple[int, ...], shown: tuple[int, 
         ),
     ],
 )
-def test_mistakes(
+def test_invalid_options(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     values: dict[str, Any],

@@ -1,4 +1,4 @@
-"""The report: one page, nothing beside it, and what it draws."""
+"""The report: a single self-contained page, and the content of its figures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EVIL = '<script>alert("1")</script>&$x_1$'
 
 
 class Page(HTMLParser):
-    """What a browser would make of a page: its tags with their attributes, and its words."""
+    """Parsed page: its tags with their attributes, and its text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Page(HTMLParser):
 
 
 def measured(gallery: Gallery, count: int = 4) -> Evaluation:
-    """Two methods without a model on a few cases that grow worse, with evil names."""
+    """Two methods without a model on a few increasingly difficult cases, with hostile names."""
 
     class Worse(Thresholds):
         off = 0
@@ -59,7 +59,7 @@ def measured(gallery: Gallery, count: int = 4) -> Evaluation:
         image, labels, affine = two_balls(number)
         volume = Volume.from_array(image, affine)
         worse.off = number
-        found = evaluate_case(
+        case_scores = evaluate_case(
             Methods(mappers={"exact": Thresholds(), EVIL: worse}),
             volume,
             labels,
@@ -67,8 +67,8 @@ def measured(gallery: Gallery, count: int = 4) -> Evaluation:
             about=CaseInfo(dataset=EVIL, modality="CT", case=f"case{number}", names={1: EVIL}),
             gallery=gallery,
         )
-        scores += found.scores[1::2] + found.scores[::2]  # the worse method first
-        false += found.false
+        scores += case_scores.scores[1::2] + case_scores.scores[::2]  # worse method first
+        false += case_scores.false
     return Evaluation(
         folder=f"/data/{EVIL}",
         layout="two folders",
@@ -99,14 +99,14 @@ def measured(gallery: Gallery, count: int = 4) -> Evaluation:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page, Evaluation]:
     gallery = Gallery()
-    found = measured(gallery)
+    evaluation = measured(gallery)
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(found, path, gallery=gallery)
+    write_report(evaluation, path, gallery=gallery)
     text = path.read_text()
-    return text, Page(text), found
+    return text, Page(text), evaluation
 
 
-def test_names_are_words_and_nothing_is_loaded(page: tuple[str, Page, Evaluation]) -> None:
+def test_names_are_text_and_nothing_is_loaded(page: tuple[str, Page, Evaluation]) -> None:
     _, parsed, _ = page
     tags = {tag for tag, _ in parsed.tags}
     assert not tags & {"script", "link", "iframe", "object", "a", "form"}
@@ -121,13 +121,13 @@ def test_names_are_words_and_nothing_is_loaded(page: tuple[str, Page, Evaluation
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
 
 
-def test_it_says_what_was_measured(page: tuple[str, Page, Evaluation]) -> None:
-    text, parsed, found = page
+def test_the_page_shows_what_was_measured(page: tuple[str, Page, Evaluation]) -> None:
+    text, parsed, evaluation = page
     words = "\n".join(parsed.words)
-    for summary in found.summaries:
-        whole = summary.group("objects")
-        assert whole is not None
-        mean = whole.dice[0]
+    for summary in evaluation.summaries:
+        all_objects = summary.group("objects")
+        assert all_objects is not None
+        mean = all_objects.dice[0]
         assert f"{mean.value:.3f} ({mean.low:.2f}-{mean.high:.2f})" in words
         assert f"{summary.method}: {summary.false_labels} labels found in cases that have none" in words
     assert "8 objects; 4 under 100 voxels were left out" in words
@@ -137,7 +137,7 @@ def test_it_says_what_was_measured(page: tuple[str, Page, Evaluation]) -> None:
     assert text.count("<table>") == 8 and text.count("<img ") == 5
 
 
-def test_images_are_what_they_say(page: tuple[str, Page, Evaluation]) -> None:
+def test_images_are_valid(page: tuple[str, Page, Evaluation]) -> None:
     text, _, _ = page
     images = re.findall(r"base64,([^\"]+)", text)
     for image in images:
@@ -145,18 +145,18 @@ def test_images_are_what_they_say(page: tuple[str, Page, Evaluation]) -> None:
 
 
 def colour_box(png: bytes, colour: str) -> tuple[tuple[int, int], tuple[int, int]]:
-    """First and last (row, column) of pixels of about a colour."""
+    """First and last (row, column) of the pixels close to a colour."""
     from matplotlib.image import imread
 
-    wanted = np.array([int(colour[n : n + 2], 16) for n in (1, 3, 5)]) / 255
-    near = np.abs(imread(io.BytesIO(png))[..., :3] - wanted).max(axis=-1) < 0.12
+    rgb = np.array([int(colour[n : n + 2], 16) for n in (1, 3, 5)]) / 255
+    near = np.abs(imread(io.BytesIO(png))[..., :3] - rgb).max(axis=-1) < 0.12
     where = np.argwhere(near)
     assert len(where)
     return tuple(where.min(axis=0).tolist()), tuple(where.max(axis=0).tolist())
 
 
 def test_a_picture_has_the_shape_of_the_body() -> None:
-    """Rows are 3 mm apart and columns 1 mm: a square of voxels is drawn three times as high as wide."""
+    """Draw a square of voxels three times as high as wide: rows are 3 mm apart and columns 1 mm."""
     truth, mask = np.zeros((20, 40), dtype=np.uint8), np.zeros((20, 40), dtype=bool)
     truth[5:15, 10:20] = 1
     mask[5:15, 24:34] = True
@@ -165,13 +165,13 @@ def test_a_picture_has_the_shape_of_the_body() -> None:
     for colour in (plots.TRUTH, plots.MASK):
         low, high = colour_box(png, colour)
         assert (high[0] - low[0]) / (high[1] - low[1]) == pytest.approx(3, rel=0.05)
-    # The mask is to the right of the truth, as it was given.
+    # The mask is to the right of the truth, as in the arrays.
     assert colour_box(png, plots.MASK)[0][1] > colour_box(png, plots.TRUTH)[1][1]
     empty = Picture(picture.image, truth, {"m": [np.zeros_like(mask)]}, (3.0, 1.0))
     assert plots.case_picture(empty, {"m": "nothing"}) != png
 
 
-def test_the_slice_holds_most_of_the_objects_and_lies_as_radiologists_look() -> None:
+def test_the_slice_shows_most_of_the_objects_in_radiological_convention() -> None:
     labels = np.zeros((30, 28, 12), dtype=np.uint8)
     labels[5:8, 6:12, 2:9] = 1
     labels[4:16, 6:20, 7] = 2
@@ -186,15 +186,15 @@ def test_the_slice_holds_most_of_the_objects_and_lies_as_radiologists_look() -> 
         gallery.finish(("d", "CT", "a"))
         picture = gallery["d", "CT", "a"]
         assert picture.spacing == (2.0, 1.0)
-        # Slice 7 has 12 x 14 voxels of the objects; the margin ends with the volume.
+        # Slice 7 has 12 x 14 object voxels; the margin is clipped to the volume.
         assert (picture.truth > 0).sum() == 12 * 14 and picture.image.shape == (14 + 6 + 8, 12 + 4 + 8)
         np.testing.assert_array_equal(picture.masks["m"][0], picture.truth == 2)
         rows, columns = np.nonzero(picture.truth)
-        assert picture.image[rows.min(), columns.max()] == 255  # below, and on the right of the picture
+        assert picture.image[rows.min(), columns.max()] == 255  # at the bottom right of the picture
 
 
-def test_coarse_slices_are_shown_as_they_were_taken() -> None:
-    """Of an image of sagittal slices 5 mm apart one slice, the patient's front on the left."""
+def test_coarse_slices_are_shown_as_acquired() -> None:
+    """Show one acquired slice of a sagittal image with 5 mm slices, the patient's front on the left."""
     labels = np.zeros((6, 30, 20), dtype=np.uint8)
     labels[3, 10:20, 5:15] = 1
     gallery = Gallery()
@@ -223,12 +223,14 @@ def test_without_matplotlib_nothing_is_measured(
     folder = write_folder(tmp_path / "data", cases=0)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["evaluate", str(folder), "--report", str(tmp_path / "x.html")]) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert said[-1].startswith("Error: A report needs matplotlib, which is not installed; run 'pip install")
-    assert not any("Measuring" in line for line in said) and not (tmp_path / "x.html").exists()
+    error_lines = capsys.readouterr().err.splitlines()
+    assert error_lines[-1].startswith(
+        "Error: A report needs matplotlib, which is not installed; run 'pip install"
+    )
+    assert not any("Measuring" in line for line in error_lines) and not (tmp_path / "x.html").exists()
 
 
-def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = write_folder(tmp_path / "data", cases=0)
     target = tmp_path / "report.html"
     options = ["--clicks", "1", "--label", "larger ball", "--tolerance", "2.5", "--device", "cpu"]

@@ -1,4 +1,4 @@
-"""Every number of a summary, worked out again in another way."""
+"""Every number of a summary, recomputed in another way."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLICKS = 6
 
 
 def _scores(method: str = "ours", seed: int = 0) -> list[Score]:
-    """30 objects of three datasets and two modalities, click by click and in no order of objects."""
+    """Return scores of 30 objects of three datasets and two modalities, click by click, unsorted."""
     rng = np.random.default_rng(seed)
     scores = []
     for click in range(1, CLICKS + 1):
@@ -52,8 +52,8 @@ def scores() -> list[Score]:
 
 @pytest.fixture(scope="module")
 def summary(scores: list[Score]) -> Summary:
-    (found,) = summarise(scores)
-    return found
+    (result,) = summarise(scores)
+    return result
 
 
 def test_means_of_groups(scores: list[Score], summary: Summary) -> None:
@@ -78,17 +78,17 @@ def test_means_of_groups(scores: list[Score], summary: Summary) -> None:
         ("datasets", "mean over datasets"),
     ]
     for group in summary.groups[:-1]:
-        assert list(group.dice) == list(group.hd95) == [1, 2, 3, 5, 6]  # 10 is more than there are
+        assert list(group.dice) == list(group.hd95) == [1, 2, 3, 5, 6]  # 10 exceeds the number of clicks
         for click, mean in group.dice.items():
             rows = [s for s in scores if s.click == click and belongs[group.kind](s, group.name)]
-            own = [s.dice for s in rows]
-            assert len(own) == group.objects > 0
-            assert mean.value == pytest.approx(sum(own) / len(own)) and mean.undefined == 0
+            dice_values = [s.dice for s in rows]
+            assert len(dice_values) == group.objects > 0
+            assert mean.value == pytest.approx(sum(dice_values) / len(dice_values)) and mean.undefined == 0
             assert group.surface_dice[click].value == pytest.approx(mean.value / 2)
-            far = [s.hd95 for s in rows if s.hd95 is not None]
-            assert group.hd95[click].undefined == len(own) - len(far)
-            if far:
-                assert group.hd95[click].value == pytest.approx(np.mean(far))
+            distances = [s.hd95 for s in rows if s.hd95 is not None]
+            assert group.hd95[click].undefined == len(dice_values) - len(distances)
+            if distances:
+                assert group.hd95[click].value == pytest.approx(np.mean(distances))
             else:
                 assert group.hd95[click].value is None
             cases: dict[tuple, list[float]] = {}
@@ -98,11 +98,11 @@ def test_means_of_groups(scores: list[Score], summary: Summary) -> None:
             if group.cases == 1:
                 assert mean.low == mean.value == mean.high
                 continue
-            # Of a ratio of sums over n independent cases: 1.96 standard errors, roughly.
-            off = np.array([sum(dice) - mean.value * len(dice) for dice in cases.values()])
-            half = 1.96 * np.sqrt(np.sum(off**2)) / len(own)
+            # For a ratio of sums over n independent cases: approximately 1.96 standard errors.
+            deviations = np.array([sum(dice) - mean.value * len(dice) for dice in cases.values()])
+            half_width = 1.96 * np.sqrt(np.sum(deviations**2)) / len(dice_values)
             assert mean.low < mean.value < mean.high
-            assert (mean.high - mean.low) / 2 == pytest.approx(half, rel=0.2)
+            assert (mean.high - mean.low) / 2 == pytest.approx(half_width, rel=0.2)
 
 
 def test_mean_over_datasets(summary: Summary) -> None:
@@ -116,7 +116,7 @@ def test_mean_over_datasets(summary: Summary) -> None:
         assert (mean.high - mean.low) / 2 == pytest.approx(np.sqrt(np.sum(np.square(halves))) / 3, rel=0.12)
 
 
-def test_clicks_compliance_time_and_harm(scores: list[Score], summary: Summary) -> None:
+def test_clicks_honoured_time_and_harm(scores: list[Score], summary: Summary) -> None:
     curves: dict[int, list[float]] = {}
     for s in sorted(scores, key=lambda s: s.click):
         curves.setdefault(s.value, []).append(s.dice)
@@ -138,52 +138,52 @@ def test_clicks_compliance_time_and_harm(scores: list[Score], summary: Summary) 
     assert summary.worst.best - summary.worst.last == pytest.approx(lost[worst])
 
 
-def test_nobody_is_spoilt_by_clicks_that_help() -> None:
+def test_helpful_clicks_spoil_no_object() -> None:
     scores = [s for s in _scores() if s.click <= 2]
     better = [replace(s, dice=0.5 + 0.3 * (s.click - 1) + 0.001 * s.value, unmet=0) for s in scores]
-    (found,) = summarise(better)
-    assert (found.worse, found.spoilt, found.worst, found.honoured) == (0, 0, None, 1.0)
-    assert found.reach[0].never == 0 and found.reach[0].clicks.value == 2
+    (summary,) = summarise(better)
+    assert (summary.worse, summary.spoilt, summary.worst, summary.honoured) == (0, 0, None, 1.0)
+    assert summary.reach[0].never == 0 and summary.reach[0].clicks.value == 2
 
 
-def test_methods_stand_side_by_side(scores: list[Score], summary: Summary) -> None:
-    other = _scores("theirs", seed=1)
-    both = summarise([*other, *scores])
+def test_methods_are_summarised_separately(scores: list[Score], summary: Summary) -> None:
+    their_scores = _scores("theirs", seed=1)
+    both = summarise([*their_scores, *scores])
     assert [m.method for m in both] == ["theirs", "ours"]
-    assert both[1] == summary and both[0] == summarise(other)[0] != summary
+    assert both[1] == summary and both[0] == summarise(their_scores)[0] != summary
 
 
-def test_intervals_have_a_seed_and_shrink(scores: list[Score], summary: Summary) -> None:
+def test_intervals_are_seeded_and_shrink_with_more_cases(scores: list[Score], summary: Summary) -> None:
     assert summarise(scores) == (summary,)
-    (other,) = summarise(scores, seed=1)
-    old, new = summary.groups[-2].dice[1], other.groups[-2].dice[1]
+    (reseeded,) = summarise(scores, seed=1)
+    old, new = summary.groups[-2].dice[1], reseeded.groups[-2].dice[1]
     assert new.value == old.value and (new.low, new.high) != (old.low, old.high)
     widths = []
     for count in (10, 40, 160):
         values = np.tile(np.linspace(0, 1, 10), count // 10)[:, None]
-        drawn = draw(values, range(count), np.random.default_rng(0))
-        assert drawn.resampled.shape == (2000, 1) and drawn.mean[0] == pytest.approx(0.5)
-        assert drawn.resampled.mean() == pytest.approx(0.5, abs=0.02)
-        widths.append(float(np.subtract(*np.percentile(drawn.resampled[:, 0], [97.5, 2.5]))))
-    # Four times as many cases: half the width.
+        resampled = draw(values, range(count), np.random.default_rng(0))
+        assert resampled.resampled.shape == (2000, 1) and resampled.mean[0] == pytest.approx(0.5)
+        assert resampled.resampled.mean() == pytest.approx(0.5, abs=0.02)
+        widths.append(float(np.subtract(*np.percentile(resampled.resampled[:, 0], [97.5, 2.5]))))
+    # Four times as many cases halve the width.
     assert widths[0] / widths[1] == pytest.approx(2, rel=0.1)
     assert widths[1] / widths[2] == pytest.approx(2, rel=0.1)
 
 
-def test_one_object_has_no_width() -> None:
-    (found,) = summarise([s for s in _scores() if s.value == 4])
-    mean = found.groups[0].dice[3]
+def test_one_object_has_an_interval_of_width_zero() -> None:
+    (summary,) = summarise([s for s in _scores() if s.value == 4])
+    mean = summary.groups[0].dice[3]
     assert mean.low == mean.value == mean.high
 
 
-def test_classes_of_size() -> None:
+def test_size_classes() -> None:
     assert [size_class(n) for n in (100, 999, 1000, 19_999, 20_000)] == [
         "small", "small", "medium", "medium", "large",
     ]  # fmt: skip
 
 
-def test_objects_of_a_case_are_no_further_cases() -> None:
-    """Ten times the same objects in each case: as certain as once, and not more."""
+def test_objects_of_a_case_do_not_count_as_cases() -> None:
+    """Repeat the objects of each case ten times: the interval stays the same."""
     once = np.linspace(0, 1, 12)[:, None]
     rng = [np.random.default_rng(3) for _ in range(3)]
     single = draw(once, range(12), rng[0])
@@ -193,39 +193,44 @@ def test_objects_of_a_case_are_no_further_cases() -> None:
     assert independent.resampled.std() < 0.5 * repeated.resampled.std()
 
 
-def test_what_is_undefined_counts_for_nothing() -> None:
+def test_undefined_values_are_ignored() -> None:
     values = np.array([[1.0, np.nan], [3.0, np.nan], [np.nan, np.nan]])
     some, none = draw(values, "abc", np.random.default_rng(0)).means()
     assert (some.value, some.undefined, none.undefined) == (2.0, 1, 3)
     assert (some.low, some.high) == (1.0, 3.0) and (none.value, none.low, none.high) == (None,) * 3
 
 
-def test_numbers_of_clicks_that_are_shown(scores: list[Score]) -> None:
+def test_shown_clicks(scores: list[Score]) -> None:
     assert [shown_clicks(n) for n in (1, 2, 7, 10, 12)] == [
         (1,), (1, 2), (1, 2, 3, 5, 7), (1, 2, 3, 5, 10), (1, 2, 3, 5, 10, 12),
     ]  # fmt: skip
-    (found,) = summarise(scores, shown=(2, 6), targets=(0.5,))
-    assert list(found.groups[0].dice) == [2, 6] and [reach.target for reach in found.reach] == [0.5]
+    (summary,) = summarise(scores, shown=(2, 6), targets=(0.5,))
+    assert list(summary.groups[0].dice) == [2, 6] and [reach.target for reach in summary.reach] == [0.5]
 
 
-def test_labels_without_a_prompt_are_click_nought(scores: list[Score]) -> None:
+def test_labels_without_a_prompt_are_click_zero(scores: list[Score]) -> None:
     mapped = [replace(s, method="map", click=0, seconds=2.0) for s in scores if s.click == 1]
     false = FalseLabel("map", "a", "CT", "case0", "label 9", 9, 120)
-    found, clicked = summarise([*mapped, *scores], false=[false, replace(false, case="case1")])
-    assert (found.clicks, found.false_labels, found.reach, found.seconds) == (0, 2, (), 2.0)
-    assert list(found.groups[0].dice) == [0]
-    assert found.groups[0].dice[0].value == clicked.groups[0].dice[1].value
+    map_summary, clicked = summarise([*mapped, *scores], false=[false, replace(false, case="case1")])
+    assert (map_summary.clicks, map_summary.false_labels, map_summary.reach, map_summary.seconds) == (
+        0,
+        2,
+        (),
+        2.0,
+    )
+    assert list(map_summary.groups[0].dice) == [0]
+    assert map_summary.groups[0].dice[0].value == clicked.groups[0].dice[1].value
     assert clicked.false_labels == 0
 
 
 def test_differences_are_paired() -> None:
-    """Of methods that differ by the same everywhere the difference is certain; whole cases are drawn."""
+    """Resample whole cases: a constant difference between methods has an interval of width zero."""
     better, worse = _scores("better"), []
     for s in better:
         worse.append(replace(s, method="worse", dice=s.dice - 0.125))
-    (found,) = compare([*better, *worse], [("better", "worse"), ("better", "nobody")], shown=(1, 5))
-    assert (found.method, found.against, found.objects) == ("better", "worse", 30)
-    for mean in found.dice.values():
+    (comparison,) = compare([*better, *worse], [("better", "worse"), ("better", "nobody")], shown=(1, 5))
+    assert (comparison.method, comparison.against, comparison.objects) == ("better", "worse", 30)
+    for mean in comparison.dice.values():
         assert mean.value == mean.low == mean.high == pytest.approx(0.125)
     some = [s for s in worse if s.dataset == "a"]
     (fewer,) = compare([*better, *some], [("better", "worse")], shown=(1,))

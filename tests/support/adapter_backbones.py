@@ -81,7 +81,7 @@ class AdaptedBlock(Block):
 
 
 def build_sam3d() -> Sam3D:
-    """Build an even smaller `sam3d_tiny`."""
+    """Build a model smaller than `sam3d_tiny`."""
     widths = (8, 8, 16, 32)
     encoder = ImageEncoder(widths=widths, depth=2, heads=2, adapter_dim=8)
     decoder = Decoder3D(widths=widths, dim=32, heads=2, depth=1, candidates=2)
@@ -195,6 +195,6 @@ BACKBONES = [SAM3D, VIT_3D, SAM, MED2D]
 def hooks_of(model: nn.Module) -> Iterator[str]:
     """Return every hook of a model, by module."""
     for name, module in model.named_modules():
-        for table, held in vars(module).items():
-            if table.endswith("_hooks") and held:
+        for table, hooks in vars(module).items():
+            if table.endswith("_hooks") and hooks:
                 yield f"{name}: {table}"

@@ -230,14 +230,14 @@ def _(folder):
     path = folder / "bomb.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("0.dcm", b"\0" * 1000)
-    # what the directory at the end says of the size: 4 GB, three times
+    # sizes in the central directory: 4 GB, three times
     content = path.read_bytes()
     with zipfile.ZipFile(path, "w") as archive:
         for number in range(3):
             archive.writestr(f"{number}.dcm", b"\0" * 1000)
     content = bytearray(path.read_bytes())
-    for found in re.finditer(rb"PK\x01\x02", bytes(content)):
-        content[found.start() + 24 : found.start() + 28] = (0xFFFFFFF0).to_bytes(4, "little")
+    for match in re.finditer(rb"PK\x01\x02", bytes(content)):
+        content[match.start() + 24 : match.start() + 28] = (0xFFFFFFF0).to_bytes(4, "little")
     path.write_bytes(bytes(content))
     load_volume(path)
 

@@ -7,7 +7,7 @@ import numpy as np
 from medsam_app.io.loading import load_volume
 from tests.support.bad_kit import case, damaged, itk, nifti, text, voxels
 
-# not an image at all
+# not an image
 
 
 @case("a path that does not exist")
@@ -45,7 +45,7 @@ def _(folder):
     load_volume(nifti(folder / "scan.nii", magic=b"ni1"))
 
 
-# cut short or damaged
+# truncated or damaged
 
 
 @case("a truncated .nii.gz")
@@ -109,7 +109,7 @@ def _(folder):
     load_volume(text(path, path.read_text().replace("scan.raw", "../secret.raw")))
 
 
-# headers that cannot be
+# impossible headers
 
 
 @case("a NIfTI header that promises terabytes")

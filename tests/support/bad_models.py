@@ -95,7 +95,7 @@ def _(folder):
 def _(folder):
     other = folder / "sam.pth"
     with other.open("wb") as file:
-        file.truncate(MODELS["sam_vit_l"].checkpoint.size)  # takes no room on the disk
+        file.truncate(MODELS["sam_vit_l"].checkpoint.size)  # sparse file
     download.install(MODELS["sam_vit_b"], other)
 
 
@@ -114,8 +114,8 @@ def _(folder):
 # --weights
 
 
-def saved(path: Path, held: object) -> Path:
-    torch.save(held, path)
+def saved(path: Path, content: object) -> Path:
+    torch.save(content, path)
     return path
 
 

@@ -14,10 +14,10 @@ from tests.support.dicom_files import AXIAL
 
 
 def item(**tags: object) -> Dataset:
-    made = Dataset()
+    dataset = Dataset()
     for name, value in tags.items():
-        setattr(made, name, value)
-    return made
+        setattr(dataset, name, value)
+    return dataset
 
 
 def write_enhanced(

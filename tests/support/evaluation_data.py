@@ -37,14 +37,14 @@ def write_folder(folder: Path, *, cases: int = 2, broken: bool = False) -> Path:
     """Write a dataset 'balls' (CT) with `cases` cases and 'one' (MR) with one, both with split 'dev'.
 
     Args:
-        folder: made here.
-        cases: of 'balls'.
-        broken: whether the first image of 'balls' is cut short.
+        folder: created by this function.
+        cases: number of cases of 'balls'.
+        broken: whether to truncate the first image of 'balls'.
     """
     folder.mkdir()
     entries = []
-    wanted = [("balls", "CT", f"case{n}", n) for n in range(cases)] + [("one", "MR", "only", 9)]
-    for dataset, modality, case, seed in wanted:
+    rows = [("balls", "CT", f"case{n}", n) for n in range(cases)] + [("one", "MR", "only", 9)]
+    for dataset, modality, case, seed in rows:
         image, labels, affine = two_balls(seed)
         files = {"image": f"{dataset}_{case}.nii.gz", "label": f"{dataset}_{case}_labels.nii.gz"}
         nib.save(nib.Nifti1Image(image, affine), folder / files["image"])

@@ -1,7 +1,7 @@
-"""The ways in which the package writes files that must not be lost, each as a function of one kind.
+"""Functions that write files of each kind that must not be lost.
 
-`WRITERS` maps names to functions that take an existing folder, prepare what is to be written, and return a
-function that writes it there. That one takes a size, of which larger ones make larger files.
+`WRITERS` maps names to functions that take an existing folder, prepare the content, and return a function
+that writes the file there. The returned function takes a size; larger sizes give larger files.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def case(folder: Path) -> Write:
 
 
 def download(folder: Path) -> Write:
-    """`download` and `install` write in the same way; the latter needs no server."""
+    """Return a writer for downloads; `install` writes in the same way and needs no server."""
     os.environ["MEDSAM_APP_HOME"] = str(folder)
     files = [folder.with_name(f"{folder.name}-{size}.pth") for size in (1, 2)]
     for size, file in enumerate(files, start=1):

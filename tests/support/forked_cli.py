@@ -68,14 +68,14 @@ class ForkedCli:
         """Start `medsam-app ARGUMENTS`.
 
         Args:
-            environment: variables to set beside those of this process.
-            cwd: folder to run in.
+            environment: variables to set in addition to those of this process.
+            cwd: working directory.
         """
         self._files = [Path(tempfile.mkstemp(suffix=suffix)[1]) for suffix in (".out", ".err")]
-        given = [str(argument) for argument in arguments]
+        texts = [str(argument) for argument in arguments]
         folder = None if cwd is None else str(cwd)
         paths = [str(file) for file in self._files]
-        self._process = _CONTEXT.Process(target=_main, args=(given, *paths, dict(environment or {}), folder))
+        self._process = _CONTEXT.Process(target=_main, args=(texts, *paths, dict(environment or {}), folder))
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -138,7 +138,7 @@ def call_forked(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def exit_status(function: Callable[..., object], *arguments: Any) -> int:
-    """Return how a forked process of its own ends in which a function of a test module is called.
+    """Return the exit status of a separate forked process that calls a function of a test module.
 
     It is 0, 1 after an exception, or the negative number of the signal that killed it.
     """

@@ -1,4 +1,4 @@
-"""Small labelled volumes in the folder layouts that users have."""
+"""Small labelled volumes in common folder layouts."""
 
 from __future__ import annotations
 

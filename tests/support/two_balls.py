@@ -61,17 +61,21 @@ def taught(path: Path, *, steps: int = STEPS) -> Path:
     for step in range(steps):
         volume, truth = balls(((13, 12, 13), WINDOW)[step % 2], affine, seed=100 + step)
         roi = whole_roi(volume.grid, CARD["spacing"], WINDOW)
-        image, valid = (each[None, None] for each in read_roi(volume.array, roi))
+        image, valid = (array[None, None] for array in read_roi(volume.array, roi))
         with torch.no_grad():
             embedding = model.encode_image(image, valid)
         loss = torch.zeros(())
         for value in NAMES:
-            found = model.decode(embedding, RoiPrompts(*clicks, learned=adapter.prompts.of(value))).logits
+            logits = model.decode(embedding, RoiPrompts(*clicks, learned=adapter.prompts.of(value))).logits
             inside, _ = read_roi(truth == value, roi)
-            wanted = (valid & (inside > 0.5)).float().expand_as(found)
-            sure = found.sigmoid()
-            overlap = (2 * (sure * wanted).sum((2, 3, 4)) + 1) / ((sure + wanted).sum((2, 3, 4)) + 1)
-            loss = loss + torch.nn.functional.binary_cross_entropy_with_logits(found, wanted) - overlap.mean()
+            target = (valid & (inside > 0.5)).float().expand_as(logits)
+            probability = logits.sigmoid()
+            overlap = (2 * (probability * target).sum((2, 3, 4)) + 1) / (
+                (probability + target).sum((2, 3, 4)) + 1
+            )
+            loss = (
+                loss + torch.nn.functional.binary_cross_entropy_with_logits(logits, target) - overlap.mean()
+            )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

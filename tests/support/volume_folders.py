@@ -64,5 +64,5 @@ def table_of(folder: Path) -> Path:
 
 def masks_in(folder: Path) -> dict[str, bytes]:
     """Return the bytes of all masks in a folder, by path."""
-    found = sorted(path for path in folder.rglob("*.nii.gz") if not path.name.startswith("."))
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+    paths = sorted(path for path in folder.rglob("*.nii.gz") if not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}

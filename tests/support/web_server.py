@@ -21,12 +21,12 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Site:
-    """A running server, as used by a test.
+    """A running server for a test.
 
     Attributes:
-        url: of its only file.
+        url: address of its only file.
         answers: responses to the next requests, in order; the last one is repeated.
-        ranges: the Range header of every request so far, '' if it had none.
+        ranges: Range header of every request so far, '' if it had none.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -81,10 +81,10 @@ def whole(handler: BaseHTTPRequestHandler, content: bytes) -> None:
 
 def part(handler: BaseHTTPRequestHandler, content: bytes) -> None:
     """Send the requested range."""
-    asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-    if asked is None:
+    requested = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+    if requested is None:
         return whole(handler, content)
-    start = int(asked[1])
+    start = int(requested[1])
     _head(
         handler, 206, len(content) - start, Content_Range=f"bytes {start}-{len(content) - 1}/{len(content)}"
     )
