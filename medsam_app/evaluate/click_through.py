@@ -119,13 +119,13 @@ def click_through(
                 continue
             points.append(click[0])
             signs.append(int(click[1]))
-        given = {"points": points, "point_labels": signs} if points else {}
+        arguments = {"points": points, "point_labels": signs} if points else {}
         began = time.perf_counter()
-        found = segmenter.predict(boxes=boxes, **given)
-        mask = found.mask
+        prediction = segmenter.predict(boxes=boxes, **arguments)
+        mask = prediction.mask
         seconds = time.perf_counter() - began
         unmet = sum(int(mask[point]) != sign for point, sign in zip(points, signs, strict=True))
-        result = PromptResult(dice(mask, truth), found.score, unmet, seconds, mask)
+        result = PromptResult(dice(mask, truth), prediction.score, unmet, seconds, mask)
         yield result
 
 
