@@ -85,6 +85,7 @@ class ModelEntry:
         expects: input of the image encoder, in words.
         normalisation: normalisation of intensities.
         side: side of the square in which a slice is seen, in pixels, if the network leaves a choice; or None.
+        box_model: name of the slice model that also segments boxes; None if there is none.
     """
 
     name: str
@@ -96,3 +97,4 @@ class ModelEntry:
     expects: str
     normalisation: Normalisation
     side: int | None = None
+    box_model: str | None = None

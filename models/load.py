@@ -96,13 +96,16 @@ def load_model(
         weights: checkpoint of that model to use instead of the published one.
 
     Raises:
-        ModelError: The name is unknown, or the weights are missing, damaged or of another architecture.
+        ModelError: The name is unknown, or weights are missing, damaged or of another architecture.
     """
     entry = model_entry(name)
     path = verified_path(entry) if weights is None else weights
     model = _LOADERS[entry.family](entry, path)
     sha256 = (entry.checkpoint.sha256 if weights is None else None) or sha256_of(path)
-    return prepare(model, name=name, sha256=sha256, device=torch.device(device))
+    model = prepare(model, name=name, sha256=sha256, device=torch.device(device))
+    if entry.box_model is not None:
+        model.attach_box_model(load_model(entry.box_model, device=device))
+    return model
 
 
 def _load_tiny(entry: ModelEntry, path: Path) -> Sam3D:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from medsam_app.models.decoder import MaskCandidates, MaskDecoder
 from medsam_app.models.encoder import Embedding, ImageEncoder
 from medsam_app.models.prompt_encoder import RoiPrompts
+from medsam_app.models.sam2d import SliceSegmenter
 
 __all__ = ["Embedding", "MaskCandidates", "RoiPrompts", "Sam3D", "build_sam3d_tiny"]
 
@@ -51,11 +52,21 @@ class Sam3D(nn.Module):
         self.clip: tuple[float, float] | None = None
         self.taught: tuple[str, ...] = ()
         self.amp_dtype: torch.dtype | None = None
+        self._box_models: tuple[SliceSegmenter, ...] = ()
 
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
         return next(self.parameters()).device
+
+    @property
+    def box_model(self) -> SliceSegmenter | None:
+        """Slice model that also segments boxes, or None; its tensors are not part of this module."""
+        return self._box_models[0] if self._box_models else None
+
+    def attach_box_model(self, model: SliceSegmenter) -> None:
+        """Let a slice model segment boxes, too."""
+        self._box_models = (model,)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)

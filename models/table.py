@@ -116,27 +116,36 @@ def _published_adapter(suffix: str, task: str, normalisation: Normalisation) -> 
     )
 
 
-_ENTRIES = [
-    ModelEntry(
-        name="sam3d_tiny",
-        summary="3D SAM, the default: in the package, works offline",
+_TINY = Checkpoint(
+    file="sam3d_tiny.safetensors",
+    size=9375714,
+    sha256="69b900baa56e93dbb03085e706e0f3b911465ae5fbdfe2a9e160d33a8a42dce6",
+    licence="CC-BY-SA-4.0",
+    page="models/weights/sam3d_tiny.md",
+    embedded=True,
+)
+
+
+def _tiny(name: str, summary: str, *, box_model: str | None = None) -> ModelEntry:
+    return ModelEntry(
+        name=name,
+        summary=summary,
         family="sam3d",
         arch="tiny",
-        checkpoint=Checkpoint(
-            file="sam3d_tiny.safetensors",
-            size=9375714,
-            sha256="69b900baa56e93dbb03085e706e0f3b911465ae5fbdfe2a9e160d33a8a42dce6",
-            licence="CC-BY-SA-4.0",
-            page="models/weights/sam3d_tiny.md",
-            embedded=True,
-        ),
+        checkpoint=_TINY,
         reference="3DSAM-adapter (arXiv:2306.13465); Segment Anything (arXiv:2304.02643)",
         expects="windows of 64 x 64 x 64 voxels, isotropic in mm, of any modality",
         normalisation=Normalisation(
             text="two views of each window, both from -1 to 1: between its 0.5 and 99.5 percentiles, and the "
             "same after histogram equalisation",
         ),
-    ),
+        box_model=box_model,
+    )
+
+
+_ENTRIES = [
+    _tiny("sam3d_tiny", "3D SAM, the default: in the package, works offline"),
+    _tiny("sam3d_medsam", "sam3d_tiny, helped by LiteMedSAM in boxes", box_model="lite_medsam_96"),
     *(
         ModelEntry(
             name=f"sam3d_{arch}",

@@ -20,6 +20,7 @@ from medsam_app.predict.core.click_edit import correct_near_click, keep_to_click
 from medsam_app.predict.core.engine import Prompts, settled_state
 from medsam_app.predict.core.feature_cache import EmbeddingCache
 from medsam_app.predict.core.prediction import PromptState
+from medsam_app.predict.windowed.box_slices import BoxSlices, blend
 from medsam_app.predict.windowed.encoded_prompts import prompts_in_roi
 from medsam_app.predict.windowed.tiles import plan_tiles
 from medsam_app.predict.windowed.window_choice import (
@@ -60,6 +61,7 @@ class WindowEngine:
             framing, encodings=min(framing.encodings, model.encodings), fixed_mm=model.spacing_mm
         )
         self.encoded = 0
+        self._box_slices = None if model.box_model is None else BoxSlices(model.box_model, volume, cache)
 
     @property
     def framing(self) -> Framing:
@@ -205,6 +207,10 @@ class WindowEngine:
         encoded_prompts = prompts_in_roi(roi, prompts, before, sure, self.model.device, learned)
         logits, quality = self.model.decode(embedding, encoded_prompts).best()
         values = torch.nan_to_num(logits[0, 0].float().cpu(), nan=constraints.EXCLUDED)
+        if self._box_slices is not None and sure is None:
+            probability = self._box_slices.probability(prompts, roi)
+            if probability is not None:
+                values = blend(values, probability, prompts)
         values = constraints.keep_to_boxes(values, roi, prompts)
         return self._honoured(values, roi, prompts), float(torch.nan_to_num(quality[0]).clamp(0, 1))
 
