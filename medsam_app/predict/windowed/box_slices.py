@@ -35,7 +35,7 @@ THICK = 3.0
 BLACK, WHITE = 0.5, 99.5
 #: Weight of the slices' probability without clicks, and its factor for each click: a click says what a box
 #: leaves open.
-WEIGHT, PER_CLICK = 0.5, 0.7
+WEIGHT, PER_CLICK = 0.5, 0.5
 #: Probabilities closer to 0 and 1 than this have no finite logit in float32.
 _EDGE = 1e-6
 
