@@ -48,7 +48,7 @@ def test_progress_follows_from_steps_or_time() -> None:
         ({"window": (48, 48, 40)}, SettingsError, "multiple of 16; got 40"),
         ({"window": (48, 48, 1024)}, SettingsError, "less than or equal to 512"),
         ({"base": "sam3d_vit_b"}, SettingsError, "multiples of 32; 'window' is 48 x 48 x 32"),
-        ({"base": "medsam_vit_b"}, SettingsError, "take one of sam3d_tiny, sam3d_vit_b"),
+        ({"base": "medsam_vit_b"}, SettingsError, "take one of sam3d_tiny, sam3d_medsam, sam3d_vit_b"),
         ({"base": "3dsam_adapter_vit_b"}, SettingsError, "cannot be taught"),
         ({"base": "sam3d_tine"}, ModelError, "Did you mean 'sam3d_tiny'?"),
         ({"adapter": "spatia"}, AdapterError, "Did you mean 'spatial'?"),

@@ -48,7 +48,7 @@ def test_table_is_complete(entry: ModelEntry) -> None:
 
 def test_embedded_weights_are_those_of_the_table() -> None:
     embedded = [entry for entry in MODELS.values() if entry.checkpoint.embedded]
-    assert [entry.name for entry in embedded] == ["sam3d_tiny"]
+    assert [entry.name for entry in embedded] == ["sam3d_tiny", "sam3d_medsam"]
     for entry in embedded:
         assert store.verified_path(entry).stat().st_size == entry.checkpoint.size < 12_000_000
         assert store.download(entry).how == "there"
