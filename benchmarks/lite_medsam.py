@@ -20,8 +20,8 @@ import torch
 
 from medsam_app.models.checkpoints import read_checkpoint
 from medsam_app.models.download import verified_path
-from medsam_app.models.lite_medsam import LiteMedSam
 from medsam_app.models.load import fast_dtype, load_model
+from medsam_app.models.slices.lite_medsam import LiteMedSam
 from medsam_app.models.table import MODELS
 
 NAMES = ("lite_medsam_96", "lite_medsam_128", "lite_medsam_192", "lite_medsam")

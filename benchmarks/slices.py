@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from medsam_app.models.sam2d import ARCHITECTURES, build_slice_model
-from medsam_app.models.sam_package import sam_parts
+from medsam_app.models.slices.sam2d import ARCHITECTURES, build_slice_model
+from medsam_app.models.slices.sam_package import sam_parts
 
 SetImage = Callable[[np.ndarray], None]
 Predict = Callable[[], np.ndarray]

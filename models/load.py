@@ -12,12 +12,12 @@ from torch import nn
 from medsam_app.errors import ModelError, SettingsError
 from medsam_app.models.checkpoints import describe_architecture, load_strictly, read_checkpoint, read_raw
 from medsam_app.models.download import sha256_of, verified_path
-from medsam_app.models.lite_medsam import LiteMedSam, build_lite_medsam
 from medsam_app.models.published import published_state
-from medsam_app.models.sam2d import SliceModel, build_slice_model
 from medsam_app.models.sam3d import Sam3D, build_sam3d_tiny
 from medsam_app.models.sam3d_published import PublishedSam3D, build_published
 from medsam_app.models.sam3d_vit import VIT_SHAPES, build_sam3d_vit, load_vit_weights
+from medsam_app.models.slices.lite_medsam import LiteMedSam, build_lite_medsam
+from medsam_app.models.slices.sam2d import SliceModel, build_slice_model
 from medsam_app.models.table import DEFAULT_MODEL, ModelEntry, model_entry
 
 _VARIANTS = {"medsam_vit_b": "medsam", "sam_med2d_b": "sam_med2d"}

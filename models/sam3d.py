@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from medsam_app.models.decoder import MaskCandidates, MaskDecoder
 from medsam_app.models.encoder import Embedding, ImageEncoder
 from medsam_app.models.prompt_encoder import RoiPrompts
-from medsam_app.models.sam2d import SliceSegmenter
+from medsam_app.models.slices.sam2d import SliceSegmenter
 
 __all__ = ["Embedding", "MaskCandidates", "RoiPrompts", "Sam3D", "build_sam3d_tiny"]
 

@@ -29,8 +29,8 @@ from medsam_app.errors import PromptError, SettingsError
 from medsam_app.grid.roi import Roi
 from medsam_app.io.volume import Volume
 from medsam_app.models.load import choose_device, load_model
-from medsam_app.models.sam2d import SliceSegmenter
 from medsam_app.models.sam3d import Sam3D
+from medsam_app.models.slices.sam2d import SliceSegmenter
 from medsam_app.predict.core.constraints import unmet_prompts
 from medsam_app.predict.core.engine import Engine, first_step
 from medsam_app.predict.core.feature_cache import BytesCache, EmbeddingCache

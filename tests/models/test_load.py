@@ -16,11 +16,11 @@ from medsam_app.adapters.adapter import Adapter
 from medsam_app.cli.app import main
 from medsam_app.errors import ModelError, SettingsError
 from medsam_app.io.volume import Volume
-from medsam_app.models import sam2d
 from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.published import PublishedNetwork
 from medsam_app.models.sam3d_vit import VIT_SHAPES, VitShape
-from medsam_app.models.sam_package import SamSizes
+from medsam_app.models.slices import sam2d
+from medsam_app.models.slices.sam_package import SamSizes
 from medsam_app.models.vit3d import Vit3d
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.prompts.types import Point

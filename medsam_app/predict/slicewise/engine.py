@@ -14,8 +14,8 @@ from medsam_app.grid.patch import Patch, box_slices
 from medsam_app.grid.roi import mask_from_logits, move_values
 from medsam_app.io.volume import Volume
 from medsam_app.models.identity import cache_key
-from medsam_app.models.sam2d import SliceSegmenter
-from medsam_app.models.slice_input import apply_window
+from medsam_app.models.slices.sam2d import SliceSegmenter
+from medsam_app.models.slices.slice_input import apply_window
 from medsam_app.predict.core import constraints
 from medsam_app.predict.core.click_edit import correct_near_click
 from medsam_app.predict.core.engine import Prompts, settled_state

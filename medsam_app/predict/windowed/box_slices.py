@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from medsam_app.grid.roi import Roi, apply_separable, interpolation_matrix, read_roi
 from medsam_app.io.volume import Volume
 from medsam_app.models.identity import cache_key
-from medsam_app.models.sam2d import SliceSegmenter
+from medsam_app.models.slices.sam2d import SliceSegmenter
 from medsam_app.predict.core.feature_cache import EmbeddingCache
 from medsam_app.prompts.types import Box, ModelPrompt, Point
 

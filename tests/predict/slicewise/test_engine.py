@@ -16,7 +16,7 @@ from scipy import ndimage
 from medsam_app.grid.patch import box_slices
 from medsam_app.io.loading import load_volume
 from medsam_app.io.volume import Volume
-from medsam_app.models.slice_output import SliceCandidates
+from medsam_app.models.slices.slice_output import SliceCandidates
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.predict.slicewise.propagation import Propagation
 from medsam_app.prompts.types import Box, MaskPrompt, Point

@@ -15,7 +15,7 @@ from medsam_app.grid.roi import Roi
 from medsam_app.io.volume import Volume, make_volume
 from medsam_app.models import packaged
 from medsam_app.models.load import load_model
-from medsam_app.models.slice_output import SliceCandidates
+from medsam_app.models.slices.slice_output import SliceCandidates
 from medsam_app.models.table import MODELS
 from medsam_app.predict.core.feature_cache import EmbeddingCache
 from medsam_app.predict.predictor import VolumePredictor

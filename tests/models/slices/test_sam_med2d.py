@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from medsam_app.models.sam2d import build_slice_model
-from medsam_app.models.sam_med2d import AdapterLayer
-from medsam_app.models.slice_input import MEAN, STD, stretch_nearest
+from medsam_app.models.slices.sam2d import build_slice_model
+from medsam_app.models.slices.sam_med2d import AdapterLayer
+from medsam_app.models.slices.slice_input import MEAN, STD, stretch_nearest
 
 
 def known_layer() -> tuple[AdapterLayer, torch.Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medsam_app.models.tiny_vit import (
+from medsam_app.models.slices.tiny_vit import (
     ConvNorm,
     TinyVit,
     TinyVitSizes,

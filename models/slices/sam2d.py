@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medsam_app.errors import ModelError, unknown_name
-from medsam_app.models.sam_attention import SamBlock
-from medsam_app.models.sam_med2d import AdapterLayer
-from medsam_app.models.sam_package import SamSizes, sam_parts
-from medsam_app.models.slice_input import (
+from medsam_app.models.slices.sam_attention import SamBlock
+from medsam_app.models.slices.sam_med2d import AdapterLayer
+from medsam_app.models.slices.sam_package import SamSizes, sam_parts
+from medsam_app.models.slices.slice_input import (
     SQUARE,
     Pixel,
     SliceInput,
@@ -30,7 +30,7 @@ from medsam_app.models.slice_input import (
     stretch,
     stretch_nearest,
 )
-from medsam_app.models.slice_output import SliceCandidates, SliceEmbedding
+from medsam_app.models.slices.slice_output import SliceCandidates, SliceEmbedding
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,10 +18,10 @@ from medsam_app.models import download as store
 from medsam_app.models import packaged
 from medsam_app.models.checkpoints import read_checkpoint
 from medsam_app.models.entry import Package
-from medsam_app.models.lite_medsam import BOX_SIDES, LiteMedSam, build_lite_medsam
 from medsam_app.models.load import load_model
-from medsam_app.models.sam2d import SliceSegmenter
-from medsam_app.models.slice_input import fit_longest_area
+from medsam_app.models.slices.lite_medsam import BOX_SIDES, LiteMedSam, build_lite_medsam
+from medsam_app.models.slices.sam2d import SliceSegmenter
+from medsam_app.models.slices.slice_input import fit_longest_area
 from medsam_app.models.table import MODELS, ModelEntry
 from tests.support.web_server import CONTENT, SHA256
 

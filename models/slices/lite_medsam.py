@@ -13,11 +13,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from medsam_app.errors import ModelError
-from medsam_app.models.sam2d import SliceModel, Variant, stability
-from medsam_app.models.sam_package import decoder_parts
-from medsam_app.models.slice_input import fit_longest_area
-from medsam_app.models.slice_output import SliceCandidates, SliceEmbedding
-from medsam_app.models.tiny_vit import STRIDE, TinyVit, fold_norms
+from medsam_app.models.slices.sam2d import SliceModel, Variant, stability
+from medsam_app.models.slices.sam_package import decoder_parts
+from medsam_app.models.slices.slice_input import fit_longest_area
+from medsam_app.models.slices.slice_output import SliceCandidates, SliceEmbedding
+from medsam_app.models.slices.tiny_vit import STRIDE, TinyVit, fold_norms
 
 #: Side of the square in which the published model sees a slice, in pixels.
 PUBLISHED_SIDE = 256

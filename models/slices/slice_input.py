@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from medsam_app.models.sam_package import sam_package
+from medsam_app.models.slices.sam_package import sam_package
 
 #: Mean and standard deviation of red, green and blue (0..255) of the images that SAM was trained on.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

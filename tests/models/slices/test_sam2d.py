@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from medsam_app.errors import ModelError
 from medsam_app.io.volume import Volume
-from medsam_app.models.sam2d import (
+from medsam_app.models.slices.sam2d import (
     ARCHITECTURES,
     VARIANTS,
     SliceModel,
@@ -27,20 +27,20 @@ from medsam_app.models.sam2d import (
     build_slice_sam,
     stability,
 )
-from medsam_app.models.sam_attention import (
+from medsam_app.models.slices.sam_attention import (
     SamBlock,
     attend_concatenated,
     attend_in_strips,
     relative_positions,
 )
-from medsam_app.models.sam_package import SamSizes, sam_parts
-from medsam_app.models.slice_input import fit_longest_side
+from medsam_app.models.slices.sam_package import SamSizes, sam_parts
+from medsam_app.models.slices.slice_input import fit_longest_side
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.predict.slicewise.propagation import Propagation
 from medsam_app.prompts.types import Box, Point
 from medsam_app.session.session import Session
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
 #: Sizes of a small SAM: 24 x 24 tokens, so that windows of 14 are padded.
@@ -298,7 +298,7 @@ def test_a_torchvision_that_does_not_fit_is_told_in_a_sentence(tmp_path: Path) -
     (tmp_path / "torchvision" / "__init__.py").write_text(raising)
     script = (
         "from medsam_app.errors import ModelError\n"
-        "from medsam_app.models.sam2d import build_slice_model\n"
+        "from medsam_app.models.slices.sam2d import build_slice_model\n"
         "try:\n    build_slice_model('sam')\n"
         "except ModelError as error:\n    print(error)\n"
     )
@@ -313,7 +313,7 @@ def test_a_torchvision_that_does_not_fit_is_told_in_a_sentence(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_the_package_is_imported_only_where_a_slice_model_is_built() -> None:
-    script = "import sys, medsam_app.models.sam2d; print('segment_anything' in sys.modules)"
+    script = "import sys, medsam_app.models.slices.sam2d; print('segment_anything' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
 

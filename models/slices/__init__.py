@@ -1,0 +1,1 @@
+"""Slice models: SAM, MedSAM, SAM-Med2D and LiteMedSAM."""
