@@ -1,11 +1,12 @@
 """Benefit of the model's choices on labelled cases: python benchmarks/choices.py FOLDER
 
-FOLDER holds a `manifest.json`. Only `train` cases are used, since this benchmark was used to choose settings.
+FOLDER holds a `manifest.json`. By default `train` cases are used, since this benchmark was used to choose
+settings.
 It prints the mean Dice of: the candidate mask with the highest predicted quality, and the best one, on
 windows of the training mixture; one click in windows of several spacings; one to three clicks with several
 margins by which the predicted quality of a wide window must be higher; ten clicks with and without the
 contest of clicks, and with and without local corrections, in which later clicks change only the connected
-part that they are in.
+part that they are in; the mask shown after one click, and the best of the alternatives to it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from medsam_app.measure.scores import MIN_VOXELS
 from medsam_app.models import decoder
 from medsam_app.models.load import load_model
 from medsam_app.models.sam3d import Sam3D
+from medsam_app.models.table import DEFAULT_MODEL
 from medsam_app.predict.core.feature_cache import EmbeddingCache
 from medsam_app.predict.predictor import VolumePredictor
 from medsam_app.predict.windowed import engine
@@ -36,6 +38,7 @@ from medsam_app.predict.windowed.window_choice import Framing
 from medsam_app.pretraining.trainer import dice_of
 from medsam_app.pretraining.windows import Mixture
 from medsam_app.prompts.simulated_clicks import next_click
+from medsam_app.prompts.types import Point
 from medsam_app.training.simulated_user import Interaction
 
 SPACINGS = (1.0, 1.5, 2.5, 4.0, 6.0)
@@ -71,11 +74,11 @@ def candidates(model: Sam3D, folder: Path, windows: int) -> None:
     print(f"correlation of predicted and real Dice: {together:.2f}")
 
 
-def objects(folder: Path, most: int) -> Iterator[tuple[Volume, NDArray[np.bool_]]]:
-    """Return objects of `train` cases, evenly spread, with a maximum per dataset."""
+def objects(folder: Path, most: int, split: str = "train") -> Iterator[tuple[str, Volume, NDArray[np.bool_]]]:
+    """Return dataset, volume and mask of objects of a split, evenly spread, with a maximum per dataset."""
     by_dataset: dict[str, list[tuple[dict, int]]] = defaultdict(list)
     for entry in json.loads((folder / "manifest.json").read_text())["cases"]:
-        if entry["split"] == "train":
+        if entry["split"] == split:
             by_dataset[entry["dataset"]] += [
                 (entry, int(v)) for v, label in entry["labels"].items() if label["voxels"] >= MIN_VOXELS
             ]
@@ -83,14 +86,14 @@ def objects(folder: Path, most: int) -> Iterator[tuple[Volume, NDArray[np.bool_]
         for index in np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int):
             entry, value = found[index]
             volume = load_volume(folder / entry["image"])
-            yield volume, load_mask(folder / entry["label"], volume.grid) == value
+            yield entry["dataset"], volume, load_mask(folder / entry["label"], volume.grid) == value
 
 
 def windows(model: Sam3D, folder: Path, most: int) -> None:
     """Measure one click in windows of several spacings, and one to three clicks with several margins."""
     spaced: list[list[float]] = []
     trusted: dict[float, list[list[float]]] = defaultdict(list)
-    for volume, truth in objects(folder, most):
+    for _, volume, truth in objects(folder, most):
         cache = EmbeddingCache(1 << 29)
         first = next_click(np.zeros_like(truth), truth, spacing=volume.spacing)
         assert first is not None
@@ -119,7 +122,7 @@ def later_clicks(model: Sam3D, folder: Path, most: int) -> None:
         (weight, free): [] for weight in (0.0, usual[0]) for free in (FREE, usual[1])
     }
     try:
-        for volume, truth in objects(folder, most):
+        for _, volume, truth in objects(folder, most):
             cache = EmbeddingCache(1 << 29)
             for way, rows in ways.items():
                 decoder.CONTEST_WEIGHT, engine.FREE_PROMPTS = way
@@ -131,6 +134,26 @@ def later_clicks(model: Sam3D, folder: Path, most: int) -> None:
         spoilt = sum(max(row) - row[-1] >= SPOILT for row in rows)
         said = "all clicks free" if free == FREE else f"{free} free"
         print(f"contest {weight:.0f}, {said:<16}{means(rows)}; {spoilt} end {SPOILT} below their best")
+
+
+def alternatives(model: Sam3D, folder: Path, most: int, split: str) -> None:
+    """Measure the mask shown after one click, and the best of those offered."""
+    rows: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
+    for dataset, volume, truth in objects(folder, most, split):
+        predictor = VolumePredictor(model, refine=False)
+        predictor.set_volume(volume)
+        first = next_click(np.zeros_like(truth), truth, spacing=volume.spacing)
+        assert first is not None
+        masks = predictor.alternatives([Point(coordinates=first[0])])
+        scores = [dice(mask.prediction.mask, truth) for mask in masks]
+        shown = next(score for mask, score in zip(masks, scores, strict=True) if mask.shown)
+        rows[dataset].append((shown, max(scores), len(masks)))
+    values = np.concatenate([np.array(found) for found in rows.values()])
+    by_dataset = np.mean([np.mean(found, axis=0) for found in rows.values()], axis=0)
+    for what, means in ((f"{len(values)} objects", values.mean(0)), (f"{len(rows)} datasets", by_dataset)):
+        print(
+            f"one click, mean of {what}: shown {means[0]:.3f}, best of {means[2]:.1f} offered {means[1]:.3f}"
+        )
 
 
 def clicked(
@@ -157,15 +180,22 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--most", type=int, default=4, help="objects of a dataset")
     parser.add_argument("--windows", type=int, default=96, help="windows for the candidates")
-    parser.add_argument("--only", choices=["candidates", "windows", "clicks"], help="one part")
+    parser.add_argument(
+        "--only", choices=["candidates", "windows", "clicks", "alternatives"], help="one part"
+    )
+    parser.add_argument("--split", default="train", help="cases for the alternatives")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     options = parser.parse_args()
-    model = load_model()
+    model = load_model(options.model)
+    assert isinstance(model, Sam3D)
     if options.only in (None, "candidates"):
         candidates(model, options.folder, options.windows)
     if options.only in (None, "windows"):
         windows(model, options.folder, options.most)
     if options.only in (None, "clicks"):
         later_clicks(model, options.folder, options.most)
+    if options.only in (None, "alternatives"):
+        alternatives(model, options.folder, options.most, options.split)
 
 
 if __name__ == "__main__":

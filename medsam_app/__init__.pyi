@@ -36,7 +36,7 @@ from .io.writing import save_mask
 from .models.load import load_model
 from .models.sam3d_vit import VitShape, build_sam3d_vit
 from .predict.predictor import VolumePredictor
-from .prompts.types import Box, MaskPrompt, Paint, Point, Scribble
+from .prompts.types import Box, Choice, MaskPrompt, Paint, Point, Scribble
 from .session.prompt_file import read_prompt_file
 from .session.session import Session
 
@@ -49,6 +49,7 @@ __all__ = [
     "Box",
     "Case",
     "CaseRecord",
+    "Choice",
     "DatasetError",
     "Gallery",
     "GridMismatch",

@@ -68,6 +68,14 @@ def segment(
             "prompt files or a CSV table, and without it prompt files beside the images."
         ),
     ] = None,
+    alternative: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Another mask for the first point or box, by its number. Without it the numbers are listed.",
+            show_default=False,
+        ),
+    ] = None,
     world: Annotated[
         bool, typer.Option("--world", help="Points and boxes are mm in RAS+ (x,y,z), not voxel indices.")
     ] = False,
@@ -190,8 +198,8 @@ def segment(
 
         single = {
             "-o": output, "--point": point, "--negative": negative, "--box": box, "--mask": mask,
-            "--world": world, "--label": label, "--name": name, "--series": series,
-            "--save-prompts": save_prompts,
+            "--alternative": alternative, "--world": world, "--label": label, "--name": name,
+            "--series": series, "--save-prompts": save_prompts,
         }  # fmt: skip
         _refuse(single, "for one image; for a folder give --prompts, --masks or --automatic")
         batch_settings |= {
@@ -230,6 +238,7 @@ def segment(
             boxes=box or [],
             mask=mask,
             prompt_file=prompts,
+            alternative=alternative,
             world=world,
             label=label,
             name=name,

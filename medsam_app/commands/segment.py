@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # heavy: imported inside the functions that need them
     from medsam_app.grid.geometry import Grid
     from medsam_app.io.volume import Volume
     from medsam_app.predict.predictor import VolumePredictor
-    from medsam_app.prompts.types import Box, MaskPrompt, ModelPrompt, Point
+    from medsam_app.prompts.types import AnyPrompt
+    from medsam_app.session.objects import SegmentedObject
     from medsam_app.session.session import Session
 
 
@@ -35,6 +36,7 @@ class Segmentation:
     boxes: Sequence[str]
     mask: Path | None
     prompt_file: Path | None
+    alternative: int | None
     world: bool
     label: int | None
     name: str | None
@@ -101,7 +103,7 @@ def _segment_objects(
     options: Segmentation,
     volume: Volume,
     predictor: VolumePredictor,
-    prompts: Sequence[ModelPrompt],
+    prompts: Sequence[AnyPrompt],
 ) -> None:
     """Segment objects from the prompts of a file or of the options."""
     from medsam_app.session.session import Session
@@ -179,6 +181,7 @@ def _check_combination(options: Segmentation) -> None:
             options.label,
             options.name,
             options.refine,
+            options.alternative,
         )
         if (
             has_prompts
@@ -189,16 +192,17 @@ def _check_combination(options: Segmentation) -> None:
             raise SettingsError(
                 "--automatic goes without prompts, and the adapter says labels and names; leave out --point, "
                 "--negative, --box, --mask, --prompts, --save-prompts, --world, --other-image, --label, "
-                "--name and --refine, and choose labels by --only."
+                "--name, --alternative and --refine, and choose labels by --only."
             )
         return
     if options.only or options.largest:
         raise SettingsError("--only and --largest are for --automatic; give them with it, or leave them out.")
     if options.prompt_file is not None:
-        if has_prompts or options.label is not None or options.name is not None or options.world:
+        others = (options.label, options.name, options.alternative)
+        if has_prompts or options.world or any(value is not None for value in others):
             raise SettingsError(
                 "--prompts brings objects, labels and prompts of its own; give it without "
-                "--point, --negative, --box, --mask, --label, --name and --world."
+                "--point, --negative, --box, --mask, --alternative, --label, --name and --world."
             )
     elif not has_prompts:
         raise PromptError(
@@ -216,13 +220,13 @@ def _check_combination(options: Segmentation) -> None:
             _numbers(option, text)
 
 
-def _prompts(options: Segmentation, grid: Grid) -> list[Point | Box | MaskPrompt]:
+def _prompts(options: Segmentation, grid: Grid) -> list[AnyPrompt]:
     """Return the prompts of the options, in voxel indices, in the order of their use."""
     from medsam_app.io.loading import load_mask
-    from medsam_app.prompts.types import Box, MaskPrompt, Point, check_prompts
+    from medsam_app.prompts.types import Box, MaskPrompt, Point, check_prompts, with_choice
     from medsam_app.session.prompt_schema import voxel_of, world_box
 
-    prompts: list[Point | Box | MaskPrompt] = []
+    prompts: list[AnyPrompt] = []
     if options.mask is not None:
         prompts.append(MaskPrompt.from_array(load_mask(options.mask, grid)))
     for text in options.boxes:
@@ -234,7 +238,7 @@ def _prompts(options: Segmentation, grid: Grid) -> list[Point | Box | MaskPrompt
             position = voxel_of(position, grid) if options.world else position
             prompts.append(Point(coordinates=position, positive=option == "--point"))
     check_prompts(prompts, grid)
-    return prompts
+    return prompts if options.alternative is None else with_choice(prompts, options.alternative)
 
 
 def _numbers(option: str, text: str) -> Any:
@@ -280,7 +284,24 @@ def _run(session: Session) -> None:
             )
         if not prediction.voxels:
             note(f"Warning: the mask of '{session_object.name}' is empty.")
+        _list_alternatives(session, session_object)
     for first, second, voxels in session.overlaps():
         owner = second if session.settings.overlap == "later" else first
         shared = f"'{first.name}' and '{second.name}' share {voxels} voxels"
         note(f"Note: {shared}; in the file these belong to '{owner.name}'.")
+
+
+def _list_alternatives(session: Session, session_object: SegmentedObject) -> None:
+    """Print the masks that the first prompt may mean, if another one can be chosen cheaply."""
+    from medsam_app.prompts.types import can_choose
+
+    if not can_choose(session_object.prompts) or not session.offers_quickly:
+        return
+    with step("Looking for other masks"):
+        masks = session.alternatives(session_object.id)
+    if len(masks) > 1:
+        listed = (
+            f"{mask.number}: {mask.prediction.volume_ml:.2f} ml (quality {mask.prediction.score:.2f})"
+            for mask in masks
+        )
+        note(f"Other masks for this prompt by --alternative N: {', '.join(listed)}.")

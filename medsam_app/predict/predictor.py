@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 from typing import cast
@@ -26,13 +27,15 @@ from torch import nn
 from medsam_app.adapters.adapter import Adapter, adapter_in_use, learned_prompt
 from medsam_app.adapters.label_card import name_of
 from medsam_app.errors import PromptError, SettingsError
+from medsam_app.grid.geometry import Grid
+from medsam_app.grid.patch import Patch
 from medsam_app.grid.roi import Roi
 from medsam_app.io.volume import Volume
 from medsam_app.models.load import choose_device, load_model
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.models.slices.sam2d import SliceSegmenter
 from medsam_app.predict.core.constraints import unmet_prompts
-from medsam_app.predict.core.engine import Engine, first_step
+from medsam_app.predict.core.engine import Engine, distinct, first_step
 from medsam_app.predict.core.feature_cache import BytesCache, EmbeddingCache
 from medsam_app.predict.core.paint_layer import Layer, prompts_for_model
 from medsam_app.predict.core.prediction import LabelMap, MaskPrediction, PackedState, PromptState
@@ -43,10 +46,15 @@ from medsam_app.predict.windowed.window_choice import Framing
 from medsam_app.progress import Progress
 from medsam_app.prompts.types import (
     AnyPrompt,
+    Choice,
     MaskPrompt,
     Paint,
+    UserPrompt,
     check_prompts,
+    choice_place,
     prompts_from_arrays,
+    with_choice,
+    without_choices,
 )
 
 AnyModel = Sam3D | SliceSegmenter
@@ -54,6 +62,21 @@ AnyModel = Sam3D | SliceSegmenter
 CACHE_BYTES = 512 << 20
 #: Limits of the cache of prompt prefixes: number of states on windows of the model's shape, and bytes.
 STATES, STATE_BYTES = 64, 256 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Alternative:
+    """A mask that the first prompts of an object may mean.
+
+    Attributes:
+        number: number by size, from 1; the number of a `Choice`.
+        prediction: the mask, without refined outlines.
+        shown: whether it is the mask that is shown without a choice.
+    """
+
+    number: int
+    prediction: MaskPrediction
+    shown: bool
 
 
 class VolumePredictor:
@@ -100,6 +123,8 @@ class VolumePredictor:
         self.refine = refine
         self._engine: Engine | None = None
         self._states: BytesCache[PackedState] = BytesCache(_state_bytes(model))
+        #: The alternatives that were computed last: key, states, and index of the shown one.
+        self._offer: tuple[Hashable, list[PromptState], int] | None = None
         self._lock = RLock()
 
     @property
@@ -119,6 +144,7 @@ class VolumePredictor:
     def forget(self) -> None:
         """Clear the cached masks; they are recomputed when needed."""
         self._states.clear()
+        self._offer = None
 
     @property
     def learned(self) -> dict[int, str]:
@@ -140,7 +166,7 @@ class VolumePredictor:
                 self._engine = WindowEngine(self.model, volume, self.cache, self.framing)
             else:
                 self._engine = SliceEngine(self.model, volume, self.cache, self.propagation)
-            self._states.clear()
+            self.forget()
 
     def predict(
         self,
@@ -150,6 +176,7 @@ class VolumePredictor:
         boxes: ArrayLike | None = None,
         mask_input: NDArray | None = None,
         label: int | None = None,
+        alternative: int | None = None,
         refine: bool | None = None,
         progress: Progress | None = None,
     ) -> MaskPrediction:
@@ -161,15 +188,19 @@ class VolumePredictor:
             boxes: (M, 2, 3) opposite corners in voxel indices, both included.
             mask_input: (i, j, k) mask to refine, on the volume's grid.
             label: value of a label that the adapter has learned; None for the object that the prompts mark.
+            alternative: number of another mask for the first prompt, see `alternatives`; None for the mask
+                with the highest predicted quality. Later prompts correct the chosen mask.
             refine: overrides the predictor's setting for this call.
             progress: called with a sentence and the fraction done.
 
         Raises:
-            PromptError: an array has a wrong shape, a prompt lies outside the volume, or no prompt locates
-                the object.
+            PromptError: an array has a wrong shape, a prompt lies outside the volume, no prompt locates
+                the object, or there is no such alternative.
             AdapterError: no adapter that has learned the label is in use.
         """
-        prompts = prompts_from_arrays(points, point_labels, boxes, mask_input)
+        prompts: list[AnyPrompt] = [*prompts_from_arrays(points, point_labels, boxes, mask_input)]
+        if alternative is not None:
+            prompts = with_choice(prompts, alternative)
         return self.predict_prompts(prompts, label=label, refine=refine, progress=progress)
 
     def predict_prompts(
@@ -212,26 +243,88 @@ class VolumePredictor:
             for done in range(max(end + 1, first), len(model_prompts) + 1):
                 if progress is not None and done < len(model_prompts):
                     progress(f"Prompt {done} of {len(model_prompts)}", done / len(model_prompts))
-                state = engine.step(state, model_prompts[:done], progress, label)
+                user_prompts, newest = without_choices(model_prompts[:done]), model_prompts[done - 1]
+                if isinstance(newest, Choice):
+                    assert state is not None  # a choice follows the prompt that locates the object
+                    state = self._chosen(engine, state, user_prompts, label, newest.number)
+                else:
+                    state = engine.step(state, user_prompts, progress, label)
                 self._states.put((*key, model_prompts[:done]), PackedState(state))
             assert state is not None  # first <= len(model_prompts)
             patch, unmet = state.patch, state.unmet
             if self.refine if refine is None else refine:
-                patch, unmet = engine.refined(state, model_prompts, progress, label)
-            if any(isinstance(prompt, Paint) for prompt in prompts):
+                patch, unmet = engine.refined(state, without_choices(model_prompts), progress, label)
+            if any(isinstance(prompt, Paint | Choice) for prompt in prompts):
                 patch = Layer(prompts, grid.shape).over(patch)
                 unmet = unmet_prompts(patch, prompts, grid.shape)
-            return MaskPrediction(
-                grid=grid,
-                patch=patch,
-                score=state.score,
-                unmet=unmet,
-                changed_box=state.changed,
-                roi=state.roi,
-                logits=state.logits,
-                encoded=engine.encoded - encoded_before,
-                seconds=time.perf_counter() - start_time,
+            return _prediction(state, grid, patch, unmet, engine.encoded - encoded_before, start_time)
+
+    def alternatives(
+        self, prompts: Sequence[AnyPrompt], *, label: int | None = None
+    ) -> tuple[Alternative, ...]:
+        """Return the masks that the first prompts of an object may mean, by size, at most four.
+
+        They are the model's candidates in several windows, as far as they differ. Models that see slices have
+        no alternatives: only the shown mask is returned.
+
+        Args:
+            prompts: prompts of one object. Those after the first that locates it are ignored.
+            label: as in `predict_prompts`.
+
+        Returns:
+            The masks; empty if the first prompt is a mask or painted.
+
+        Raises:
+            PromptError, AdapterError: as in `predict`.
+        """
+        start_time = time.perf_counter()
+        place = choice_place(prompts)
+        if place is None:
+            return ()
+        prompts = tuple(prompts[:place])
+        with self._lock, torch.inference_mode():
+            self.predict_prompts(prompts, label=label, refine=False)
+            engine = self._on_volume()
+            grid, encoded_before = engine.volume.grid, engine.encoded
+            model_prompts = prompts_for_model(prompts, grid.shape)
+            state = self._state((self.model.adapter_sha256, label, model_prompts))
+            assert state is not None  # it was cached last
+            states, shown = self._offered(engine, state, without_choices(model_prompts), label)
+            return tuple(
+                Alternative(
+                    number,
+                    _prediction(one, grid, one.patch, one.unmet, engine.encoded - encoded_before, start_time),
+                    number == shown + 1,
+                )
+                for number, one in enumerate(states, start=1)
             )
+
+    def _offered(
+        self, engine: Engine, state: PromptState, prompts: tuple[UserPrompt, ...], label: int | None
+    ) -> tuple[list[PromptState], int]:
+        """Return the alternatives to a state by size, and the index of the state."""
+        key = (self.model.adapter_sha256, label, prompts)
+        if self._offer is None or self._offer[0] != key:
+            self._offer = (key, *distinct(state, engine.alternatives(state, prompts, label)))
+        return self._offer[1:]
+
+    def _chosen(
+        self,
+        engine: Engine,
+        state: PromptState,
+        prompts: tuple[UserPrompt, ...],
+        label: int | None,
+        number: int,
+    ) -> PromptState:
+        """Return the alternative of a number; raises `PromptError` if there is none."""
+        states, _ = self._offered(engine, state, prompts, label)
+        if number > len(states):
+            count = "is only one mask" if len(states) == 1 else f"are {len(states)} masks, numbered by size"
+            raise PromptError(
+                f"There {count}, for the first prompt here, but mask {number} was asked for; choose another "
+                "number, or leave the choice out."
+            )
+        return states[number - 1]
 
     def _state(self, key: Hashable) -> PromptState | None:
         packed = self._states.get(key)
@@ -268,7 +361,9 @@ class VolumePredictor:
                 states.append(self._state((*key, model_prompts[:end])))
             before, state = states
             assert state is not None  # it was cached last
-            return engine.variants(before, state, model_prompts, label), state.roi
+            if isinstance(model_prompts[-1], Choice):  # made from the first prompts alone
+                before = None
+            return engine.variants(before, state, without_choices(model_prompts), label), state.roi
 
     def predict_labels(
         self,
@@ -305,6 +400,28 @@ class VolumePredictor:
                 probabilities=probabilities,
                 progress=progress,
             )
+
+
+def _prediction(
+    state: PromptState,
+    grid: Grid,
+    patch: Patch,
+    unmet: tuple[int, ...],
+    encoded: int,
+    start_time: float,
+) -> MaskPrediction:
+    """Return a state as a prediction, with its final mask."""
+    return MaskPrediction(
+        grid=grid,
+        patch=patch,
+        score=state.score,
+        unmet=unmet,
+        changed_box=state.changed,
+        roi=state.roi,
+        logits=state.logits,
+        encoded=encoded,
+        seconds=time.perf_counter() - start_time,
+    )
 
 
 def _state_bytes(model: AnyModel) -> int:

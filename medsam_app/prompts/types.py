@@ -1,4 +1,4 @@
-"""Prompts: points, scribbles, boxes, masks, and painted voxels.
+"""Prompts: points, scribbles, boxes, masks, choices, and painted voxels.
 
 Coordinates are voxel indices (i, j, k) in the file's own axis order. Prompts are immutable; an ordered list
 of prompts determines a mask.
@@ -23,6 +23,8 @@ from medsam_app.grid.patch import Index, Patch
 Coordinates = tuple[float, float, float]
 #: A scribble is converted to at most this many clicks, at least this many voxels apart.
 MOST_CLICKS, CLICK_VOXELS = 8, 3.0
+#: Most masks that are offered for a first prompt.
+MOST_ALTERNATIVES = 4
 
 
 class _Prompt(BaseModel):
@@ -188,12 +190,23 @@ class Paint(_Prompt):
         return [(bits, value) for bits, value in ((self.inside, True), (self.outside, False)) if bits]
 
 
+class Choice(_Prompt):
+    """The choice of another mask for the first prompt, which directly precedes it.
+
+    Attributes:
+        number: number of the alternative by size, from 1.
+    """
+
+    kind: Literal["choice"] = "choice"
+    number: int = Field(ge=1, le=MOST_ALTERNATIVES)
+
+
 #: Prompts that the model accepts.
 ModelPrompt = Point | Box | MaskPrompt
 #: Model prompts, and scribbles not yet converted to clicks.
 UserPrompt = ModelPrompt | Scribble
-#: User prompts, and painted voxels.
-AnyPrompt = UserPrompt | Paint
+#: User prompts, choices, and painted voxels.
+AnyPrompt = UserPrompt | Choice | Paint
 #: User prompt in a file or request, distinguished by `kind`.
 Prompt = Annotated[UserPrompt, Field(discriminator="kind")]
 
@@ -202,7 +215,25 @@ def locates_object(prompt: AnyPrompt) -> bool:
     """Return whether a prompt marks the object and not only voxels outside it."""
     if isinstance(prompt, Paint):
         return prompt.inside is not None
+    if isinstance(prompt, Choice):
+        return False
     return not isinstance(prompt, Point | Scribble) or prompt.positive
+
+
+def without_choices(prompts: Sequence[UserPrompt | Choice]) -> tuple[UserPrompt, ...]:
+    """Return the prompts without choices."""
+    return tuple(prompt for prompt in prompts if not isinstance(prompt, Choice))
+
+
+def choice_place(prompts: Sequence[AnyPrompt]) -> int | None:
+    """Return the index at which a choice belongs: after the first prompt that locates the object.
+
+    None if there is no such prompt, or it is a mask or painted, which the model did not segment.
+    """
+    for number, prompt in enumerate(prompts):
+        if locates_object(prompt):
+            return None if isinstance(prompt, MaskPrompt | Paint) else number + 1
+    return None
 
 
 def as_clicks(prompts: Sequence[UserPrompt]) -> tuple[ModelPrompt, ...]:
@@ -213,9 +244,46 @@ def as_clicks(prompts: Sequence[UserPrompt]) -> tuple[ModelPrompt, ...]:
     return tuple(model_prompts)
 
 
+def with_choice(prompts: Sequence[AnyPrompt], number: int) -> list[AnyPrompt]:
+    """Return the prompts with a choice after the first that locates the object.
+
+    Raises:
+        PromptError: the number cannot be one, or the first prompt is no click, scribble or box.
+    """
+    place = choice_place(prompts)
+    if place is None:
+        raise PromptError(
+            "A mask can be chosen only for a click, a scribble or a box that comes first; leave the choice "
+            "out, or start with one of them."
+        )
+    return [*prompts[:place], choice_of(number), *prompts[place:]]
+
+
+def choice_of(number: int) -> Choice:
+    """Return a choice; raise `PromptError` for a number that cannot be one."""
+    if not 1 <= number <= MOST_ALTERNATIVES:
+        raise PromptError(
+            f"At most {MOST_ALTERNATIVES} masks are offered, numbered by size from 1; got {number}."
+        )
+    return Choice(number=number)
+
+
+def can_choose(prompts: Sequence[AnyPrompt]) -> bool:
+    """Return whether a choice can be made: nothing but a choice follows the first prompt."""
+    place = choice_place(prompts)
+    return place is not None and all(isinstance(prompt, Choice) for prompt in prompts[place:])
+
+
 def check_prompts(prompts: Sequence[AnyPrompt], grid: Grid) -> None:
-    """Raise `PromptError` for the first prompt that does not fit the grid."""
+    """Raise `PromptError` for the first prompt that does not fit the grid or its place."""
     for number, prompt in enumerate(prompts, start=1):
+        if isinstance(prompt, Choice):
+            if choice_place(prompts) != number - 1:
+                raise PromptError(
+                    f"Prompt {number} chooses a mask, but it does not follow the first click or box of the "
+                    "object; take it out, or move it there."
+                )
+            continue
         if isinstance(prompt, MaskPrompt | Paint):
             masks = [prompt] if isinstance(prompt, MaskPrompt) else [bits for bits, _ in prompt.parts]
             for mask in masks:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from medsam_app.prompts.types import Paint, check_prompts
+from medsam_app.errors import PromptError
+from medsam_app.prompts.types import Choice, Paint, can_choose, check_prompts, choice_of, choice_place
 from medsam_app.session.history import History, now
 from medsam_app.session.label_set import Label, next_label
 from medsam_app.session.object_history import ObjectHistory
@@ -157,12 +158,11 @@ class ObjectEditor(ObjectHistory):
         with self._changing(object_id) as (old, _):
             position = checked_index(old, index)
             prompts = (*old.prompts[:position], prompt, *old.prompts[position + 1 :])
-            check_prompts(prompts, self.grid)
-            self._refuse_locked((*old.prompts[:position], *old.prompts[position + 1 :]), prompt)
             times = (*old.times[:position], now(), *old.times[position + 1 :])
-            return self._swap(
-                replace(old, prompts=prompts, times=times), f"move {prompt_words(prompt)} of {old.name}"
-            )
+            changed = _without_stale_choice(replace(old, prompts=prompts, times=times), position)
+            check_prompts(changed.prompts, self.grid)
+            self._refuse_locked((*old.prompts[:position], *old.prompts[position + 1 :]), prompt)
+            return self._swap(changed, f"move {prompt_words(prompt)} of {old.name}")
 
     def delete_prompt(self, object_id: str, index: int) -> SegmentedObject:
         """Delete one prompt.
@@ -174,8 +174,30 @@ class ObjectEditor(ObjectHistory):
             position = checked_index(old, index)
             prompts = (*old.prompts[:position], *old.prompts[position + 1 :])
             times = (*old.times[:position], *old.times[position + 1 :])
-            changed = replace(old, prompts=prompts, times=times)
+            changed = _without_stale_choice(replace(old, prompts=prompts, times=times), position)
             return self._swap(changed, f"delete {prompt_words(old.prompts[position])} of {old.name}")
+
+    def choose(self, object_id: str, number: int) -> SegmentedObject:
+        """Choose another mask for the first prompt of an object; a later choice replaces an earlier one.
+
+        Args:
+            object_id: the object; it has no prompt after the first that locates it, except for a choice.
+            number: number of the mask, see `VolumePredictor.alternatives`.
+
+        Raises:
+            PromptError: there is no such object, or it has no prompt or further prompts.
+        """
+        with self._changing(object_id) as (old, _):
+            place = choice_place(old.prompts)
+            if place is None or not can_choose(old.prompts):
+                has = "has more prompts" if place else "does not start with one"
+                raise PromptError(
+                    f"Another mask can be chosen only after the first click or box, and '{old.name}' {has}; "
+                    "undo to its first prompt, or start a new object."
+                )
+            prompts = (*old.prompts[:place], choice_of(number))
+            changed = replace(old, prompts=prompts, times=(*old.times[:place], now()))
+            return self._swap(changed, f"choose mask {number} for {old.name}")
 
     def clear(self, object_id: str) -> SegmentedObject:
         """Delete all prompts of an object."""
@@ -244,3 +266,13 @@ class ObjectEditor(ObjectHistory):
         with self._lock:
             old = self.get(object_id)
             yield old, tuple(item for item in self.objects if item.id != object_id)
+
+
+def _without_stale_choice(changed: SegmentedObject, position: int) -> SegmentedObject:
+    """Return an object without the choice of a mask if the prompt at `position`, before it, has changed."""
+    for number, prompt in enumerate(changed.prompts):
+        if isinstance(prompt, Choice) and position <= number:
+            prompts = (*changed.prompts[:number], *changed.prompts[number + 1 :])
+            times = (*changed.times[:number], *changed.times[number + 1 :])
+            return replace(changed, prompts=prompts, times=times)
+    return changed

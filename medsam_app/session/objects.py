@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medsam_app.errors import PromptError, SettingsError
-from medsam_app.prompts.types import AnyPrompt, Box, Paint, Point, Scribble, locates_object
+from medsam_app.prompts.types import AnyPrompt, Box, Choice, Paint, Point, Scribble, locates_object
 
 LARGEST_LABEL = 65535
 LONGEST_NAME = 100
@@ -119,6 +119,8 @@ def prompt_words(prompt: AnyPrompt) -> str:
         return "positive click" if prompt.positive else "negative click"
     if isinstance(prompt, Paint):
         return prompt.what
+    if isinstance(prompt, Choice):
+        return f"choice of mask {prompt.number}"
     if isinstance(prompt, Scribble):
         return "positive scribble" if prompt.positive else "negative scribble"
     return "box" if isinstance(prompt, Box) else "mask"

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 SUFFIX = ".prompts.json"
 FORMAT: str = PromptFile.model_fields["format"].default
-VERSIONS = (1, 2)
+VERSIONS = (1, 2, 3)
 #: Largest number of problems listed in one message.
 MOST_PROBLEMS = 12
-KINDS = ("point", "scribble", "box", "mask", "paint")
+KINDS = ("point", "scribble", "box", "mask", "paint", "choice")
 
 
 class RecordedSession(Protocol):
@@ -160,7 +160,7 @@ def parse_prompt_file(text: str | bytes, *, title: str) -> PromptFile:
     if data.get("version") not in VERSIONS:
         raise PromptFileError(
             f"The prompt file {title} has version {data.get('version')!r}, but this program reads versions "
-            f"{VERSIONS[0]} and {VERSIONS[1]}; use the program that wrote it "
+            f"{VERSIONS[0]} to {VERSIONS[-1]}; use the program that wrote it "
             f"({str(data.get('written_by', 'unknown'))[:60]})."
         )
     try:

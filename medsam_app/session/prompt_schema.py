@@ -1,4 +1,4 @@
-"""Schema of prompt files, versions 1 and 2.
+"""Schema of prompt files, versions 1 to 3.
 
 Every field is validated on reading. Unknown fields are refused, so that a misspelt name is an error and not
 silently ignored.
@@ -7,6 +7,7 @@ silently ignored.
 from __future__ import annotations
 
 import binascii
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,8 +21,10 @@ from medsam_app.errors import PromptError
 from medsam_app.grid.geometry import Grid
 from medsam_app.grid.patch import Index
 from medsam_app.prompts.types import (
+    MOST_ALTERNATIVES,
     AnyPrompt,
     Box,
+    Choice,
     Coordinates,
     MaskPrompt,
     Paint,
@@ -146,7 +149,15 @@ class PaintEntry(_Model):
     time: datetime | None = None
 
 
-Entry = PointEntry | ScribbleEntry | BoxEntry | MaskEntry | PaintEntry
+class ChoiceEntry(_Model):
+    """Choice of another mask for the first prompt; see `Choice`."""
+
+    kind: Literal["choice"]
+    number: int = Field(ge=1, le=MOST_ALTERNATIVES)
+    time: datetime | None = None
+
+
+Entry = PointEntry | ScribbleEntry | BoxEntry | MaskEntry | PaintEntry | ChoiceEntry
 PromptEntry = Annotated[Entry, Field(discriminator="kind")]
 
 
@@ -162,10 +173,10 @@ class ObjectEntry(_Model):
 
 
 class PromptFile(_Model):
-    """Prompt file. Version 2 added scribbles, paint and objects that may not overlap."""
+    """Prompt file. Version 2 added scribbles, paint and objects that may not overlap; version 3 choices."""
 
     format: Literal["medsam_app prompts"] = "medsam_app prompts"
-    version: Literal[1, 2] = 1
+    version: Literal[1, 2, 3] = 1
     written_by: str
     image: ImageEntry
     model: WeightsEntry | None
@@ -174,8 +185,10 @@ class PromptFile(_Model):
     objects: tuple[ObjectEntry, ...]
 
 
-def needed_version(objects: Sequence[SegmentedObject]) -> Literal[1, 2]:
+def needed_version(objects: Sequence[SegmentedObject]) -> Literal[1, 2, 3]:
     """Return the lowest version that can represent the objects, for compatibility with older programs."""
+    if any(isinstance(prompt, Choice) for item in objects for prompt in item.prompts):
+        return 3
     has_new_prompts = any(isinstance(prompt, Scribble | Paint) for item in objects for prompt in item.prompts)
     return 2 if has_new_prompts or not all(item.may_overlap for item in objects) else 1
 
@@ -222,6 +235,8 @@ def _prompt_entry(prompt: AnyPrompt, time: datetime | None) -> Entry:
         return PointEntry(kind="point", coordinates=prompt.coordinates, sign=sign, space="voxel", time=time)
     if isinstance(prompt, Box):
         return BoxEntry(kind="box", lower=prompt.lower, upper=prompt.upper, space="voxel", time=time)
+    if isinstance(prompt, Choice):
+        return ChoiceEntry(kind="choice", number=prompt.number, time=time)
     if isinstance(prompt, Paint):
         return PaintEntry(**prompt.model_dump(), time=time)
     return MaskEntry(**prompt.model_dump(), time=time)
@@ -246,11 +261,11 @@ def read_objects(entries: tuple[ObjectEntry, ...], grid: Grid) -> tuple[list[Seg
         for number, prompt_entry in enumerate(entry.prompts, start=1):
             try:
                 prompt = _prompt(prompt_entry, grid)
-                # `check_prompts` gets a single prompt and calls it prompt 1; that number is removed below.
-                check_prompts([prompt], grid)
                 prompts.append(prompt)
+                # The number in the message of `check_prompts` is removed below.
+                check_prompts(prompts if isinstance(prompt, Choice) else [prompt], grid)
             except PromptError as error:
-                message = str(error).rstrip(".").removeprefix("Prompt 1, ").removeprefix("Prompt 1 ")
+                message = re.sub(r"^Prompt \d+,? ", "", str(error).rstrip("."))
                 problems.append(f"object '{entry.name}', prompt {number}: {message}")
         times = tuple(
             prompt_entry.time.isoformat().replace("+00:00", "Z") if prompt_entry.time else ""
@@ -271,6 +286,8 @@ def read_objects(entries: tuple[ObjectEntry, ...], grid: Grid) -> tuple[list[Seg
 
 
 def _prompt(entry: Entry, grid: Grid) -> AnyPrompt:
+    if isinstance(entry, ChoiceEntry):
+        return Choice(number=entry.number)
     if isinstance(entry, PointEntry):
         position = voxel_of(entry.coordinates, grid) if entry.space == "world" else entry.coordinates
         return Point(coordinates=position, positive=entry.sign == "positive")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from medsam_app.errors import PromptError
 from medsam_app.models.identity import ModelIdentity
 from medsam_app.progress import Progress
-from medsam_app.prompts.types import MaskPrompt, Paint
+from medsam_app.prompts.types import Choice, MaskPrompt, Paint, can_choose
 from medsam_app.session.actions import ObjectEditor
 from medsam_app.session.objects import AnyPrompt, SegmentedObject
 from medsam_app.session.prompt_file import (
@@ -34,7 +34,7 @@ from medsam_app.session.settings import Overlap, SessionSettings
 if TYPE_CHECKING:  # these import torch, which a session does not need
     from medsam_app.io.volume import Volume
     from medsam_app.predict.core.prediction import MaskPrediction
-    from medsam_app.predict.predictor import VolumePredictor
+    from medsam_app.predict.predictor import Alternative, VolumePredictor
     from medsam_app.predict.uncertainty import Doubt
 
 #: Prompts, whether to refine, label and adapter hash: everything that a mask depends on.
@@ -75,6 +75,8 @@ class Session(ObjectEditor):
             predictor.set_volume(volume)
         #: By object id: mask key and mask, before other objects are subtracted.
         self._predictions: dict[str, tuple[_MaskKey, MaskPrediction]] = {}
+        #: Number of masks that are offered for first prompts.
+        self._offers: dict[tuple[AnyPrompt, ...], int] = {}
         #: By object id: its mask, the masks of objects with priority, and the difference.
         self._differences: dict[str, tuple[MaskPrediction, list[MaskPrediction], MaskPrediction]] = {}
 
@@ -165,6 +167,54 @@ class Session(ObjectEditor):
         if any(isinstance(prompt, Paint) for prompt in target.prompts):
             painted = Layer(target.prompts, grid.shape).painted
         return doubt_of(variants, roi, prediction.patch, grid, settled=painted)
+
+    def alternatives(self, object_id: str) -> tuple[Alternative, ...]:
+        """Return the masks among which `choose` chooses for an object, by size.
+
+        Empty without a predictor, and if the object has no prompt or more prompts than the first that locates
+        it.
+
+        Raises:
+            PromptError: there is no such object.
+        """
+        target = self.get(object_id)
+        if self.predictor is None or not can_choose(target.prompts):
+            return ()
+        masks = self.predictor.alternatives(target.prompts, label=self._learned_label(target))
+        self._offers[tuple(p for p in target.prompts if not isinstance(p, Choice))] = len(masks)
+        return masks
+
+    @property
+    def offers_quickly(self) -> bool:
+        """Whether `alternatives` takes about as long as a first click: not with a model that is slow."""
+        return self.predictor is not None and getattr(self.predictor.model, "encodings", 1) > 1
+
+    def choice(self, object_id: str) -> tuple[int, int | None] | None:
+        """Return the number of the chosen mask of an object and the number of masks, if known; or None."""
+        target = self.get(object_id)
+        for number, prompt in enumerate(target.prompts):
+            if isinstance(prompt, Choice):
+                return prompt.number, self._offers.get(target.prompts[:number])
+        return None
+
+    def choose_next(self, object_id: str, step: int) -> SegmentedObject:
+        """Choose the next larger mask for the first prompt of an object, or the next smaller one.
+
+        Args:
+            object_id: the object.
+            step: 1 for larger, -1 for smaller; after the largest comes the smallest.
+
+        Raises:
+            PromptError: see `choose`; also if there is only one mask.
+        """
+        masks = self.alternatives(object_id)
+        if not masks:
+            return self.choose(object_id, 1)  # the error says why there are none
+        if len(masks) == 1:
+            raise PromptError("The model offers no other mask for this prompt; add a click or a box.")
+        chosen = [prompt.number for prompt in self.get(object_id).prompts if isinstance(prompt, Choice)]
+        current = chosen[0] if chosen else next(mask.number for mask in masks if mask.shown)
+        return self.choose(object_id, (current - 1 + step) % len(masks) + 1)
 
     @property
     def nbytes(self) -> int:

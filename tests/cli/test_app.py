@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -136,6 +137,31 @@ def test_segment_then_replay(phantom, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_another_mask_by_its_number(phantom, tmp_path, capsys):
+    """The masks are listed with their numbers; each number gives the listed volume, also when replayed."""
+    path, masks = phantom
+    point = ("--point", text(middle(masks["right kidney"])), "--device", "cpu", "--no-refine")
+    assert run("segment", path, *point, "-o", tmp_path / "shown.nii.gz") == 0
+    shown = capsys.readouterr()
+    listed = re.findall(r"(\d): ([\d.]+) ml \(quality ([\d.]+)\)", shown.err)
+    assert [number for number, _, _ in listed] == [str(n) for n in range(1, len(listed) + 1)]
+    assert len(listed) > 1 and "--alternative N" in shown.err
+    for number, ml, quality in (listed[0], listed[-1]):
+        output, prompts = tmp_path / f"{number}.nii.gz", tmp_path / f"{number}.prompts.json"
+        chosen = ("--alternative", number, "--save-prompts", prompts)
+        assert run("segment", path, *point, *chosen, "-o", output) == 0
+        told = capsys.readouterr().out
+        assert f"{ml} ml, predicted quality {quality}" in told
+        assert f"{np.count_nonzero(nib.load(output).dataobj) * 6.75 / 1000:.2f}" == ml
+    again = tmp_path / "again.nii.gz"
+    assert run("segment", path, "--prompts", prompts, "-o", again, "--device", "cpu") == 0
+    np.testing.assert_array_equal(np.asarray(nib.load(again).dataobj), np.asarray(nib.load(output).dataobj))
+    assert run("segment", path, *point, "--alternative", 5, "-o", tmp_path / "x.nii.gz") == 2
+    assert "numbered by size from 1; got 5" in capsys.readouterr().err
+    assert not (tmp_path / "x.nii.gz").exists()
+
+
+@pytest.mark.slow
 def test_world_points_are_the_same_voxels(phantom, tmp_path):
     path, masks = phantom
     affine = nib.load(path).affine
@@ -202,6 +228,7 @@ BAD = [
     (["--point", "1,2,3", "--frame", "7"], "7"),
     (["--prompts", "none.json"], "none.json cannot be read"),
     (["--prompts", "none.json", "--point", "1,2,3"], "--prompts brings objects"),
+    (["--prompts", "none.json", "--alternative", "2"], "--prompts brings objects"),
     (["--point", "1,2,3", "--mask", "none.nii"], "none.nii"),
     (["--point", "1,2,3", "--save-prompts", "x.txt"], "end it in .prompts.json"),
     (["--pointt", "1,2,3"], "No such option"),

@@ -321,6 +321,44 @@ def test_fine_outlines_can_be_switched_on_and_off(opened, phantom):
     assert not opened.complaints
 
 
+def test_another_mask_is_one_key_away(opened: Page, phantom, tmp_path: Path) -> None:
+    """[ and ] step through the masks of a first click by size, as do buttons; a later click corrects it."""
+    image, labels, _ = phantom
+    inside = deepest(labels == RIGHT_KIDNEY, image.spacing)
+    opened.page.keyboard.press("]")  # without an object there is a message and nothing else
+    opened.page.locator(".toast", has_text="right after the first click").wait_for()
+    opened.click("axial", inside, "positive")
+    first = opened.selected
+    assert first["can_choose"] and first["choice"] is None
+    opened.page.click("[data-id=tab-prompts]")
+    volumes = [first["volume_ml"]]
+    while True:
+        opened.page.keyboard.press("]")
+        opened.settle()
+        if opened.selected["volume_ml"] == first["volume_ml"]:
+            break
+        volumes.append(opened.selected["volume_ml"])
+    number, count = opened.selected["choice"]
+    assert count == len(volumes) > 1 and sorted(volumes).index(first["volume_ml"]) == number - 1
+    opened.page.keyboard.press("[")
+    opened.settle()
+    opened.page.screenshot(path=tmp_path / "choice.png")
+    chosen = opened.selected
+    assert opened.page.inner_text("[data-id=choice]") == f"{chosen['choice'][0]} of {count}"
+    saved = read_mask(opened.download("save-mask", tmp_path))[0] == chosen["label"]
+    assert saved.sum() * image.grid.voxel_volume_ml == pytest.approx(chosen["volume_ml"])
+    assert saved[tuple(inside)]
+    opened.page.click("[data-id=choose-larger]")
+    opened.settle()
+    assert opened.selected["volume_ml"] == first["volume_ml"]
+    opened.page.keyboard.press("z")
+    opened.settle()
+    assert opened.selected["mask"] == chosen["mask"]
+    opened.click("axial", deepest(~saved & (labels == 0), image.spacing), "negative")
+    assert not opened.selected["can_choose"] and opened.page.is_hidden("[data-id=choose-larger]")
+    assert not opened.complaints
+
+
 def test_the_heat_map_leads_to_the_next_click(opened: Page, phantom, tmp_path: Path) -> None:
     _, labels, _ = phantom
     opened.click("axial", deepest(labels == LIVER, phantom[0].spacing), "positive")

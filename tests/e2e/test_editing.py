@@ -206,7 +206,7 @@ def test_objects_of_a_label_set_are_drawn_and_combined(editor, tmp_path: Path):
     editor.page.locator(".toast", has_text="made by hand").wait_for()
     editor.page.keyboard.press("d")
     lesion = editor.selected["volume_ml"]
-    editor.page.keyboard.press("[")
+    editor.page.keyboard.press("{")
     editor.settle()
     before = editor.selected["volume_ml"]
     editor.page.click("[data-id=tab-edit]")

@@ -344,8 +344,8 @@ def test_prompt_files_hold_all_edits_and_the_command_line_replays_them(session, 
 
 def test_unknown_versions_are_refused(session, tmp_path):
     path = session.save_prompts(tmp_path / "a.prompts.json")
-    path.write_text(path.read_text().replace('"version": 1', '"version": 3'))
-    with pytest.raises(PromptFileError, match="versions 1 and 2"):
+    path.write_text(path.read_text().replace('"version": 1', '"version": 4'))
+    with pytest.raises(PromptFileError, match="versions 1 to 3"):
         session.load_prompts(path)
 
 

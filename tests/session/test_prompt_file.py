@@ -15,7 +15,7 @@ from medsam_app.io.loading import load_volume
 from medsam_app.io.volume import Volume
 from medsam_app.io.writing import save_mask
 from medsam_app.models.identity import ModelIdentity
-from medsam_app.prompts.types import Box, MaskPrompt, Point
+from medsam_app.prompts.types import Box, Choice, MaskPrompt, Point
 from medsam_app.session.prompt_file import open_prompt_file, read_prompt_file
 from medsam_app.session.prompt_schema import voxel_of, world_box
 from medsam_app.session.session import Session
@@ -325,3 +325,31 @@ def test_file_is_replaced_and_readable_by_others(written):
     umask = os.umask(0)
     os.umask(umask)
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@pytest.mark.slow
+def test_a_chosen_mask_is_replayed(predictor, tmp_path):
+    """The choice is stored, and files without one keep their version."""
+    volume = ball_volume()
+    session = Session(volume, predictor)
+    item = session.add_object("ball")
+    session.add_prompt(item.id, Point(coordinates=(11, 12, 9)))
+    path = session.save_prompts(tmp_path / "first.prompts.json")
+    assert read_prompt_file(path).version == 1
+    masks = session.alternatives(item.id)
+    other = next(mask for mask in masks if not mask.shown)
+    session.choose(item.id, other.number)
+    session.add_prompt(item.id, Point(coordinates=(2, 2, 2), positive=False))
+    path = session.save_prompts(tmp_path / "chosen.prompts.json")
+    assert read_prompt_file(path).version == 3
+    replayed = Session(volume, predictor)
+    assert replayed.load_prompts(path) == []
+    assert replayed.get(item.id).prompts == session.get(item.id).prompts
+    assert replayed.get(item.id).prompts[1] == Choice(number=other.number)
+    assert np.array_equal(replayed.label_map(), session.label_map())
+
+    def misplace(data):
+        data["objects"][0]["prompts"].reverse()
+
+    with pytest.raises(PromptFileError, match=r"object 'ball', prompt 2: chooses a mask, but"):
+        replayed.load_prompts(edited(path, misplace))

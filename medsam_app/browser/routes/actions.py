@@ -11,7 +11,7 @@ from medsam_app.browser.protocol.binary import frame, mask_part
 from medsam_app.browser.routes.edit_actions import AnyAction, EditAction
 from medsam_app.browser.state.workspaces import Workspace
 from medsam_app.errors import MedsamError
-from medsam_app.prompts.types import AnyPrompt, Box, Paint, Prompt
+from medsam_app.prompts.types import AnyPrompt, Box, Paint, Prompt, can_choose
 from medsam_app.session.mask_editing import locked_slices
 from medsam_app.session.session import Session
 
@@ -32,6 +32,18 @@ class AddPrompt(AnyAction):
         """Apply the action to a session."""
         owner = session.selected or session.add_object()
         session.add_prompt(owner.id, self.prompt)
+
+
+class Choose(AnyAction):
+    """Action that chooses the next larger or smaller mask for the first prompt of an object."""
+
+    do: Literal["choose"]
+    object: str
+    step: Literal[-1, 1]
+
+    def apply(self, session: Session) -> None:
+        """Apply the action to a session."""
+        session.choose_next(self.object, self.step)
 
 
 class ReplacePrompt(AnyAction):
@@ -160,8 +172,8 @@ class Refine(AnyAction):
 
 
 Action = Annotated[
-    Look | AddPrompt | ReplacePrompt | DeletePrompt | Clear | AddObject | ChangeObject | DeleteObject | Select
-    | Undo | Redo | Refine | EditAction,
+    Look | AddPrompt | Choose | ReplacePrompt | DeletePrompt | Clear | AddObject | ChangeObject
+    | DeleteObject | Select | Undo | Redo | Refine | EditAction,
     Field(discriminator="do"),
 ]  # fmt: skip
 
@@ -248,6 +260,8 @@ def state_frame(workspace: Workspace, have: list[str], *, messages: list[str] | 
                 "mask": key,
                 "volume_ml": prediction.volume_ml if prediction is not None else 0.0,
                 "score": prediction.score if prediction is not None else 0.0,
+                "can_choose": can_choose(item.prompts),
+                "choice": session.choice(item.id),
                 "may_overlap": item.may_overlap,
                 "given_up_ml": session.subtracted_voxels(item.id) * session.volume.grid.voxel_volume_ml,
                 "locks": [{"axis": axis, "index": index} for axis, index in locked_slices(item)],

@@ -115,6 +115,36 @@ class Api:
 
         return self.change(request, add)
 
+    @staticmethod
+    def object_id(session: Session, object: str | None) -> str:
+        """Return the id of an object; without id, of the selected one."""
+        if object:
+            return session.get(object).id
+        if session.selected is None:
+            raise PromptError("There is no object yet; click first.")
+        return session.selected.id
+
+    def alternatives(self, object: str | None, request: gr.Request) -> list[dict[str, Any]]:
+        """Return number, volume, quality and state of the masks among which `/choose` chooses."""
+        workspace, opened = self.opened(request)
+        session = opened.session
+
+        def find() -> list[dict[str, Any]]:
+            with workspace.lock:
+                owner = self.object_id(session, object)
+                chosen = session.choice(owner)
+                return [
+                    {
+                        "number": mask.number,
+                        "volume_ml": mask.prediction.volume_ml,
+                        "score": mask.prediction.score,
+                        "shown": mask.shown if chosen is None else mask.number == chosen[0],
+                    }
+                    for mask in session.alternatives(owner)
+                ]
+
+        return self.service.work(workspace, find).result()
+
     def mask(self, request: gr.Request) -> dict[str, Any]:
         """Write the label map of all objects to a file; return Gradio's description of the file."""
         workspace, opened = self.opened(request)
@@ -163,6 +193,18 @@ def add_endpoints(api: Api) -> None:
         """Draw a box between two voxels (i, j, k) of the file, both inclusive."""
         return api.prompt(Box.model_validate({"lower": lower, "upper": upper}), object, request)
 
+    def alternatives(request: gr.Request, object: str | None = None) -> list[dict[str, Any]]:
+        """Return the masks that the only prompt of an object may mean, by size."""
+        return api.alternatives(object, request)
+
+    def choose(request: gr.Request, number: int, object: str | None = None) -> dict[str, Any]:
+        """Choose one of the alternatives by its number; a later click corrects it."""
+
+        def choose_number(session: Session) -> None:
+            session.choose(api.object_id(session, object), number)
+
+        return api.change(request, choose_number)
+
     def new_object(request: gr.Request, name: str | None = None, label: int | None = None) -> dict[str, Any]:
         """Add an object and select it; clicks without an object id now belong to it."""
 
@@ -187,7 +229,19 @@ def add_endpoints(api: Api) -> None:
         """Release the server's state for this script."""
         api.service.workspaces.end(api.workspace(request))
 
-    for endpoint in (open, list_files, click, box, new_object, undo, state, save_mask, close):
+    for endpoint in (
+        open,
+        list_files,
+        click,
+        box,
+        alternatives,
+        choose,
+        new_object,
+        undo,
+        state,
+        save_mask,
+        close,
+    ):
         gr.api(
             _with_error_sentences(endpoint),
             api_name=endpoint.__name__,

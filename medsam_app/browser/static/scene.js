@@ -305,7 +305,7 @@ export class Scene {
   goToPrompt(prompt) {
     const line = prompt.kind === "scribble" ? prompt.coordinates[prompt.coordinates.length >> 1] : prompt.coordinates;
     const ijk = line ?? prompt.lower?.map((low, a) => (low + prompt.upper[a]) / 2);
-    if (prompt.kind !== "mask") this.setCrosshair(this.geometry.nearest(this.geometry.toRas(ijk)));
+    if (ijk) this.setCrosshair(this.geometry.nearest(this.geometry.toRas(ijk)));
   }
 
   // ---- for scripts and tests ---------------------------------------------------------------------

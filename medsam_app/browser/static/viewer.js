@@ -77,6 +77,15 @@ export class Viewer extends Scene {
     }, "Segmenting");
   }
 
+  /** Choose the next larger (1) or smaller (-1) mask for the first prompt of the selected object. */
+  chooseMask(step) {
+    return this.act(() => {
+      const { selected } = this;
+      if (!selected?.can_choose) this.toasts.show("Other masks can be chosen right after the first click or box of an object.");
+      return selected?.can_choose ? { do: "choose", object: selected.id, step } : null;
+    }, "Segmenting");
+  }
+
   deletePromptAtHand() {
     if (this.hotPrompt !== null) return this.deletePrompt(this.hotPrompt);
     return this.act(() => {

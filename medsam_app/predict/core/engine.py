@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -15,9 +16,11 @@ from medsam_app.io.volume import Volume
 from medsam_app.predict.core import constraints
 from medsam_app.predict.core.prediction import PromptState
 from medsam_app.progress import Progress
-from medsam_app.prompts.types import UserPrompt, locates_object
+from medsam_app.prompts.types import MOST_ALTERNATIVES, Choice, UserPrompt, locates_object
 
 Prompts = tuple[UserPrompt, ...]
+#: A mask whose Dice with another one is at least this is no alternative to it.
+SAME = 0.8
 
 
 class Engine(Protocol):
@@ -55,6 +58,11 @@ class Engine(Protocol):
     ) -> tuple[Patch, tuple[int, ...]]:
         """Return a state's mask, with a finer outline where possible, and the indices of unmet prompts."""
 
+    def alternatives(
+        self, state: PromptState, prompts: Prompts, label: int | None = None
+    ) -> Sequence[PromptState]:
+        """Return other states for the first prompts, the best first; see `step` for the arguments."""
+
 
 def settled_state(
     before: PromptState | None,
@@ -73,7 +81,29 @@ def settled_state(
     return PromptState(roi, logits, detailed, patch, score, unmet, old.difference(patch))
 
 
-def first_step(prompts: Sequence[UserPrompt]) -> int:
+def distinct(shown: PromptState, others: Sequence[PromptState]) -> tuple[list[PromptState], int]:
+    """Return a state and those of others whose masks differ, by size, and the index of that state.
+
+    Args:
+        shown: the state that is always among them.
+        others: other states, the best first; those that resemble an earlier one are left out.
+    """
+    kept = [shown]
+    for state in others:
+        if len(kept) == MOST_ALTERNATIVES:
+            break
+        if state.patch.voxels and all(_overlap(state.patch, other.patch) < SAME for other in kept):
+            kept.append(replace(state, changed=shown.patch.difference(state.patch)))
+    kept.sort(key=lambda state: state.patch.voxels)
+    return kept, kept.index(shown)
+
+
+def _overlap(a: Patch, b: Patch) -> float:
+    """Return the Dice of two masks."""
+    return 2 * (a.voxels - a.without(b).voxels) / max(1, a.voxels + b.voxels)
+
+
+def first_step(prompts: Sequence[UserPrompt | Choice]) -> int:
     """Return the number of prompts up to and including the first that locates the object.
 
     Raises:

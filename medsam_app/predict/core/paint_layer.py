@@ -18,7 +18,16 @@ from medsam_app.grid.geometry import Grid
 from medsam_app.grid.masks import FULL_NEIGHBOURHOOD
 from medsam_app.grid.patch import Patch, box_slices, enclosing_box
 from medsam_app.predict.core.constraints import clicked_voxels
-from medsam_app.prompts.types import AnyPrompt, MaskPrompt, Paint, Point, Scribble, UserPrompt, locates_object
+from medsam_app.prompts.types import (
+    AnyPrompt,
+    Choice,
+    MaskPrompt,
+    Paint,
+    Point,
+    Scribble,
+    UserPrompt,
+    locates_object,
+)
 
 #: Reach of a click that clears paint: this many voxels, plus this many times the paint's depth at the click.
 CLEARED_VOXELS, CLEARED_DEPTHS = 2.0, 3.0
@@ -94,7 +103,7 @@ class Layer:
         self.values[part & (ndimage.distance_transform_edt(unclicked) <= reach)] = 0
 
 
-def prompts_for_model(prompts: Sequence[AnyPrompt], shape: Sequence[int]) -> tuple[UserPrompt, ...]:
+def prompts_for_model(prompts: Sequence[AnyPrompt], shape: Sequence[int]) -> tuple[UserPrompt | Choice, ...]:
     """Return the prompts for the model: all except paint.
 
     If only paint locates the object, the painted voxels become a mask prompt.

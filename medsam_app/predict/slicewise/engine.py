@@ -118,6 +118,12 @@ class SliceEngine:
         """Return the mask of a state unchanged: slices already have the volume's resolution."""
         return state.patch, state.unmet
 
+    def alternatives(
+        self, state: PromptState, prompts: Prompts, label: int | None = None
+    ) -> Sequence[PromptState]:
+        """Return nothing: each slice would have alternatives of its own."""
+        return ()
+
     def _from_mask(self, before: PromptState | None, prompts: Prompts, mask: MaskPrompt) -> PromptState:
         """Return the state of a mask prompt, unchanged by the model."""
         grid = self.volume.grid

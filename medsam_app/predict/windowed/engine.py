@@ -28,6 +28,7 @@ from medsam_app.predict.windowed.window_choice import (
     better_roi,
     first_roi,
     holds_points,
+    narrower_roi,
     roi_with_points,
     wider_roi,
 )
@@ -161,6 +162,35 @@ class WindowEngine:
             prompted = prompts_in_roi(state.roi, shifted, previous, None, self.model.device, learned)
             logits.append(self.model.decode(embedding, prompted).logits[0].float().cpu())
         return torch.cat(logits)
+
+    def alternatives(
+        self, state: PromptState, prompts: Prompts, label: int | None = None
+    ) -> Sequence[PromptState]:
+        """Return the candidates of the state's window and of other windows around the same prompts.
+
+        The other windows are the usual one of a first prompt, a wide one, and one narrower than that of the
+        state. There are none with a 3D box, which determines the window, or with a slow model.
+        """
+        grid, framing, model_prompts = self.volume.grid, self.framing, as_clicks(prompts)
+        rois: list[Roi | None] = [state.roi]
+        boxed = any(isinstance(p, Box) and p.slice_axis is None for p in prompts)
+        if framing.encodings > 1 and not framing.fixed_mm and not boxed:
+            usual = first_roi(model_prompts, grid, self.shape, framing)
+            rois += [usual, wider_roi(usual, grid, framing), narrower_roi(state.roi, grid, framing)]
+        learned = None if label is None else learned_prompt(self.model, label)
+        states = []
+        for roi in dict.fromkeys(roi for roi in rois if roi is not None):
+            encoded_prompts = prompts_in_roi(roi, model_prompts, None, None, self.model.device, learned)
+            candidates = self.model.decode(self._embed(roi), encoded_prompts)
+            scores = torch.nan_to_num(candidates.quality[0]).clamp(0, 1).tolist()
+            for values, score in zip(candidates.logits[0].float().cpu(), scores, strict=True):
+                logits = torch.nan_to_num(values, nan=constraints.EXCLUDED)
+                logits = constraints.keep_to_boxes(logits, roi, model_prompts)
+                logits = self._honoured(logits, roi, model_prompts)
+                patch = mask_from_logits(logits, roi)
+                found = settled_state(None, prompts, grid, roi, logits, patch, score, detailed=False)
+                states.append(replace(found, seen=patch))
+        return sorted(states, key=lambda found: -found.score)
 
     def _best_window(
         self,

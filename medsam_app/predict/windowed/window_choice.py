@@ -88,6 +88,16 @@ def wider_roi(roi: Roi, grid: Grid, framing: Framing) -> Roi | None:
     return Roi.centred(middle, (spacing,) * 3, roi.shape, grid.ras)
 
 
+def narrower_roi(roi: Roi, grid: Grid, framing: Framing) -> Roi | None:
+    """Return the window with the same centre and half the spacing, or None if the volume is not so fine."""
+    finest = framing.finest * float(grid.spacing.min())
+    spacing = max(min(roi.spacing) / 2, finest)
+    if spacing > min(roi.spacing) * 0.8:
+        return None
+    middle = np.asarray(roi.origin) + (np.asarray(roi.shape) - 1) / 2 * roi.step
+    return Roi.centred(middle, (spacing,) * 3, roi.shape, grid.ras)
+
+
 def holds_points(roi: Roi, prompts: Sequence[ModelPrompt], framing: Framing) -> bool:
     """Return whether every click lies well inside the window."""
     points = [p.coordinates for p in prompts if isinstance(p, Point)]

@@ -73,6 +73,25 @@ def test_the_code_in_the_page_runs(
 
 
 @pytest.mark.slow
+def test_another_mask_can_be_chosen(client: Any) -> None:
+    client.predict(path="scan.nii.gz", api_name="/open")
+    with pytest.raises(Exception, match="click first"):
+        client.predict(api_name="/alternatives")
+    shown = client.predict(i=24, j=22, k=12, api_name="/click")["objects"][0]
+    masks = client.predict(api_name="/alternatives")
+    assert [mask["number"] for mask in masks] == list(range(1, len(masks) + 1)) and len(masks) > 1
+    assert [mask["volume_ml"] for mask in masks if mask["shown"]] == [shown["volume_ml"]]
+    other = next(mask for mask in masks if not mask["shown"])
+    chosen = client.predict(number=other["number"], api_name="/choose")["objects"][0]
+    assert chosen["volume_ml"] == other["volume_ml"] and chosen["prompts"] == 2
+    masks = client.predict(api_name="/alternatives")
+    assert [mask["number"] for mask in masks if mask["shown"]] == [other["number"]]
+    with pytest.raises(Exception, match="numbered by size from 1; got 9"):
+        client.predict(number=9, api_name="/choose")
+    assert client.predict(api_name="/undo")["objects"][0]["volume_ml"] == shown["volume_ml"]
+
+
+@pytest.mark.slow
 def test_mistakes_are_sentences(client: Any, scan: Path, tmp_path: Path) -> None:
     def refused(endpoint: str, **arguments: Any) -> str:
         """Call an endpoint that must fail; return its error."""
