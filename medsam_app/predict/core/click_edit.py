@@ -5,6 +5,9 @@ A given mask, or the first few clicks, already determine the object. A later cli
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +22,10 @@ REACH_VOXELS = 2.0
 REACH_DEPTHS = 1.5
 #: Width in voxels of the window over which the effect of a click fades out beyond its reach.
 FADE = 2.0
+#: Reach within which a negative click removes voxels, after the first few prompts: in voxels of the window,
+#: plus a multiple of the click's depth in the mask (`benchmarks/corrections.py`).
+REMOVED_VOXELS = 4.0
+REMOVED_DEPTHS = 3.0
 #: A changed part of the mask belongs to a click within this distance, in voxels of the window.
 TOUCH = 2.0
 
@@ -26,8 +33,8 @@ TOUCH = 2.0
 def keep_to_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, *clicks: Point) -> torch.Tensor:
     """Return logits whose mask changes only in the connected part that contains the click.
 
-    A positive click only adds voxels, a negative one only removes them. Where both masks agree, their logits
-    are averaged, so that the outline becomes stable.
+    A positive click only adds voxels, a negative one only removes them, and only near it. Where both masks
+    agree, their logits are averaged, so that the outline becomes stable.
 
     Args:
         old, new: (X, Y, Z) logits on the window before and after the click.
@@ -40,7 +47,11 @@ def keep_to_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, *clicks: Point
     near = np.logical_or.reduce([(_distance(roi, click) <= TOUCH).numpy() for click in clicks])
     accepted = np.isin(parts, np.setdiff1d(parts[near], 0))
     unchanged = torch.where(torch.from_numpy(before == after), (old + new) / 2, old)
-    return torch.where(torch.from_numpy(accepted), new, unchanged)
+    edited = torch.where(torch.from_numpy(accepted), new, unchanged)
+    if clicks[0].positive:
+        return edited
+    share = _share_near(old <= 0, roi, clicks, voxels=REMOVED_VOXELS, depths=REMOVED_DEPTHS)
+    return old + share * (edited - old)
 
 
 def correct_near_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, *clicks: Point) -> torch.Tensor:
@@ -54,18 +65,30 @@ def correct_near_click(old: torch.Tensor, new: torch.Tensor, roi: Roi, *clicks: 
         roi: the window.
         clicks: the newest click, or the clicks of the newest scribble; all of one sign.
     """
-    distances = [_distance(roi, click) for click in clicks]
     correct = (old > 0) if clicks[0].positive else (old <= 0)
-    reaches = [
-        float(distance[correct].min()) if bool(correct.any()) else float("inf") for distance in distances
-    ]
-    shares = [
-        (REACH_VOXELS + REACH_DEPTHS * depth + FADE - distance) / FADE
-        for distance, depth in zip(distances, reaches, strict=True)
-    ]
-    share = torch.stack(shares).amax(dim=0).clamp(0, 1)
+    share = _share_near(correct, roi, clicks, voxels=REACH_VOXELS, depths=REACH_DEPTHS)
     corrected = old + share * (new - old)
     return torch.maximum(old, corrected) if clicks[0].positive else torch.minimum(old, corrected)
+
+
+def _share_near(
+    correct: torch.Tensor, roi: Roi, clicks: Sequence[Point], *, voxels: float, depths: float
+) -> torch.Tensor:
+    """Return (X, Y, Z) weights: 1 within the reach of a click, falling to 0 over `FADE` voxels beyond it.
+
+    Args:
+        correct: (X, Y, Z) voxels that need no correction.
+        roi: the window.
+        clicks: the clicks.
+        voxels: reach of a click in voxels of the window.
+        depths: additional reach, as a multiple of the distance from the click to the nearest correct voxel.
+    """
+    shares = []
+    for click in clicks:
+        distance = _distance(roi, click)
+        depth = float(distance[correct].min()) if bool(correct.any()) else math.inf
+        shares.append((voxels + depths * depth + FADE - distance) / FADE)
+    return torch.stack(shares).amax(dim=0).clamp(0, 1)
 
 
 def middle_of_mask(old: torch.Tensor, roi: Roi, negatives: list[Point]) -> NDArray[np.float64] | None:

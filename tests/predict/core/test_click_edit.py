@@ -68,6 +68,19 @@ def test_a_click_gets_only_the_change_it_is_in() -> None:
     assert torch.equal((removed > 0) != (old > 0), (new <= 0) & (old > 0))
 
 
+def test_a_negative_click_removes_only_near_it() -> None:
+    """The new mask loses everything; at the end of a thin branch, only the branch near the click goes."""
+    old = ball(8)
+    old[24:31, 15:18, 15:18] = 4.0
+    nothing = torch.full(SHAPE, -4.0)
+    edited = keep_to_click(old, nothing, ROI, Point(coordinates=(29, 16, 16), positive=False))
+    assert bool((edited[26:31, 15:18, 15:18] < 0).all())
+    assert torch.equal(edited[:18] > 0, old[:18] > 0)
+    # A click deep inside the mask says that all of it is wrong.
+    edited = keep_to_click(old, nothing, ROI, Point(coordinates=(16, 16, 16), positive=False))
+    assert not bool((edited > 0).any())
+
+
 def test_logits_settle_where_masks_agree() -> None:
     """The outline lies between the old and the new one, away from the click."""
     old, new = ball(5), ball(7) / 2
