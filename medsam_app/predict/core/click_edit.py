@@ -24,7 +24,7 @@ REACH_DEPTHS = 1.5
 FADE = 2.0
 #: Reach within which a negative click removes voxels, after the first few prompts: in voxels of the window,
 #: plus a multiple of the click's depth in the mask (`benchmarks/corrections.py`).
-REMOVED_VOXELS = 4.0
+REMOVED_VOXELS = 2.0
 REMOVED_DEPTHS = 3.0
 #: A changed part of the mask belongs to a click within this distance, in voxels of the window.
 TOUCH = 2.0
