@@ -1,6 +1,6 @@
 """Draw the best, the median and the worst objects after one, three and five clicks.
 
-    medsam-app evaluate FOLDER --clicks 10 --csv SCORES
+    medsam-app evaluate FOLDER --clicks 10 --no-refine --csv SCORES
     python docs/make_contact_sheet.py FOLDER SCORES
 
 Draws two objects per rank, chosen by their Dice after five clicks, from different cases. The ground truth is

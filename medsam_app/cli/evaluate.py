@@ -92,9 +92,17 @@ def evaluate(
         int | None,
         typer.Option(help="At most so many cases a dataset, evenly spread.", show_default=False),
     ] = None,
+    per_case: Annotated[
+        int | None,
+        typer.Option(help="At most so many objects a case, evenly spread by size.", show_default=False),
+    ] = None,
     refine: Annotated[
-        bool, typer.Option("--refine", help="Draw the outlines of large objects finely; seconds a click.")
-    ] = False,
+        bool,
+        typer.Option(
+            "--refine/--no-refine",
+            help="Draw the outlines of large objects finely, as 'medsam-app segment' does; seconds a click.",
+        ),
+    ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of boxes, intervals and untrained weights.")] = 0,
     csv: Annotated[
         Path | None, typer.Option(help="Table of every score to write.", show_default=False)
@@ -132,6 +140,7 @@ def evaluate(
         split=split,
         datasets=tuple(datasets or ()),
         most_cases=most_cases,
+        per_case=per_case,
         labels=tuple(labels or ()),
         clicks=_clicks(clicks),
         targets=tuple(sorted(set(targets))) if targets else TARGETS,

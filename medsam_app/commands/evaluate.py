@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,17 +59,38 @@ def evaluate(path: Path, options: EvaluateOptions, files: OutputFiles) -> int:
 
             check_matplotlib()
         from medsam_app.evaluate.gallery import Gallery
+        from medsam_app.evaluate.partial import ENDING, PartialResults
         from medsam_app.evaluate.run import run_evaluation
 
     gallery = None if files.report is None else Gallery()
+    targets = list(files.named().values())
+    partial: PartialResults | None = None
+
+    def open_partial(settings: Mapping[str, Any]) -> PartialResults:
+        nonlocal partial
+        path = targets[0].with_name(targets[0].name + ENDING)
+        partial = PartialResults(path, settings, overwrite=files.overwrite)
+        return partial
+
     with progress_bar("Loading the model") as (progress, tell):
 
         def skip(case: Skipped) -> None:
             tell(f"Skipped {case.dataset}, {case.case}: {case.error}")
 
-        evaluation = run_evaluation(
-            dataset, options, progress=progress, tell=tell, skip=skip, gallery=gallery
-        )
+        try:
+            evaluation = run_evaluation(
+                dataset,
+                options,
+                progress=progress,
+                tell=tell,
+                skip=skip,
+                gallery=gallery,
+                partial=open_partial if targets else None,
+            )
+        except KeyboardInterrupt:
+            if partial is not None:
+                tell(f"The measured cases are in {partial.path}; the same command goes on from there.")
+            raise
     # Write files first: a pipe that closes early must not lose the measurement.
     if files.csv is not None:
         write_scores(evaluation.scores, files.csv)
@@ -79,6 +101,8 @@ def evaluate(path: Path, options: EvaluateOptions, files: OutputFiles) -> int:
             from medsam_app.evaluate.report import write_report
 
             write_report(evaluation, files.report, gallery=gallery)
+    if partial is not None:
+        partial.remove()
     console = table_console()
     for sheet in sheets(evaluation):
         print_sheet(sheet, console)

@@ -73,6 +73,7 @@ def report_gain(
             nets=nets,
             device=device,
             most_cases=MOST_CASES,
+            refine=False,  # measure windows as they were trained
             seed=plan.seed,
             progress=progress,
             gallery=gallery,

@@ -46,6 +46,7 @@ class ClickPlan:
             objects.
         tolerance: in mm, see `surface_distances`.
         labels: names or values of the labels to measure; empty for all.
+        per_case: maximum number of objects per case, evenly spread by size; None for all.
     """
 
     clicks: int = 10
@@ -54,6 +55,7 @@ class ClickPlan:
     seed: int = 0
     tolerance: float | None = None
     labels: tuple[str, ...] = ()
+    per_case: int | None = None
 
     def includes(self, value: int, name: str) -> bool:
         """Return whether a label is measured."""
@@ -153,6 +155,10 @@ def evaluate_case(
     values = [value for value in counts if value > 0 and plan.includes(value, names.get(value, ""))]
     objects = [value for value in values if counts[value] >= MIN_VOXELS]
     scores = CaseScores(small=len(values) - len(objects))
+    if plan.per_case is not None and len(objects) > plan.per_case:
+        by_size = sorted(objects, key=lambda value: (counts[value], value))
+        places = np.linspace(0, len(objects) - 1, plan.per_case).round().astype(int)
+        objects = sorted(by_size[place] for place in places)
     methods.set_volume(volume)
     if gallery is not None and objects:
         gallery.begin(volume, np.where(np.isin(label_map, objects), label_map, 0))

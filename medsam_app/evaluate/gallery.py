@@ -5,10 +5,12 @@ The best and the worst case are only known at the end, so one compressed slice o
 
 from __future__ import annotations
 
+import base64
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +116,18 @@ class Gallery:
             masks=np.array([mask[box] for _, mask in case.masks], dtype=bool),
         )
         self._packed[key] = stored.getvalue(), [name for name, _ in case.masks], case.cut.spacing
+
+    def stored(self, key: CaseKey) -> dict[str, Any] | None:
+        """Return the picture of a case as JSON values for `restore`; None if it has none."""
+        if key not in self._packed:
+            return None
+        data, names, spacing = self._packed[key]
+        return {"data": base64.b64encode(data).decode(), "names": names, "spacing": spacing}
+
+    def restore(self, key: CaseKey, picture: Mapping[str, Any]) -> None:
+        """Add a picture that `stored` returned."""
+        row, column = picture["spacing"]
+        self._packed[key] = base64.b64decode(picture["data"]), list(picture["names"]), (row, column)
 
     def __contains__(self, key: CaseKey) -> bool:
         return key in self._packed

@@ -33,7 +33,9 @@ class EvaluateOptions:
             start with a click.
         distances: whether surface Dice and HD95 are measured after the clicks that are shown.
         tolerance: tolerance of the surface Dice in mm; None for the largest voxel side of each volume.
-        refine: draw the outlines of large objects in tiles; takes seconds per click.
+        per_case: maximum number of objects per case, evenly spread by size; None for all.
+        refine: draw the outlines of large objects in tiles, as `medsam-app segment` does; takes seconds per
+            click.
         seed: seed of boxes, resampling and fresh weights.
 
     Raises:
@@ -55,7 +57,8 @@ class EvaluateOptions:
     first: str = "click"
     distances: bool = True
     tolerance: float | None = None
-    refine: bool = False
+    per_case: int | None = None
+    refine: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -79,6 +82,8 @@ class EvaluateOptions:
         fewest = self.clicks if isinstance(self.clicks, int) else min(self.clicks, default=0)
         if fewest < 1:
             raise SettingsError(f"At least one click an object is needed; got {fewest}.")
+        if self.per_case is not None and self.per_case < 1:
+            raise SettingsError(f"At least one object per case is needed; got {self.per_case}.")
         for target in self.targets:
             if not 0 < target <= 1:
                 raise SettingsError(f"A target is a Dice above 0 and up to 1, such as 0.85; got {target:g}.")

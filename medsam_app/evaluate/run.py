@@ -10,10 +10,12 @@ replace the first click.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from medsam_app._version import __version__
 from medsam_app.datasets.cases import Case
 from medsam_app.datasets.find import find_cases
 from medsam_app.datasets.gathering import Dataset
@@ -24,9 +26,11 @@ from medsam_app.evaluate.comparison import Comparison, compare
 from medsam_app.evaluate.gallery import Gallery
 from medsam_app.evaluate.methods import load_methods
 from medsam_app.evaluate.options import EvaluateOptions
+from medsam_app.evaluate.partial import PartialResults, state_of_files
 from medsam_app.evaluate.protocols import Methods
 from medsam_app.evaluate.summary import TARGETS, Summary, summarise
 from medsam_app.measure.scores import MIN_VOXELS, FalseLabel, Score
+from medsam_app.models.download import sha256_of
 from medsam_app.models.table import DEFAULT_MODEL
 from medsam_app.predict.model_choice import ModelChoice
 from medsam_app.progress import Progress
@@ -41,7 +45,8 @@ class Evaluation:
     Attributes:
         folder, layout: path of the dataset, and its detected layout.
         split: the measured split, empty for all.
-        datasets, labels, first, seed, refine, most_cases, targets, tolerance: as in `EvaluateOptions`.
+        datasets, labels, first, seed, refine, most_cases, per_case, targets, tolerance: as in
+            `EvaluateOptions`.
         clicks, shown: number of clicks made, and numbers of clicks after which means are given.
         distances: whether surface distances were measured.
         model: name of the model.
@@ -69,6 +74,7 @@ class Evaluation:
     seed: int
     refine: bool
     most_cases: int | None
+    per_case: int | None
     model: str
     weights_sha256: str
     adapter: str
@@ -96,10 +102,11 @@ def evaluate_folder(  # noqa: PLR0913 - public, by keyword
     adapter: Path | None = None,
     base: bool = False,
     device: str = "auto",
-    refine: bool = False,
+    refine: bool = True,
     baselines: Sequence[str] = (),
     nets: Sequence[Path] = (),
     most_cases: int | None = None,
+    per_case: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
@@ -120,10 +127,12 @@ def evaluate_folder(  # noqa: PLR0913 - public, by keyword
         tolerance: tolerance of the surface Dice in mm; None for the largest voxel side of each volume.
         model, weights, adapter, device: as for `VolumePredictor`.
         base: whether to measure the model without its adapter as well, and the difference.
-        refine: draw the outlines of large objects in tiles; takes seconds per click.
+        refine: draw the outlines of large objects in tiles, as `medsam-app segment` does; takes seconds per
+            click.
         baselines: names in `medsam_app.evaluate.classical.BASELINES`.
         nets: network files written by `medsam-app finetune --baseline`.
         most_cases: maximum number of cases per dataset, evenly spread.
+        per_case: maximum number of objects per case, evenly spread by size; None for all.
         seed: seed of boxes, resampling and fresh weights.
         progress: called with a sentence and the fraction done.
         tell: called with sentences about the selected cases before the measurement starts.
@@ -144,6 +153,7 @@ def evaluate_folder(  # noqa: PLR0913 - public, by keyword
         split=split,
         datasets=tuple(datasets),
         most_cases=most_cases,
+        per_case=per_case,
         labels=tuple(labels),
         clicks=clicks if isinstance(clicks, int) else tuple(clicks),
         targets=tuple(targets),
@@ -164,8 +174,15 @@ def run_evaluation(
     tell: Callable[[str], None] | None = None,
     skip: Callable[[Skipped], None] | None = None,
     gallery: Gallery | None = None,
+    partial: Callable[[Mapping[str, Any]], PartialResults] | None = None,
 ) -> Evaluation:
-    """Run `evaluate_folder` with checked options."""
+    """Run `evaluate_folder` with checked options.
+
+    Args:
+        dataset, options, progress, tell, skip, gallery: as for `evaluate_folder`.
+        partial: opens the results of an interrupted run with these settings; each case is added to them. None
+            to keep results in memory only.
+    """
     dataset = dataset if isinstance(dataset, Dataset) else find_cases(dataset)
     selection = select_cases(dataset, split=options.split, datasets=options.datasets, most=options.most_cases)
     check_labels(options.labels, selection.cases)
@@ -181,8 +198,14 @@ def run_evaluation(
         seed=seed,
         tolerance=options.tolerance,
         labels=options.labels,
+        per_case=options.per_case,
     )
-    measured, skipped = _measure(selection, methods, plan, progress=progress, skip=skip, gallery=gallery)
+    results = None if partial is None else partial(_determining(options, methods))
+    if results is not None and results.resumed and tell is not None:
+        tell(f"{results.path.name} already holds {results.resumed} measured cases.")
+    measured, skipped = _measure(
+        selection, methods, plan, progress=progress, skip=skip, gallery=gallery, results=results
+    )
     scores = measured.scores
     return Evaluation(
         folder=str(dataset.path),
@@ -199,6 +222,7 @@ def run_evaluation(
         seed=seed,
         refine=options.refine,
         most_cases=options.most_cases,
+        per_case=options.per_case,
         model=options.model.name,
         weights_sha256=methods.weights_sha256,
         adapter=methods.adapter,
@@ -211,6 +235,28 @@ def run_evaluation(
     )
 
 
+def _determining(options: EvaluateOptions, methods: Methods) -> dict[str, Any]:
+    """Return the settings that determine the scores of a case, as JSON values."""
+    adapter = options.model.adapter
+    return {
+        "version": __version__,
+        "model": options.model.name,
+        "weights": methods.weights_sha256,
+        "adapter": None if adapter is None else sha256_of(adapter),
+        "base": options.base,
+        "baselines": options.baselines,
+        "nets": [sha256_of(net) for net in options.nets],
+        "labels": options.labels,
+        "per case": options.per_case,
+        "clicks": options.shown,
+        "first": options.first,
+        "distances": options.distances,
+        "tolerance": options.tolerance,
+        "refine": options.refine,
+        "seed": options.seed,
+    }
+
+
 def _measure(
     selection: SelectedCases,
     methods: Methods,
@@ -219,8 +265,9 @@ def _measure(
     progress: Progress | None,
     skip: Callable[[Skipped], None] | None,
     gallery: Gallery | None,
+    results: PartialResults | None,
 ) -> tuple[CaseScores, list[Skipped]]:
-    """Measure all cases; return their scores and the skipped cases."""
+    """Measure all cases that have no results yet; return the scores of all, and the skipped cases."""
     total, skipped = CaseScores(), []
 
     def leave_out(case: Skipped) -> None:
@@ -236,21 +283,29 @@ def _measure(
             progress, case, number / len(selection.cases), 1 / len(selection.cases)
         )
         case_progress("reading", 0.0)
-        try:
-            volume, label_map = case.load()
-        except MedsamError as error:
-            leave_out(Skipped(case.dataset, case.case, str(error)))
-            continue
+        key = (case.dataset, case.modality, case.case)
+        files = "" if results is None else state_of_files(case.image, *case.channels, case.label)
+        case_scores = None if results is None else results.take(key, files, gallery)
+        if case_scores is None:
+            try:
+                volume, label_map = case.load()
+            except MedsamError as error:
+                leave_out(Skipped(case.dataset, case.case, str(error)))
+                continue
+            case_scores = evaluate_case(
+                methods,
+                volume,
+                label_map,
+                plan=plan,
+                about=CaseInfo(
+                    dataset=case.dataset, modality=case.modality, case=case.case, names=case.names
+                ),
+                progress=case_progress,
+                gallery=gallery,
+            )
+            if results is not None:
+                results.add(key, files, case_scores, gallery)
         count += 1
-        case_scores = evaluate_case(
-            methods,
-            volume,
-            label_map,
-            plan=plan,
-            about=CaseInfo(dataset=case.dataset, modality=case.modality, case=case.case, names=case.names),
-            progress=case_progress,
-            gallery=gallery,
-        )
         total.scores += case_scores.scores
         total.small += case_scores.small
         total.false += case_scores.false

@@ -54,6 +54,9 @@ def remarks(evaluation: Evaluation) -> list[str]:
         f"{_object_count(evaluation)} objects; {evaluation.small} under {MIN_VOXELS} voxels were left out. "
         "In brackets: 95 % intervals, from resampled cases."
     ]
+    outlines = "refined, as by 'medsam-app segment'" if evaluation.refine else "not refined"
+    limit = f" At most {evaluation.per_case} objects per case." if evaluation.per_case else ""
+    sentences.append(f"Outlines of large objects: {outlines}.{limit}")
     if evaluation.distances:
         undefined = [_undefined_text(summary) for summary in evaluation.summaries if _undefined_text(summary)]
         if undefined:
