@@ -84,6 +84,7 @@ def measured(gallery: Gallery, count: int = 4) -> Evaluation:
         seed=0,
         refine=False,
         most_cases=None,
+        per_case=None,
         model="exact",
         weights_sha256="0" * 64,
         adapter="",
