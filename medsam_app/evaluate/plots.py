@@ -15,6 +15,7 @@ import numpy as np
 from medsam_app.errors import SettingsError
 from medsam_app.evaluate.bootstrap import Mean, draw, generator
 from medsam_app.evaluate.gallery import Picture, case_dice
+from medsam_app.evaluate.reliability import Reliability
 from medsam_app.evaluate.summary import case_of, objects_by_method
 from medsam_app.evaluate.tables import count_name
 from medsam_app.measure.scores import Score
@@ -59,6 +60,23 @@ def curves(scores: Sequence[Score], *, first: str, seed: int) -> bytes:
     if most:
         axes.set_xticks(range(0 if first == "found" else 1, most + 1))
         axes.set_xlabel("prompts: a box, then clicks" if first == "box" else "clicks")
+    _plain(axes)
+    _legend(axes)
+    return _png(figure)
+
+
+def reliability_curves(found: Mapping[str, Reliability]) -> bytes:
+    """Draw the mean Dice by predicted quality, one line per method; larger dots stand for more masks."""
+    figure = _figure(4.2, 4.0)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
+    for number, (method, curve) in enumerate(found.items()):
+        most = max(one.masks for one in curve.bins)
+        x, y = ([getattr(one, name) for one in curve.bins] for name in ("predicted", "dice"))
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(x, y, color=colour, linewidth=1.4, label=f"{method} (error {curve.error:.3f})")
+        axes.scatter(x, y, s=[6 + 60 * one.masks / most for one in curve.bins], color=colour)
+    axes.set(xlabel="predicted quality", ylabel="mean Dice", xlim=(0, 1), ylim=(0, 1))
     _plain(axes)
     _legend(axes)
     return _png(figure)

@@ -80,6 +80,7 @@ def write_report(
             f'<h2>{escape(name)}</h2>\n{_image(png, description)}\n<p class="note">{escape(description)}</p>'
             for name, png, description in figures
         ),
+        *_reliability(evaluation),
         *_pictures(evaluation, gallery),
         "<h2>Tables</h2>",
         *(_table(sheet) for sheet in sheets(evaluation)),
@@ -89,6 +90,16 @@ def write_report(
         _settings(evaluation),
     ]
     save_whole(path, page(title, "\n".join(parts), style=_STYLE))
+
+
+def _reliability(evaluation: Evaluation) -> list[str]:
+    """Return the curve of predicted quality and Dice, if any method predicts a quality."""
+    found = {one.method: one.reliability for one in evaluation.summaries if one.reliability is not None}
+    if not found:
+        return []
+    description = "Mean Dice of masks by the quality that the method predicts for them."
+    note = f'<p class="note">{description} Dotted: a prediction that is right on average.</p>'
+    return ["<h2>Predicted quality</h2>", _image(plots.reliability_curves(found), description), note]
 
 
 def _pictures(evaluation: Evaluation, gallery: Gallery) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medsam_app.evaluate.bootstrap import Mean, ResampledMeans, draw, generator, interval
+from medsam_app.evaluate.reliability import Reliability, reliability
 from medsam_app.measure.scores import FalseLabel, Score
 
 #: Numbers of clicks after which means are given.
@@ -88,6 +89,7 @@ class Summary:
         spoilt: number of objects that end `SPOILT` or more below their best Dice.
         worst: the spoilt object with the largest loss.
         false_labels: number of labels found in cases that do not have them.
+        reliability: how far the predicted quality is from the Dice; None if the method predicts none.
     """
 
     method: str
@@ -100,6 +102,7 @@ class Summary:
     spoilt: int
     worst: Spoilt | None
     false_labels: int = 0
+    reliability: Reliability | None = None
 
     def group(self, kind: str, name: str | None = None) -> Group | None:
         """Return the first group of a kind, or the one with a name; None if there is no such group."""
@@ -194,6 +197,7 @@ def _summary(
         spoilt=spoilt,
         worst=_spoilt(objects[worst], dice[worst]) if spoilt else None,
         false_labels=false_labels,
+        reliability=reliability([score for rows in objects for score in rows]),
     )
 
 

@@ -66,6 +66,11 @@ def remarks(evaluation: Evaluation) -> list[str]:
     for summary in evaluation.summaries:
         if summary.clicks > 1:
             sentences.append(_harm_sentence(summary))
+        if (found := summary.reliability) is not None:
+            sentences.append(
+                f"{summary.method}: mean predicted quality {found.predicted:.2f}, Dice {found.dice:.2f}; "
+                f"expected calibration error {found.error:.3f}."
+            )
         if summary.clicks == 0:
             sentences.append(
                 f"{summary.method}: {summary.false_labels} labels found in cases that have none of them."
