@@ -295,13 +295,15 @@ def _list_alternatives(session: Session, session_object: SegmentedObject) -> Non
     """Print the masks that the first prompt may mean, if another one can be chosen cheaply."""
     from medsam_app.prompts.types import can_choose
 
-    if not can_choose(session_object.prompts) or not session.offers_quickly:
+    chosen = session.choice(session_object.id) is not None
+    if chosen or not can_choose(session_object.prompts) or not session.offers_quickly:
         return
     with step("Looking for other masks"):
         masks = session.alternatives(session_object.id)
     if len(masks) > 1:
         listed = (
-            f"{mask.number}: {mask.prediction.volume_ml:.2f} ml (quality {mask.prediction.score:.2f})"
+            f"{mask.number}: {mask.prediction.volume_ml:.2f} ml (quality {mask.prediction.score:.2f}"
+            f"{', this one' if mask.shown else ''})"
             for mask in masks
         )
         note(f"Other masks for this prompt by --alternative N: {', '.join(listed)}.")

@@ -76,7 +76,7 @@ class Session(ObjectEditor):
         #: By object id: mask key and mask, before other objects are subtracted.
         self._predictions: dict[str, tuple[_MaskKey, MaskPrediction]] = {}
         #: Number of masks that are offered for first prompts.
-        self._offers: dict[tuple[AnyPrompt, ...], int] = {}
+        self._offers: dict[Hashable, int] = {}
         #: By object id: its mask, the masks of objects with priority, and the difference.
         self._differences: dict[str, tuple[MaskPrediction, list[MaskPrediction], MaskPrediction]] = {}
 
@@ -181,8 +181,13 @@ class Session(ObjectEditor):
         if self.predictor is None or not can_choose(target.prompts):
             return ()
         masks = self.predictor.alternatives(target.prompts, label=self._learned_label(target))
-        self._offers[tuple(p for p in target.prompts if not isinstance(p, Choice))] = len(masks)
+        first_prompts = tuple(p for p in target.prompts if not isinstance(p, Choice))
+        self._offers[self._offer_key(target, first_prompts)] = len(masks)
         return masks
+
+    def _offer_key(self, target: SegmentedObject, first_prompts: tuple[AnyPrompt, ...]) -> Hashable:
+        adapter = "" if self.predictor is None else self.predictor.model.adapter_sha256
+        return first_prompts, self._learned_label(target), adapter
 
     @property
     def offers_quickly(self) -> bool:
@@ -194,7 +199,7 @@ class Session(ObjectEditor):
         target = self.get(object_id)
         for number, prompt in enumerate(target.prompts):
             if isinstance(prompt, Choice):
-                return prompt.number, self._offers.get(target.prompts[:number])
+                return prompt.number, self._offers.get(self._offer_key(target, target.prompts[:number]))
         return None
 
     def choose_next(self, object_id: str, step: int) -> SegmentedObject:

@@ -143,7 +143,9 @@ def test_another_mask_by_its_number(phantom, tmp_path, capsys):
     point = ("--point", text(middle(masks["right kidney"])), "--device", "cpu", "--no-refine")
     assert run("segment", path, *point, "-o", tmp_path / "shown.nii.gz") == 0
     shown = capsys.readouterr()
-    listed = re.findall(r"(\d): ([\d.]+) ml \(quality ([\d.]+)\)", shown.err)
+    listed = re.findall(r"(\d): ([\d.]+) ml \(quality ([\d.]+)(?:, this one)?\)", shown.err)
+    (saved,) = re.findall(r"([\d.]+) ml \(quality [\d.]+, this one\)", shown.err)
+    assert f"{saved} ml, predicted quality" in shown.out
     assert [number for number, _, _ in listed] == [str(n) for n in range(1, len(listed) + 1)]
     assert len(listed) > 1 and "--alternative N" in shown.err
     for number, ml, quality in (listed[0], listed[-1]):
