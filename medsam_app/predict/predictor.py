@@ -36,6 +36,7 @@ from medsam_app.models.sam3d import Sam3D
 from medsam_app.models.slices.sam2d import SliceSegmenter
 from medsam_app.predict.core.constraints import unmet_prompts
 from medsam_app.predict.core.engine import Engine, distinct, first_step
+from medsam_app.predict.core.expected_dice import CALIBRATIONS
 from medsam_app.predict.core.feature_cache import BytesCache, EmbeddingCache
 from medsam_app.predict.core.paint_layer import Layer, prompts_for_model
 from medsam_app.predict.core.prediction import LabelMap, MaskPrediction, PackedState, PromptState
@@ -46,6 +47,7 @@ from medsam_app.predict.windowed.window_choice import Framing
 from medsam_app.progress import Progress
 from medsam_app.prompts.types import (
     AnyPrompt,
+    Box,
     Choice,
     MaskPrompt,
     Paint,
@@ -257,7 +259,16 @@ class VolumePredictor:
             if any(isinstance(prompt, Paint | Choice) for prompt in prompts):
                 patch = Layer(prompts, grid.shape).over(patch)
                 unmet = unmet_prompts(patch, prompts, grid.shape)
-            return _prediction(state, grid, patch, unmet, engine.encoded - encoded_before, start_time)
+            score = self._expected_dice(state, without_choices(model_prompts))
+            return _prediction(state, score, grid, patch, unmet, engine.encoded - encoded_before, start_time)
+
+    def _expected_dice(self, state: PromptState, prompts: Sequence[UserPrompt]) -> float:
+        """Return the expected Dice of a state, or its predicted quality if the model is not calibrated."""
+        calibration = CALIBRATIONS.get(self.model.model_id)
+        if calibration is None or self.model.adapter_sha256 or isinstance(prompts[-1], MaskPrompt):
+            return state.score
+        box = any(isinstance(prompt, Box) for prompt in prompts)
+        return calibration.expected(state.score, prompts=len(prompts), agreement=state.agreement, box=box)
 
     def alternatives(
         self, prompts: Sequence[AnyPrompt], *, label: int | None = None
@@ -290,14 +301,13 @@ class VolumePredictor:
             state = self._state((self.model.adapter_sha256, label, model_prompts))
             assert state is not None  # it was cached last
             states, shown = self._offered(engine, state, without_choices(model_prompts), label)
-            return tuple(
-                Alternative(
-                    number,
-                    _prediction(one, grid, one.patch, one.unmet, engine.encoded - encoded_before, start_time),
-                    number == shown + 1,
-                )
-                for number, one in enumerate(states, start=1)
-            )
+            encoded = engine.encoded - encoded_before
+            alternatives = []
+            for number, one in enumerate(states, start=1):
+                score = self._expected_dice(one, without_choices(model_prompts))
+                found = _prediction(one, score, grid, one.patch, one.unmet, encoded, start_time)
+                alternatives.append(Alternative(number, found, number == shown + 1))
+            return tuple(alternatives)
 
     def _offered(
         self, engine: Engine, state: PromptState, prompts: tuple[UserPrompt, ...], label: int | None
@@ -404,6 +414,7 @@ class VolumePredictor:
 
 def _prediction(
     state: PromptState,
+    score: float,
     grid: Grid,
     patch: Patch,
     unmet: tuple[int, ...],
@@ -414,7 +425,7 @@ def _prediction(
     return MaskPrediction(
         grid=grid,
         patch=patch,
-        score=state.score,
+        score=score,
         unmet=unmet,
         changed_box=state.changed,
         roi=state.roi,

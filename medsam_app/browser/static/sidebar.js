@@ -147,7 +147,12 @@ export class Sidebar {
   }
 }
 
+/** Expected Dice below which a mask is called unsure. */
+const UNSURE = 0.6;
+
 function scoreBar(score) {
   const percent = Math.round(100 * score);
-  return h("span.score", { title: "Quality that the model predicts for its own mask" }, h("span.bar", {}, h("i", { style: { width: `${percent}%` } })), h("span", { text: `${percent}%` }));
+  const unsure = score < UNSURE;
+  const title = `Expected overlap (Dice) with the right mask: ${percent}%${unsure ? ". Look at it closely; click where it is wrong" : ""}`;
+  return h(`span.score${unsure ? ".unsure" : ""}`, { title }, h("span.bar", {}, h("i", { style: { width: `${percent}%` } })), h("span", { text: unsure ? `${percent}% unsure` : `${percent}%` }));
 }

@@ -78,7 +78,8 @@ def settled_state(
     """Return the state of a mask on the volume's grid after clicks and boxes are enforced."""
     patch, unmet = constraints.settle(patch, prompts, grid.shape)
     old = Patch.empty() if before is None else before.patch
-    return PromptState(roi, logits, detailed, patch, score, unmet, old.difference(patch))
+    agreement = None if before is None else _overlap(old, patch)
+    return PromptState(roi, logits, detailed, patch, score, unmet, old.difference(patch), agreement=agreement)
 
 
 def distinct(shown: PromptState, others: Sequence[PromptState]) -> tuple[list[PromptState], int]:

@@ -21,7 +21,7 @@ class MaskPrediction:
     Attributes:
         grid: the volume's grid.
         patch: the mask within a box.
-        score: predicted quality in [0, 1].
+        score: expected Dice in [0, 1]; for models that are not calibrated, the quality they predict.
         unmet: indices of the prompts that the mask does not honour.
         changed_box: start and stop (excluded) of the voxels that differ from the mask before the last
             prompt; None if nothing changed. Changes by tiles are not included: they may alter the outline
@@ -120,6 +120,7 @@ class PromptState:
         detailed: whether the patch has more detail than the logits (a mask prompt, tiles).
         patch, score, unmet, changed: as in `MaskPrediction`.
         seen: the mask from the logits alone; None if it was not needed.
+        agreement: Dice with the mask before the last prompt; None for a first prompt.
     """
 
     roi: Roi
@@ -130,6 +131,7 @@ class PromptState:
     unmet: tuple[int, ...]
     changed: Corners | None
     seen: Patch | None = None
+    agreement: float | None = None
 
 
 class PackedState:
