@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=5, help="objects of a dataset")
     parser.add_argument("--model", default=DEFAULT_MODEL)
     options = parser.parse_args()
-    in_use = CALIBRATIONS.pop(options.model, None)  # so that the predicted quality is returned as it is
+    in_use = CALIBRATIONS.pop(options.model, None)  # so that the predicted quality is returned unchanged
     model = VolumePredictor(options.model, refine=False, cache=EmbeddingCache(1 << 29))
     rows, datasets = [], []
     for dataset, volume, truth in objects(options.folder, options.split, options.most):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-#: Predicted qualities closer to 0 and 1 than this are not told apart.
+#: Predicted qualities closer to 0 and 1 than this are treated alike.
 _EDGE = 0.01
 
 
@@ -65,7 +65,7 @@ def features(
     )
 
 
-#: By name of the model; other models, and models with an adapter, show the predicted quality as it is.
+#: By name of the model; other models, and models with an adapter, show the predicted quality unchanged.
 CALIBRATIONS: dict[str, Calibration] = {
     "sam3d_tiny": Calibration(
         constant=0.08, quality=1.21, prompts=0.30, again=-0.85, agreement=0.65, box=-0.21
