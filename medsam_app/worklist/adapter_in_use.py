@@ -22,7 +22,7 @@ from medsam_app.errors import MedsamError, SaveError
 from medsam_app.io.headers import find_format, inspect
 from medsam_app.worklist.case_session import accepted_files, chosen_part
 from medsam_app.worklist.store import Worklist
-from medsam_app.worklist.teaching_job import Example
+from medsam_app.worklist.teaching_state import Example
 
 ADAPTERS, IN_USE = "adapters", "in_use.json"
 #: Folder of a teaching run; hidden, because its parent folder is scanned for volumes.

@@ -17,76 +17,32 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock, Thread
-from typing import Any, Literal
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from medsam_app.atomic import write_whole
 from medsam_app.datasets.gathering import NAMES_FILE
 from medsam_app.errors import SettingsError
+from medsam_app.worklist.teaching_state import (
+    CLICKS,
+    TARGET,
+    Example,
+    Stage,
+    TeachingState,
+    clicks_of,
+)
 
-Stage = Literal["teaching", "measuring", "offered", "no better", "failed", "cancelled", "interrupted"]
 #: Smallest number of accepted cases to train on.
 FEWEST = 4
 #: One case in this many is held out, starting with the second.
 HELD_OUT_EVERY = 4
-#: Number of clicks per object in the evaluation, and the Dice up to which they are counted.
-CLICKS, TARGET = 5, 0.85
 JOB, LOG = "job.json", "log.txt"
 _RUNNING = ("teaching", "measuring")
 INTERRUPTED = "Teaching was interrupted when the server stopped; it can go on from there."
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """Accepted case: its name, image and label map."""
-
-    case: str
-    image: Path
-    label: Path
-
-
-class Clicks(BaseModel):
-    """Number of clicks to a Dice of `TARGET` on the held-out cases.
-
-    Attributes:
-        mean: mean over the objects; an object that does not reach the target counts as `CLICKS` + 1.
-        never: fraction of objects that do not reach the target.
-    """
-
-    model_config = ConfigDict(frozen=True)
-    mean: float
-    never: float
-
-
-class TeachingState(BaseModel):
-    """State of a teaching run, as stored in its folder.
-
-    Attributes:
-        stage: progress or result of the run.
-        began: start time, UTC in ISO 8601.
-        minutes: minutes of training.
-        learned, kept: names of the training cases and of the held-out cases.
-        in_use: adapter to compare with, or None for the base model.
-        before, after: clicks with the adapter in use and with the new adapter, once evaluated.
-        message: sentence for the user.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-    stage: Stage
-    began: str
-    minutes: float
-    learned: list[str]
-    kept: list[str]
-    in_use: str | None = None
-    before: Clicks | None = None
-    after: Clicks | None = None
-    message: str = ""
 
 
 class Teaching:
@@ -318,13 +274,13 @@ class Teaching:
                 "--target",
                 str(TARGET),
             ]
-            evaluation += ["--first", "found", *self._model, "--no-distances"]
+            evaluation += ["--first", "found", *self._model, "--no-distances", "--no-refine"]
             evaluation += ["--json", str(scores), "--overwrite"]
             scores.unlink(missing_ok=True)
             evaluation += [] if adapter is None else ["--adapter", adapter]
             if not self._command(evaluation, makes=scores):
                 return
-            clicks[name] = _clicks(json.loads(scores.read_text()))
+            clicks[name] = clicks_of(json.loads(scores.read_text()))
         with self._lock:
             job.before, job.after = clicks["before"], clicks["after"]
             better = job.after.mean < job.before.mean
@@ -392,12 +348,3 @@ class Teaching:
             return TeachingState.model_validate_json((self.folder / JOB).read_text(encoding="utf-8"))
         except (OSError, ValidationError):
             return None
-
-
-def _clicks(scores: dict[str, Any]) -> Clicks:
-    """Return the clicks of the last interactive method.
-
-    This is the method that is given the label, if the adapter has learned labels.
-    """
-    reach = [summary["reach"][0] for summary in scores["summaries"] if summary["reach"]][-1]
-    return Clicks(mean=reach["clicks"]["value"], never=reach["never"])

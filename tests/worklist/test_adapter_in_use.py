@@ -15,7 +15,8 @@ from medsam_app.browser.app import create_app
 from medsam_app.browser.state.service import Service
 from medsam_app.errors import SettingsError
 from medsam_app.worklist.adapter_in_use import ADAPTERS, adapter_of, examples, use_adapter
-from medsam_app.worklist.teaching_job import JOB, TeachingState
+from medsam_app.worklist.teaching_job import JOB
+from medsam_app.worklist.teaching_state import TeachingState
 from tests.browser.routes.test_worklist import HOME, ODD, User, make_folder
 from tests.support.two_balls import BRIGHT, NAMES, balls, taught
 

@@ -13,7 +13,8 @@ import pytest
 from medsam_app.adapters.header import read_header
 from medsam_app.datasets.find import find_cases
 from medsam_app.errors import SettingsError
-from medsam_app.worklist.teaching_job import JOB, Example, Teaching, TeachingState
+from medsam_app.worklist.teaching_job import JOB, Teaching
+from medsam_app.worklist.teaching_state import Example, TeachingState
 from tests.support.teaching_folder import write_balls
 
 SMALL = ["--steps", "2", "--set", "batch=2", "--set", "window=[16,16,16]", "--set", "spacing=2"]
