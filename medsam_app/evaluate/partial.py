@@ -50,11 +50,12 @@ class PartialResults:
             if not different:
                 self._lines = lines
             elif not overwrite:
-                name = different[0]
+                listed = (
+                    f"{name}: {begun.get(name)!r} there, {settings.get(name)!r} now" for name in different
+                )
                 raise SettingsError(
-                    f"{path} holds an unfinished evaluation with other settings ({name}: "
-                    f"{begun.get(name)!r} there, {settings.get(name)!r} now); repeat its command to finish "
-                    "it, name another output, or give --overwrite to discard it."
+                    f"{path} holds an unfinished evaluation with other settings ({'; '.join(listed)}); repeat "
+                    "its command to finish it, name another output, or give --overwrite to discard it."
                 )
         self.resumed = len(self._lines)
         # Written again as a whole: a line that a kill has cut off is gone, and the folder is writable.
@@ -69,9 +70,11 @@ class PartialResults:
             gallery: receives the picture of the case; without one in the file the case is measured again.
         """
         line = self._lines.get(key)
-        if line is None or line["files"] != files or (gallery is not None and line["picture"] is None):
+        if line is None or line["files"] != files:
             return None
-        if gallery is not None:
+        if gallery is not None and line["scores"]:  # without an object there is no picture
+            if line["picture"] is None:
+                return None
             gallery.restore(key, line["picture"])
         return CaseScores(
             [Score(**values) for values in line["scores"]],
