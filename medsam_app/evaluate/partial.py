@@ -54,8 +54,8 @@ class PartialResults:
                     f"{name}: {begun.get(name)!r} there, {settings.get(name)!r} now" for name in different
                 )
                 raise SettingsError(
-                    f"{path} holds an unfinished evaluation with other settings ({'; '.join(listed)}); repeat "
-                    "its command to finish it, name another output, or give --overwrite to discard it."
+                    f"{path} holds an unfinished evaluation with other settings "
+                    f"({'; '.join(listed)}); repeat its command to finish it, name another output, or give --overwrite to discard it."
                 )
         self.resumed = len(self._lines)
         # Written again as a whole: a line that a kill has cut off is gone, and the folder is writable.
