@@ -55,7 +55,8 @@ class PartialResults:
                 )
                 raise SettingsError(
                     f"{path} holds an unfinished evaluation with other settings "
-                    f"({'; '.join(listed)}); repeat its command to finish it, name another output, or give --overwrite to discard it."
+                    f"({'; '.join(listed)}); repeat its command to finish it, name another output, or give "
+                    "--overwrite to discard it."
                 )
         self.resumed = len(self._lines)
         # Written again as a whole: a line that a kill has cut off is gone, and the folder is writable.
