@@ -6,7 +6,8 @@ It prints the mean Dice of: the candidate mask with the highest predicted qualit
 windows of the training mixture; one click in windows of several spacings; one to three clicks with several
 margins by which the predicted quality of a wide window must be higher; ten clicks with and without the
 contest of clicks, and with and without local corrections, in which later clicks change only the connected
-part that they are in; the mask shown after one click, and the best of the alternatives to it.
+part that they are in; the mask shown after one click, and the best of the alternatives to it; a box alone,
+with and without the outlines of rough masks.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from medsam_app.predict.windowed import engine
 from medsam_app.predict.windowed.window_choice import Framing
 from medsam_app.pretraining.trainer import dice_of
 from medsam_app.pretraining.windows import Mixture
-from medsam_app.prompts.simulated_clicks import next_click
+from medsam_app.prompts.simulated_clicks import jittered_box, next_click
 from medsam_app.prompts.types import Point
 from medsam_app.training.simulated_user import Interaction
 
@@ -156,6 +157,22 @@ def alternatives(model: Sam3D, folder: Path, most: int, split: str) -> None:
         )
 
 
+def boxes(model: Sam3D, folder: Path, most: int) -> None:
+    """Measure a box alone, decoded as a box, and with the outlines of rough masks in it."""
+    rows = []
+    for number, (_, volume, truth) in enumerate(objects(folder, most)):
+        box = jittered_box(truth, np.random.default_rng(number))
+        cache, row = EmbeddingCache(1 << 29), []
+        for redraws in (False, True):
+            model.redraws_outlines = redraws
+            predictor = VolumePredictor(model, cache=cache, refine=False)
+            predictor.set_volume(volume)
+            row.append(dice(predictor.predict(boxes=[box]).mask, truth))
+        rows.append(row)
+    as_box, as_outline = np.mean(rows, axis=0)
+    print(f"{len(rows)} objects, a box alone: as a box {as_box:.3f}, with outlines {as_outline:.3f}")
+
+
 def clicked(
     model: Sam3D,
     framing: Framing,
@@ -181,7 +198,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=4, help="objects of a dataset")
     parser.add_argument("--windows", type=int, default=96, help="windows for the candidates")
     parser.add_argument(
-        "--only", choices=["candidates", "windows", "clicks", "alternatives"], help="one part"
+        "--only", choices=["candidates", "windows", "clicks", "alternatives", "boxes"], help="one part"
     )
     parser.add_argument("--split", default="train", help="cases for the alternatives")
     parser.add_argument("--model", default=DEFAULT_MODEL)
@@ -194,6 +211,8 @@ def main() -> None:
         windows(model, options.folder, options.most)
     if options.only in (None, "clicks"):
         later_clicks(model, options.folder, options.most)
+    if options.only in (None, "boxes"):
+        boxes(model, options.folder, options.most)
     if options.only in (None, "alternatives"):
         alternatives(model, options.folder, options.most, options.split)
 

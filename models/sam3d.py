@@ -36,6 +36,7 @@ class Sam3D(nn.Module):
         clip: range that intensities are clipped to, set by the adapter in use; None for no clipping.
         taught: names of tensors and modules of the model that are trained together with an adapter, because
             they are untrained or the method requires it; for `Adapter.create(..., also=model.taught)`.
+        redraws_outlines: whether it was trained to redraw the outline of a rough mask.
         amp_dtype: dtype of matrix products and convolutions, None for float32.
     """
 
@@ -51,6 +52,7 @@ class Sam3D(nn.Module):
         self.spacing_mm: float | None = None
         self.clip: tuple[float, float] | None = None
         self.taught: tuple[str, ...] = ()
+        self.redraws_outlines = False
         self.amp_dtype: torch.dtype | None = None
         self._box_models: tuple[SliceSegmenter, ...] = ()
 
@@ -94,4 +96,6 @@ def build_sam3d_tiny() -> Sam3D:
     widths = (8, 24, 64, 192)
     encoder = ImageEncoder(widths=widths, depth=5, heads=6, adapter_dim=64)
     decoder = MaskDecoder(widths=widths, dim=128, heads=4, depth=2, candidates=3)
-    return Sam3D(encoder, decoder, roi_shape=(64, 64, 64))
+    model = Sam3D(encoder, decoder, roi_shape=(64, 64, 64))
+    model.redraws_outlines = True
+    return model

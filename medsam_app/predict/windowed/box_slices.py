@@ -21,7 +21,7 @@ from medsam_app.io.volume import Volume
 from medsam_app.models.identity import cache_key
 from medsam_app.models.slices.sam2d import SliceSegmenter
 from medsam_app.predict.core.feature_cache import EmbeddingCache
-from medsam_app.prompts.types import Box, ModelPrompt, Point
+from medsam_app.prompts.types import Box, ModelPrompt
 
 #: Side in pixels of the square crop of a slice.
 PIXELS = 96
@@ -33,11 +33,6 @@ SLICES = 8
 THICK = 3.0
 #: Percentiles of the intensities in the crops that are displayed black and white.
 BLACK, WHITE = 0.5, 99.5
-#: Weight of the slices' probability without clicks, and its factor for each click: a click says what a box
-#: leaves open.
-WEIGHT, PER_CLICK = 0.5, 0.5
-#: Probabilities closer to 0 and 1 than this have no finite logit in float32.
-_EDGE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,17 +146,3 @@ class BoxSlices:
             ras,
         )
         return PlaneLogits(stack, torch.stack(logits, dim=axis))
-
-
-def blend(logits: torch.Tensor, probability: torch.Tensor, prompts: Sequence[ModelPrompt]) -> torch.Tensor:
-    """Return the logits of the weighted mean of two probabilities.
-
-    Args:
-        logits: (X, Y, Z) of the 3D model.
-        probability: (X, Y, Z) of the slices.
-        prompts: prompts so far; each click lowers the weight of the slices.
-    """
-    clicks = sum(isinstance(prompt, Point) for prompt in prompts)
-    weight = WEIGHT * PER_CLICK**clicks
-    mean = (1 - weight) * torch.sigmoid(logits) + weight * probability
-    return torch.logit(mean.clamp(_EDGE, 1 - _EDGE))

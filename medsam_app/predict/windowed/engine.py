@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,13 +14,19 @@ from medsam_app.grid.patch import Index, Patch
 from medsam_app.grid.roi import Roi, mask_from_logits, move_values, read_roi
 from medsam_app.io.volume import Volume
 from medsam_app.models.identity import cache_key
-from medsam_app.models.sam3d import Embedding, Sam3D
+from medsam_app.models.sam3d import Embedding, RoiPrompts, Sam3D
 from medsam_app.predict.core import constraints
 from medsam_app.predict.core.click_edit import correct_near_click, keep_to_click
 from medsam_app.predict.core.engine import Prompts, settled_state
 from medsam_app.predict.core.feature_cache import EmbeddingCache
 from medsam_app.predict.core.prediction import PromptState
-from medsam_app.predict.windowed.box_slices import BoxSlices, blend
+from medsam_app.predict.windowed.box_decodes import (
+    EDGE,
+    first_decodes,
+    later_decodes,
+    mean_logits,
+)
+from medsam_app.predict.windowed.box_slices import BoxSlices
 from medsam_app.predict.windowed.encoded_prompts import prompts_in_roi
 from medsam_app.predict.windowed.tiles import plan_tiles
 from medsam_app.predict.windowed.window_choice import (
@@ -33,14 +39,28 @@ from medsam_app.predict.windowed.window_choice import (
     wider_roi,
 )
 from medsam_app.progress import Progress
-from medsam_app.prompts.types import Box, MaskPrompt, ModelPrompt, Point, as_clicks
+from medsam_app.prompts.types import Box, MaskPrompt, ModelPrompt, Point, UserPrompt, as_clicks
 
 #: Side in voxels of windows whose outlines benefit from tiles.
 TILED_SIDE = 64
 #: Variants of a decode: number of times that clicks are moved, and the largest shift in voxels of the window.
 MOVES, MOVED = 2, 1.5
-#: The first prompts, up to this many, may change the mask anywhere; later clicks only correct it locally.
+#: The first prompts, up to this many and not counting boxes, may change the mask anywhere; later clicks only
+#: correct it locally.
 FREE_PROMPTS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What the model decodes on a window.
+
+    Attributes:
+        logits: (X, Y, Z), in agreement with all prompts.
+        score: predicted quality in [0, 1].
+    """
+
+    logits: torch.Tensor
+    score: float
 
 
 class WindowEngine:
@@ -99,18 +119,28 @@ class WindowEngine:
             roi = roi_with_points(before.roi, (before.logits > 0).numpy(), model_prompts, grid, framing)
         # A box or a mask prompt has already determined the window.
         settled = _detailed(before) or any(isinstance(p, Box) and p.slice_axis is None for p in prompts)
-        roi, logits, score = self._best_window(roi, model_prompts, clicks, before, label, settled=settled)
-        local = bool(clicks) and len(prompts) > FREE_PROMPTS
+        roi, decoded = self._best_window(roi, model_prompts, clicks, before, label, settled=settled)
+        logits = decoded.logits
+        number = sum(not isinstance(p, Box) for p in prompts)
+        local = bool(clicks) and number > FREE_PROMPTS
         if before is not None and clicks:
             old = move_values(before.logits, before.roi, roi, fill=constraints.EXCLUDED)
             if before.detailed:
                 logits = correct_near_click(old, logits, roi, *clicks)
+            elif (
+                self._redraws(prompts)
+                and self._box_slices is None
+                and (number == 1 or not _clicked_inside(model_prompts))
+            ):  # the mask of a box is better than that of one click, or of negative clicks alone
+                logits = self._honoured(correct_near_click(old, logits, roi, *clicks), roi, model_prompts)
             elif local:
                 logits = self._honoured(keep_to_click(old, logits, roi, *clicks), roi, model_prompts)
         logits_mask = patch = mask_from_logits(logits, roi)
         if before is not None and (before.detailed or local):
             patch = _keep_detail(before, roi, logits_mask)
-        state = settled_state(before, prompts, grid, roi, logits, patch, score, detailed=_detailed(before))
+        state = settled_state(
+            before, prompts, grid, roi, logits, patch, decoded.score, detailed=_detailed(before)
+        )
         return replace(state, seen=logits_mask)
 
     def refined(
@@ -131,7 +161,7 @@ class WindowEngine:
         def decode_tile(roi: Roi, sure: NDArray[np.int8], number: int) -> torch.Tensor:
             if progress is not None:
                 progress(f"Outline, tile {number + 1} of {len(mosaic.tiles)}", number / len(mosaic.tiles))
-            return self._decode(roi, model_prompts, rough, label, sure)[0]
+            return self._decode(roi, model_prompts, rough, label, sure).logits
 
         model_prompts = as_clicks(prompts)
         logits = constraints.keep_to_boxes(mosaic.redrawn(decode_tile), mosaic.roi, model_prompts)
@@ -201,27 +231,27 @@ class WindowEngine:
         label: int | None,
         *,
         settled: bool,
-    ) -> tuple[Roi, torch.Tensor, float]:
-        """Return the window that fits the mask best, with its logits and predicted quality."""
+    ) -> tuple[Roi, Decoded]:
+        """Return the window that fits the mask best, and what was decoded in it."""
         grid, framing = self.volume.grid, self.framing
-        logits, score = self._decode(roi, prompts, before, label)
+        decoded = self._decode(roi, prompts, before, label)
         if settled:
-            return roi, logits, score
+            return roi, decoded
         # A positive click outside the mask: the object may be much larger than the window shows.
         clicked_outside = any(click.positive and not _holds(before, click, grid.shape) for click in clicks)
         remaining = framing.encodings - 1
         if clicked_outside and remaining and (wide := wider_roi(roi, grid, framing)) is not None:
             remaining -= 1
-            wide_logits, wide_score = self._decode(wide, prompts, before, label)
-            if wide_score > score + (framing.trust if before is None else framing.trust_again):
-                roi, logits, score = wide, wide_logits, wide_score
+            in_wide = self._decode(wide, prompts, before, label)
+            if in_wide.score > decoded.score + (framing.trust if before is None else framing.trust_again):
+                roi, decoded = wide, in_wide
         for _ in range(remaining):
-            better = better_roi(roi, (logits > 0).numpy(), prompts, grid, framing)
+            better = better_roi(roi, (decoded.logits > 0).numpy(), prompts, grid, framing)
             if better is None:
                 break
             roi = better
-            logits, score = self._decode(roi, prompts, before, label)
-        return roi, logits, score
+            decoded = self._decode(roi, prompts, before, label)
+        return roi, decoded
 
     def _decode(
         self,
@@ -230,19 +260,53 @@ class WindowEngine:
         before: PromptState | None,
         label: int | None = None,
         sure: NDArray[np.int8] | None = None,
-    ) -> tuple[torch.Tensor, float]:
-        """Return logits (X, Y, Z) on a window that honour all prompts, and the predicted quality."""
-        embedding = self._embed(roi)
+    ) -> Decoded:
+        """Return what the model decodes on a window, in agreement with all prompts."""
         learned = None if label is None else learned_prompt(self.model, label)
         encoded_prompts = prompts_in_roi(roi, prompts, before, sure, self.model.device, learned)
-        logits, quality = self.model.decode(embedding, encoded_prompts).best()
-        values = torch.nan_to_num(logits[0, 0].float().cpu(), nan=constraints.EXCLUDED)
-        if self._box_slices is not None and sure is None:
-            probability = self._box_slices.probability(prompts, roi)
-            if probability is not None:
-                values = blend(values, probability, prompts)
-        values = constraints.keep_to_boxes(values, roi, prompts)
-        return self._honoured(values, roi, prompts), float(torch.nan_to_num(quality[0]).clamp(0, 1))
+        if sure is not None or not self._redraws(prompts):
+            return self._agreed(roi, prompts, [encoded_prompts])
+        found = None
+        if self._box_slices is not None:
+            encoded = self._box_slices.encoded
+            found = self._box_slices.probability(prompts, roi)
+            self.encoded += self._box_slices.encoded - encoded
+        if any(isinstance(prompt, Point) for prompt in prompts):
+            fresh = prompts_in_roi(roi, prompts, None, None, self.model.device, learned)
+            return self._agreed(roi, prompts, later_decodes(encoded_prompts, fresh, found, roi.shape))
+        return self._agreed(roi, prompts, first_decodes(encoded_prompts, found, roi.shape), found=found)
+
+    def _redraws(self, prompts: Sequence[UserPrompt]) -> bool:
+        """Return whether there is a 3D box, whose rough outline is redrawn; an adapter was not trained to."""
+        boxed = any(isinstance(prompt, Box) and prompt.slice_axis is None for prompt in prompts)
+        return boxed and self.model.redraws_outlines and adapter_in_use(self.model) is None
+
+    def _agreed(
+        self,
+        roi: Roi,
+        prompts: Sequence[ModelPrompt],
+        decodes: Sequence[RoiPrompts],
+        *,
+        found: torch.Tensor | None = None,
+    ) -> Decoded:
+        """Return the mean of several decodes, in agreement with all prompts.
+
+        Args:
+            roi: the window.
+            prompts: all prompts.
+            decodes: what is decoded.
+            found: (X, Y, Z) a further probability for the mean.
+        """
+        embedding = self._embed(roi)
+        results = [self.model.decode(embedding, one).best() for one in decodes]
+        values = [
+            torch.nan_to_num(logits[0, 0].float().cpu(), nan=constraints.EXCLUDED) for logits, _ in results
+        ]
+        if found is not None:
+            values.append(torch.logit(found.clamp(EDGE, 1 - EDGE)))
+        mean = constraints.keep_to_boxes(mean_logits(values), roi, prompts)
+        score = float(np.mean([float(torch.nan_to_num(quality[0]).clamp(0, 1)) for _, quality in results]))
+        return Decoded(self._honoured(mean, roi, prompts), score)
 
     def _honoured(self, logits: torch.Tensor, roi: Roi, prompts: Sequence[ModelPrompt]) -> torch.Tensor:
         """Return the logits of an encoded window, repaired to honour every click."""
@@ -283,6 +347,10 @@ def _holds(before: PromptState | None, click: Point, shape: Sequence[int]) -> bo
     if before is None:
         return False
     return before.patch.value_at(constraints.nearest_voxel(click, shape))
+
+
+def _clicked_inside(prompts: Sequence[ModelPrompt]) -> bool:
+    return any(isinstance(prompt, Point) and prompt.positive for prompt in prompts)
 
 
 def _detailed(before: PromptState | None) -> bool:

@@ -19,7 +19,7 @@ from medsam_app.models.slices.slice_output import SliceCandidates
 from medsam_app.models.table import MODELS
 from medsam_app.predict.core.feature_cache import EmbeddingCache
 from medsam_app.predict.predictor import VolumePredictor
-from medsam_app.predict.windowed.box_slices import PER_CLICK, SLICES, WEIGHT, BoxSlices, blend
+from medsam_app.predict.windowed.box_slices import SLICES, BoxSlices
 from medsam_app.prompts.types import Box, Point
 from tests.predict.test_predictor import GRIDS
 
@@ -106,17 +106,6 @@ def test_a_box_of_one_slice_thickness() -> None:
     thin = Box(lower=box.lower, upper=(*box.upper[:2], box.lower[2] + 1))
     probability = BoxSlices(Brighter(), volume, EmbeddingCache(1 << 24)).probability([thin], roi)
     assert probability is not None and bool(torch.isfinite(probability).all())
-
-
-def test_clicks_take_weight_from_the_slices() -> None:
-    logits, probability = torch.zeros(1, 1, 1) - 2, torch.ones(1, 1, 1)
-    own = float(torch.sigmoid(logits))
-    for clicks in range(4):
-        prompts = [Point(coordinates=(0, 0, 0))] * clicks
-        weight = WEIGHT * PER_CLICK**clicks
-        result = float(torch.sigmoid(blend(logits, probability, prompts)))
-        assert result == pytest.approx((1 - weight) * own + weight)
-    assert bool(torch.isfinite(blend(logits - 200, probability * 0, [])).all())
 
 
 def _ring(volume_shape: tuple[int, int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
