@@ -8,7 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.browser.routes.test_worklist import ODD, Process, make_folder
+from tests.browser.routes.test_worklist import ODD, make_folder
+from tests.browser.routes.test_worklist_killed import Process
 from tests.e2e.page import Page
 
 pytestmark = pytest.mark.browser

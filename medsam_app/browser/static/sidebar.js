@@ -154,5 +154,5 @@ function scoreBar(score) {
   const percent = Math.round(100 * score);
   const unsure = score < UNSURE;
   const title = `Expected overlap (Dice) with the right mask: ${percent}%${unsure ? ". Look at it closely; click where it is wrong" : ""}`;
-  return h(`span.score${unsure ? ".unsure" : ""}`, { title }, h("span.bar", {}, h("i", { style: { width: `${percent}%` } })), h("span", { text: unsure ? `${percent}% unsure` : `${percent}%` }));
+  return h(`span.score${unsure ? ".unsure" : ""}`, { title }, h("span.bar", {}, h("i", { style: { width: `${percent}%` } })), h("span", { text: unsure ? "unsure" : `${percent}%` }));
 }
