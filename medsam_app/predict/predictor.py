@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 from typing import cast
@@ -27,8 +26,6 @@ from torch import nn
 from medsam_app.adapters.adapter import Adapter, adapter_in_use, learned_prompt
 from medsam_app.adapters.label_card import name_of
 from medsam_app.errors import PromptError, SettingsError
-from medsam_app.grid.geometry import Grid
-from medsam_app.grid.patch import Patch
 from medsam_app.grid.roi import Roi
 from medsam_app.io.volume import Volume
 from medsam_app.models.load import choose_device, load_model
@@ -39,7 +36,7 @@ from medsam_app.predict.core.engine import Engine, distinct, first_step
 from medsam_app.predict.core.expected_dice import CALIBRATIONS
 from medsam_app.predict.core.feature_cache import BytesCache, EmbeddingCache
 from medsam_app.predict.core.paint_layer import Layer, prompts_for_model
-from medsam_app.predict.core.prediction import LabelMap, MaskPrediction, PackedState, PromptState
+from medsam_app.predict.core.prediction import Alternative, LabelMap, MaskPrediction, PackedState, PromptState
 from medsam_app.predict.slicewise.engine import SliceEngine
 from medsam_app.predict.slicewise.propagation import Propagation
 from medsam_app.predict.windowed.engine import WindowEngine
@@ -64,21 +61,6 @@ AnyModel = Sam3D | SliceSegmenter
 CACHE_BYTES = 512 << 20
 #: Limits of the cache of prompt prefixes: number of states on windows of the model's shape, and bytes.
 STATES, STATE_BYTES = 64, 256 << 20
-
-
-@dataclass(frozen=True, eq=False)
-class Alternative:
-    """A mask that the first prompts of an object may mean.
-
-    Attributes:
-        number: number by size, from 1; the number of a `Choice`.
-        prediction: the mask, without refined outlines.
-        shown: whether it is the mask that is shown without a choice.
-    """
-
-    number: int
-    prediction: MaskPrediction
-    shown: bool
 
 
 class VolumePredictor:
@@ -260,7 +242,10 @@ class VolumePredictor:
                 patch = Layer(prompts, grid.shape).over(patch)
                 unmet = unmet_prompts(patch, prompts, grid.shape)
             score = self._expected_dice(state, without_choices(model_prompts))
-            return _prediction(state, score, grid, patch, unmet, engine.encoded - encoded_before, start_time)
+            seconds = time.perf_counter() - start_time
+            return state.prediction(
+                grid, score, patch, unmet, encoded=engine.encoded - encoded_before, seconds=seconds
+            )
 
     def _expected_dice(self, state: PromptState, prompts: Sequence[UserPrompt]) -> float:
         """Return the expected Dice of a state, or its predicted quality if the model is not calibrated."""
@@ -305,7 +290,8 @@ class VolumePredictor:
             alternatives = []
             for number, one in enumerate(states, start=1):
                 score = self._expected_dice(one, without_choices(model_prompts))
-                found = _prediction(one, score, grid, one.patch, one.unmet, encoded, start_time)
+                seconds = time.perf_counter() - start_time
+                found = one.prediction(grid, score, one.patch, one.unmet, encoded=encoded, seconds=seconds)
                 alternatives.append(Alternative(number, found, number == shown + 1))
             return tuple(alternatives)
 
@@ -410,29 +396,6 @@ class VolumePredictor:
                 probabilities=probabilities,
                 progress=progress,
             )
-
-
-def _prediction(
-    state: PromptState,
-    score: float,
-    grid: Grid,
-    patch: Patch,
-    unmet: tuple[int, ...],
-    encoded: int,
-    start_time: float,
-) -> MaskPrediction:
-    """Return a state as a prediction, with its final mask."""
-    return MaskPrediction(
-        grid=grid,
-        patch=patch,
-        score=score,
-        unmet=unmet,
-        changed_box=state.changed,
-        roi=state.roi,
-        logits=state.logits,
-        encoded=encoded,
-        seconds=time.perf_counter() - start_time,
-    )
 
 
 def _state_bytes(model: AnyModel) -> int:

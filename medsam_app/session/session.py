@@ -33,8 +33,8 @@ from medsam_app.session.settings import Overlap, SessionSettings
 
 if TYPE_CHECKING:  # these import torch, which a session does not need
     from medsam_app.io.volume import Volume
-    from medsam_app.predict.core.prediction import MaskPrediction
-    from medsam_app.predict.predictor import Alternative, VolumePredictor
+    from medsam_app.predict.core.prediction import Alternative, MaskPrediction
+    from medsam_app.predict.predictor import VolumePredictor
     from medsam_app.predict.uncertainty import Doubt
 
 #: Prompts, whether to refine, label and adapter hash: everything that a mask depends on.

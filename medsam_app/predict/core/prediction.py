@@ -79,6 +79,21 @@ class MaskPrediction:
 
 
 @dataclass(frozen=True, eq=False)
+class Alternative:
+    """A mask that the first prompts of an object may mean.
+
+    Attributes:
+        number: number by size, from 1; the number of a `Choice`.
+        prediction: the mask, without refined outlines.
+        shown: whether it is the mask that is shown without a choice.
+    """
+
+    number: int
+    prediction: MaskPrediction
+    shown: bool
+
+
+@dataclass(frozen=True, eq=False)
 class LabelMap:
     """The labels of a whole volume.
 
@@ -132,6 +147,29 @@ class PromptState:
     changed: Corners | None
     seen: Patch | None = None
     agreement: float | None = None
+
+    def prediction(
+        self,
+        grid: Grid,
+        score: float,
+        patch: Patch,
+        unmet: tuple[int, ...],
+        *,
+        encoded: int,
+        seconds: float,
+    ) -> MaskPrediction:
+        """Return the state as a prediction, with its final mask; see `MaskPrediction` for the arguments."""
+        return MaskPrediction(
+            grid=grid,
+            patch=patch,
+            score=score,
+            unmet=unmet,
+            changed_box=self.changed,
+            roi=self.roi,
+            logits=self.logits,
+            encoded=encoded,
+            seconds=seconds,
+        )
 
 
 class PackedState:
