@@ -9,21 +9,19 @@ checks those in use on cases that were not used.
 from __future__ import annotations
 
 import argparse
-import json
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from labelled_objects import labelled_objects
 from numpy.typing import NDArray
 from scipy import optimize
 
 from medsam_app.evaluate.click_through import click_through
 from medsam_app.evaluate.reliability import reliability
 from medsam_app.grid.masks import dice
-from medsam_app.io.loading import load_mask, load_volume
 from medsam_app.io.volume import Volume
-from medsam_app.measure.scores import MIN_VOXELS, Score
+from medsam_app.measure.scores import Score
 from medsam_app.models.table import DEFAULT_MODEL
 from medsam_app.predict.core.expected_dice import CALIBRATIONS, Calibration, features
 from medsam_app.predict.core.feature_cache import EmbeddingCache
@@ -33,21 +31,6 @@ from medsam_app.prompts.simulated_clicks import jittered_box
 CLICKS = 10
 #: Weight of the squared coefficients, so that rare cases do not run away.
 RIDGE = 1e-3
-
-
-def objects(folder: Path, split: str, most: int) -> Iterator[tuple[str, Volume, NDArray[np.bool_]]]:
-    """Yield dataset, volume and mask of objects of a split, evenly spread, with a maximum per dataset."""
-    by_dataset: dict[str, list[tuple[dict, int]]] = defaultdict(list)
-    for entry in json.loads((folder / "manifest.json").read_text())["cases"]:
-        if entry["split"] == split:
-            by_dataset[entry["dataset"]] += [
-                (entry, int(v)) for v, label in entry["labels"].items() if label["voxels"] >= MIN_VOXELS
-            ]
-    for found in by_dataset.values():
-        for index in np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int):
-            entry, value = found[index]
-            volume = load_volume(folder / entry["image"])
-            yield entry["dataset"], volume, load_mask(folder / entry["label"], volume.grid) == value
 
 
 def masks(model: VolumePredictor, volume: Volume, truth: NDArray[np.bool_]) -> Iterator[tuple]:
@@ -95,7 +78,7 @@ def main() -> None:
     in_use = CALIBRATIONS.pop(options.model, None)  # so that the predicted quality is returned unchanged
     model = VolumePredictor(options.model, refine=False, cache=EmbeddingCache(1 << 29))
     rows, datasets = [], []
-    for dataset, volume, truth in objects(options.folder, options.split, options.most):
+    for dataset, volume, truth in labelled_objects(options.folder, options.most, options.split):
         for row in masks(model, volume, truth):
             rows.append(row)
             datasets.append(dataset)

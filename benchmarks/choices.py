@@ -13,21 +13,18 @@ with and without the outlines of rough masks.
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from labelled_objects import labelled_objects
 from numpy.typing import NDArray
 
 from medsam_app.evaluate.click_through import click_through
 from medsam_app.evaluate.summary import SPOILT
 from medsam_app.grid.masks import dice
-from medsam_app.io.loading import load_mask, load_volume
 from medsam_app.io.volume import Volume
-from medsam_app.measure.scores import MIN_VOXELS
 from medsam_app.models import decoder
 from medsam_app.models.load import load_model
 from medsam_app.models.sam3d import Sam3D
@@ -75,26 +72,11 @@ def candidates(model: Sam3D, folder: Path, windows: int) -> None:
     print(f"correlation of predicted and real Dice: {together:.2f}")
 
 
-def objects(folder: Path, most: int, split: str = "train") -> Iterator[tuple[str, Volume, NDArray[np.bool_]]]:
-    """Return dataset, volume and mask of objects of a split, evenly spread, with a maximum per dataset."""
-    by_dataset: dict[str, list[tuple[dict, int]]] = defaultdict(list)
-    for entry in json.loads((folder / "manifest.json").read_text())["cases"]:
-        if entry["split"] == split:
-            by_dataset[entry["dataset"]] += [
-                (entry, int(v)) for v, label in entry["labels"].items() if label["voxels"] >= MIN_VOXELS
-            ]
-    for found in by_dataset.values():
-        for index in np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int):
-            entry, value = found[index]
-            volume = load_volume(folder / entry["image"])
-            yield entry["dataset"], volume, load_mask(folder / entry["label"], volume.grid) == value
-
-
 def windows(model: Sam3D, folder: Path, most: int) -> None:
     """Measure one click in windows of several spacings, and one to three clicks with several margins."""
     spaced: list[list[float]] = []
     trusted: dict[float, list[list[float]]] = defaultdict(list)
-    for _, volume, truth in objects(folder, most):
+    for _, volume, truth in labelled_objects(folder, most):
         cache = EmbeddingCache(1 << 29)
         first = next_click(np.zeros_like(truth), truth, spacing=volume.spacing)
         assert first is not None
@@ -123,7 +105,7 @@ def later_clicks(model: Sam3D, folder: Path, most: int) -> None:
         (weight, free): [] for weight in (0.0, usual[0]) for free in (FREE, usual[1])
     }
     try:
-        for _, volume, truth in objects(folder, most):
+        for _, volume, truth in labelled_objects(folder, most):
             cache = EmbeddingCache(1 << 29)
             for way, rows in ways.items():
                 decoder.CONTEST_WEIGHT, engine.FREE_PROMPTS = way
@@ -140,7 +122,7 @@ def later_clicks(model: Sam3D, folder: Path, most: int) -> None:
 def alternatives(model: Sam3D, folder: Path, most: int, split: str) -> None:
     """Measure the mask shown after one click, and the best of those offered."""
     rows: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
-    for dataset, volume, truth in objects(folder, most, split):
+    for dataset, volume, truth in labelled_objects(folder, most, split):
         predictor = VolumePredictor(model, refine=False)
         predictor.set_volume(volume)
         first = next_click(np.zeros_like(truth), truth, spacing=volume.spacing)
@@ -160,7 +142,7 @@ def alternatives(model: Sam3D, folder: Path, most: int, split: str) -> None:
 def boxes(model: Sam3D, folder: Path, most: int) -> None:
     """Measure a box alone, decoded as a box, and with the outlines of rough masks in it."""
     rows = []
-    for number, (_, volume, truth) in enumerate(objects(folder, most)):
+    for number, (_, volume, truth) in enumerate(labelled_objects(folder, most)):
         box = jittered_box(truth, np.random.default_rng(number))
         cache, row = EmbeddingCache(1 << 29), []
         for redraws in (False, True):

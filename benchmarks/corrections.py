@@ -10,22 +10,20 @@ chosen.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from labelled_objects import labelled_objects
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from medsam_app.evaluate.click_through import click_through
 from medsam_app.grid.masks import FULL_NEIGHBOURHOOD, dice
 from medsam_app.grid.patch import Index
-from medsam_app.io.loading import load_mask, load_volume
 from medsam_app.io.volume import Volume
-from medsam_app.measure.scores import MIN_VOXELS
 from medsam_app.models.load import load_model
 from medsam_app.models.sam3d import Sam3D
 from medsam_app.predict.core import click_edit
@@ -43,23 +41,6 @@ CLICKS, BEFORE = 8, 3
 LEAKS, SMALLEST_SHARE, SMALLEST = 3, 0.005, 30
 #: A click that lowers the Dice by more than this does harm.
 HARM = 0.002
-
-
-def objects(folder: Path, split: str, most: int) -> Iterator[tuple[Volume, NDArray[np.bool_]]]:
-    """Yield objects of a split, evenly spread, with a maximum per dataset."""
-    by_dataset: dict[str, list[tuple[dict, int]]] = defaultdict(list)
-    for entry in json.loads((folder / "manifest.json").read_text())["cases"]:
-        if entry["split"] == split:
-            by_dataset[entry["dataset"]] += [
-                (entry, int(value))
-                for value, label in entry["labels"].items()
-                if label["voxels"] >= MIN_VOXELS
-            ]
-    for found in by_dataset.values():
-        for index in np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int):
-            entry, value = found[index]
-            volume = load_volume(folder / entry["image"])
-            yield volume, load_mask(folder / entry["label"], volume.grid) == value
 
 
 def use(rule: str) -> None:
@@ -118,7 +99,7 @@ def main() -> None:
     assert isinstance(model, Sam3D)
     careful: dict[str, list[list[float]]] = defaultdict(list)
     leaks: dict[str, list[list[float]]] = defaultdict(list)
-    for volume, truth in objects(options.folder, options.split, options.most):
+    for _, volume, truth in labelled_objects(options.folder, options.most, options.split):
         cache = EmbeddingCache(1 << 29)
         for rule in RULES:
             use(rule)

@@ -12,10 +12,8 @@ only a click, and how far the predicted IoU, the stability and their product exc
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,11 +22,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from labelled_objects import labelled_objects
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medsam_app.io.loading import load_mask, load_volume
-from medsam_app.measure.scores import MIN_VOXELS
 from medsam_app.models.checkpoints import read_checkpoint
 from medsam_app.models.download import verified_path
 from medsam_app.models.load import fast_dtype, load_model
@@ -65,26 +62,15 @@ def package_encoder() -> torch.nn.Module:
 
 def slices(folder: Path, most: int) -> Iterator[tuple[NDArray, NDArray[np.bool_], tuple[float, float]]]:
     """Yield the largest slice of objects of `train` cases, its mask, and its black and white intensities."""
-    by_dataset: dict[str, list[tuple[dict, int]]] = defaultdict(list)
-    for entry in json.loads((folder / "manifest.json").read_text())["cases"]:
-        if entry["split"] == "train":
-            by_dataset[entry["dataset"]] += [
-                (entry, int(value))
-                for value, label in entry["labels"].items()
-                if label["voxels"] >= MIN_VOXELS
-            ]
-    for found in by_dataset.values():
-        for index in np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int):
-            entry, value = found[index]
-            volume = load_volume(folder / entry["image"])
-            truth = volume.grid.ras.from_file(load_mask(folder / entry["label"], volume.grid) == value)
-            image = volume.grid.ras.from_file(volume.array)
-            axis = int(np.argmax(volume.grid.ras.spacing))
-            truth, image = np.moveaxis(truth, axis, 0), np.moveaxis(image, axis, 0)
-            place = int(truth.sum(axis=(1, 2)).argmax())
-            pixels = np.ascontiguousarray(image[place], dtype=np.float32)
-            black, white = np.percentile(pixels, [0.5, 99.5])
-            yield pixels, np.ascontiguousarray(truth[place]), (float(black), max(float(white), black + 1e-6))
+    for _, volume, mask in labelled_objects(folder, most):
+        truth = volume.grid.ras.from_file(mask)
+        image = volume.grid.ras.from_file(volume.array)
+        axis = int(np.argmax(volume.grid.ras.spacing))
+        truth, image = np.moveaxis(truth, axis, 0), np.moveaxis(image, axis, 0)
+        place = int(truth.sum(axis=(1, 2)).argmax())
+        pixels = np.ascontiguousarray(image[place], dtype=np.float32)
+        black, white = np.percentile(pixels, [0.5, 99.5])
+        yield pixels, np.ascontiguousarray(truth[place]), (float(black), max(float(white), black + 1e-6))
 
 
 def overlap(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[float, float]:
