@@ -99,3 +99,15 @@ def test_the_first_click_after_a_box_keeps_the_rest_of_the_mask() -> None:
     assert np.linalg.norm(changed - edge, axis=1).max() < 0.6 * np.linalg.norm(
         np.ptp(np.argwhere(before), axis=0)
     )
+
+
+@pytest.mark.slow
+def test_a_box_over_all_slices_of_a_thin_volume() -> None:
+    shape = (512, 512, 5)
+    place = np.indices(shape)
+    truth = ((place[0] - 300) / 60) ** 2 + ((place[1] - 150) / 40) ** 2 + ((place[2] - 2) / 4) ** 2 <= 1
+    image = np.random.default_rng(0).normal(100, 8, shape) + 120 * truth
+    predictor = VolumePredictor("sam3d_tiny", device="cpu", refine=False)
+    predictor.set_volume(make_volume("thin", np.rint(image).astype(np.int16), np.diag([0.5, 0.5, 5, 1])))
+    mask = predictor.predict(boxes=[[(240, 110, 0), (360, 190, 4)]]).mask
+    assert dice(mask, truth) > 0.6
